@@ -1,0 +1,50 @@
+# Everything here works from a clean clone; `make help` says what there is.
+PYTHON ?= python3
+ARGS ?=
+GPU_OUT ?= gpu-results
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test lint gpu clean FORCE
+
+help:
+	@echo "make reproduce  the main job: lottery tickets on handwritten digits, figures and report in runs/ (ARGS=\"--seed 1\")"
+	@echo "make test       the tests (ARGS=\"tests/kernels -x\")"
+	@echo "make lint       ruff: rules and format"
+	@echo "make gpu        on a CUDA machine: GPU tests and benchmarks with its python3; results in gpu-results/ (GPU_OUT=...)"
+	@echo "make clean      remove caches and build leftovers; .venv/ and runs/ stay"
+	@echo
+	@echo "The first of reproduce, test and lint installs what is missing: system packages (apt) and .venv (PYTHON=python3.12)."
+
+reproduce: .venv/.installed
+	@.venv/bin/python -m sparselt.reproduce digits_resnet8 $(ARGS)
+
+test: .venv/.installed
+	@.venv/bin/ruff check --quiet
+	@.venv/bin/python -m pytest --durations=10 $(ARGS)
+
+lint: .venv/.installed
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+
+# The stamp holds the folder it was made in: a .venv that was moved or has lost its interpreter is set up again.
+ifeq ($(and $(wildcard .venv/bin/python),$(findstring $(CURDIR),$(file < .venv/.installed))),)
+.venv/.installed: FORCE
+endif
+.venv/.installed: pyproject.toml setup.py constraints.txt scripts/setup.sh
+	@scripts/setup.sh $(PYTHON)
+
+# Takes the machine's own torch, Triton and NumPy; needs no network, FFCV or .venv.
+gpu:
+	@$(PYTHON) -c "import sys, torch; sys.exit(not torch.cuda.is_available())" 2>/dev/null || \
+		{ echo "make gpu: $(PYTHON) has no torch that sees a CUDA device; run it on a machine with one, or name its Python (PYTHON=...)." >&2; exit 1; }
+	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	mkdir -p $(GPU_OUT)
+	$(PYTHON) -m pytest -m gpu tests/kernels --junitxml=$(GPU_OUT)/tests.xml
+	@for script in $(wildcard benchmarks/bench_*.py); do \
+		echo "$$script"; \
+		$(PYTHON) -m pytest $$script --benchmark-enable --benchmark-json=$(GPU_OUT)/$$(basename $$script .py).json || exit 1; \
+	done
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find kernels reproduce sparselt tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,100 @@
+"""augment: zero-pad, crop at a random offset, flip at random and normalize a batch of uint8 images, in one pass.
+
+out[n, c, y, x] = (pixel / scale - mean[c]) / std[c], where pixel = images[n, c, y + row - padding, x' + column - padding]
+and 0 outside the image, x' = width - 1 - x for a flipped image and x otherwise; the standard augmentation of CIFAR
+(He et al. 2016, section 4.2). row and column are uniform in [0, 2·padding].
+
+The draws are functions of (seed, epoch, sample index) alone, by Philox4x32-10 as `sparselt.kernels.philox` says: the CPU
+and the GPU draw the same, whatever the batch. Bytes moved a pixel and channel: 1 read, 4 written.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_library = torch.library.Library("sparselt", "FRAGMENT")
+_library.define(
+    "augment(Tensor images, Tensor indices, SymInt seed, SymInt epoch, int padding, bool flip, float[] mean, "
+    "float[] std, float scale, bool channels_last) -> Tensor"
+)
+
+
+def augment(
+    images: Tensor,
+    indices: Tensor,
+    *,
+    seed: int,
+    epoch: int,
+    padding: int,
+    flip: bool,
+    mean: Sequence[float],
+    std: Sequence[float],
+    scale: float = 255.0,
+    channels_last: bool = True,
+) -> Tensor:
+    """The augmented batch: [N, C, H, W] float32, in channels-last memory unless told otherwise.
+
+    images: uint8 [N, C, H, W], any strides (a permuted NHWC batch needs no copy).
+    indices: int64 [N], below 2**32, each image's index in its data set, on the images' device.
+    seed: in [0, 2**64); epoch: in [0, 2**31). padding: pixels; 0, with flip False, only normalizes.
+    mean, std: one number a channel, of pixels divided by `scale`.
+    Raises ValueError or TypeError for arguments that do not fit.
+    """
+    _check(images, indices, seed, epoch, padding, mean, std, scale)
+    signed = seed - 2**64 if seed >= 2**63 else seed
+    return torch.ops.sparselt.augment(
+        images, indices, signed, epoch, padding, flip, list(mean), list(std), scale, channels_last
+    )
+
+
+def empty_like_output(images: Tensor, channels_last: bool) -> Tensor:
+    """What `augment` fills."""
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=order)
+
+
+def affine(mean: Sequence[float], std: Sequence[float], scale: float) -> list[list[float]]:
+    """Factors and terms a channel, so that the normalized pixel is factor·pixel + term."""
+    return [[1 / (scale * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]]
+
+
+def _check(images, indices, seed, epoch, padding, mean, std, scale) -> None:
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise TypeError(f"images are {images.dtype} with {images.dim()} dimensions: expected uint8 [N, C, H, W]")
+    if (indices.dtype, tuple(indices.shape)) != (torch.int64, (len(images),)) or indices.device != images.device:
+        raise ValueError(
+            f"indices are {indices.dtype} {tuple(indices.shape)} on {indices.device}: "
+            f"expected int64 ({len(images)},) on {images.device}, one an image"
+        )
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed {seed} is outside [0, 2**64)")
+    if not 0 <= epoch < 2**31:
+        raise ValueError(f"epoch {epoch} is outside [0, 2**31)")
+    if padding < 0:
+        raise ValueError(f"padding is {padding} pixels: expected 0 or more")
+    if not len(mean) == len(std) == images.shape[1]:
+        raise ValueError(
+            f"{len(mean)} means and {len(std)} stds for {images.shape[1]} channels: expected one a channel"
+        )
+    if not all(s > 0 for s in (*std, scale)):
+        raise ValueError(f"std {list(std)} and scale {scale} must be above 0")
+
+
+@torch.library.impl(_library, "augment", "CPU")
+def _on_cpu(*arguments) -> Tensor:
+    from . import cpu
+
+    return cpu.augment(*arguments)
+
+
+@torch.library.impl(_library, "augment", "CUDA")
+def _on_gpu(*arguments) -> Tensor:
+    from . import gpu
+
+    return gpu.augment(*arguments)
+
+
+@torch.library.register_fake("sparselt::augment", lib=_library)
+def _fake(images, indices, seed, epoch, padding, flip, mean, std, scale, channels_last) -> Tensor:
+    return empty_like_output(images, channels_last)

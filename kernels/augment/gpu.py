@@ -1,0 +1,108 @@
+"""augment on a GPU: one Triton launch, a program for 1,024 output values of one image."""
+
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .._device import on_device_of
+from ..philox import CROP, FLIP
+from . import affine, empty_like_output
+
+BLOCK = 1024
+
+
+def augment(
+    images: Tensor,
+    indices: Tensor,
+    seed: int,
+    epoch: int,
+    padding: int,
+    flip: bool,
+    mean: list[float],
+    std: list[float],
+    scale: float,
+    channels_last: bool,
+) -> Tensor:
+    """The operator, unchecked."""
+    out = empty_like_output(images, channels_last)
+    if not out.numel():
+        return out
+    count, channels, height, width = images.shape
+    grid = (count, triton.cdiv(channels * height * width, BLOCK))
+    with on_device_of(out):
+        augment_kernel[grid](
+            images,
+            *images.stride(),
+            indices,
+            _normalization(images.device, tuple(mean), tuple(std), scale),
+            out,
+            seed,
+            epoch,
+            padding,
+            channels,
+            height,
+            width,
+            FLIP_HALF=flip,
+            CHANNELS_LAST=channels_last,
+            CROP_STREAM=CROP,
+            FLIP_STREAM=FLIP,
+            BLOCK=BLOCK,
+            enable_fp_fusion=True,
+        )
+    return out
+
+
+@triton.jit(do_not_specialize=["seed", "epoch"])  # they change all the time; a new kernel each time would be compiled
+def augment_kernel(
+    images,
+    stride_n,
+    stride_c,
+    stride_y,
+    stride_x,
+    indices,
+    normalization,  # float32 [2, channels]: factors, terms
+    out,
+    seed: tl.int64,
+    epoch: tl.int32,
+    padding,
+    channels,
+    height,
+    width,
+    FLIP_HALF: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    CROP_STREAM: tl.constexpr,
+    FLIP_STREAM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    image = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    size = channels * height * width
+    inside = at < size
+    if CHANNELS_LAST:
+        c, x, y = at % channels, at // channels % width, at // (channels * width)
+    else:
+        x, y, c = at % width, at // width % height, at // (width * height)
+    sample = tl.load(indices + image).to(tl.int32)
+    offsets = (2 * padding + 1).to(tl.uint32)
+    word0, word1, _, _ = tl.philox(seed, sample, epoch, CROP_STREAM, 0)
+    row = tl.umulhi(word0, offsets).to(tl.int32) - padding
+    column = tl.umulhi(word1, offsets).to(tl.int32) - padding
+    if FLIP_HALF:
+        coin, _, _, _ = tl.philox(seed, sample, epoch, FLIP_STREAM, 0)
+        x = tl.where((coin >> 31) == 1, width - 1 - x, x)
+    x += column
+    y += row
+    seen = inside & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    source = images + image * stride_n + c * stride_c + y * stride_y + x * stride_x
+    pixel = tl.load(source, mask=seen, other=0).to(tl.float32)
+    factor = tl.load(normalization + c, mask=inside, other=0.0)
+    term = tl.load(normalization + channels + c, mask=inside, other=0.0)
+    tl.store(out + image * size + at, factor * pixel + term, mask=inside)
+
+
+@lru_cache(maxsize=64)
+def _normalization(device: torch.device, mean: tuple, std: tuple, scale: float) -> Tensor:
+    return torch.tensor(affine(mean, std, scale), dtype=torch.float32, device=device)

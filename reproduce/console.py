@@ -1,0 +1,54 @@
+"""The console script: `sparselt reproduce | data | report | doctor`."""
+
+import sys
+
+_USAGE = """usage: sparselt COMMAND ...
+
+  reproduce SETTING   run a paper's experiments (the same as python -m sparselt.reproduce)
+  data write|info     write a data set to betons; look at one
+  report FOLDER       draw the report of a run again
+  doctor              what is installed here, and what it can do
+"""
+
+
+def main() -> int:
+    """Entry point of `sparselt`; returns the exit code."""
+    from sparselt.errors import SparseltError
+
+    command, arguments = (sys.argv[1:2] or [""])[0], sys.argv[2:]
+    if command in ("", "-h", "--help"):
+        print(_USAGE, end="")
+        return 0 if command else 2
+    try:
+        if command == "reproduce":
+            from sparselt.reproduce.cli import main as reproduce
+
+            return reproduce(arguments)
+        if command == "data":
+            from sparselt.reproduce.data import main as data
+
+            return data(arguments)
+        if command == "report":
+            return _report(arguments)
+        if command == "doctor":
+            from sparselt.reproduce.doctor import doctor
+
+            return doctor()
+    except SparseltError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"error: unknown command {command!r}; expected reproduce, data, report or doctor", file=sys.stderr)
+    return 2
+
+
+def _report(arguments: list[str]) -> int:
+    from rich.console import Console
+
+    from sparselt.report import console_summary, write_report
+
+    if len(arguments) != 1:
+        print("usage: sparselt report FOLDER", file=sys.stderr)
+        return 2
+    write_report(arguments[0])
+    console_summary(arguments[0], Console())
+    return 0

@@ -1,0 +1,152 @@
+"""What a person sees while a run goes on: the plan first, then one progress display."""
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from sparselt.experiments import Measurement
+from sparselt.experiments.setting import Setting
+from sparselt.runs.estimate import Speed
+from sparselt.runs.ledger import Entry
+from sparselt.runs.plan import Plan
+from sparselt.runs.stage import Stage
+from sparselt.runs.store import Store
+
+_LINE_EVERY = 20.0
+
+
+def print_plan(
+    console: Console, setting: Setting, plan: Plan, store: Store, measurements: Sequence[Measurement]
+) -> None:
+    """Stages, how many are there already, units to do, and what sharing saves."""
+    table = Table(title=f"{setting.title} ({setting.name}, scale {setting.scale})", title_justify="left")
+    table.add_column("stage")
+    for name in ("stages", "in store", "to do"):
+        table.add_column(name, justify="right")
+    table.add_column("units to do", justify="right")
+    for total in plan.totals(store):
+        to_do = total.stages - total.found
+        units = f"{total.units:,} {total.counts}" if to_do else "–"
+        table.add_row(total.title, str(total.stages), str(total.found), str(to_do), units)
+    console.print(table)
+    distinct, alone = len(plan.trainings()), trainings_alone(measurements)
+    console.print(
+        f"{distinct} trainings serve all curves; each curve trained alone would take {alone} "
+        f"({alone - distinct} are shared).",
+        highlight=False,
+    )
+    if not plan.missing(store):
+        console.print("Everything is in the store: nothing to train, only to draw.", highlight=False)
+
+
+def print_protocol(console: Console, protocol: Sequence[tuple[str, object, str]]) -> None:
+    """Every number of the protocol with its source."""
+    table = Table(title="Protocol", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("what", "value", "source"):
+        table.add_column(name)
+    for name, value, source in protocol:
+        table.add_row(name, " · ".join(map(str, value)) if isinstance(value, list) else str(value), source)
+    console.print(table)
+
+
+def print_estimate(console: Console, seconds: float, basis: str, workers: int) -> None:
+    """How long the rest will take, and where that number comes from."""
+    noun = "worker" if workers == 1 else "workers"
+    console.print(f"Estimated time: {duration(seconds)} on {workers} {noun} (from {basis}).", highlight=False)
+
+
+def trainings_alone(measurements: Sequence[Measurement]) -> int:
+    """Trainings if every curve (experiment, variant, rewind step, replicate) were trained with all that it needs."""
+    curves: dict[tuple, list[Stage]] = {}
+    for m in measurements:
+        curves.setdefault((m.experiment, m.variant, m.rewind_step, m.replicate), []).extend(m.stages)
+    return sum(len(Plan(stages).trainings()) for stages in curves.values())
+
+
+class ProgressDisplay:
+    """One line with a live estimate of the time left; on a terminal it moves, in a log it comes every 20 seconds.
+
+    Args:
+        missing: the stages that will run.
+        speed: estimated seconds a unit; weighs the stages against each other, and is corrected by what is seen.
+    """
+
+    def __init__(self, console: Console, plan: Plan, missing: Sequence[Stage], speed: Speed, workers: int):
+        self._console, self._workers = console, workers
+        self._weights = {stage.key: max(speed.of(stage), 1e-3) for stage in missing}
+        self._steps = {stage.key: max(1, stage.steps) for stage in missing}
+        self._total = sum(self._weights.values())
+        self._expected = speed.total(list(missing), plan, workers)
+        self._done = 0.0
+        self._running: dict[str, float] = {}
+        self._trainings = sum(stage.kind == "train" for stage in missing)
+        self._trained = self._failed = 0
+        self._began = self._printed = time.monotonic()
+        self._first_work: tuple[float, float] | None = None
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("starting", total=self._total, left="")
+
+    def __enter__(self) -> "ProgressDisplay":
+        if self._console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._progress.stop()
+        spent = duration(time.monotonic() - self._began)
+        self._console.print(f"{self._trained} of {self._trainings} trainings done in {spent}.", highlight=False)
+
+    def progressed(self, stage: Stage, steps: int) -> None:
+        """Part of a running stage is done."""
+        if stage.key in self._weights:
+            self._running[stage.key] = self._weights[stage.key] * min(1.0, steps / self._steps[stage.key])
+
+    def finished(self, stage: Stage, entry: Entry) -> None:
+        """A stage ended."""
+        self._running.pop(stage.key, None)
+        self._done += self._weights.pop(stage.key, 0.0)
+        self._trained += entry.kind == "train" and entry.status == "ran"
+        self._failed += entry.status == "failed"
+
+    def idle(self) -> None:
+        """Draws what is known now."""
+        work = self._done + sum(self._running.values())
+        now = time.monotonic()
+        if self._first_work is None and self._trained:
+            self._first_work = (now, work)
+        text = f"{self._trained}/{self._trainings} trainings" + (f", {self._failed} failed" if self._failed else "")
+        left = f"about {duration(self._left(now, work))} left"
+        if self._console.is_terminal:
+            self._progress.update(self._task, completed=work, description=text, left=left)
+        elif now - self._printed > _LINE_EVERY:
+            self._printed = now
+            self._console.print(f"{text}, {left}", highlight=False)
+
+    def _left(self, now: float, work: float) -> float:
+        # The rate is counted from the first finished training: before it lie imports and compilation.
+        rest = self._total - work
+        if self._first_work is None or now - self._first_work[0] < 5 or work <= self._first_work[1]:
+            return max(0.0, self._expected * rest / self._total)
+        return rest * (now - self._first_work[0]) / (work - self._first_work[1])
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `3 min 20 s`, `5 h 10 min`, `12 days`."""
+    if seconds < 1:
+        return "under a second"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+    if seconds < 72 * 3600:
+        return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60} min"
+    return f"{seconds / 86400:,.0f} days"

@@ -1,0 +1,113 @@
+"""ResNet-50 on ImageNet: the protocol of Paul et al. 2022, and a smoke scale: the same path on made-up images."""
+
+import dataclasses
+
+from sparselt.data import SyntheticImages
+from sparselt.experiments.setting import Setting
+
+_PAUL = "Paul et al. 2022, appendix A (ImageNet, ResNet-50)"
+_OURS = "ours; the paper does not say"
+
+PAPER = Setting(
+    name="imagenet_resnet50",
+    scale="paper",
+    title="Iterative magnitude pruning of ResNet-50 on ImageNet",
+    paper="Paul et al. 2022, Unmasking the Lottery Ticket Hypothesis",
+    source=None,
+    classes=1000,
+    channels=3,
+    train_count=1_281_167,
+    test_count=50_000,
+    engine="streaming",
+    train_size=224,
+    eval_size=224,
+    flip=True,
+    model="resnet50",
+    batch_size=2048,
+    steps=15_970,
+    schedule="cosine",
+    lr=2.048,
+    warmup_steps=5000,
+    momentum=0.875,
+    weight_decay=5e-4,
+    decoupled_weight_decay=True,
+    precision="bfloat16",
+    threads=12,
+    levels=12,
+    rewind_steps=(0, 1250, 5000),
+    replicates=4,
+    control_levels=(3, 6, 9, 12),
+    control_rewind_step=5000,
+    sources={
+        "model": "torchvision's ResNet-50; 25,502,912 prunable weights",
+        "batch_size": _PAUL,
+        "steps": _PAUL,
+        "schedule": _PAUL,
+        "lr": _PAUL,
+        "warmup_steps": _PAUL,
+        "momentum": _PAUL,
+        "weight_decay": _PAUL,
+        "decoupled_weight_decay": f"{_PAUL}; each weight times 1 - (lr / peak lr) · decay, as in the authors' code",
+        "train_size": f"{_OURS}: random resized crops of 224, without the Mosaic techniques that the authors add",
+        "eval_size": f"{_OURS}: central crop of 224 from 256",
+        "precision": _OURS,
+        "levels": _PAUL,
+        "fraction": _PAUL,
+        "scope": "global, as in the authors' code",
+        "rewind_steps": _PAUL,
+        "replicates": _PAUL,
+        "reshuffle": "one data order for every level and replicate, as in the authors' code; open_lth reshuffles",
+        "rewound_momentum": "a fresh optimizer whose clock stands at the rewind step, as in the authors' code",
+        "control_levels": "ours: four densities",
+        "path_points": "Paul et al. 2022, Fig. 2: positions 0.1, …, 0.9 and the ends",
+    },
+)
+
+_SMOKE_NOTE = "a smoke test: every stage in minutes, no finding can be seen"
+
+
+def setting(scale: str) -> Setting:
+    """`paper` is the exact protocol; `mini` a tenth of its steps, half its levels, two replicates, on the same data;
+    `smoke` every stage on 256 synthetic images, in minutes on two CPU cores."""
+    if scale == "mini":
+        return dataclasses.replace(
+            PAPER,
+            scale="mini",
+            steps=1597,
+            warmup_steps=500,
+            levels=6,
+            rewind_steps=(0, 125, 500),
+            replicates=2,
+            control_levels=(3, 6),
+            control_rewind_step=500,
+            sources={**PAPER.sources, "steps": "a tenth of the paper's", "levels": "half the paper's"},
+        )
+    if scale == "smoke":
+        return dataclasses.replace(
+            PAPER,
+            scale="smoke",
+            title="Smoke test of the ImageNet ResNet-50 protocol on synthetic images",
+            source=SyntheticImages(train_count=256, test_count=64, classes=10, height=96, width=112, difficulty=0.2),
+            classes=10,
+            train_count=256,
+            test_count=64,
+            train_size=64,
+            eval_size=64,
+            batch_size=16,
+            steps=24,
+            warmup_steps=6,
+            lr=0.05,
+            precision="float32",
+            threads=2,
+            levels=2,
+            rewind_steps=(0, 8),
+            replicates=2,
+            control_levels=(2,),
+            control_rewind_step=8,
+            path_points=5,
+            sources={
+                **PAPER.sources,
+                **dict.fromkeys(("batch_size", "steps", "lr", "levels", "replicates"), _SMOKE_NOTE),
+            },
+        )
+    return PAPER

@@ -1,0 +1,29 @@
+"""sparselt: lottery-ticket experiments at a fraction of the wall-clock cost.
+
+The names below are loaded on first use, so that `import sparselt` is instant and needs neither a GPU nor FFCV.
+"""
+
+from importlib import import_module
+
+from sparselt.errors import SparseltError
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Mask": "sparselt.masks",
+    "MaskedSGD": "sparselt.optim",
+    "magnitude_prune": "sparselt.pruning",
+    "prunable_parameters": "sparselt.pruning",
+}
+
+__all__ = ["SparseltError", "__version__", *_HOME]
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'sparselt' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,47 @@
+"""The boxes that crops cut out: compiled functions of (image size, seed, epoch, sample index)."""
+
+import math
+
+from sparselt.kernels._compile import compiled
+from sparselt.kernels.philox import FLIP, below, fraction, philox4x32_scalar
+
+RESIZED_CROP = 3  # Philox stream; the counter's last word counts the attempts
+_ATTEMPTS = 10  # as torchvision: after ten boxes that do not fit, the largest central box of an allowed aspect
+
+
+@compiled
+def random_resized_box(height, width, index, epoch, key0, key1, area_low, area_high, aspect_low, aspect_high):
+    """(row, column, box height, box width) for one sample; the box lies inside the image.
+
+    One Philox call an attempt: word 0 draws the area, 1 the logarithm of the aspect, 2 and 3 the position.
+    """
+    area = float(height) * float(width)
+    log_low, log_high = math.log(aspect_low), math.log(aspect_high)
+    for attempt in range(_ATTEMPTS):
+        word0, word1, word2, word3 = philox4x32_scalar(index, epoch, RESIZED_CROP, attempt, key0, key1)
+        target = area * (area_low + (area_high - area_low) * fraction(word0))
+        aspect = math.exp(log_low + (log_high - log_low) * fraction(word1))
+        box_width = math.floor(math.sqrt(target * aspect) + 0.5)
+        box_height = math.floor(math.sqrt(target / aspect) + 0.5)
+        if 0 < box_width <= width and 0 < box_height <= height:
+            return below(word2, height - box_height + 1), below(word3, width - box_width + 1), box_height, box_width
+    box_height, box_width = height, width
+    if width < aspect_low * height:
+        box_height = max(1, math.floor(width / aspect_low + 0.5))
+    elif width > aspect_high * height:
+        box_width = max(1, math.floor(height * aspect_high + 0.5))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+@compiled
+def center_box(height, width, ratio):
+    """(row, column, side, side) of the central square whose side is `ratio` times the shorter side, as FFCV cuts it."""
+    side = max(1, int(ratio * min(height, width)))
+    return (height - side) // 2, (width - side) // 2, side, side
+
+
+@compiled
+def coin(index, epoch, key0, key1):
+    """Whether this sample is flipped in this epoch."""
+    word, _, _, _ = philox4x32_scalar(index, epoch, FLIP, 0, key0, key1)
+    return (word >> 31) == 1

@@ -1,0 +1,204 @@
+"""FFCV 1.0.2 with its traps closed: the only file that imports it.
+
+Known faults of FFCV and what is done here. It sets torch's thread count on import, in every loader and in its worker
+thread: its setter is replaced by one that leaves torch alone. An exception in its worker thread leaves the consumer
+waiting for ever: the thread is watched. Leaving an iteration early leaks the thread: `stop` ends it. Its batches are
+views of buffers that are written again: what leaves this file is read before the next batch is asked for. Two live
+iterations can abort under Numba's workqueue layer: only one may be live.
+"""
+
+import contextlib
+import functools
+import os
+import queue
+import threading
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+
+from sparselt.errors import DataError
+
+_POLL_SECONDS = 0.1
+_live = threading.Lock()
+
+
+@functools.cache
+def require_ffcv():
+    """The module ffcv, with torch's and Numba's thread counts left as they were; DataError where it is missing."""
+    import numba
+    import torch
+
+    torch_threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import ffcv
+            import ffcv.fields
+            import ffcv.loader
+            import ffcv.writer
+    except (ImportError, OSError) as error:
+        raise DataError(
+            f"FFCV cannot be imported ({error}): install it with `pip install sparselt[ffcv]`; its build needs a "
+            f"C++ compiler, pkg-config, libopencv-dev and libturbojpeg0-dev (conda: compilers, pkg-config, opencv, "
+            f"libjpeg-turbo)"
+        ) from error
+    finally:
+        torch.set_num_threads(torch_threads)
+        numba.set_num_threads(numba_threads)
+
+    def set_num_threads(cls, count: int) -> None:
+        cls.num_threads = count if count >= 1 else os.cpu_count()
+        numba.set_num_threads(cls.num_threads)
+
+    ffcv.pipeline.compiler.Compiler.set_num_threads = classmethod(set_num_threads)
+    return ffcv
+
+
+def usable_threads(asked: int) -> int:
+    """At most Numba's threads; 1 where Numba only has its workqueue layer, which dies when two threads use it."""
+    import numba
+
+    if asked < 1:
+        raise DataError(f"{asked} decoding threads: ask for at least 1")
+    return min(asked, numba.config.NUMBA_NUM_THREADS) if _layer_is_threadsafe() else 1
+
+
+def make_loader(path, batch_size: int, threads: int, decoder):
+    """An FFCV loader of the field "image" alone, by `decoder` or, if None, as fixed-size arrays.
+
+    Labels come from the metadata (`labels_of`), which needs no compilation.
+    """
+    ffcv = require_ffcv()
+    with _numba_threads_restored(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ffcv.loader.Loader(
+            str(path),
+            batch_size=batch_size,
+            num_workers=threads,
+            order=ffcv.loader.OrderOption.SEQUENTIAL,
+            drop_last=False,
+            batches_ahead=2,
+            seed=0,
+            pipelines={"label": None, "image": [decoder or ffcv.fields.ndarray.NDArrayDecoder()]},
+        )
+
+
+def labels_of(loader) -> np.ndarray:
+    """Every label of the beton, int64 [N], from its metadata."""
+    return np.array(loader.reader.metadata[f"f{loader.field_name_to_f_ix['label']}"], dtype=np.int64)
+
+
+def iterate(loader, order: np.ndarray, prepare=None) -> Iterator[np.ndarray]:
+    """The decoded images of consecutive batches of `order`; each array is valid until the next one is asked for.
+
+    `prepare(buffers)` fills the buffers that the decoder asked for before the worker starts. A decoder that has
+    `check(buffers, slot, indices)` is asked to refuse a bad batch. Closing the generator, or dropping it, ends the
+    worker. DataError where another iteration is live, or where the worker fails.
+    """
+    if not _live.acquire(blocking=False):
+        raise DataError(
+            "another streaming epoch is being read: FFCV can run one at a time in a process, so finish that one or "
+            "close() it first"
+        )
+    worker = None
+    try:
+        with _numba_threads_restored():
+            worker = _worker_class()(loader, np.ascontiguousarray(order, dtype=np.int64), prepare)
+        yield from worker.batches()
+    finally:
+        if worker is not None:
+            worker.stop()
+        _live.release()
+
+
+@functools.cache
+def _worker_class():
+    require_ffcv()
+    from ffcv.loader.epoch_iterator import EpochIterator
+
+    class Worker(EpochIterator):
+        """FFCV's worker thread for one pass over `order`."""
+
+        def __init__(self, loader, order: np.ndarray, prepare):
+            self.prepare, self.failure, self.check = prepare, None, None
+            super().__init__(loader, order)
+
+        def start(self) -> None:
+            # FFCV has allocated this pass's buffers by now and not yet read them: here live data gets in.
+            self.iter_ixes = self._until_stopped(self.iter_ixes)
+            for node, buffers in self.memory_allocations["operation"].items():
+                decoder = self.loader.graph.id_to_node[node].decoder
+                if self.prepare is not None:
+                    self.prepare(buffers)
+                if hasattr(decoder, "check"):
+                    self.check = functools.partial(decoder.check, buffers)
+            super().start()
+
+        def run(self) -> None:
+            try:
+                super().run()
+            except BaseException as error:  # handed to the consumer, which raises it
+                self.failure = error
+
+        def batches(self) -> Iterator[np.ndarray]:
+            position = 0
+            while True:
+                try:
+                    item = self.output_queue.get(timeout=_POLL_SECONDS)
+                except queue.Empty:
+                    # The thread may have put its last batch between the time-out and its end.
+                    if self.is_alive() or not self.output_queue.empty():
+                        continue
+                    raise DataError(
+                        f"{self.loader.fname}: the decoding thread ended early: {self.failure!r}"
+                    ) from self.failure
+                if item is None:
+                    return
+                slot, (images,) = item
+                indices = self.order[position : position + len(images)]
+                position += len(images)
+                if self.check is not None:
+                    self.check(slot, indices)
+                yield images
+
+        def stop(self) -> None:
+            self.terminate_event.set()
+            while self.is_alive():
+                with contextlib.suppress(queue.Empty):
+                    self.output_queue.get_nowait()
+                self.join(0.005)
+            self.close()
+            self.memory_allocations = self.check = None
+
+        def _until_stopped(self, batches):
+            for batch in batches:
+                if self.terminate_event.is_set():
+                    return
+                yield batch
+
+    return Worker
+
+
+@contextlib.contextmanager
+def _numba_threads_restored():
+    import numba
+
+    before = numba.get_num_threads()
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
+@functools.cache
+def _layer_is_threadsafe() -> bool:
+    import numba
+
+    if numba.config.THREADING_LAYER == "workqueue":
+        return False
+    for name in ("tbbpool", "omppool"):
+        with contextlib.suppress(ImportError):
+            __import__(f"numba.np.ufunc.{name}")
+            return True
+    return False

@@ -1,0 +1,227 @@
+"""Data sets that fit the device: the betons are read once through FFCV, then every training maps the same bytes."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sparselt.data.batch import Batch, augmented, normalized
+from sparselt.data.dataset import Dataset
+from sparselt.data.manifest import Manifest
+from sparselt.data.order import batches_of, sample_order, steps_in
+from sparselt.data.sources import SPLITS
+from sparselt.data.transforms import Normalize, PadCrop
+from sparselt.errors import DataError
+
+_READ_BATCH = 1024
+_CHUNK_BYTES = 16 * 2**20  # augmented at a time: enough to make the calls cheap, small beside any network
+_CACHE_BYTES = 256 * 2**20
+
+
+def write_resident(dataset: Dataset, folder: Path | str) -> None:
+    """Reads every beton once through FFCV's loader and writes train.safetensors and test.safetensors into `folder`.
+
+    Each holds images uint8 [N, C, H, W] and labels int64 [N], in the betons' order, and the manifest. One process pays
+    FFCV's import and compilation here; trainings only map the files. DataError for pictures of variable size or under
+    JPEG.
+    """
+    from safetensors.numpy import save
+
+    from sparselt.data import ffcv_bridge
+
+    if dataset.manifest.field != "ndarray":
+        raise DataError(
+            f"{dataset.folder} holds pictures, not fixed-size arrays: stream them with StreamingTrainLoader"
+        )
+    ffcv_bridge.require_ffcv()
+    folder = Path(folder)
+    partials = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for split in SPLITS:
+            images, labels = _read(dataset, split)
+            partial = folder / f".{split}.safetensors.{os.getpid()}.partial"
+            partials.append(partial)
+            metadata = {"manifest": dataset.manifest.to_json()}
+            partial.write_bytes(save({"images": images, "labels": labels}, metadata=metadata))
+        for split, partial in zip(SPLITS, partials, strict=True):
+            os.replace(partial, folder / f"{split}.safetensors")
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written ({error}): free space or choose another folder") from error
+    finally:
+        for partial in partials:
+            partial.unlink(missing_ok=True)
+
+
+class ResidentData:
+    """Both splits in memory: uint8 images and labels, mapped from the files of `write_resident`."""
+
+    def __init__(self, manifest: Manifest, tensors: dict[str, dict[str, torch.Tensor]]):
+        self.manifest, self._tensors = manifest, tensors
+        self._placed: dict[tuple[str, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "ResidentData":
+        """Maps the files. DataError where one is missing, damaged, or the two are of different data sets."""
+        from safetensors import SafetensorError, safe_open
+
+        folder, manifests, tensors = Path(folder), {}, {}
+        for split in SPLITS:
+            path = folder / f"{split}.safetensors"
+            try:
+                with safe_open(path, framework="pt") as file:
+                    manifests[split] = Manifest.from_json((file.metadata() or {}).get("manifest", ""), path)
+                    tensors[split] = {name: file.get_tensor(name) for name in ("images", "labels")}
+            except (OSError, SafetensorError) as error:
+                raise DataError(f"{path} cannot be read ({error}): make it again with write_resident") from error
+            _check(path, manifests[split], split, tensors[split])
+        if manifests["train"] != manifests["test"]:
+            raise DataError(f"{folder} holds two splits of different data sets: make both again with write_resident")
+        return cls(manifests["train"], tensors)
+
+    @property
+    def classes(self) -> int:
+        return self.manifest.classes
+
+    @property
+    def synthetic(self) -> bool:
+        return self.manifest.synthetic
+
+    def count(self, split: str) -> int:
+        return len(self.labels(split))
+
+    def images(self, split: str) -> torch.Tensor:
+        """uint8 [N, C, H, W]; not to be written to."""
+        return self._of(split)["images"]
+
+    def labels(self, split: str) -> torch.Tensor:
+        """int64 [N]; not to be written to."""
+        return self._of(split)["labels"]
+
+    def on(self, split: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """(images, labels) of a split on a device; copied there once, however many loaders ask."""
+        if (split, device) not in self._placed:
+            self._placed[split, device] = (self.images(split).to(device), self.labels(split).to(device))
+        return self._placed[split, device]
+
+    def _of(self, split: str) -> dict[str, torch.Tensor]:
+        if split not in self._tensors:
+            raise DataError(f"there is no split {split!r}: choose one of {', '.join(self._tensors)}")
+        return self._tensors[split]
+
+
+class ResidentTrainLoader:
+    """Training batches, padded, cropped and flipped; sample i in epoch e depends on the seeds, e and i alone."""
+
+    def __init__(
+        self,
+        resident: ResidentData,
+        batch_size: int,
+        order_seed: int,
+        augmentation_seed: int,
+        transform: PadCrop,
+        device: torch.device | str = "cpu",
+    ):
+        if not isinstance(transform, PadCrop):
+            raise DataError(f"{type(transform).__name__} cannot augment resident images: give a PadCrop")
+        _check_channels(resident, transform)
+        self.batch_size, self.transform, self.device = batch_size, transform, torch.device(device)
+        self.order_seed, self.augmentation_seed = order_seed, augmentation_seed
+        self.count = resident.count("train")
+        self.steps_per_epoch = steps_in(self.count, batch_size)
+        self._images, self._labels = resident.on("train", self.device)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The whole batches of this epoch from `start_step` on; nothing before it is computed."""
+        steps = batches_of(sample_order(self.order_seed, epoch, self.count), self.batch_size, start_step)
+        return self._batches(torch.from_numpy(steps.copy()).to(self.device), epoch)
+
+    def _batches(self, steps: torch.Tensor, epoch: int) -> Iterator[Batch]:
+        # Several batches are augmented in one call and then cut apart: a sample's crop does not depend on its batch.
+        at_once = max(1, _CHUNK_BYTES // (4 * self._images[0].numel() * self.batch_size))
+        for start in range(0, len(steps), at_once):
+            indices = steps[start : start + at_once].reshape(-1)
+            images = augmented(
+                self._images[indices],
+                indices,
+                self.transform,
+                seed=self.augmentation_seed,
+                epoch=epoch,
+                padding=self.transform.padding,
+                flip=self.transform.flip,
+            )
+            yield from _cut(images, self._labels[indices], indices, self.batch_size)
+
+
+class ResidentEvalLoader:
+    """Every sample of a split exactly once, in order, never augmented. Small splits are normalised once and kept."""
+
+    def __init__(
+        self,
+        resident: ResidentData,
+        transform: Normalize,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        split: str = "test",
+    ):
+        if not isinstance(transform, Normalize):
+            raise DataError(f"{type(transform).__name__} cannot evaluate resident images: give a Normalize")
+        _check_channels(resident, transform)
+        self.count = resident.count(split)
+        self.batch_size, self.transform, self.device = min(batch_size, self.count), transform, torch.device(device)
+        steps_in(self.count, self.batch_size)
+        self._images, self._labels = resident.on(split, self.device)
+        self._kept: list[Batch] | None = None
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._kept is None and 4 * self._images.numel() <= _CACHE_BYTES:
+            self._kept = list(self._batches())
+        return iter(self._kept) if self._kept is not None else self._batches()
+
+    def _batches(self) -> Iterator[Batch]:
+        for start in range(0, self.count, self.batch_size):
+            indices = torch.arange(start, min(start + self.batch_size, self.count), device=self.device)
+            images = normalized(self._images[start : start + self.batch_size], indices, self.transform)
+            yield Batch(images, self._labels[start : start + self.batch_size], indices)
+
+
+def _cut(images: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor, batch_size: int) -> Iterator[Batch]:
+    for start in range(0, len(labels), batch_size):
+        stop = start + batch_size
+        yield Batch(images[start:stop], labels[start:stop], indices[start:stop])
+
+
+def _read(dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray]:
+    from sparselt.data import ffcv_bridge
+
+    count = dataset.count(split)
+    # One thread: the decoder is a copy of bytes, and serial code compiles fastest.
+    loader = ffcv_bridge.make_loader(dataset.path(split), min(_READ_BATCH, count), 1, None)
+    images = np.empty((count, *dataset.manifest.splits[split].shape), dtype=np.uint8)
+    position = 0
+    for batch in ffcv_bridge.iterate(loader, np.arange(count)):
+        images[position : position + len(batch)] = batch
+        position += len(batch)
+    return images, ffcv_bridge.labels_of(loader)
+
+
+def _check(path: Path, manifest: Manifest, split: str, tensors: dict[str, torch.Tensor]) -> None:
+    record = manifest.splits[split]
+    found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    expected = {
+        "images": ((record.count, *record.shape), torch.uint8),
+        "labels": ((record.count,), torch.int64),
+    }
+    if found != expected:
+        raise DataError(f"{path} holds {found}, expected {expected}: make it again with write_resident")
+
+
+def _check_channels(resident: ResidentData, transform) -> None:
+    channels = resident.images("train").shape[1]
+    if len(transform.mean) != channels:
+        raise DataError(f"mean and std have {len(transform.mean)} channels, the images have {channels}")

@@ -1,0 +1,188 @@
+"""A setting: every number of one experiment's protocol, as one frozen value."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin
+
+from sparselt.data import Digits, SyntheticImages
+from sparselt.errors import SettingError
+from sparselt.models import check_model
+from sparselt.pruning import check_fraction
+from sparselt.training.recipe import Recipe
+from sparselt.training.schedule import Schedule, parse_step
+
+_FIXED = {"name", "scale", "title", "paper", "source", "sources"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The protocol of a run. A module of `reproduce/` fills it, with the source of each number in `sources`.
+
+    Args:
+        name, scale: `digits_resnet8`, `mini`.
+        title, paper: for the report: a headline, and the paper (authors, year) whose protocol this is.
+        source: the data set to write; None if the user has to bring it (`--data`).
+        classes, channels, train_count, test_count: what the data must look like.
+        engine: `resident` keeps decoded pixels in memory, `streaming` decodes JPEG in every epoch.
+        train_size: side of the training crops in pixels (`streaming`), or of the images (`resident`).
+        eval_size, eval_ratio: side of the centre crop, and crop side over image side (`streaming`).
+        padding, flip: random shift by up to `padding` pixels, random mirror image (`resident`; `flip` serves both).
+        model, batch_size, steps, momentum, weight_decay, nesterov, decoupled_weight_decay, precision, threads,
+            rewound_momentum: see `sparselt.training.recipe.Recipe`.
+        schedule, lr, milestones, lr_factor, warmup_steps: see `sparselt.training.schedule.Schedule`.
+        levels, fraction, scope: prunings, share of live weights that each removes, and how they are ranked.
+        rewind_steps: the steps to rewind to; each below `steps`.
+        replicates: independent repetitions, from different initializations.
+        reshuffle: data order and augmentation are the same in all trainings (`never`, as in the authors' code),
+            differ between replicates (`replicate`), or in every training (`level`, as in open_lth).
+        control_levels: levels at which the two controls stand; those above `levels` fall away.
+        control_rewind_step: the rewind step whose masks the controls take.
+        path_points: points on each linear path, both ends included.
+        seed: everything random follows from it.
+        sources: field name to where its number comes from.
+    """
+
+    name: str
+    scale: str
+    title: str
+    paper: str
+    source: Digits | SyntheticImages | None
+    classes: int
+    channels: int
+    train_count: int
+    test_count: int
+    engine: Literal["resident", "streaming"]
+    train_size: int
+    eval_size: int
+    model: str
+    batch_size: int
+    steps: int
+    schedule: Literal["step", "cosine"]
+    lr: float
+    levels: int
+    rewind_steps: tuple[int, ...]
+    replicates: int
+    control_levels: tuple[int, ...]
+    control_rewind_step: int
+    eval_ratio: float = 224 / 256
+    padding: int = 0
+    flip: bool = False
+    milestones: tuple[int, ...] = ()
+    lr_factor: float = 10.0
+    warmup_steps: int = 0
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    nesterov: bool = False
+    decoupled_weight_decay: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    threads: int = 1
+    rewound_momentum: Literal["zero", "restored"] = "zero"
+    fraction: float = 0.2
+    scope: Literal["global", "layerwise"] = "global"
+    reshuffle: Literal["never", "replicate", "level"] = "never"
+    path_points: int = 11
+    seed: int = 0
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The hyperparameters of each training."""
+        names = {f.name for f in dataclasses.fields(Recipe)} - {"schedule"}
+        schedule = Schedule(self.schedule, self.lr, self.milestones, self.lr_factor, self.warmup_steps)
+        return Recipe(**{name: getattr(self, name) for name in names}, schedule=schedule)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in an epoch."""
+        return self.train_count // self.batch_size
+
+    def check(self) -> "Setting":
+        """The setting itself, without controls above its levels.
+
+        Raises:
+            SettingError: a number that cannot be run, named with its value.
+        """
+        check_fraction(self.fraction)
+        for name in ("levels", "steps", "batch_size", "replicates", "threads"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("lr", "lr_factor"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise SettingError(f"{name} is {getattr(self, name)}; expected a positive number")
+        for name in ("momentum", "weight_decay", "warmup_steps", "padding", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SettingError(f"{name} is {getattr(self, name)}; expected zero or more")
+        check_model(self.model, self.channels)
+        if self.batch_size > self.train_count:
+            raise SettingError(f"batch_size is {self.batch_size}, more than the {self.train_count} training images")
+        if not self.rewind_steps:
+            raise SettingError("rewind_steps is empty; expected at least one step, such as 0")
+        if len(set(self.rewind_steps)) < len(self.rewind_steps):
+            raise SettingError(f"rewind_steps {list(self.rewind_steps)} names a step twice")
+        for step in self.rewind_steps:
+            if step >= self.steps:
+                raise SettingError(
+                    f"rewind step {step} is at or past the end of training ({self.steps} steps); expected less"
+                )
+        if self.path_points < 3:
+            raise SettingError(f"path_points is {self.path_points}; expected at least 3, the two ends and one between")
+        if self.control_rewind_step not in self.rewind_steps:
+            return dataclasses.replace(self, control_rewind_step=max(self.rewind_steps)).check()
+        levels = tuple(level for level in self.control_levels if 1 <= level <= self.levels)
+        return dataclasses.replace(self, control_levels=levels)
+
+    def with_values(self, assignments: Iterable[str]) -> "Setting":
+        """The setting with fields replaced, each given as `name=value`; steps may be written `500it` or `4ep`.
+
+        Raises:
+            SettingError: an unknown name (the nearest are offered) or a value of another type.
+        """
+        values: dict[str, Any] = {}
+        fields = {f.name: f.type for f in dataclasses.fields(self) if f.name not in _FIXED}
+        for assignment in assignments:
+            name, equals, text = assignment.partition("=")
+            if not equals:
+                raise SettingError(f"--set {assignment!r} is not understood; expected name=value, such as lr=0.1")
+            if name not in fields:
+                raise SettingError(f"--set: setting {self.name} has no value {name!r}{nearest(name, fields)}")
+            values[name] = _parse(name, text, fields[name], values.get("batch_size", self.batch_size), self.train_count)
+        return dataclasses.replace(self, **values)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """'; did you mean a or b?', or all names where none is near."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; expected one of {', '.join(names)}"
+
+
+def _parse(name: str, text: str, kind: Any, batch_size: int, train_count: int) -> Any:
+    def step(part: str) -> int:
+        return parse_step(part, max(1, train_count // max(1, batch_size)))
+
+    steps = {"steps", "rewind_steps", "milestones", "warmup_steps", "control_rewind_step"}
+    try:
+        if get_origin(kind) is tuple:
+            parts = [part for part in text.strip("()[] ").split(",") if part.strip()]
+            return tuple(step(part) if name in steps else int(part) for part in parts)
+        if get_origin(kind) is Literal:
+            return _choice(name, text, get_args(kind))
+        if kind is bool:
+            return {"true": True, "false": False}[_choice(name, text.lower(), ("true", "false"))]
+        if name in steps:
+            return step(text)
+        return kind(text)
+    except SettingError as error:
+        raise SettingError(f"--set {name}={text}: {error}") from error
+    except ValueError as error:
+        expected = {int: "a whole number", float: "a number"}.get(kind, "whole numbers with commas between")
+        raise SettingError(f"--set {name}={text}: expected {expected}") from error
+
+
+def _choice(name: str, text: str, choices: Sequence[str]) -> str:
+    if text not in choices:
+        raise SettingError(f"{name} is {text!r}; expected one of {', '.join(choices)}")
+    return text

@@ -1,0 +1,182 @@
+"""Which weights of a network are alive: `Mask`, a mapping from parameter names to bool tensors."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparselt.errors import MaskError
+
+_METADATA_KEY = "sparselt_mask"
+
+
+class Mask(Mapping[str, Tensor]):
+    """An immutable choice of weights: True where a weight is alive, False where it is pruned.
+
+    Args:
+        layers: parameter name to bool tensor of the parameter's shape, any device. Copied, so that a later change of
+            the tensors passed in does not change the mask. Names follow `model.named_parameters()`.
+
+    Raises:
+        MaskError: a layer that is not a bool tensor, or no layer at all.
+
+    `mask[name]` returns the layer itself: do not write to it. `&` is the intersection and `|` the union of two masks
+    over the same layers (Movva et al. 2021). `==` compares every layer, and masks can be dictionary keys.
+    """
+
+    def __init__(self, layers: Mapping[str, Tensor]):
+        if not layers:
+            raise MaskError("a mask needs at least one layer and got none; see sparselt.prunable_parameters(model)")
+        for name, layer in layers.items():
+            if not isinstance(layer, Tensor) or layer.dtype != torch.bool:
+                found = str(layer.dtype) if isinstance(layer, Tensor) else type(layer).__name__
+                raise MaskError(f"mask layer {name!r} is {found}; expected a torch.bool tensor (True: weight is alive)")
+        self._layers = {name: layer.detach().clone() for name, layer in layers.items()}
+
+    @classmethod
+    def ones_like(cls, model: nn.Module) -> "Mask":
+        """The dense mask: True for every prunable weight of `model` (see `sparselt.prunable_parameters`)."""
+        from sparselt.pruning import prunable_parameters
+
+        return cls({name: torch.ones_like(p, dtype=torch.bool) for name, p in prunable_parameters(model)})
+
+    @classmethod
+    def random_like(cls, mask: "Mask", seed: int = 0) -> "Mask":
+        """A random mask with exactly as many live weights in each layer as `mask`: the papers' random control.
+
+        The draw of a layer depends on `seed` and the layer's name only.
+        """
+        layers = {}
+        for name, layer in mask.items():
+            key = np.frombuffer(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16], dtype=np.uint64)
+            order = np.random.Generator(np.random.Philox(key=key)).permutation(layer.numel())
+            flat = torch.zeros(layer.numel(), dtype=torch.bool)
+            flat[torch.from_numpy(order[: int(layer.sum())])] = True
+            layers[name] = flat.view(layer.shape).to(layer.device)
+        return cls(layers)
+
+    @property
+    def density(self) -> float:
+        """Live weights over all weights of the masked layers, in [0, 1]: the papers' *weights remaining*."""
+        return self.live / self.size
+
+    @property
+    def live(self) -> int:
+        """Number of live weights."""
+        return sum(int(layer.sum()) for layer in self.values())
+
+    @property
+    def size(self) -> int:
+        """Number of weights, alive or not, in the masked layers."""
+        return sum(layer.numel() for layer in self.values())
+
+    def layer_densities(self) -> dict[str, float]:
+        """Density of each layer, in [0, 1]."""
+        return {name: int(layer.sum()) / max(1, layer.numel()) for name, layer in self.items()}
+
+    def jaccard(self, other: "Mask") -> float:
+        """|a ∩ b| / |a ∪ b|, in [0, 1]; 1.0 for two empty masks."""
+        union = (self | other).live
+        return (self & other).live / union if union else 1.0
+
+    def apply_(self, model: nn.Module) -> None:
+        """Sets every pruned weight of `model` to exactly 0.0, in place.
+
+        Raises:
+            MaskError: a layer that `model` lacks or whose shape differs; nothing has been written then.
+        """
+        parameters = dict(model.named_parameters())
+        self.check_fits(parameters)
+        with torch.no_grad():
+            for name, layer in self.items():
+                parameters[name].masked_fill_(~layer.to(parameters[name].device), 0.0)
+
+    def check_fits(self, parameters: Mapping[str, Tensor]) -> None:
+        """Raises a MaskError that names the first layer which `parameters` lacks or has in another shape."""
+        for name, layer in self.items():
+            if name not in parameters:
+                raise MaskError(
+                    f"mask layer {name!r} is not a parameter of this model; was the mask made for another one?"
+                )
+            if parameters[name].shape != layer.shape:
+                raise MaskError(
+                    f"mask layer {name!r} has shape {tuple(layer.shape)}, its weight {tuple(parameters[name].shape)}; "
+                    "was the mask made for another model?"
+                )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes one bit a weight to a safetensors file, through a temporary name."""
+        from safetensors.numpy import save
+
+        packed = {name: np.packbits(layer.cpu().numpy().reshape(-1)) for name, layer in self.items()}
+        shapes = {name: list(layer.shape) for name, layer in self.items()}
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(save(packed, metadata={_METADATA_KEY: json.dumps(shapes)}))
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Mask":
+        """Reads what `save` wrote; layers keep their order and stand on the CPU.
+
+        Raises:
+            MaskError: the file is missing, truncated, or not a mask.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(os.fspath(path), framework="numpy") as file:
+                shapes = json.loads((file.metadata() or {})[_METADATA_KEY])
+                layers = {}
+                for name, shape in shapes.items():
+                    size = int(np.prod(shape, dtype=np.int64))
+                    bits = np.unpackbits(file.get_tensor(name), count=size)
+                    layers[name] = torch.from_numpy(bits.view(bool).reshape(shape))
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise MaskError(
+                f"{os.fspath(path)} does not read as a mask file ({error}); expected what Mask.save writes"
+            ) from error
+        return cls(layers)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __and__(self, other: "Mask") -> "Mask":
+        return self._combine(other, torch.logical_and)
+
+    def __or__(self, other: "Mask") -> "Mask":
+        return self._combine(other, torch.logical_or)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return self.keys() == other.keys() and all(torch.equal(self[n].cpu(), other[n].cpu()) for n in self)
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted((name, int(layer.sum())) for name, layer in self.items())))
+
+    def __repr__(self) -> str:
+        return f"Mask({len(self)} layers, {self.live} of {self.size} weights alive, density {self.density:.4f})"
+
+    def _combine(self, other: "Mask", operation) -> "Mask":
+        if not isinstance(other, Mask):
+            return NotImplemented
+        if self.keys() != other.keys():
+            odd = sorted(self.keys() ^ other.keys())[0]
+            raise MaskError(f"two masks over different layers cannot be combined: {odd!r} stands in only one of them")
+        other.check_fits(self)
+        return Mask({name: operation(self[name], other[name].to(self[name].device)) for name in self})

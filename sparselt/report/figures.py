@@ -1,0 +1,218 @@
+"""The figures of a run, after those of Unmasking the Lottery Ticket Hypothesis (Paul et al. 2022).
+
+Drawn with matplotlib's objects on its Agg and SVG canvases: no global figure, no window, the user's
+matplotlibrc left out. Equal numbers give equal bytes.
+"""
+
+import io
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparselt.report.drawing import (
+    COLOURS,
+    GREY,
+    INK,
+    barrier_axis,
+    dense_label,
+    error_axis,
+    label_ends,
+    level_axis,
+    matching_band,
+    ticks,
+)
+from sparselt.report.results import Row, write_bytes
+from sparselt.report.summary import LevelSummary, Statistic, Summary, summary
+from sparselt.report.tables import CONTROLS
+from sparselt.report.wording import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MARKERS = ("o", "s", "D", "v", "P", "*")
+_CONTROL_MARKERS = {"random": "x", "reinit": "+"}
+_STYLE = {
+    "svg.hashsalt": "sparselt",
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "axes.linewidth": 0.7,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.5,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+}
+
+
+def save_figures(folder: Path, rows: Sequence[Row]) -> dict[str, str]:
+    """Draw every figure the rows allow into `<folder>/<name>.png` and `.svg`; the SVG text by name.
+
+    The names are error_against_density, error_along_path, barriers. Each file is written under a temporary name first.
+    """
+    import matplotlib
+
+    levels, drawn = summary(rows), {}
+    with _style(matplotlib):
+        figures = {
+            "error_against_density": error_against_density(levels),
+            "error_along_path": error_along_path(rows, levels),
+            "barriers": barriers(rows, levels),
+        }
+        for name, figure in figures.items():
+            if figure is None:
+                continue
+            image, drawing = io.BytesIO(), io.BytesIO()
+            # Software, Date and Creator would make the bytes depend on the day and the version.
+            figure.savefig(image, format="png", dpi=160, metadata={"Software": None})
+            figure.savefig(drawing, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+            write_bytes(folder / f"{name}.png", image.getvalue())
+            write_bytes(folder / f"{name}.svg", drawing.getvalue())
+            drawn[name] = drawing.getvalue().decode("utf-8")
+    return drawn
+
+
+def error_against_density(levels: Summary) -> "Figure | None":
+    """Unmasking Fig. 5: test error against weights remaining, mean and standard deviation, a line a rewind step."""
+    series = [
+        (f"rewind {step:,}", _colour(levels, step), _MARKERS[place % len(_MARKERS)], "-", levels.select("imp", step))
+        for place, step in enumerate(levels.rewind_steps)
+    ]
+    series += [
+        (name, GREY, _CONTROL_MARKERS[variant], "none", levels.select(variant)) for variant, name in CONTROLS.items()
+    ]
+    series = [(*drawing, _finite(entries)) for *drawing, entries in series if _finite(entries)]
+    if not series:
+        return None
+    densities = sorted({entry.density for *_, entries in series for entry in entries}, reverse=True)
+    figure, (axes,) = _canvas(3.8)
+    labels = []
+    for place, (label, colour, marker, line, entries) in enumerate(series):
+        # Shifted by a hair, so that the bars of the rewind steps do not hide each other.
+        shift = (densities[-1] / densities[0]) ** (0.004 * (place - (len(series) - 1) / 2))
+        x = [entry.density * (shift if entry.level else 1) for entry in entries]
+        y = [100 * entry.error.mean for entry in entries]
+        # Level 0 has no bar of its own: the dense deviation is the height of the band.
+        bars = [100 * (entry.error.std or 0) * (entry.level > 0) for entry in entries]
+        axes.errorbar(x, y, bars, color=colour, marker=marker, linestyle=line, elinewidth=0.8, zorder=3)
+        labels.append((label, colour, y[-1]))
+    error_axis(axes, [100 * entry.error.mean for *_, entries in series for entry in entries])
+    axes.set_ylabel("test error, %")
+    matching_band(axes, levels)
+    axes.set_xscale("log")
+    axes.set_xlim(densities[0] * 1.04, densities[-1] / 1.04)
+    ticks(axes, {density: percent(density).rstrip("%") for density in densities})
+    axes.set_xlabel("weights remaining, % (log scale)")
+    label_ends(axes, labels + dense_label(levels))
+    return figure
+
+
+def error_along_path(rows: Iterable[Row], levels: Summary) -> "Figure | None":
+    """Unmasking Fig. 2, left and middle: test error along the piecewise linear path through the levels' solutions."""
+    paths: dict[int, dict[int, dict[float, float]]] = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        if row.metric == "path_error" and row.variant == "imp" and math.isfinite(row.value):
+            paths[row.rewind_step][row.replicate][row.level + row.position] = 100 * row.value
+    if not paths:
+        return None
+    means = {step: _mean_path(replicates.values()) for step, replicates in sorted(paths.items())}
+    latest = means[max(means)].values()
+    low, high = min(latest), max(latest)
+    room = 0.35 * max(high - low, 0.1 * high)
+    zoomed = len(means) > 1 and max(max(mean.values()) for mean in means.values()) - low > 3 * (high - low + room)
+    figure, panels = _canvas(5.4 if zoomed else 3.6, rows=2 if zoomed else 1)
+    for axes in panels:
+        for step, mean in means.items():
+            colour = _colour(levels, step)
+            for replicate in paths[step].values():
+                axes.plot(*_line(replicate), color=colour, linewidth=0.5, alpha=0.45)
+            axes.plot(*_line(mean), color=colour, linewidth=1.7)
+        matching_band(axes, levels)
+        axes.set_ylabel("test error, %")
+    top, bottom = panels[0], panels[-1]
+    top.set_ylim(bottom=0)
+    labels = [(f"rewind {step:,}", _colour(levels, step), mean[max(mean)]) for step, mean in means.items()]
+    if zoomed:
+        bottom.set_ylim(max(0, low - room), high + room)
+        bottom.set_ylabel("the same, enlarged")
+        label_ends(bottom, [label for label in labels if label[2] <= high + room] + dense_label(levels))
+        top.tick_params(labelbottom=False)
+    label_ends(top, labels if zoomed else labels + dense_label(levels))
+    last = math.ceil(max(max(mean) for mean in means.values()))
+    level_axis(bottom, levels, last)
+    return figure
+
+
+def barriers(rows: Iterable[Row], levels: Summary) -> "Figure | None":
+    """The error barrier between successive levels (Unmasking, Def. A.1): replicates and mean, by rewind step."""
+    values = defaultdict(list)
+    for row in rows:
+        if row.metric == "barrier" and row.variant == "imp" and row.to_level == row.level + 1:
+            values[row.rewind_step, row.level].append(row.value)
+    means = {key: 100 * Statistic.of(group).mean for key, group in sorted(values.items())}
+    means = {key: mean for key, mean in means.items() if math.isfinite(mean)}
+    if not means:
+        return None
+    figure, (axes,) = _canvas(3.4)
+    labels, steps = [], sorted({step for step, _ in means})
+    for place, step in enumerate(steps):
+        colour, shift = _colour(levels, step), 0.5 + 0.12 * (place - (len(steps) - 1) / 2)
+        line = {level + shift: mean for (other, level), mean in means.items() if other == step}
+        for (other, level), group in values.items():
+            if other == step:
+                axes.plot(
+                    [level + shift] * len(group), [100 * v for v in group], "_", color=colour, alpha=0.7, markersize=5
+                )
+        axes.plot(*_line(line), color=colour, marker=_MARKERS[place % len(_MARKERS)])
+        labels.append((f"rewind {step:,}", colour, line[max(line)]))
+    largest = max(100 * value for group in values.values() for value in group if math.isfinite(value))
+    barrier_axis(axes, largest)
+    last = max(level for _, level in means) + 1
+    level_axis(axes, levels, last)
+    label_ends(axes, labels)
+    return figure
+
+
+@contextmanager
+def _style(matplotlib):
+    """matplotlib's defaults and ours, whatever the user's matplotlibrc says; the user's settings come back after."""
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if "backend" not in key}
+    with matplotlib.rc_context(defaults | _STYLE):
+        yield
+
+
+def _canvas(height: float, rows: int = 1) -> "tuple[Figure, list[Axes]]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.2, height), layout="constrained")
+    panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
+    return figure, list(panels)
+
+
+def _colour(levels: Summary, step: int) -> str:
+    steps = levels.rewind_steps
+    return COLOURS[(steps.index(step) if step in steps else 0) % len(COLOURS)]
+
+
+def _finite(entries: Sequence[LevelSummary]) -> list[LevelSummary]:
+    return [entry for entry in entries if math.isfinite(entry.error.mean)]
+
+
+def _line(values: Mapping[float, float]) -> tuple[list[float], list[float]]:
+    places = sorted(values)
+    return places, [values[place] for place in places]
+
+
+def _mean_path(replicates: Iterable[Mapping[float, float]]) -> dict[float, float]:
+    gathered = defaultdict(list)
+    for replicate in replicates:
+        for place, value in replicate.items():
+            gathered[place].append(value)
+    return {place: Statistic.of(values).mean for place, values in gathered.items()}

@@ -1,0 +1,202 @@
+"""The page of a run: one HTML file with everything in it, read on a screen of any width, dark or light, or on paper."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+from sparselt.report.figures import COLOURS, GREY, INK
+from sparselt.report.findings import agreements, findings
+from sparselt.report.page_style import STYLE
+from sparselt.report.run import Cost, Run, costs
+from sparselt.report.summary import NEAR_ZERO_BARRIER, Summary, summary
+from sparselt.report.tables import html_tables
+from sparselt.report.wording import count, duration, listing, points
+
+UNMASKING = (
+    "Paul, Chen, Larsen, Frankle, Ganguli and Dziugaite, Unmasking the Lottery Ticket Hypothesis: "
+    "Efficient Adaptive Pruning for Finding Winning Tickets, 2022"
+)
+
+_CAPTIONS = {
+    "error_against_density": (
+        "Test error against weights remaining",
+        "After Fig. 5 of Unmasking. Mean and standard deviation over replicates, a line for each rewind step, controls "
+        "in grey. Grey line: the dense mean; grey band: up to ε above it. A mean in the band, or below, matches.",
+    ),
+    "error_along_path": (
+        "Test error along the path through the levels",
+        "After Fig. 2 of Unmasking, left (and, enlarged, middle). The straight lines from the solution of each level "
+        "to that of the next, all parameters interpolated. Thin: replicates; thick: their mean.",
+    ),
+    "barriers": (
+        "Error barriers between successive levels",
+        "The barrier of Unmasking, Def. A.1, at each line of the path above: how far the error rises over the straight "
+        "line between the errors of its ends. Lines: means; short dashes: replicates. Dashed line: the "
+        f"{points(NEAR_ZERO_BARRIER, 0)} points below which Linear Mode Connectivity (Frankle et al. 2020) speaks of "
+        "stability.",
+    ),
+}
+
+
+def page(run: Run, drawings: Mapping[str, str]) -> str:
+    """The HTML of a run; `drawings` holds the text of an SVG file for each name in figures.save_figures."""
+    record, levels = run.record, summary(run.rows)
+    title = record["title"]
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        _notice(record),
+        f"<p>{escape(_statement(record))}</p>",
+        _shows(record, levels),
+        "<h2>Figures</h2>",
+        *(_figure(name, drawing) for name, drawing in drawings.items()),
+        "" if drawings else "<p>The results hold nothing that a figure could show.</p>",
+        "<h2>Every level</h2>",
+        html_tables(levels),
+        _protocol(record),
+        _cost(run),
+        _record(run),
+    ]
+    body = "\n".join(part for part in parts if part)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _notice(record: Mapping) -> str:
+    if not record["synthetic"]:
+        return ""
+    return (
+        '<p class="notice" role="note"><strong>The data is synthetic.</strong> It was made for this run '
+        "and shows nothing real. The run checks that every stage works; its errors and barriers say nothing about "
+        "lottery tickets, nor about the paper.</p>"
+    )
+
+
+def _statement(record: Mapping) -> str:
+    """One paragraph: what was run, on what data."""
+    recipe = f"Setting {record['setting']}, scale {record['scale']}, after {record['paper'].rstrip('.')}."
+    fraction, levels, steps = record.get("fraction"), record.get("levels"), record.get("steps")
+    text = "Iterative magnitude pruning with weight rewinding"
+    if isinstance(levels, int) and isinstance(fraction, int | float):
+        text += f": {count(levels, 'level')}, each removing {100 * fraction:g}% of the weights that remain"
+    if rewind_steps := record.get("rewind_steps"):
+        text += f", rewound to step {listing([f'{step:,}' for step in rewind_steps])}"
+        text += f" of {steps:,}" if isinstance(steps, int) else ""
+    if isinstance(record.get("replicates"), int):
+        text += f"; {count(record['replicates'], 'replicate')}"
+    return f"{recipe} {text}. {record['data']}"
+
+
+def _shows(record: Mapping, levels: Summary) -> str:
+    caution = (
+        "<p>Read these as a check of the machinery, for the data is synthetic.</p>\n" if record["synthetic"] else ""
+    )
+    items = "\n".join(f"<li>{escape(text)}</li>" for text in findings(levels))
+    return f"<h2>What this shows</h2>\n{caution}<ul>\n{items}\n</ul>\n{_agreement(levels)}"
+
+
+def _agreement(levels: Summary) -> str:
+    """Matching against connected, counted by rewind step."""
+    found = agreements(levels)
+    if not found:
+        return ""
+    names = ("both match, no barrier", "not both, barrier", "both match, barrier", "not both, no barrier")
+    lines = [
+        (f"{a.rewind_step:,}", *(str(len(cell)) for cell in cells))
+        for a in found
+        for cells in [(a.matching_connected, a.failing_separated, a.matching_separated, a.failing_connected)]
+    ]
+    note = (
+        "Pairs of successive levels, level 0 apart. The first two columns agree with the paper's finding, the last two "
+        "do not."
+    )
+    return _table(("rewound to", *names), lines) + f'<p class="note">{note}</p>'
+
+
+def _figure(name: str, drawing: str) -> str:
+    heading, caption = _CAPTIONS[name]
+    return (
+        f'<figure id="{name}">\n{_inline(name, drawing, heading)}\n'
+        f"<figcaption><strong>{escape(heading)}.</strong> {escape(caption)}</figcaption>\n</figure>"
+    )
+
+
+def _inline(name: str, drawing: str, label: str) -> str:
+    """An SVG file as part of a page: in the page's colours, without a preamble, with ids of its own."""
+    svg = drawing[drawing.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    size = re.search(r'viewBox="[^"]*"', svg).group()
+    svg = re.sub(r"<svg[^>]*>", f'<svg role="img" aria-label="{escape(label)}" {size}>', svg, count=1)
+    svg = re.sub(r'<g id="patch_1">.*?</g>', "", svg, count=1, flags=re.DOTALL)  # the white sheet behind the figure
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    for place, colour in enumerate(COLOURS):
+        svg = svg.replace(colour, f"var(--series-{place})")
+    return svg.replace(GREY, "var(--grey)").replace(INK, "currentColor").strip()
+
+
+def _protocol(record: Mapping) -> str:
+    lines = [[_plain(cell) for cell in line] for line in record.get("protocol", [])]
+    return "<h2>Protocol</h2>\n" + _table(("what", "value", "source"), lines, text=(0, 1, 2)) if lines else ""
+
+
+def _cost(run: Run) -> str:
+    heading = "<h2>What it cost</h2>\n"
+    if run.ledger is None:
+        return heading + "<p>The folder holds no ledger.csv, so the cost is unknown.</p>"
+    kinds = costs(run.ledger)
+    lines = [_cost_line(cost) for cost in kinds]
+    total, now = sum(cost.seconds for cost in kinds), sum(cost.seconds_now for cost in kinds)
+    note = (
+        f"{duration(total)} of work by single workers in all, of which {duration(now)} in the last call; the rest was "
+        "found in the store, and is counted with what it cost when it was made."
+    )
+    names = ("stage", "ran", "found", "failed", "skipped", "done", "time", "in the last call")
+    return heading + _table(names, lines) + f'<p class="note">{note}</p>'
+
+
+def _cost_line(cost: Cost) -> list[str]:
+    from sparselt.runs.kinds import KINDS
+
+    title, unit = (KINDS[cost.kind].title, KINDS[cost.kind].counts) if cost.kind in KINDS else (cost.kind, "steps")
+    numbers = [f"{number:,}" for number in (cost.ran, cost.found, cost.failed, cost.skipped)]
+    return [title, *numbers, f"{cost.steps:,} {unit}", duration(cost.seconds), duration(cost.seconds_now)]
+
+
+def _record(run: Run) -> str:
+    record = run.record
+    lines = [("command", record.get("command")), ("seed", record.get("seed")), ("device", record.get("device"))]
+    lines += sorted((record.get("versions") or {}).items())
+    table = _table(
+        ("what", "value"), [(name, _plain(value)) for name, value in lines if value is not None], text=(0, 1)
+    )
+    names = ("results.csv", "results.json", "ledger.csv", "record.json", "figures")
+    links = ", ".join(f'<a href="{name}">{name}</a>' for name in names if (run.folder / name).exists())
+    drawn = ("imp", "connectivity")
+    others = sorted({row.experiment for row in run.rows} - set(drawn))
+    more = (
+        f"<p>results.csv also holds {escape(listing(others))}, which this page does not draw.</p>\n" if others else ""
+    )
+    paper = f'<p class="note">Unmasking: {escape(UNMASKING)}.</p>'
+    return f"<h2>Record</h2>\n{table}<p>Beside this page: {links}.</p>\n{more}{paper}"
+
+
+def _table(names: Sequence[str], lines: Iterable[Sequence[str]], text: Sequence[int] = (0,)) -> str:
+    """A table of texts, escaped here; the columns in `text` stand left, numbers right."""
+
+    def cell(tag: str, place: int, content: str) -> str:
+        kind = ' class="text"' if place in text else ""
+        return f"<{tag}{kind}>{escape(content)}</{tag}>"
+
+    head = "".join(cell("th", place, name) for place, name in enumerate(names))
+    rows = ["".join(cell("td", place, content) for place, content in enumerate(line)) for line in lines]
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n'
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,186 @@
+"""The measurements of a run: `results.csv` in long format, one measurement a row, and the same in `results.json`."""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from sparselt.errors import StoreError
+
+COLUMNS = (
+    *("setting", "scale", "experiment", "variant", "replicate", "rewind_step"),
+    *("level", "density", "metric", "value", "to_level", "position"),
+)
+"""The columns of results.csv, in order."""
+
+_TEXT = ("setting", "scale", "experiment", "variant", "metric")
+_OPTIONAL = ("rewind_step", "to_level", "position")
+_FRACTIONS = ("test_error", "train_error", "path_error", "max_error", "barrier")
+_FIRST = {name: place for place, name in enumerate(("imp", "connectivity", "dense", "random", "reinit"))}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measurement. Errors and barriers are fractions in [0, 1]; None is an empty cell, which means not applicable.
+
+    A path measurement runs from `level` (position 0) to `to_level` (position 1); `density` is that of `level`. A value
+    that is not finite says that the training, or the network at that point of the path, diverged.
+    """
+
+    setting: str
+    scale: str
+    experiment: str
+    variant: str
+    replicate: int
+    rewind_step: int | None
+    level: int
+    density: float
+    metric: str
+    value: float
+    to_level: int | None = None
+    position: float | None = None
+
+    @property
+    def key(self) -> tuple:
+        """Everything but the value: what one file may hold only once."""
+        return tuple(getattr(self, name) for name in COLUMNS if name not in ("value", "density"))
+
+
+def read_results(folder: str | Path) -> list[Row]:
+    """The rows of `<folder>/results.csv`. StoreError, naming file and line, for a file that is missing or malformed."""
+    path = Path(folder) / "results.csv"
+    text = read_text(path, "finish the run, or name the folder of one that has finished")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: dict[tuple, Row] = {}
+    try:
+        header = next(reader, [])
+        if tuple(header) != COLUMNS:
+            raise StoreError(f"{path}, line 1: columns {','.join(header)!r}; expected {','.join(COLUMNS)!r}.")
+        for cells in reader:
+            place = f"{path}, line {reader.line_num}"
+            if len(cells) != len(COLUMNS):
+                raise StoreError(f"{place}: {len(cells)} cells; expected {len(COLUMNS)}.")
+            row = _parse(dict(zip(COLUMNS, cells, strict=True)), place)
+            if rows.setdefault(row.key, row) is not row:
+                raise StoreError(f"{place}: measured a second time; expected each measurement once. Run again.")
+    except csv.Error as error:
+        raise StoreError(f"{path}, line {reader.line_num}: {error}; expected comma-separated values.") from None
+    if not rows:
+        raise StoreError(f"{path} holds no measurement; expected at least one line after its header. Run again.")
+    return list(rows.values())
+
+
+def write_results(folder: str | Path, rows: Iterable[Mapping], record: Mapping) -> None:
+    """Write results.csv and results.json into an existing folder, each under a temporary name first.
+
+    `rows` are mappings from the names in COLUMNS to values; `rewind_step`, `to_level` and `position` may be left out.
+    The order of the rows does not matter: equal measurements and an equal record give equal bytes. In results.json,
+    where neither nan nor infinity can be written, a value that is not finite is null. StoreError for a row that
+    read_results would refuse.
+    """
+    measured: dict[tuple, Row] = {}
+    for index, cells in enumerate(rows):
+        row = _parse(cells, f"row {index}")
+        if measured.setdefault(row.key, row) is not row:
+            raise StoreError(f"row {index}: {row.metric} of {row.key} occurs a second time; expected each once.")
+    if not measured:
+        raise StoreError("There is no row to write; expected at least one measurement.")
+    parsed = sorted(measured.values(), key=_order)
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([_cell(getattr(row, name)) for name in COLUMNS] for row in parsed)
+    try:
+        head = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"The record does not fit JSON: {error}.") from None
+    lines = ",\n".join(json.dumps(_finite(row), ensure_ascii=False) for row in parsed)
+    write_text(Path(folder) / "results.csv", table.getvalue())
+    write_text(Path(folder) / "results.json", f'{{"record": {head},\n"results": [\n{lines}\n]}}\n')
+
+
+def read_text(path: Path, remedy: str) -> str:
+    """The text of a file in UTF-8. StoreError, with what to do about it, if it cannot be read."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise StoreError(f"{path} does not exist: {remedy}.") from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path} is not text in UTF-8 (byte {error.start}).") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text in UTF-8 under a temporary name, then rename it: whoever reads sees the old file or the new one."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write bytes under a temporary name, then rename it. StoreError if the folder cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def _parse(cells: Mapping, place: str) -> Row:
+    """A row from cells of results.csv (strings) or from values (numbers, None)."""
+    unknown = set(cells) - set(COLUMNS)
+    if unknown:
+        raise StoreError(f"{place}: unknown column {min(unknown)!r}; expected {', '.join(COLUMNS)}.")
+    values = {field.name: _value(field.name, cells.get(field.name), place) for field in fields(Row)}
+    if not 0 < values["density"] <= 1:
+        raise StoreError(f"{place}: density {values['density']} is outside (0, 1].")
+    if values["position"] is not None and not 0 <= values["position"] <= 1:
+        raise StoreError(f"{place}: position {values['position']} is outside [0, 1].")
+    for name in ("replicate", "rewind_step", "level", "to_level"):
+        if (values[name] or 0) < 0:
+            raise StoreError(f"{place}: {name} {values[name]} is negative.")
+    if values["metric"] in _FRACTIONS and math.isfinite(values["value"]) and not 0 <= values["value"] <= 1:
+        raise StoreError(f"{place}: {values['metric']} {values['value']} is outside [0, 1]; expected a fraction.")
+    return Row(**values)
+
+
+def _value(name: str, cell: object, place: str) -> str | int | float | None:
+    if cell is None or cell == "":
+        if name in _OPTIONAL:
+            return None
+        raise StoreError(f"{place}: {name} is empty; expected a value.")
+    if name in _TEXT:
+        return str(cell)
+    kind = float if name in ("density", "value", "position") else int
+    try:
+        number = kind(cell)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or (kind is int and not isinstance(cell, str) and number != cell):
+        expected = "a number" if kind is float else "an integer"
+        raise StoreError(f"{place}: {name} is {cell!r}; expected {expected}.")
+    return number
+
+
+def _order(row: Row) -> tuple:
+    """Training before paths, the dense network before its tickets, both before their controls; then by numbers."""
+    names = tuple((_FIRST.get(name, len(_FIRST)), name) for name in (row.experiment, row.variant))
+    numbers = (row.rewind_step, row.replicate, row.level, row.to_level)
+    position = -1.0 if row.position is None else row.position
+    return (row.setting, row.scale, names, *(-1 if n is None else n for n in numbers), row.metric, position)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
+
+
+def _finite(row: Row) -> dict:
+    values = asdict(row)
+    return values if math.isfinite(row.value) else values | {"value": None}

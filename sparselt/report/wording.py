@@ -1,0 +1,63 @@
+"""How numbers read: the same in the terminal, on the page and in the figures."""
+
+import math
+from collections.abc import Sequence
+
+from sparselt.report.summary import Statistic
+
+MATCHING_MARK = "*"
+DIVERGED_MARK = "†"
+
+
+def percent(fraction: float) -> str:
+    """A density as a percentage of weights remaining: 100%, 51.2%, 6.87%, 0.0123%."""
+    value = 100 * fraction
+    decimals = 0 if value >= 99.95 else 1 if value >= 9.995 else max(2, 2 - math.floor(math.log10(value)))
+    return f"{value:.{decimals}f}%"
+
+
+def points(fraction: float, decimals: int = 2) -> str:
+    """An error in percent, or a difference of errors in points, without its unit."""
+    return "diverged" if math.isnan(fraction) else f"{100 * fraction:.{decimals}f}"
+
+
+def mean_and_std(statistic: Statistic | None, decimals: int = 2, *, tight: bool = False) -> str:
+    """`1.40 ± 0.23`; without the deviation for one replicate; with a mark where some replicates diverged."""
+    if statistic is None:
+        return "–"
+    text = points(statistic.mean, decimals)
+    if statistic.std is not None:
+        text += ("±" if tight else " ± ") + points(statistic.std, decimals)
+    return text + (DIVERGED_MARK if statistic.n and statistic.diverged else "")
+
+
+def listing(items: Sequence[object]) -> str:
+    """`0`, `0 and 60`, `0, 60 and 200`."""
+    texts = [str(item) for item in items]
+    return texts[0] if len(texts) == 1 else ", ".join(texts[:-1]) + " and " + texts[-1] if texts else "none"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending integers as `1–9, 11`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def count(number: int, noun: str) -> str:
+    """`1 level`, `12 levels`, `62,400 steps`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `42 s`, `12 min 05 s`, `3 h 20 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if round(seconds) < 60:
+        return f"{round(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"

@@ -1,0 +1,1 @@
+"""One network's training: recipe, schedule, loop, checkpoints."""

@@ -1,0 +1,110 @@
+"""The training loop and the evaluation of one network."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparselt.errors import TrainingError
+from sparselt.optim import MaskedSGD
+from sparselt.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training measured: mean and standard deviation of its last epoch's batch losses (nats), steps made."""
+
+    train_loss: float
+    train_loss_std: float
+    steps: int
+
+
+def train(
+    model: nn.Module,
+    optimizer: MaskedSGD,
+    loader,
+    recipe: Recipe,
+    *,
+    start_step: int = 0,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> Trained:
+    """Trains `model` in place from `start_step` to the end of the recipe.
+
+    The schedule's clock and the data position both stand at `start_step` at the beginning: the first batch is the one
+    that a training from scratch would see at that step.
+
+    Args:
+        model: the network, already rewound and masked.
+        optimizer: a `MaskedSGD` over the model's named parameters.
+        loader: `.steps_per_epoch` and `.epoch(e, start_step)`, see `sparselt.data`.
+        on_step: called with the number of steps that have been made, before each step and once at the end.
+
+    Raises:
+        TrainingError: the loss of the last epoch is not finite.
+    """
+    model.train()
+    first_of_last_epoch = max(start_step, recipe.steps - loader.steps_per_epoch)
+    last_losses: list[Tensor] = []
+    step = start_step
+    for images, labels in _batches(loader, start_step, recipe.steps):
+        on_step(step)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.schedule.learning_rate(step, recipe.steps)
+        with autocast(images.device, recipe.precision):
+            loss = F.cross_entropy(model(images).float(), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step >= first_of_last_epoch:
+            last_losses.append(loss.detach())
+        step += 1
+    on_step(step)
+    losses = torch.stack(last_losses).double().cpu()
+    if not torch.isfinite(losses).all():
+        raise TrainingError(
+            f"the training diverged: its loss is {losses[-1].item()} at step {step}; lower the learning rate"
+        )
+    std = losses.std().item() if len(losses) > 1 else 0.0
+    return Trained(train_loss=losses.mean().item(), train_loss_std=std, steps=step - start_step)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Iterable, precision: str = "float32") -> tuple[float, float]:
+    """Error (fraction of samples misclassified, in [0, 1]) and mean cross-entropy (nats) over `batches`, in eval mode.
+
+    The model's mode is restored afterwards. NaN outputs count as errors.
+    """
+    was_training = model.training
+    model.eval()
+    wrong, loss, count = 0, 0.0, 0
+    for batch in batches:
+        with autocast(batch.images.device, precision):
+            outputs = model(batch.images).float()
+        predicted = outputs.argmax(1).masked_fill(outputs.isnan().any(1), -1)
+        wrong = wrong + (predicted != batch.labels).sum()
+        loss = loss + F.cross_entropy(outputs, batch.labels, reduction="sum").double()
+        count += len(batch.labels)
+    model.train(was_training)
+    return int(wrong) / count, float(loss) / count
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """The context of a forward pass: bfloat16 autocast, or nothing."""
+    if precision == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def _batches(loader, start_step: int, stop_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    step = start_step
+    while step < stop_step:
+        epoch, position = divmod(step, loader.steps_per_epoch)
+        with contextlib.closing(loader.epoch(epoch, start_step=position)) as batches:
+            for batch in batches:
+                yield batch.images, batch.labels
+                step += 1
+                if step == stop_step:
+                    return

@@ -1,0 +1,51 @@
+"""What one training is: everything that decides its result, as values."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from sparselt.training.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyperparameters of one training.
+
+    Args:
+        model: a name of `sparselt.models.MODELS`.
+        batch_size: images a step.
+        steps: optimizer steps of a full training, from initialization.
+        schedule: learning rate by step.
+        momentum, weight_decay, nesterov: as in `torch.optim.SGD`.
+        decoupled_weight_decay: see `sparselt.MaskedSGD`; the ImageNet protocol of Paul et al. 2022.
+        precision: `float32`, or `bfloat16` autocast.
+        threads: CPU threads of the training. Part of its identity, because sums are ordered by it.
+        rewound_momentum: a rewound network starts with momentum `zero` (as the authors' code does) or `restored`.
+    """
+
+    model: str
+    batch_size: int
+    steps: int
+    schedule: Schedule
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    nesterov: bool = False
+    decoupled_weight_decay: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    threads: int = 1
+    rewound_momentum: Literal["zero", "restored"] = "zero"
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Separate seeds: two runs that differ in one of them differ in nothing else."""
+
+    initialization: int
+    order: int
+    augmentation: int
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed, a function of `parts` alone: derive_seed(run seed, "order", replicate)."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1

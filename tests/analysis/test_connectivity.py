@@ -1,0 +1,80 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from sparselt.analysis import error_barrier, evaluate_path, interpolate_state, path_positions
+from sparselt.data import Batch
+from sparselt.errors import SettingError
+
+
+class OneWeight(nn.Module):
+    """Two outputs whose sign follows `f(weight)`: a one-dimensional landscape whose error is known at every point."""
+
+    def __init__(self, weight: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[weight]]))
+        self.register_buffer("count", torch.tensor(3))
+
+    def forward(self, images):
+        margin = images.flatten(1) - self.weight.abs()
+        return torch.cat([torch.zeros_like(margin), margin], 1)
+
+
+def batches(count=100):
+    """Samples 0.005, 0.015, …, all of class 1: a network of weight w errs on those below |w|, a fraction of |w|."""
+    images = ((torch.arange(count) + 0.5) / count).reshape(-1, 1, 1, 1)
+    labels = torch.ones(count, dtype=torch.long)
+    return [Batch(images[i : i + 30], labels[i : i + 30], torch.arange(count)[i : i + 30]) for i in range(0, count, 30)]
+
+
+def test_errors_along_a_path_in_a_known_landscape():
+    first, second = OneWeight(-0.8), OneWeight(0.4)
+    path = evaluate_path(OneWeight(0.0), first.state_dict(), second.state_dict(), batches(), path_positions(7))
+    assert path.errors == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0, 0.2, 0.4], abs=0.011)
+    assert path.barrier == 0.0
+    back = evaluate_path(OneWeight(0.0), OneWeight(0.0).state_dict(), second.state_dict(), batches(), path_positions(3))
+    assert back.barrier == pytest.approx(0.0, abs=0.011)
+
+
+def test_barrier_of_a_known_bump():
+    positions = path_positions(11)
+    bump = [0.1 + 0.2 * gamma + 0.5 * math.sin(math.pi * gamma) for gamma in positions]
+    assert error_barrier(positions, bump) == pytest.approx(0.5)
+
+
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=12))
+def test_barrier_is_the_smallest_lift_that_covers_the_path(errors):
+    positions = path_positions(len(errors))
+    barrier = error_barrier(positions, errors)
+    excess = [e - ((1 - g) * errors[0] + g * errors[-1]) for g, e in zip(positions, errors, strict=True)]
+    assert barrier >= 0 and all(x <= barrier + 1e-12 for x in excess)
+    assert barrier == pytest.approx(max(0.0, *excess), abs=1e-12)
+    assert error_barrier(positions, errors[::-1]) == pytest.approx(barrier, abs=1e-12)
+
+
+def test_ends_of_a_path_are_the_networks_themselves_and_counters_stay():
+    a = {"w": torch.tensor([0.1, 7.0]), "n": torch.tensor(3)}
+    b = {"w": torch.tensor([0.3, -1.0]), "n": torch.tensor(9)}
+    assert torch.equal(interpolate_state(a, b, 0)["w"], a["w"]) and torch.equal(interpolate_state(a, b, 1)["w"], b["w"])
+    middle = interpolate_state(a, b, 0.25)
+    torch.testing.assert_close(middle["w"], torch.tensor([0.15, 5.0]))
+    assert middle["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("positions", "errors"),
+    [([0, 1], [0.1]), ([0, 0.5], [0, 0]), ([0.1, 1], [0, 0]), ([0, 0.7, 0.6, 1], [0] * 4), ([0], [0])],
+)
+def test_what_is_no_path_is_refused(positions, errors):
+    with pytest.raises(SettingError):
+        error_barrier(positions, errors)
+
+
+@pytest.mark.parametrize("points", [2, 0, -1])
+def test_a_path_needs_a_point_between_its_ends(points):
+    with pytest.raises(SettingError, match="at least 3"):
+        path_positions(points)

@@ -1,0 +1,160 @@
+"""One clear sentence, exit code 2, nothing written."""
+
+import pytest
+from sparselt.reproduce import load_setting
+from sparselt.reproduce.cli import main
+
+from sparselt.data import Digits, SyntheticImages, write_dataset
+from sparselt.errors import SettingError
+from sparselt.experiments.setting import Setting
+
+DIGITS = "digits_resnet8"
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["digits_resnet9"], ["unknown setting 'digits_resnet9'", "did you mean digits_resnet8"]),
+        ([], ["no setting given", "--list"]),
+        ([DIGITS, "--scale", "huge"], ["unknown scale 'huge'", "paper, mini, smoke"]),
+        ([DIGITS, "--experiments", "conectivity"], ["unknown experiment 'conectivity'", "connectivity"]),
+        ([DIGITS, "--set", "rewind_steps=0,600"], ["rewind step 600", "end of training (600 steps)"]),
+        ([DIGITS, "--set", "rewind_steps=30ep"], ["rewind step 600"]),
+        ([DIGITS, "--set", "rewind_steps=60,60"], ["names a step twice"]),
+        ([DIGITS, "--set", "rewind_steps="], ["rewind_steps is empty"]),
+        ([DIGITS, "--set", "levels=0"], ["levels is 0", "at least 1"]),
+        ([DIGITS, "--set", "fraction=1.0"], ["fraction is 1.0", "between 0 and 1"]),
+        ([DIGITS, "--set", "fraction=0"], ["between 0 and 1"]),
+        ([DIGITS, "--set", "fraction=nan"], ["between 0 and 1"]),
+        ([DIGITS, "--set", "fraction"], ["name=value"]),
+        ([DIGITS, "--set", "level=3"], ["no value 'level'", "levels"]),
+        ([DIGITS, "--set", "levels=many"], ["levels=many", "a whole number"]),
+        ([DIGITS, "--set", "lr=-1"], ["lr is -1.0", "positive"]),
+        ([DIGITS, "--set", "lr=nan"], ["lr is nan"]),
+        ([DIGITS, "--set", "lr=inf"], ["lr is inf"]),
+        ([DIGITS, "--set", "scope=local"], ["scope is 'local'", "global, layerwise"]),
+        ([DIGITS, "--set", "model=resnet9"], ["unknown model 'resnet9'"]),
+        ([DIGITS, "--set", "model=resnet50"], ["resnet50", "3 channels"]),
+        ([DIGITS, "--set", "batch_size=2000"], ["batch_size is 2000", "1297"]),
+        ([DIGITS, "--set", "train_count=100"], ["train_count is 100", "1297"]),
+        ([DIGITS, "--replicates", "0"], ["replicates is 0"]),
+        ([DIGITS, "--seed", "-1"], ["seed is -1"]),
+        ([DIGITS, "--workers", "0"], ["workers is 0"]),
+        ([DIGITS, "--device", "cuda"], ["no CUDA device", "--device cpu"]),
+        (["imagenet_resnet50"], ["--data DIR", "train.beton", "sparselt data write imagenet"]),
+        (["imagenet_resnet50", "--data", "absent"], ["no data folder absent", "manifest.json", "sparselt data write"]),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, words, capsys, empty_folder):
+    if "cuda" in arguments:
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("this machine has a CUDA device")
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and all(word in error for word in words), error
+    assert not list(empty_folder.iterdir())
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main([DIGITS, "--out", str(tmp_path / "file")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("betons") / "digits"
+    write_dataset(Digits(), folder)
+    return folder
+
+
+def broken_copy(digits, tmp_path, change):
+    import shutil
+
+    folder = tmp_path / "broken"
+    shutil.copytree(digits, folder)
+    change(folder)
+    return folder
+
+
+def truncate(folder):
+    (folder / "train.beton").write_bytes((folder / "train.beton").read_bytes()[:-100])
+
+
+def swap(folder):
+    (folder / "train.beton").write_bytes((folder / "test.beton").read_bytes())
+
+
+def foreign(folder):
+    (folder / "test.beton").write_bytes(b"\x89PNG" * 1000)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (truncate, ["train.beton", "truncated"]),
+        (swap, ["train.beton", "another data set"]),
+        (foreign, ["test.beton", "not a file of FFCV"]),
+    ],
+)
+def test_a_broken_beton_is_refused(digits, tmp_path, change, words, capsys, empty_folder):
+    folder = broken_copy(digits, tmp_path, change)
+    assert main([DIGITS, "--data", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert all(word in error for word in words), error
+    assert not list(empty_folder.iterdir())
+
+
+def test_betons_of_another_data_set_are_refused(tmp_path, capsys, empty_folder):
+    other = SyntheticImages(train_count=8, test_count=4, classes=3, height=8, width=8, channels=1, storage="raw")
+    write_dataset(other, tmp_path / "other")
+    assert main([DIGITS, "--data", str(tmp_path / "other")]) == 2
+    error = capsys.readouterr().err
+    assert "classes 3, expected 10" in error
+    assert not list(empty_folder.iterdir())
+
+
+def test_the_users_own_betons_are_used_where_they_stand(digits, capsys):
+    assert main([DIGITS, "--data", str(digits), "--dry-run"]) == 0
+    assert "180 trainings" in capsys.readouterr().out
+
+
+def test_list_shows_settings_scales_and_experiments(capsys):
+    assert main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("digits_resnet8", "imagenet_resnet50", "paper", "mini", "smoke", "imp", "connectivity"):
+        assert word in shown
+
+
+@pytest.mark.parametrize("name", [DIGITS, "imagenet_resnet50"])
+@pytest.mark.parametrize("scale", ["paper", "mini", "smoke"])
+def test_every_setting_is_sound_at_every_scale(name, scale):
+    setting = load_setting(name, scale)
+    assert isinstance(setting, Setting) and setting.check() == setting
+    assert (setting.name, setting.scale) == (name, scale)
+    assert setting.sources.keys() <= {field for field in setting.__dataclass_fields__}
+
+
+def test_the_imagenet_paper_scale_is_the_papers_protocol():
+    s = load_setting("imagenet_resnet50")
+    assert (s.steps, s.batch_size, s.lr, s.momentum, s.weight_decay) == (15_970, 2048, 2.048, 0.875, 5e-4)
+    assert s.decoupled_weight_decay and (s.schedule, s.warmup_steps) == ("cosine", 5000)
+    assert (s.levels, s.rewind_steps, s.fraction, s.replicates, s.scope) == (12, (0, 1250, 5000), 0.2, 4, "global")
+
+
+def test_values_are_set_by_type_and_steps_may_be_epochs():
+    s = load_setting(DIGITS).with_values(["batch_size=128", "rewind_steps=0,2ep", "flip=true", "lr=0.1", "milestones="])
+    assert (s.batch_size, s.rewind_steps, s.flip, s.lr, s.milestones) == (128, (0, 20), True, 0.1, ())
+    with pytest.raises(SettingError, match="flip"):
+        s.with_values(["flip=maybe"])

@@ -1,0 +1,84 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from conftest import SMALL, reproduce
+
+
+def run_folder(folder: Path) -> Path:
+    (found,) = (folder / "runs").glob("digits_resnet8-smoke-????????")
+    return found
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = ["results.csv", "results.json", "figures/error_against_density.png", "figures/error_along_path.png"]
+    return {name: (run_folder(folder) / name).read_bytes() for name in files}
+
+
+def test_a_run_leaves_the_plan_on_screen_and_every_promised_file(finished):
+    folder, screen = finished
+    assert "14 trainings serve all curves" in screen and "Estimated time" in screen
+    assert screen.index("Estimated time") < screen.index("14 of 14 trainings done") < screen.index("matching")
+    for name in ("report.html", "results.csv", "results.json", "ledger.csv"):
+        assert (run_folder(folder) / name).stat().st_size > 1000 and name in screen
+    with (run_folder(folder) / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["variant"] for row in rows} == {"dense", "imp", "random", "reinit"}
+    assert {row["rewind_step"] for row in rows if row["variant"] == "imp"} == {"0", "20"}, (
+        "1ep is 20 steps of 64 images"
+    )
+    assert json.loads((run_folder(folder) / "results.json").read_text())["record"]["synthetic"] is False
+
+
+def test_the_ledger_counts_each_stage_once_with_its_cost(finished):
+    with (run_folder(finished[0]) / "ledger.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    trainings = [row for row in rows if row["kind"] == "train"]
+    assert len({row["stage"] for row in rows}) == len(rows) and len(trainings) == 14
+    assert sum(int(row["steps"]) for row in trainings) == 2 * (30 + 2 * 30 + 2 * 10 + 10 + 30)
+    assert all(row["status"] == "ran" and float(row["seconds"]) > 0 for row in trainings)
+
+
+def test_run_again_finds_everything_and_writes_the_same_bytes(finished):
+    folder, _ = finished
+    before = contents(folder)
+    began = time.monotonic()
+    result = reproduce(*SMALL, cwd=folder, check=True)
+    assert "Everything is in the store" in result.stdout and "0 of 0" not in result.stdout
+    assert contents(folder) == before
+    assert time.monotonic() - began < 15
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_one_never_killed(finished, tmp_path):
+    command = [sys.executable, "-m", "sparselt.reproduce", *SMALL]
+    killed = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("runs/store/train/*/stage.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    done = len(list(tmp_path.glob("runs/store/train/*/stage.json")))
+    assert 3 <= done < 14
+    other_workers = [part if part != "1" else "2" for part in SMALL]
+    result = reproduce(*other_workers, cwd=tmp_path, check=True)
+    assert f"{14 - done} of {14 - done} trainings done" in result.stdout
+    assert contents(tmp_path) == contents(finished[0])
+    assert not list((tmp_path / "runs" / "store" / "unfinished").iterdir())
+
+
+def test_another_experiment_trains_nothing_anew(finished):
+    result = reproduce(*SMALL, "--experiments", "connectivity", cwd=finished[0], check=True)
+    assert "Everything is in the store" in result.stdout
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
+    result = reproduce("digits_resnet8", "--dry-run", cwd=tmp_path, check=True)
+    assert "180 trainings serve all curves; each curve trained alone would take 444" in result.stdout
+    assert "92,320 steps" in result.stdout and not list(tmp_path.iterdir())

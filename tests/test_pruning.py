@@ -1,0 +1,117 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from sparselt import Mask, magnitude_prune, prunable_parameters
+from sparselt.errors import MaskError, SettingError, TrainingError
+from sparselt.models import build_model
+from sparselt.pruning import empty_layers
+
+
+def by_sorting(weights: dict[str, np.ndarray], mask: dict[str, np.ndarray], fraction: float) -> dict[str, np.ndarray]:
+    """Independent: a stable sort of the live magnitudes, the first ⌈fraction · live⌉ go."""
+    flat = np.concatenate([weights[name].ravel() for name in mask])
+    alive = np.concatenate([mask[name].ravel() for name in mask])
+    live = np.flatnonzero(alive)
+    order = live[np.argsort(np.abs(flat[live]), kind="stable")]
+    alive[order[: math.ceil(round(fraction * len(live), 6))]] = False
+    kept = np.split(alive, np.cumsum([mask[name].size for name in mask])[:-1])
+    return {name: part.reshape(mask[name].shape) for name, part in zip(mask, kept, strict=True)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4),
+    st.floats(0.01, 0.99),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+def test_pruning_equals_sorting_with_ties_and_masks(shapes, fraction, ties, seed):
+    rng = np.random.default_rng(seed)
+    weights = {f"w{i}": rng.normal(size=shape).astype(np.float32) for i, shape in enumerate(shapes)}
+    if ties:
+        weights = {name: np.round(w) for name, w in weights.items()}
+    alive = {name: rng.random(w.shape) < 0.8 for name, w in weights.items()}
+    tensors = {name: torch.from_numpy(w) for name, w in weights.items()}
+    mask = Mask({name: torch.from_numpy(m) for name, m in alive.items()})
+    pruned = magnitude_prune(tensors, mask, fraction)
+    expected = by_sorting(weights, alive, fraction)
+    assert all(np.array_equal(pruned[name].numpy(), expected[name]) for name in expected)
+    for name, layer in magnitude_prune(tensors, mask, fraction, "layerwise").items():
+        alone = by_sorting({name: weights[name]}, {name: alive[name]}, fraction)[name]
+        assert np.array_equal(layer.numpy(), alone)
+
+
+def test_density_after_level_l_is_the_papers_power_of_four_fifths():
+    model = build_model("resnet8", classes=10, channels=1, seed=0)
+    mask = Mask.ones_like(model)
+    for level in range(1, 13):
+        smaller = magnitude_prune(model, mask, 0.2)
+        assert smaller & mask == smaller
+        mask = smaller
+        assert mask.density == pytest.approx(0.8**level, abs=1e-3)
+
+
+def test_a_tenth_of_thirty_is_three_in_spite_of_floating_point():
+    mask = Mask({"w": torch.ones(30, dtype=torch.bool)})
+    assert magnitude_prune({"w": torch.arange(30.0)}, mask, 0.1).live == 27
+
+
+def test_pruned_weights_stay_pruned_even_if_they_are_large():
+    mask = Mask({"w": torch.tensor([True, False, True])})
+    pruned = magnitude_prune({"w": torch.tensor([1.0, 100.0, 2.0])}, mask, 0.5)
+    assert pruned["w"].tolist() == [False, False, True]
+
+
+def test_prunable_are_convolutions_and_linear_layers_never_biases_or_norms():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2), nn.LayerNorm(2))
+    assert [name for name, _ in prunable_parameters(model)] == ["0.weight", "2.weight"]
+
+
+def test_a_shared_weight_is_prunable_once():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    assert [name for name, _ in prunable_parameters(model)] == ["0.weight"]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "classes", "parameters", "prunable"),
+    [
+        ("resnet8", 1, 10, 19_810, 19_464),
+        ("resnet20", 3, 10, 272_474, 270_896),
+        ("resnet50", 3, 1000, 25_557_032, 25_502_912),
+    ],
+)
+def test_networks_have_the_papers_counts(name, channels, classes, parameters, prunable):
+    model = build_model(name, classes=classes, channels=channels, seed=0)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert sum(p.numel() for _, p in prunable_parameters(model)) == prunable
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, math.nan])
+def test_a_fraction_outside_0_1_is_refused(fraction):
+    with pytest.raises(SettingError, match="between 0 and 1"):
+        magnitude_prune({"w": torch.ones(2)}, Mask({"w": torch.ones(2, dtype=torch.bool)}), fraction)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_diverged_live_weight_is_named_and_a_pruned_one_does_not_matter(value):
+    weights = {"a": torch.ones(2), "b": torch.tensor([1.0, value])}
+    with pytest.raises(TrainingError, match="'b'"):
+        magnitude_prune(weights, Mask({n: torch.ones(2, dtype=torch.bool) for n in "ab"}), 0.5)
+    fine = Mask({"a": torch.ones(2, dtype=torch.bool), "b": torch.tensor([True, False])})
+    assert magnitude_prune(weights, fine, 0.3).live == 2
+
+
+def test_a_mask_of_another_model_is_refused():
+    with pytest.raises(MaskError, match="'v'"):
+        magnitude_prune({"w": torch.ones(2)}, Mask({"v": torch.ones(2, dtype=torch.bool)}), 0.5)
+
+
+def test_empty_layers_are_named():
+    assert empty_layers(Mask({"a": torch.zeros(2, dtype=torch.bool), "b": torch.ones(1, dtype=torch.bool)})) == ["a"]
