@@ -3,8 +3,8 @@
     python -m pytest benchmarks/bench_masked_sgd.py --benchmark-enable -s
 
 Before each timed step of MaskedSGD every competitor does one, on its own copy of the same network, so that all see the
-same machine. Times are medians with 20th and 80th percentiles, in microseconds; `floor` is the time that the bytes which
-the step must move take at the bandwidth of rewriting all weights in place, measured in the same rounds.
+same machine. Times are medians with 20th and 80th percentiles, in microseconds; `floor` is the time that the bytes
+which the step must move take at the bandwidth of rewriting all weights in place, measured in the same rounds.
 """
 
 from time import perf_counter

@@ -6,8 +6,8 @@ from numba import njit
 def compiled(function):
     """`numba.njit(nogil=True)` of `function`, cached on disk.
 
-    Numba caches beside the source, else in the user's cache folder (or in NUMBA_CACHE_DIR). Where it finds none that can
-    be written it raises instead of compiling, so the function is then compiled anew in every process.
+    Numba caches beside the source, else in the user's cache folder (or in NUMBA_CACHE_DIR). Where it finds none that
+    can be written it raises instead of compiling, so the function is then compiled anew in every process.
     """
     try:
         return njit(nogil=True, cache=True)(function)

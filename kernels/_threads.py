@@ -12,7 +12,7 @@ import torch
 
 
 def split(function: Callable, arguments: tuple, total: int, parallel_from: int) -> None:
-    """`function(*arguments, start, stop)` over [0, total): whole below `parallel_from`, else a part for each torch thread."""
+    """`function(*arguments, start, stop)` over [0, total), from `parallel_from` on a part for each torch thread."""
     threads = torch.get_num_threads()
     if threads == 1 or total < parallel_from:
         function(*arguments, 0, total)

@@ -6,7 +6,7 @@ from sparselt.data import Digits
 from sparselt.experiments.setting import Setting
 
 _OURS = "ours: a miniature in which the phenomena of the ImageNet and CIFAR settings can be seen"
-_PAUL = "Paul et al. 2022, section 2.1 and appendix A"
+_PAUL = "Paul et al. 2022, appendix C"
 
 MINI = Setting(
     name="digits_resnet8",
@@ -44,9 +44,9 @@ MINI = Setting(
         "levels": _PAUL,
         "fraction": _PAUL,
         "scope": "global, as in the authors' code",
-        "rewind_steps": f"{_OURS}; as in the papers: 0, a step too early for big networks, a step that matches",
+        "rewind_steps": f"{_OURS}; initialization, and the ends of epochs 3 and 10",
         "replicates": _PAUL,
-        "reshuffle": "one data order for every level and replicate, as in the authors' code; open_lth reshuffles",
+        "reshuffle": f"one order for all levels, as in the authors' code; replicates independent, {_PAUL}",
         "rewound_momentum": "a fresh optimizer whose clock stands at the rewind step, as in the authors' code",
         "control_levels": "ours: four densities",
         "path_points": "Paul et al. 2022, Fig. 2: positions 0.1, …, 0.9 and the ends",

@@ -5,7 +5,7 @@ import dataclasses
 from sparselt.data import SyntheticImages
 from sparselt.experiments.setting import Setting
 
-_PAUL = "Paul et al. 2022, appendix A (ImageNet, ResNet-50)"
+_PAUL = "Paul et al. 2022, appendix C"
 _OURS = "ours; the paper does not say"
 
 PAPER = Setting(
@@ -56,7 +56,7 @@ PAPER = Setting(
         "scope": "global, as in the authors' code",
         "rewind_steps": _PAUL,
         "replicates": _PAUL,
-        "reshuffle": "one data order for every level and replicate, as in the authors' code; open_lth reshuffles",
+        "reshuffle": f"one order for all levels, as in the authors' code; replicates independent, {_PAUL}",
         "rewound_momentum": "a fresh optimizer whose clock stands at the rewind step, as in the authors' code",
         "control_levels": "ours: four densities",
         "path_points": "Paul et al. 2022, Fig. 2: positions 0.1, …, 0.9 and the ends",

@@ -129,6 +129,19 @@ def test_gradients_that_do_not_fit_are_refused_before_anything_is_written():
     assert all(torch.equal(before[name].double(), t.double()) for name, t in model.state_dict().items())
 
 
+def test_a_gradient_left_from_before_a_parameter_grew_is_refused():
+    # The strides are the same, so only its size tells that the gradient is too short for the kernel.
+    weight = nn.Parameter(torch.ones(6, 5))
+    optimizer = MaskedSGD([("weight", weight)], lr=0.1)
+    weight.grad = torch.ones(6, 5)
+    optimizer.step()
+    weight.data = torch.ones(8, 5)
+    optimizer.refresh()
+    with pytest.raises(SettingError, match=r"gradient of weight is torch\.float32 \(6, 5\)"):
+        optimizer.step()
+    assert (weight == 1).all()
+
+
 def test_the_state_of_another_model_is_refused_before_anything_is_written():
     model, other = network(), network()
     other[5] = nn.Linear(90, 4)

@@ -1,11 +1,11 @@
 """augment: zero-pad, crop at a random offset, flip at random and normalize a batch of uint8 images, in one pass.
 
-out[n, c, y, x] = (pixel / scale - mean[c]) / std[c], where pixel = images[n, c, y + row - padding, x' + column - padding]
-and 0 outside the image, x' = width - 1 - x for a flipped image and x otherwise; the standard augmentation of CIFAR
+out[n, c, y, x] = (p / scale - mean[c]) / std[c], where p = images[n, c, y + row - padding, x' + column - padding], or
+0 outside the image, and x' = width - 1 - x for a flipped image, x otherwise; the standard augmentation of CIFAR
 (He et al. 2016, section 4.2). row and column are uniform in [0, 2·padding].
 
-The draws are functions of (seed, epoch, sample index) alone, by Philox4x32-10 as `sparselt.kernels.philox` says: the CPU
-and the GPU draw the same, whatever the batch. Bytes moved a pixel and channel: 1 read, 4 written.
+The draws are functions of (seed, epoch, sample index) alone, by Philox4x32-10 as `sparselt.kernels.philox` says: CPU
+and GPU draw the same, whatever the batch. Bytes moved a pixel and channel: 1 read, 4 written.
 """
 
 from collections.abc import Sequence

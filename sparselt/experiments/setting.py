@@ -36,8 +36,8 @@ class Setting:
         levels, fraction, scope: prunings, share of live weights that each removes, and how they are ranked.
         rewind_steps: the steps to rewind to; each below `steps`.
         replicates: independent repetitions, from different initializations.
-        reshuffle: data order and augmentation are the same in all trainings (`never`, as in the authors' code),
-            differ between replicates (`replicate`), or in every training (`level`, as in open_lth).
+        reshuffle: data order and augmentation differ between replicates but are one for all levels of each
+            (`replicate`), are the same in all trainings (`never`), or differ in every one (`level`, as in open_lth).
         control_levels: levels at which the two controls stand; those above `levels` fall away.
         control_rewind_step: the rewind step whose masks the controls take.
         path_points: points on each linear path, both ends included.
@@ -82,7 +82,7 @@ class Setting:
     rewound_momentum: Literal["zero", "restored"] = "zero"
     fraction: float = 0.2
     scope: Literal["global", "layerwise"] = "global"
-    reshuffle: Literal["never", "replicate", "level"] = "never"
+    reshuffle: Literal["never", "replicate", "level"] = "replicate"
     path_points: int = 11
     seed: int = 0
     sources: Mapping[str, str] = field(default_factory=dict)
