@@ -1,4 +1,4 @@
-"""Maps the top-level folders kernels/ and reproduce/ into the package: nothing named `kernels` is installed at top level."""
+"""Maps the top-level folders kernels/ and reproduce/ into the package: nothing named `kernels` stands at top level."""
 
 from setuptools import find_packages, setup
 

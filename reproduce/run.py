@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _PROTOCOL = (
     "model", "train_size", "eval_size", "eval_ratio", "padding", "flip", "batch_size", "steps", "schedule", "lr",
     "milestones", "lr_factor", "warmup_steps", "momentum", "weight_decay", "nesterov", "decoupled_weight_decay",
-    "precision", "levels", "fraction", "scope", "rewind_steps", "rewound_momentum", "replicates", "reshuffle",
-    "control_levels", "control_rewind_step", "path_points", "threads", "seed",
+    "precision", "levels", "fraction", "scope", "rewind_steps", "rewound_momentum", "replicates", "dense_replicates",
+    "reshuffle", "control_levels", "control_rewind_step", "path_points", "threads", "seed",
 )  # fmt: skip
 _STREAMING_ONLY = ("eval_size", "eval_ratio")
 _RESIDENT_ONLY = ("padding",)
@@ -221,6 +221,7 @@ def _record(setting: Setting, device: str, lab: Lab, store: Store) -> dict[str, 
 def _protocol(setting: Setting) -> list[tuple[str, Any, str]]:
     hidden = _RESIDENT_ONLY if setting.engine == "streaming" else _STREAMING_ONLY
     hidden += _STEP_SCHEDULE_ONLY if setting.schedule == "cosine" else ()
+    hidden += () if setting.dense_replicates > setting.replicates else ("dense_replicates",)
     names = [name for name in _PROTOCOL if name not in hidden]
     return [(name, plain(getattr(setting, name)), setting.sources.get(name, "ours")) for name in names]
 

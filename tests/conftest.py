@@ -25,6 +25,7 @@ TINY = dataclasses.replace(
     levels=2,
     rewind_steps=(0, 6),
     replicates=2,
+    dense_replicates=0,
     control_levels=(2,),
     control_rewind_step=6,
     path_points=3,

@@ -13,8 +13,9 @@ def imp(lab: Lab) -> Iterator[Measurement]:
     mask on a fresh initialization).
     """
     setting = lab.setting
-    for replicate in range(setting.replicates):
+    for replicate in range(max(setting.replicates, setting.dense_replicates)):
         yield Measurement("imp", "dense", replicate, None, 0, lab.dense(replicate))
+    for replicate in range(setting.replicates):
         for rewind_step in setting.rewind_steps:
             for level in range(1, setting.levels + 1):
                 yield Measurement(

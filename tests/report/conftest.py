@@ -96,8 +96,8 @@ def invented_record(**changes):
         "data": "No data: the numbers were drawn at random for a test.",
         "synthetic": False,
         "protocol": [
-            ["steps", 600, "papers.md, section 5"],
-            ["learning rate", 0.3, "papers.md, section 5"],
+            ["steps", 600, "ours"],
+            ["learning rate", 0.3, "ours"],
             [
                 "prunable weights",
                 "every convolution and fully connected layer, shortcuts and classifier included",

@@ -139,7 +139,7 @@ def test_page_says_in_plain_words_whether_the_data_is_synthetic(tmp_path, invent
 
 def test_page_states_the_protocol_the_cost_and_the_record(reported):
     words = " ".join(" ".join(Checker((reported / "report.html").read_text(encoding="utf-8")).text).split())
-    assert "learning rate 0.3 papers.md, section 5" in words
+    assert "learning rate 0.3 ours" in words
     assert "train 1 1 1 0 1,150 steps 4.5 s 2.2 s" in words
     assert "5.8 s of work by single workers in all, of which 3.5 s in the last call" in words
     assert "python -m sparselt.reproduce invented" in words and "an invented processor" in words

@@ -80,5 +80,5 @@ def test_another_experiment_trains_nothing_anew(finished):
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     result = reproduce("digits_resnet8", "--dry-run", cwd=tmp_path, check=True)
-    assert "180 trainings serve all curves; each curve trained alone would take 444" in result.stdout
-    assert "92,320 steps" in result.stdout and not list(tmp_path.iterdir())
+    assert "188 trainings serve all curves; each curve trained alone would take 452" in result.stdout
+    assert "97,120 steps" in result.stdout and not list(tmp_path.iterdir())
