@@ -85,7 +85,7 @@ install_python_packages() {
     say "installing Python packages into .venv (torch with CUDA included: a download of about 3 GB, 6 GB on disk)"
     # Source packages (FFCV) are built with the pinned setuptools, hence no build isolation.
     "${pip[@]}" pip setuptools
-    "${pip[@]}" --no-build-isolation --editable '.[ffcv,test]'
+    PYTHONWARNINGS=ignore "${pip[@]}" --no-build-isolation --editable '.[ffcv,test]'
     .venv/bin/python -c 'import ffcv.libffcv' >"$log" 2>&1 || fail_with_log "FFCV was built but cannot be imported"
 }
 
