@@ -1,0 +1,71 @@
+import dataclasses
+
+from sparselt.experiments import EXPERIMENTS, Lab
+from sparselt.reproduce.digits_resnet8 import MINI
+from sparselt.reproduce.display import trainings_alone
+from sparselt.runs.plan import Plan
+
+
+def measurements(setting, *names):
+    lab = Lab(setting.check())
+    return [m for name in names or EXPERIMENTS for m in EXPERIMENTS[name](lab)]
+
+
+def plan_of(found):
+    return Plan(stage for m in found for stage in m.stages)
+
+
+def test_the_digits_take_188_trainings_however_many_experiments_ask():
+    both, imp = measurements(MINI), measurements(MINI, "imp")
+    assert len(plan_of(both).trainings()) == len(plan_of(imp).trainings()) == 188
+    assert sum(stage.steps for stage in plan_of(both).trainings()) == 97_120
+    # 12 dense; in each of 4 replicates 3 rewind steps of 13 for either experiment, and a chain of 12 levels that the
+    # deepest control's mask needs, with 4 trainings, for either control: 12 + 4 · (2 · 39 + 2 · 16).
+    assert trainings_alone(both) == 12 + 4 * (2 * 39 + 2 * 16) == 452
+
+
+def test_one_dense_training_serves_every_rewind_step():
+    plan = plan_of(measurements(MINI))
+    dense = [stage for stage in plan.trainings() if "mask" not in stage.needs]
+    assert len(dense) == MINI.dense_replicates == 12
+    wanted = {
+        "step-0.safetensors",
+        "step-60.safetensors",
+        "step-200.safetensors",
+        "final.safetensors",
+        "measurements.json",
+    }
+    assert [stage.outputs for stage in dense].count(frozenset(wanted)) == MINI.replicates
+
+
+def test_every_stage_comes_after_what_it_needs():
+    seen = set()
+    for stage in plan_of(measurements(MINI)).stages:
+        assert all(need.stage.key in seen for need in stage.needs.values())
+        seen.add(stage.key)
+
+
+def test_a_longer_chain_goes_first():
+    plan = plan_of(measurements(MINI, "imp"))
+    work = plan.remaining_work()
+    for stage in plan.stages:
+        for need in stage.needs.values():
+            assert work[need.stage.key] > work[stage.key]
+
+
+def test_a_chain_of_a_hundred_levels_is_planned():
+    deep = dataclasses.replace(
+        MINI, levels=100, fraction=0.05, replicates=1, dense_replicates=0, rewind_steps=(0,), control_levels=()
+    )
+    assert len(plan_of(measurements(deep)).trainings()) == 101
+
+
+def test_another_replicate_count_keeps_the_trainings_of_the_first_replicates():
+    few, many = (
+        {
+            stage.key
+            for stage in plan_of(measurements(dataclasses.replace(MINI, replicates=n, dense_replicates=0))).trainings()
+        }
+        for n in (2, 3)
+    )
+    assert few < many

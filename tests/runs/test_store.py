@@ -1,0 +1,114 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparselt.errors import StoreError
+from sparselt.runs.stage import Stage
+from sparselt.runs.store import Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def finish(store: Store, stage: Stage, **files: str) -> None:
+    folder = store.begin(stage)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    store.commit(stage, folder, seconds=1.5, steps=3, finished="now")
+    store.discard(folder)
+
+
+STAGE = Stage("prune", {"fraction": 0.2}, outputs=frozenset({"a"}))
+
+
+def test_identity_is_kind_spec_and_needs_and_nothing_else():
+    same = Stage("prune", {"fraction": 0.2}, outputs=frozenset({"b"}), label="other", steps=7, local={"folder": "x"})
+    assert STAGE.key == same.key
+    others = [
+        Stage("random_mask", {"fraction": 0.2}),
+        Stage("prune", {"fraction": 0.3}),
+        Stage("prune", {"fraction": 0.2}, {"mask": STAGE.file("a")}),
+        Stage("prune", {"fraction": 0.2}, {"mask": STAGE.file("b")}),
+        Stage("prune", {"fraction": 0.2}, {"weights": STAGE.file("a")}),
+    ]
+    assert len({STAGE.key, *(stage.key for stage in others)}) == 6
+
+
+def test_keys_are_the_same_in_every_process_and_version():
+    """A changed key orphans every stored result: raise a kind's version instead, and on purpose."""
+    assert STAGE.key[:16] == "d711901b28cdf300"
+
+
+def test_a_stage_is_done_only_with_every_wanted_output(store):
+    assert not store.has(STAGE)
+    finish(store, STAGE, a="1")
+    assert store.has(STAGE) and not store.has(STAGE.want("b"))
+
+
+def test_outputs_of_a_second_run_join_those_of_the_first(store):
+    finish(store, STAGE, a="1")
+    finish(store, STAGE.want("b"), a="1", b="2")
+    assert store.has(STAGE.want("b"))
+    finish(store, STAGE, a="1")
+    assert store.has(STAGE.want("a", "b")) and (store.folder(STAGE) / "b").read_text() == "2"
+    assert not list((store.root / "unfinished").iterdir())
+
+
+def test_a_truncated_result_counts_as_missing(store):
+    finish(store, STAGE, a="content")
+    os.truncate(store.folder(STAGE) / "a", 2)
+    assert not store.has(STAGE)
+
+
+def test_a_stage_that_lacks_an_output_is_not_committed(store):
+    folder = store.begin(STAGE)
+    with pytest.raises(StoreError, match="did not make a"):
+        store.commit(STAGE, folder, seconds=1, steps=1, finished="")
+    assert not store.folder(STAGE).exists()
+
+
+def test_what_a_killed_run_left_is_swept_and_never_counts(store):
+    folder = store.begin(STAGE)
+    (folder / "a").write_text("half")
+    assert not store.has(STAGE)
+    store.sweep()
+    assert folder.exists(), "this process is alive and may still be at work"
+    code = (
+        f"from test_store import STAGE; from sparselt.runs.store import Store; Store({str(store.root)!r}).begin(STAGE)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
+    assert len(list(folder.parent.iterdir())) == 2
+    store.sweep()
+    assert list(folder.parent.iterdir()) == [folder]
+    store.discard(folder)
+    assert not list(folder.parent.iterdir())
+
+
+def test_an_unreadable_record_is_named(store):
+    finish(store, STAGE, a="1")
+    (store.folder(STAGE) / "stage.json").write_text("{")
+    with pytest.raises(StoreError, match=r"stage.json does not read back"):
+        store.has(STAGE)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        Store(tmp_path / "file" / "store")
+
+
+def test_looking_writes_nothing(tmp_path):
+    assert not Store(tmp_path / "none", writable=False).has(STAGE)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_record_tells_what_was_done_with_which_versions(store):
+    finish(store, STAGE, a="1")
+    record = json.loads((store.folder(STAGE) / "stage.json").read_text())
+    assert record["spec"] == {"fraction": 0.2} and record["files"] == {"a": 1} and "torch" in record["versions"]
