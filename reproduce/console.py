@@ -16,6 +16,11 @@ def main() -> int:
     from sparselt.errors import SparseltError
 
     command, arguments = (sys.argv[1:2] or [""])[0], sys.argv[2:]
+    if command == "--version":
+        from sparselt import __version__
+
+        print(__version__)
+        return 0
     if command in ("", "-h", "--help"):
         print(_USAGE, end="")
         return 0 if command else 2
@@ -49,6 +54,9 @@ def _report(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: sparselt report FOLDER", file=sys.stderr)
         return 2
+    if arguments[0] in ("-h", "--help"):
+        print("usage: sparselt report FOLDER\n\nDraws the figures and the page of a run's folder again.")
+        return 0
     write_report(arguments[0])
     console_summary(arguments[0], Console())
     return 0

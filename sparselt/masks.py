@@ -1,5 +1,6 @@
 """Which weights of a network are alive: `Mask`, a mapping from parameter names to bool tensors."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -117,11 +118,16 @@ class Mask(Mapping[str, Tensor]):
         shapes = {name: list(layer.shape) for name, layer in self.items()}
         path = Path(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        if path.is_dir():
+            raise MaskError(f"mask file {path} is a folder; give the path of a file")
         try:
             temporary.write_bytes(save(packed, metadata={_METADATA_KEY: json.dumps(shapes)}))
             os.replace(temporary, path)
+        except OSError as error:
+            raise MaskError(f"mask file {path} cannot be written ({error.strerror}); choose another path") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Mask":

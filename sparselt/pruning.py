@@ -59,6 +59,8 @@ def magnitude_prune(
         if not torch.isfinite(live).all():
             raise TrainingError(f"cannot prune {name!r}: it holds weights that are not finite; the training diverged")
         scores[name] = live
+    if not mask.live:
+        raise SettingError("no weight is left to prune; prune fewer times, or a smaller fraction")
     groups = [list(mask)] if scope == "global" else [[name] for name in mask]
     layers: dict[str, Tensor] = {}
     for names in groups:
@@ -72,9 +74,9 @@ def magnitude_prune(
 
 def check_fraction(fraction: float) -> None:
     """Raises a SettingError unless 0 < fraction < 1."""
-    if not 0 < fraction < 1:
+    if not (isinstance(fraction, int | float) and 0 < fraction < 1):
         raise SettingError(
-            f"pruning fraction is {fraction}; expected a number between 0 and 1, such as 0.2 for 20% a level"
+            f"pruning fraction is {fraction!r}; expected a number between 0 and 1, such as 0.2 for 20% a level"
         )
 
 

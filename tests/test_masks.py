@@ -124,3 +124,10 @@ def test_a_truncated_mask_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(MaskError, match="does not read"):
         Mask.load(path)
+
+
+@pytest.mark.parametrize("name", [".", "absent/mask.safetensors"])
+def test_a_path_that_cannot_be_written_is_named(tmp_path, name):
+    with pytest.raises(MaskError, match="mask file"):
+        Mask({"w": torch.ones(2, dtype=torch.bool)}).save(tmp_path / name)
+    assert not list(tmp_path.iterdir())

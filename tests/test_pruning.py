@@ -37,6 +37,7 @@ def test_pruning_equals_sorting_with_ties_and_masks(shapes, fraction, ties, seed
     if ties:
         weights = {name: np.round(w) for name, w in weights.items()}
     alive = {name: rng.random(w.shape) < 0.8 for name, w in weights.items()}
+    alive["w0"][0, 0] = True
     tensors = {name: torch.from_numpy(w) for name, w in weights.items()}
     mask = Mask({name: torch.from_numpy(m) for name, m in alive.items()})
     pruned = magnitude_prune(tensors, mask, fraction)
@@ -93,7 +94,7 @@ def test_networks_have_the_papers_counts(name, channels, classes, parameters, pr
     assert sum(p.numel() for _, p in prunable_parameters(model)) == prunable
 
 
-@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, math.nan])
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, math.nan, "0.2", None])
 def test_a_fraction_outside_0_1_is_refused(fraction):
     with pytest.raises(SettingError, match="between 0 and 1"):
         magnitude_prune({"w": torch.ones(2)}, Mask({"w": torch.ones(2, dtype=torch.bool)}), fraction)
@@ -106,6 +107,11 @@ def test_a_diverged_live_weight_is_named_and_a_pruned_one_does_not_matter(value)
         magnitude_prune(weights, Mask({n: torch.ones(2, dtype=torch.bool) for n in "ab"}), 0.5)
     fine = Mask({"a": torch.ones(2, dtype=torch.bool), "b": torch.tensor([True, False])})
     assert magnitude_prune(weights, fine, 0.3).live == 2
+
+
+def test_a_mask_without_a_live_weight_cannot_be_pruned():
+    with pytest.raises(SettingError, match="no weight is left"):
+        magnitude_prune({"w": torch.ones(2)}, Mask({"w": torch.zeros(2, dtype=torch.bool)}), 0.5)
 
 
 def test_a_mask_of_another_model_is_refused():

@@ -14,6 +14,10 @@ from sparselt.pruning import check_fraction
 from sparselt.training.recipe import Recipe
 from sparselt.training.schedule import Schedule, parse_step
 
+_LARGEST_SIDE = 4096
+_MOST_POINTS = 1001
+# Below one weight of the largest network here (25.5 million).
+_NOTHING_LEFT = 1e-8
 _FIXED = {"name", "scale", "title", "paper", "source", "sources"}
 
 
@@ -112,12 +116,20 @@ class Setting:
         for name in ("levels", "steps", "batch_size", "replicates", "threads"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("train_size", "eval_size"):
+            if not 1 <= getattr(self, name) <= _LARGEST_SIDE:
+                raise SettingError(f"{name} is {getattr(self, name)}; expected 1 to {_LARGEST_SIDE} pixels")
         for name in ("lr", "lr_factor"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SettingError(f"{name} is {getattr(self, name)}; expected a positive number")
         for name in ("momentum", "weight_decay", "warmup_steps", "padding", "seed", "dense_replicates"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingError(f"{name} is {getattr(self, name)}; expected zero or more")
+        if self.momentum >= 1:
+            raise SettingError(f"momentum is {self.momentum}; expected less than 1")
+        if self.padding > self.train_size:
+            raise SettingError(f"padding is {self.padding}, more than the image's {self.train_size} pixels")
+        self._check_schedule()
         check_model(self.model, self.channels)
         if self.batch_size > self.train_count:
             raise SettingError(f"batch_size is {self.batch_size}, more than the {self.train_count} training images")
@@ -130,12 +142,31 @@ class Setting:
                 raise SettingError(
                     f"rewind step {step} is at or past the end of training ({self.steps} steps); expected less"
                 )
-        if self.path_points < 3:
-            raise SettingError(f"path_points is {self.path_points}; expected at least 3, the two ends and one between")
+        if not 3 <= self.path_points <= _MOST_POINTS:
+            raise SettingError(
+                f"path_points is {self.path_points}; expected 3, the two ends and one between, to {_MOST_POINTS}"
+            )
+        if (1 - self.fraction) ** self.levels < _NOTHING_LEFT:
+            raise SettingError(
+                f"levels is {self.levels}: pruning {self.fraction:.4g} of the weights so often leaves none; "
+                "expected fewer levels or a smaller fraction"
+            )
+        if any(level < 1 for level in self.control_levels):
+            raise SettingError(f"control_levels {list(self.control_levels)} holds one below 1; level 0 is not pruned")
         if self.control_rewind_step not in self.rewind_steps:
             return dataclasses.replace(self, control_rewind_step=max(self.rewind_steps)).check()
         levels = tuple(level for level in self.control_levels if 1 <= level <= self.levels)
         return dataclasses.replace(self, control_levels=levels)
+
+    def _check_schedule(self) -> None:
+        ascending = list(self.milestones) == sorted(set(self.milestones))
+        if self.schedule == "step" and not (ascending and all(0 < m < self.steps for m in self.milestones)):
+            raise SettingError(
+                f"milestones {list(self.milestones)} are not increasing steps within a training of {self.steps}; "
+                "give others, such as milestones=" + f"{self.steps // 2},{self.steps * 3 // 4}"
+            )
+        if self.warmup_steps >= self.steps:
+            raise SettingError(f"warmup_steps is {self.warmup_steps}; expected less than the {self.steps} steps")
 
     def with_values(self, assignments: Iterable[str]) -> "Setting":
         """The setting with fields replaced, each given as `name=value`; steps may be written `500it` or `4ep`.
@@ -151,6 +182,8 @@ class Setting:
                 raise SettingError(f"--set {assignment!r} is not understood; expected name=value, such as lr=0.1")
             if name not in fields:
                 raise SettingError(f"--set: setting {self.name} has no value {name!r}{nearest(name, fields)}")
+            if name in values:
+                raise SettingError(f"--set {name} is given twice; expected one value")
             values[name] = _parse(name, text, fields[name], values.get("batch_size", self.batch_size), self.train_count)
         return dataclasses.replace(self, **values)
 

@@ -104,7 +104,7 @@ def error_against_density(levels: Summary) -> "Figure | None":
         axes.errorbar(x, y, bars, color=colour, marker=marker, linestyle=line, elinewidth=0.8, zorder=3)
         labels.append((label, colour, y[-1]))
     error_axis(axes, [100 * entry.error.mean for *_, entries in series for entry in entries])
-    axes.set_ylabel("test error, %")
+    axes.set_ylabel("test error, % (log scale)")
     matching_band(axes, levels)
     axes.set_xscale("log")
     axes.set_xlim(densities[0] * 1.04, densities[-1] / 1.04)

@@ -36,6 +36,7 @@ th[colspan] { text-align: right; padding-bottom: 0; }
 .matching { color: var(--match); font-weight: 600; position: relative; }
 td { white-space: nowrap; }
 td.text { white-space: normal; overflow-wrap: anywhere; min-width: 6rem; }
+td.text:first-child { overflow-wrap: normal; }
 .mark { position: absolute; }
 @media print {
   :root { color-scheme: light; --ink: #000; --faint: #333; --line: #bbb; --paper: #fff; --match: #000; --notice: #fff;

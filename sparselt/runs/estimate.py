@@ -68,7 +68,10 @@ def _known(store: Store, kind: str, spec: Mapping[str, Any]) -> float | None:
     alike = ("recipe", "device") if kind == "train" else ("device",) if kind == "path" else ()
     costs = []
     for path in (store.root / kind).glob("*/stage.json"):
-        record = json.loads(path.read_text())
+        try:
+            record = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
         if record["steps"] and all(record["spec"].get(name) == spec[name] for name in alike):
             costs.append(record["seconds"] / record["steps"])
     return statistics.median(costs) if costs else None

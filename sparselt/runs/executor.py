@@ -4,6 +4,7 @@ import heapq
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -58,8 +59,9 @@ class Workers:
     """
 
     def __init__(self, count: int):
-        if count < 1:
-            raise SettingError(f"number of workers is {count}; expected at least 1")
+        most = 8 * len(os.sched_getaffinity(0))
+        if not 1 <= count <= most:
+            raise SettingError(f"number of workers is {count}; expected at least 1 and at most {most}, 8 for each core")
         self.count = count
         self._context = multiprocessing.get_context("spawn")
         self.queue = self._context.SimpleQueue()
@@ -137,7 +139,7 @@ def run_stage(stage: Stage, root: str) -> Outcome:
     try:
         task = Task(
             spec=stage.spec,
-            inputs={name: store.folder(need.stage) / need.file for name, need in stage.needs.items()},
+            inputs={name: store.verify(need.stage, need.file) for name, need in stage.needs.items()},
             outputs=stage.outputs,
             folder=temporary,
             report=_reporter(stage),
@@ -166,6 +168,13 @@ def _start_worker(queue) -> None:
     _progress_queue = queue
     # Ctrl-C reaches the whole process group; the parent decides what happens to the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A parent that was killed cannot stop its workers, and each holds hundreds of megabytes.
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _reporter(stage: Stage) -> Callable[[int], None]:

@@ -2,6 +2,8 @@
 
 import contextlib
 import fcntl
+import functools
+import hashlib
 import json
 import os
 import platform
@@ -15,13 +17,15 @@ from sparselt.errors import StoreError
 from sparselt.runs.stage import Stage, plain
 
 _DONE = "stage.json"
+_SMALL = 1 << 20  # bytes
 
 
 class Store:
     """A folder of results, one folder a stage: `<root>/<kind>/<first 20 digits of the key>/`.
 
     A stage's files are made in a temporary folder and moved into place when they are complete; `stage.json`, which
-    names them with their sizes, comes with them. So a killed run leaves nothing that counts as done.
+    names them with their sizes and checksums, comes with them. So a killed run leaves nothing that counts as done, and
+    what was damaged later is noticed and made anew.
 
     Args:
         root: the folder; made if it is missing.
@@ -50,21 +54,37 @@ class Store:
         return self.root / stage.kind / stage.key[:20]
 
     def has(self, stage: Stage) -> bool:
-        """True if every wanted output is there, whole."""
+        """True if every wanted output is there, and everything the stage made is whole.
+
+        Sizes are compared, of small files the checksums too; `verify` compares the checksum of any.
+        """
         files = self.record(stage).get("files", {})
         folder = self.folder(stage)
-        return stage.outputs <= files.keys() and all(_size(folder / name) == files[name] for name in stage.outputs)
+        return stage.outputs <= files.keys() and all(
+            _size(folder / name) == made["bytes"]
+            and (made["bytes"] > _SMALL or _sha256(folder / name) == made["sha256"])
+            for name, made in files.items()
+        )
+
+    def verify(self, stage: Stage, name: str) -> Path:
+        """The path of an output, after its checksum has been compared.
+
+        Raises:
+            StoreError: it is not what the stage made; the stage no longer counts as done then.
+        """
+        path = self.folder(stage) / name
+        made = self.record(stage).get("files", {}).get(name, {})
+        if _size(path) != made.get("bytes") or _sha256(path) != made["sha256"]:
+            (self.folder(stage) / _DONE).unlink(missing_ok=True)
+            raise StoreError(f"{path} was damaged after it was made; run the same command again, which makes it anew")
+        return path
 
     def record(self, stage: Stage) -> dict:
-        """The stage's `stage.json`; empty if there is none."""
+        """The stage's `stage.json`; empty if there is none, or none that reads."""
         try:
-            return json.loads((self.folder(stage) / _DONE).read_text())
-        except FileNotFoundError:
+            return _checked(json.loads((self.folder(stage) / _DONE).read_text()))
+        except (OSError, ValueError, KeyError, TypeError):
             return {}
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"{self.folder(stage) / _DONE} does not read back ({error}); delete its folder and run again"
-            ) from error
 
     def read(self, stage: Stage, name: str) -> dict:
         """A JSON output of a finished stage."""
@@ -90,7 +110,9 @@ class Store:
     def commit(self, stage: Stage, temporary: Path, *, seconds: float, steps: int, finished: str) -> None:
         """Moves a finished stage's files into place; if an earlier run left others of its files there, both stay."""
         folder = self.folder(stage)
-        made = {path.name: path.stat().st_size for path in temporary.iterdir()}
+        made = {
+            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(temporary.iterdir())
+        }
         missing = stage.outputs - made.keys()
         if missing:
             raise StoreError(f"stage {stage.label or stage.kind} did not make {', '.join(sorted(missing))}")
@@ -166,8 +188,27 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _checked(record: dict) -> dict:
+    """The record itself; KeyError or TypeError if it lacks what is read of it."""
+    for made in record["files"].values():
+        made["bytes"], made["sha256"]
+    record["seconds"], record["steps"], record["finished"]
+    return record
+
+
+def _sha256(path: Path) -> str:
+    status = path.stat()
+    return _sha256_of(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256_of(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return path.stat().st_size if path.is_file() else -1
     except OSError:
         return -1

@@ -90,11 +90,24 @@ def test_what_a_killed_run_left_is_swept_and_never_counts(store):
     assert not list(folder.parent.iterdir())
 
 
-def test_an_unreadable_record_is_named(store):
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"files": {"a": 1}}'])
+def test_a_stage_with_an_unreadable_record_is_made_anew(store, text):
     finish(store, STAGE, a="1")
-    (store.folder(STAGE) / "stage.json").write_text("{")
-    with pytest.raises(StoreError, match=r"stage.json does not read back"):
-        store.has(STAGE)
+    (store.folder(STAGE) / "stage.json").write_text(text)
+    assert not store.has(STAGE)
+    finish(store, STAGE, a="1")
+    assert store.has(STAGE)
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_a_result_that_was_changed_is_noticed_and_made_anew(store, size):
+    finish(store, STAGE, a="x" * size)
+    path = store.verify(STAGE, "a")
+    path.write_text("x" * (size - 1) + "y")
+    assert store.has(STAGE) == (size > 1 << 20), "large files are compared when they are read"
+    with pytest.raises(StoreError, match="was damaged"):
+        store.verify(STAGE, "a")
+    assert not store.has(STAGE)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
@@ -111,4 +124,4 @@ def test_looking_writes_nothing(tmp_path):
 def test_the_record_tells_what_was_done_with_which_versions(store):
     finish(store, STAGE, a="1")
     record = json.loads((store.folder(STAGE) / "stage.json").read_text())
-    assert record["spec"] == {"fraction": 0.2} and record["files"] == {"a": 1} and "torch" in record["versions"]
+    assert record["spec"] == {"fraction": 0.2} and record["files"]["a"]["bytes"] == 1 and "torch" in record["versions"]
