@@ -18,9 +18,10 @@ help:
 reproduce: .venv/.installed
 	@.venv/bin/python -m sparselt.reproduce digits_resnet8 $(ARGS)
 
+# Two processes of one thread each; a file's tests share a process, for their fixtures and compiled kernels.
 test: .venv/.installed
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --durations=10 $(ARGS)
 	@.venv/bin/ruff check --quiet
-	@.venv/bin/python -m pytest --durations=10 $(ARGS)
 
 lint: .venv/.installed
 	@.venv/bin/ruff check

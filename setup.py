@@ -6,20 +6,39 @@ from pathlib import Path
 from setuptools import find_packages, setup
 from setuptools.command.editable_wheel import editable_wheel
 
-# Python asks the finder of an editable installation last, and before it takes any folder named `sparselt`, such as a
-# clone of this repository seen from its parent, for the package.
-_NOT_OURS = 'lambda finder: "__editable___sparselt" not in getattr(finder, "__module__", "")'
-_FINDER_FIRST = f"import sys; sys.meta_path.sort(key={_NOT_OURS})\n"
+# Python asks the finder of an editable installation last, after it has taken any folder named `sparselt` on its path,
+# such as a clone of this repository seen from its parent, for a package without __init__.py. This finder comes first and
+# answers for that case only.
+_GUARD = """\
+import sys
+from importlib.machinery import PathFinder
+
+
+class _Guard:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name != "sparselt":
+            return None
+        found = PathFinder.find_spec(name)
+        if found is not None and found.origin is not None:
+            return None
+        ours = [f for f in sys.meta_path if getattr(f, "__module__", "").startswith("__editable___sparselt")]
+        return ours[0].find_spec(name, path, target) if ours else None
+
+
+sys.meta_path.insert(0, _Guard)
+"""
 
 
 class EditableWheel(editable_wheel):
-    """An editable installation whose finder is asked first. The .pth file's name sorts behind setuptools' own."""
+    """An editable installation that is found from any folder."""
 
     def run(self):
         super().run()
         (wheel,) = Path(self.dist_dir).glob("sparselt-*.whl")
         with zipfile.ZipFile(wheel, "a") as archive:
-            archive.writestr("__sparselt_first.pth", _FINDER_FIRST)
+            archive.writestr("__sparselt_guard.py", _GUARD)
+            archive.writestr("__sparselt_guard.pth", "import __sparselt_guard\n")
 
 
 setup(

@@ -36,7 +36,7 @@ main() {
 
 find_python() {
     local candidate
-    for candidate in "$system_python" python3.13 python3.12 python3.11; do
+    for candidate in "$system_python" python3.14 python3.13 python3.12 python3.11; do
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             command -v "$candidate"
             return
@@ -82,7 +82,7 @@ install_system_packages() {
 
 install_python_packages() {
     local pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt)
-    say "installing Python packages into .venv (torch with CUDA included: a download of about 3 GB, 6 GB on disk)"
+    say "installing Python packages into .venv (the first time a download of about 3 GB, torch with CUDA; 6 GB on disk)"
     # Source packages (FFCV) are built with the pinned setuptools, hence no build isolation.
     "${pip[@]}" pip setuptools
     PYTHONWARNINGS=ignore "${pip[@]}" --no-build-isolation --editable '.[ffcv,test]'
