@@ -7,8 +7,8 @@ from setuptools import find_packages, setup
 from setuptools.command.editable_wheel import editable_wheel
 
 # Python asks the finder of an editable installation last, after it has taken any folder named `sparselt` on its path,
-# such as a clone of this repository seen from its parent, for a package without __init__.py. This finder comes first and
-# answers for that case only.
+# such as a clone of this repository seen from its parent, for a package without __init__.py. This finder comes first
+# and answers for that case only.
 _GUARD = """\
 import sys
 from importlib.machinery import PathFinder

@@ -5,6 +5,8 @@ of sparselt, and Triton is imported when the first CUDA tensor comes.
 """
 
 from .augment import augment
+from .interpolate import interpolate
+from .magnitude import magnitude_mask, magnitude_threshold
 from .masked_sgd import masked_sgd_
 
-__all__ = ["augment", "masked_sgd_"]
+__all__ = ["augment", "interpolate", "magnitude_mask", "magnitude_threshold", "masked_sgd_"]

@@ -1,0 +1,41 @@
+"""How a Triton kernel finds the tensors of a list: tables of addresses, and of the blocks they are cut into."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_blocks: dict[tuple, Tensor] = {}
+_captured: list[Tensor] = []  # a graph copies its tables anew at each replay, from host memory that must outlive it
+
+
+def blocks_of(device: torch.device, sizes: list[int], block: int) -> Tensor:
+    """int32 [programs, 2]: for each block of `block` elements, the number of its tensor and of the block within it."""
+    key = (device, block, *sizes)
+    found = _blocks.get(key)
+    if found is None:
+        counts = [-(-size // block) for size in sizes]
+        within = np.concatenate([np.arange(count) for count in counts])
+        found = send(np.stack([np.repeat(np.arange(len(sizes)), counts), within], axis=1).astype(np.int32), device)
+        if not _capturing(device):
+            _blocks[key] = found
+    return found
+
+
+def send(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array on the device, through pinned memory, without waiting."""
+    host = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type != "cuda":
+        return host
+    host = host.pin_memory()
+    if _capturing(device):
+        _captured.append(host)
+    return host.to(device, non_blocking=True)
+
+
+def aligned(addresses: list[int]) -> bool:
+    """Whether every address allows accesses of 16 bytes."""
+    return all(address % 16 == 0 for address in addresses)
+
+
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

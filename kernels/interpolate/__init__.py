@@ -1,0 +1,215 @@
+"""interpolate: K weight sets between two networks (a path) or among three (a plane), in one pass over them.
+
+For end points a, b and c, a weight at coefficients s (path) or s, t (plane) is::
+
+    w = a + s·(b - a) + t·(c - a)                                (t = 0 on a path)
+
+computed from the end with the largest barycentric coordinate, so that coefficients 0 and 1 give the ends to the bit,
+NaN, infinity and -0.0 included (a NaN in bfloat16 stays one, with other bits), and an edge of the plane does not see
+the third end. Masked weights are exactly 0.0.
+
+Inside the convex hull of the ends every tensor is interpolated. Outside it only the prunable ones extrapolate, the
+others take the nearest point of the hull (Paul et al. 2022, appendix C, for Fig. 3). On a path that is the position
+clamped to [0, 1]. On a plane nearest is meant in weight space, the Euclidean distance between whole networks: the
+distance in which the paper draws the plane, and independent of which end is called a, which the distance between
+coefficients is not. It needs the Gram matrix of b - a and c - a; see `gram_matrix` and `project_to_hull`.
+
+Batch-norm statistics are the caller's choice: given among the tensors (prunable False) they are interpolated, left out
+they stay as they are. Bytes moved a weight in float32: 8 + 4K on a path, 12 + 4K in a plane, 1 more under a mask; a
+loop of `torch.lerp` moves 12K, and 12K more with a mask multiplied in.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..masked_sgd import is_dense, same_order
+
+_library = torch.library.Library("sparselt", "FRAGMENT")
+_library.define(
+    "interpolate(Tensor(a!)[] out, Tensor[] first, Tensor[] second, Tensor[] third, Tensor coefficients, "
+    "Tensor?[] masks, bool[] prunable) -> ()"
+)
+
+
+def interpolate(
+    ends: Sequence[Tensor] | Sequence[Sequence[Tensor]],
+    coefficients: Tensor,
+    *,
+    prunable: Sequence[bool] | None = None,
+    masks: Sequence[Tensor | None] | None = None,
+    gram: Tensor | None = None,
+    out: Sequence[Tensor] | None = None,
+) -> Tensor | list[Tensor]:
+    """The K weight sets: for each tensor of an end point one of shape [K, *shape], in its dtype and memory order.
+
+    ends: two or three networks, each a list of equally shaped tensors (float32, bfloat16; float64 on a CPU) of one
+        dtype on one device, or each a single tensor; then the result is a single tensor, [K, *shape]. A tensor that is
+        not dense, or laid out unlike its counterpart in the first end, is copied first.
+    coefficients: [K] positions on a path, [K, 2] (s, t) in a plane, floating point, on the ends' device; not finite
+        ones give weights that are not.
+    prunable: a bool a tensor, False for those that do not extrapolate; default: all extrapolate.
+    masks: a bool tensor of the weight's shape, or None (all live), a tensor; the same for all K.
+    gram: the matrix of `gram_matrix` by which a plane's hull is measured; default: that of all tensors given, which
+        costs another pass over them unless every tensor is prunable.
+    out: what to fill and return instead of new tensors: [K, *shape] each, out[i][k] with the strides of the first
+        end's tensor i.
+    Raises ValueError or TypeError, before anything is written, naming the position of the offending tensor.
+    """
+    single = isinstance(ends[0], Tensor) if ends else False
+    ends = [[end] if single else list(end) for end in ends]
+    count = len(ends[0]) if ends else 0
+    prunable = [True] * count if prunable is None else [bool(p) for p in prunable]
+    masks = [None] * count if masks is None else list(masks)
+    _check(ends, coefficients, prunable, masks)
+    with torch.no_grad():
+        wide = torch.float64 if count and ends[0][0].dtype == torch.float64 else torch.float32
+        weights = _coefficients(ends, coefficients, prunable, gram).to(wide).contiguous()
+        first = [tensor if is_dense(tensor) else tensor.contiguous() for tensor in ends[0]]
+        others = [[_like(tensor, a) for tensor, a in zip(end, first, strict=True)] for end in ends[1:]]
+        masks = [None if m is None else _like(m, a) for m, a in zip(masks, first, strict=True)]
+        if out is None:
+            out = [_empty(len(coefficients), a) for a in first]
+        else:
+            out = list(out)
+            _check_out(out, first, len(coefficients))
+        third = others[1] if len(ends) == 3 else []
+        torch.ops.sparselt.interpolate(out, first, others[0], third, weights, masks, prunable)
+    return out[0] if single else out
+
+
+def project_to_hull(coefficients: Tensor, gram: Tensor | None = None) -> Tensor:
+    """The nearest points of the convex hull, as coefficients of the same shape, float64; inside it nothing moves.
+
+    coefficients: [K], clamped to [0, 1], or [K, 2] with `gram`, the [2, 2] matrix of `gram_matrix`. Where the ends lie
+    on a line, several coefficients are the same network, and any of them may be the answer.
+    """
+    points = coefficients.double()
+    if points.dim() == 1:
+        return points.clamp(0, 1)
+    if gram is None:
+        raise ValueError("a plane's hull needs a distance: give the matrix of gram_matrix(ends)")
+    gram = gram.to(points)
+    corners = points.new_zeros(3, 2)
+    corners[1, 0] = corners[2, 1] = 1
+    start, edge = corners, corners.roll(-1, 0) - corners
+    along = (points[:, None] - start) @ gram * edge  # [K, 3, 2]: inner products with each edge, over its coordinates
+    length = (edge @ gram * edge).sum(1)
+    share = (along.sum(2) / torch.where(length > 0, length, 1)).clamp(0, 1)
+    nearest = start + share[..., None] * edge
+    gap = points[:, None] - nearest
+    best = (gap @ gram * gap).sum(2).argmin(1)
+    nearest = nearest.gather(1, best[:, None, None].expand(-1, 1, 2))[:, 0]
+    inside = (points[:, 0] >= 0) & (points[:, 1] >= 0) & (points.sum(1) <= 1)
+    return torch.where(inside[:, None], points, nearest)
+
+
+def gram_matrix(ends: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Inner products of b - a and c - a over all tensors of three end points: float64 [2, 2], on their device."""
+    matrix = torch.zeros(2, 2, dtype=torch.float64, device=ends[0][0].device if len(ends[0]) else None)
+    for a, b, c in zip(*ends, strict=True):
+        wide = torch.float64 if a.dtype == torch.float64 else torch.float32
+        steps = torch.stack([(b.to(wide) - a).flatten(), (c.to(wide) - a).flatten()])
+        matrix += steps @ steps.t()
+    return matrix
+
+
+def _coefficients(ends, coefficients: Tensor, prunable: list[bool], gram: Tensor | None) -> Tensor:
+    """[2, K, 2]: s and t for prunable tensors, then for the others."""
+    hull = coefficients
+    if not all(prunable):
+        if coefficients.dim() == 2 and gram is None:
+            gram = gram_matrix(ends)
+        hull = project_to_hull(coefficients, gram)
+    both = torch.stack([coefficients.double(), hull.double()])
+    return both if both.dim() == 3 else torch.stack([both, torch.zeros_like(both)], dim=2)
+
+
+def _like(tensor: Tensor, model: Tensor) -> Tensor:
+    if is_dense(tensor) and same_order(tensor, model):
+        return tensor
+    return torch.empty_like(model, dtype=tensor.dtype).copy_(tensor)
+
+
+def _empty(points: int, model: Tensor) -> Tensor:
+    strides = (model.numel(), *model.stride())
+    return torch.empty_strided((points, *model.shape), strides, dtype=model.dtype, device=model.device)
+
+
+def _check(ends, coefficients, prunable, masks) -> None:
+    if len(ends) not in (2, 3):
+        raise ValueError(f"{len(ends)} end points: expected two (a path) or three (a plane)")
+    count = len(ends[0])
+    lengths = [*map(len, ends), len(prunable), len(masks)]
+    if set(lengths) != {count}:
+        raise ValueError(
+            f"end points of {', '.join(map(str, lengths[:-2]))} tensors with {lengths[-2]} prunable flags and "
+            f"{lengths[-1]} masks: expected equally many"
+        )
+    if coefficients.dim() != len(ends) - 1 or (len(ends) == 3 and coefficients.shape[1] != 2):
+        expected = "[K] for two end points" if len(ends) == 2 else "[K, 2] for three end points"
+        raise ValueError(f"coefficients have shape {tuple(coefficients.shape)}: expected {expected}")
+    if not coefficients.is_floating_point():
+        raise TypeError(f"coefficients are {coefficients.dtype}: expected a floating-point tensor")
+    if not count:
+        return
+    device, dtype = ends[0][0].device, ends[0][0].dtype
+    allowed = (torch.float32, torch.bfloat16) + ((torch.float64,) if device.type == "cpu" else ())
+    if dtype not in allowed:
+        raise TypeError(f"tensor 0 is {dtype} on {device}: expected one of {', '.join(map(str, allowed))}")
+    if coefficients.device != device:
+        raise ValueError(f"coefficients are on {coefficients.device}, the end points on {device}: move them there")
+    for end, tensors in enumerate(ends):
+        for i, tensor in enumerate(tensors):
+            shape = ends[0][i].shape
+            if (tensor.device, tensor.dtype, tensor.shape) != (device, dtype, shape):
+                raise ValueError(
+                    f"tensor {i} of end point {end} is {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}: "
+                    f"expected {dtype} {tuple(shape)} on {device}"
+                )
+    for i, mask in enumerate(masks):
+        shape = ends[0][i].shape
+        if mask is not None and (mask.device, mask.dtype, mask.shape) != (device, torch.bool, shape):
+            raise ValueError(
+                f"mask {i} is {mask.dtype} {tuple(mask.shape)} on {mask.device}: "
+                f"expected torch.bool {tuple(shape)} on {device}"
+            )
+
+
+def _check_out(out: list[Tensor], first: list[Tensor], points: int) -> None:
+    if len(out) != len(first):
+        raise ValueError(f"{len(out)} tensors to fill for end points of {len(first)}: expected equally many")
+    for i, (tensor, a) in enumerate(zip(out, first, strict=True)):
+        shape = (points, *a.shape)
+        if (tensor.device, tensor.dtype, tuple(tensor.shape)) != (a.device, a.dtype, shape):
+            raise ValueError(
+                f"out {i} is {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}: "
+                f"expected {a.dtype} {shape} on {a.device}"
+            )
+        if (points > 0 and not same_order(tensor[0], a)) or (points > 1 and tensor.stride(0) < a.numel()):
+            raise ValueError(
+                f"out {i} has strides {tensor.stride()}, its end points {a.stride()}: expected rows of these strides "
+                "that do not overlap"
+            )
+
+
+@torch.library.impl(_library, "interpolate", "CPU")
+def _on_cpu(out: list[Tensor], *arguments) -> None:
+    from . import cpu
+
+    cpu.interpolate(out, *arguments)
+    torch.autograd.graph.increment_version(out)
+
+
+@torch.library.impl(_library, "interpolate", "CUDA")
+def _on_gpu(out: list[Tensor], *arguments) -> None:
+    from . import gpu
+
+    gpu.interpolate(out, *arguments)
+    torch.autograd.graph.increment_version(out)
+
+
+@torch.library.register_fake("sparselt::interpolate", lib=_library)
+def _fake(*_arguments) -> None:
+    return None
