@@ -1,19 +1,15 @@
 """masked_sgd on the CPU: one pass in Numba, a byte of mask a weight (packed bits cost more there than they save)."""
 
 import numpy as np
-import torch
-from numba import carray, types
-from numba.extending import intrinsic, overload
+from numba import carray
 from torch import Tensor
 
 from .._compile import compiled
+from .._memory import AS, pointer, read, write
 from .._threads import split
 
 # Handing parts to threads costs about 60 µs, a million weights about 350 (two EPYC cores).
 PARALLEL_FROM = 1 << 20
-
-# What the parameters' memory is read as: Numba has no bfloat16, whose bits are the upper half of a float32.
-_AS = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0), torch.bfloat16: np.empty(0, np.uint16)}
 
 
 def step(
@@ -33,52 +29,9 @@ def step(
     sizes = list(map(Tensor.numel, parameters))
     addresses = map(Tensor.data_ptr, parameters + gradients)
     table = np.array([*addresses, *offsets, *sizes, *groups], dtype=np.int64).reshape(5, -1)
-    like = _AS[parameters[0].dtype]
+    like = AS[parameters[0].dtype]
     arguments = (table, hyperparameters.numpy(), momentum.numpy(), mask.numpy(), like, first_step)
     split(_update, arguments, sum(sizes), PARALLEL_FROM)
-
-
-@intrinsic
-def _pointer(typing_context, address, like):
-    """The address, as a pointer to elements of the array `like`."""
-
-    def codegen(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(like.dtype)(types.int64, like), codegen
-
-
-def _read(array, i):
-    """array[i] as a number; uint16 holds bfloat16."""
-
-
-def _write(array, i, number):
-    """array[i] = number; uint16 holds bfloat16, rounded to nearest, ties to even."""
-
-
-@overload(_read, inline="always")
-def _read_overload(array, i):
-    if array.dtype == types.uint16:
-        return lambda array, i: np.uint32(np.uint32(array[i]) << np.uint32(16)).view(np.float32)
-    return lambda array, i: array[i]
-
-
-@overload(_write, inline="always")
-def _write_overload(array, i, number):
-    if array.dtype != types.uint16:
-
-        def store(array, i, number):
-            array[i] = number
-
-        return store
-
-    def round_and_store(array, i, number):
-        bits = np.float32(number).view(np.uint32)
-        even = (bits >> np.uint32(16)) & np.uint32(1)
-        rounded = np.uint32(bits + np.uint32(0x7FFF) + even) >> np.uint32(16)
-        array[i] = np.uint16(rounded) if number == number else np.uint16(0x7FC0)
-
-    return round_and_store
 
 
 @compiled
@@ -91,8 +44,8 @@ def _update(table, hyperparameters, momentum, mask, like, first_step, start, sto
         low, high = max(start - before, 0), min(stop - before, size)
         before += size
         if low < high:
-            weights = carray(_pointer(table[0, t], like), size)[low:high]
-            gradients = carray(_pointer(table[1, t], like), size)[low:high]
+            weights = carray(pointer(table[0, t], like), size)[low:high]
+            gradients = carray(pointer(table[1, t], like), size)[low:high]
             buffers, live = momentum[offset + low : offset + high], mask[offset + low : offset + high]
             lr, mu, keep, decay = number(h[0]), number(h[1]), number(h[2]), number(h[3])
             shrink, sign, nesterov = number(h[4]), number(h[5]), h[6] != 0
@@ -110,22 +63,22 @@ def _update(table, hyperparameters, momentum, mask, like, first_step, start, sto
 def _plain(weights, gradients, live, lr, decay, shrink, sign):
     zero = lr - lr
     for i in range(weights.size):
-        weight, direction = _read(weights, i), sign * _read(gradients, i)
+        weight, direction = read(weights, i), sign * read(gradients, i)
         if decay != 0:
             direction += decay * weight
         weight = shrink * weight - lr * direction
-        _write(weights, i, weight if live[i] != 0 else zero)
+        write(weights, i, weight if live[i] != 0 else zero)
 
 
 @compiled
 def _with_momentum(weights, gradients, buffers, live, lr, mu, decay, shrink, sign, nesterov, first_step, keep):
     zero = mu - mu
     for i in range(weights.size):
-        weight, direction = _read(weights, i), sign * _read(gradients, i)
+        weight, direction = read(weights, i), sign * read(gradients, i)
         if decay != 0:
             direction += decay * weight
         buffer = direction if first_step else mu * buffers[i] + keep * direction
         step = direction + mu * buffer if nesterov else buffer
         weight = shrink * weight - lr * step
         buffers[i] = buffer if live[i] != 0 else zero
-        _write(weights, i, weight if live[i] != 0 else zero)
+        write(weights, i, weight if live[i] != 0 else zero)
