@@ -1,4 +1,4 @@
-"""sparselt: lottery-ticket experiments at a fraction of the wall-clock cost.
+"""sparselt: lottery-ticket experiments that train nothing twice.
 
 The names below are loaded on first use, so that `import sparselt` is instant and needs neither a GPU nor FFCV.
 """
