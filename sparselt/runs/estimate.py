@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparselt.runs.executor import Workers
-from sparselt.runs.kinds import KINDS
 from sparselt.runs.plan import Plan
 from sparselt.runs.specs import recipe_from_spec
-from sparselt.runs.stage import Stage
+from sparselt.runs.stage import Stage, plain
 from sparselt.runs.store import Store
 
+# What of a spec decides the cost of a unit: one store holds the stages of several settings.
+_COST_FOLLOWS = {"train": ("recipe", "device", "train"), "path": ("model", "device", "engine", "eval")}
 _TIMED_STEPS = 12
 _CUDA_BATCH = 256
 _CPU_PIXELS = 10 * 224 * 224
@@ -56,7 +57,8 @@ def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Work
         workers: where to time a few steps if the store knows nothing.
     """
     training = plan.trainings()[0]
-    known = {kind: cost for kind in KINDS if (cost := _known(store, kind, training.spec)) is not None}
+    examples = {stage.kind: stage for stage in plan.stages}
+    known = {kind: cost for kind, stage in examples.items() if (cost := _known(store, stage)) is not None}
     if "train" in known:
         return Speed(known, "what equal stages cost before")
     step, image = workers.submit(_measure, dict(training.spec), size).result()
@@ -64,15 +66,16 @@ def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Work
     return Speed(measured, "a few timed steps, without reading data")
 
 
-def _known(store: Store, kind: str, spec: Mapping[str, Any]) -> float | None:
-    alike = ("recipe", "device") if kind == "train" else ("device",) if kind == "path" else ()
+def _known(store: Store, stage: Stage) -> float | None:
+    """Median seconds a unit of the finished stages that cost what this one will; None if there is none."""
+    alike = _COST_FOLLOWS.get(stage.kind, ())
     costs = []
-    for path in (store.root / kind).glob("*/stage.json"):
+    for path in (store.root / stage.kind).glob("*/stage.json"):
         try:
             record = json.loads(path.read_text())
         except (OSError, ValueError):
             continue
-        if record["steps"] and all(record["spec"].get(name) == spec[name] for name in alike):
+        if record["steps"] and all(record["spec"].get(name) == plain(stage.spec[name]) for name in alike):
             costs.append(record["seconds"] / record["steps"])
     return statistics.median(costs) if costs else None
 
