@@ -1,4 +1,4 @@
-"""Maps the top-level folders kernels/ and reproduce/ into the package: nothing named `kernels` stands at top level."""
+"""Maps the top-level folders below into the package, so that nothing named `kernels` is installed at top level."""
 
 import zipfile
 from pathlib import Path
@@ -41,12 +41,14 @@ class EditableWheel(editable_wheel):
             archive.writestr("__sparselt_guard.pth", "import __sparselt_guard\n")
 
 
+MAPPED = ("kernels", "reproduce", "benchmarks")
+
 setup(
     cmdclass={"editable_wheel": EditableWheel},
     packages=[
         *find_packages(include=["sparselt", "sparselt.*"]),
-        *(f"sparselt.kernels{suffix}" for suffix in ["", *(f".{name}" for name in find_packages("kernels"))]),
-        *(f"sparselt.reproduce{suffix}" for suffix in ["", *(f".{name}" for name in find_packages("reproduce"))]),
+        *(f"sparselt.{home}" for home in MAPPED),
+        *(f"sparselt.{home}.{name}" for home in MAPPED for name in find_packages(home)),
     ],
-    package_dir={"sparselt.kernels": "kernels", "sparselt.reproduce": "reproduce"},
+    package_dir={f"sparselt.{home}": home for home in MAPPED},
 )

@@ -1,85 +1,95 @@
-"""interpolate against loops of torch.lerp with a mask multiplied in, interleaved, on whatever device is there.
+"""interpolate against loops of torch.lerp with a mask multiplied in.
 
-    python -m pytest benchmarks/bench_interpolate.py --benchmark-enable -s
-
-Everyone writes all K weight sets into memory that exists already. Before each timed call of ours every competitor
-makes one. Times are medians with 20th and 80th percentiles, in milliseconds; `floor` is the time that reading the ends
-and the mask once and writing K weight sets take at the bandwidth of filling that memory, measured in the same rounds.
-SPARSELT_BENCH_WEIGHTS scales the large network.
+Everybody writes all K weight sets into the same memory, which exists already; before each call of anybody other end
+points come into use. The bytes that anybody must move a weight: the ends, a byte of mask if there is one, and K sets
+written; bandwidth is that of zeroing memory.
 """
-
-import os
-from time import perf_counter
 
 import pytest
 import torch
+
+from sparselt.benchmarks.conditions import conditions
+from sparselt.benchmarks.harness import Case, Competitor, Rotation
+from sparselt.benchmarks.networks import Shapes, shapes_of, training_step, weights
 from sparselt.kernels import interpolate
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-LARGE = int(float(os.environ.get("SPARSELT_BENCH_WEIGHTS", 25.6e6)))
-NETWORKS = {
-    "ResNet-20": ([(16 * 2**i, 16 * 2**i, 3, 3) for i in range(3) for _ in range(6)] + [(10, 64)], 40),
-    "large": ([(LARGE // 16,)] * 16, 6),
-}
+HERE = conditions()
+POINTS = [2, 9] if HERE.quick else [1, 2, 4, 9, 16, 30]
 DENSITY = 0.2
 
 
-def timed(call, seconds: list[float]) -> None:
-    start = perf_counter()
-    call()
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-    seconds.append(perf_counter() - start)
+class Problem:
+    """Two or three networks of these shapes, twice, masks, and memory for K weight sets."""
+
+    def __init__(self, shapes: Shapes, points: int, masked: bool = True, ends: int = 2):
+        self.generator = torch.Generator(HERE.device).manual_seed(0)
+        self.shapes, self.points, self.count = list(shapes), points, ends
+        self.ends = Rotation(*([[self.draw(s, torch.randn) for s in shapes] for _ in range(ends)] for _ in range(2)))
+        self.masks = [self.draw(s, torch.rand) < DENSITY for s in shapes] if masked else None
+        self.factors = [mask.float() for mask in self.masks] if masked else None
+        self.out = [torch.zeros(points, *s, device=HERE.device) for s in shapes]
+        if ends == 2:
+            self.coefficients = torch.linspace(0, 1, points, device=HERE.device)
+        else:
+            self.coefficients = torch.rand(points, 2, generator=self.generator, device=HERE.device) / 2
+        self.numbers = self.coefficients.tolist()
+
+    def draw(self, shape, kind):
+        return kind(shape, generator=self.generator, device=HERE.device)
+
+    def ours(self) -> None:
+        interpolate(self.ends.now, self.coefficients, masks=self.masks, out=self.out)
+
+    def loop(self) -> None:
+        factors = self.factors or [None] * len(self.shapes)
+        for k, number in enumerate(self.numbers):
+            for rows, factor, *ends in zip(self.out, factors, *self.ends.now, strict=True):
+                if self.count == 2:
+                    torch.lerp(*ends, number, out=rows[k])
+                else:
+                    s, t = number
+                    torch.lerp(ends[0], ends[1], s, out=rows[k]).add_(ends[2], alpha=t).sub_(ends[0], alpha=t)
+                if factor is not None:
+                    rows[k].mul_(factor)
+
+    def foreach(self) -> None:
+        for k, number in enumerate(self.numbers):
+            rows = [r[k] for r in self.out]
+            torch._foreach_copy_(rows, self.ends.now[0])
+            torch._foreach_lerp_(rows, self.ends.now[1], number)
+            if self.factors is not None:
+                torch._foreach_mul_(rows, self.factors)
+
+    def compare(self, compare, name: str, network: str, sweep: str | None, clock: str, foreach: bool = True) -> None:
+        size, masked = weights(self.shapes), self.masks is not None
+        rivals = [Competitor("lerp-and-mask loop" if masked else "lerp loop", self.loop, self.ends.turn)]
+        if self.count == 2 and foreach:
+            rivals.append(Competitor("foreach lerp" + " and mask" * masked, self.foreach, self.ends.turn))
+        compare(
+            Case("interpolate", name, size=size, density=DENSITY if masked else 1.0, K=self.points, sweep=sweep),
+            Competitor("interpolate", self.ours, self.ends.turn),
+            rivals,
+            moved=size * (4 * self.count + masked + 4 * self.points),
+            probe="copy" if HERE.on_gpu else "write",
+            step=training_step(network),
+            clock=clock,
+        )
 
 
-def percentiles(seconds: list[float]) -> list[float]:
-    kept = torch.tensor(seconds[1:], dtype=torch.float64) * 1e3
-    return torch.quantile(kept, torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)).tolist()
+@pytest.mark.parametrize("clock", HERE.clocks(small=True))
+@pytest.mark.parametrize("points", POINTS)
+def test_small_network(points, clock, compare):
+    Problem(shapes_of("ResNet-20"), points).compare(compare, "ResNet-20, path", "ResNet-20", "K", clock)
 
 
-@pytest.mark.parametrize("points", [9, 30])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_interpolate(name, points, benchmark):
-    shapes, rounds = NETWORKS[name]
-    generator = torch.Generator().manual_seed(0)
-    ends = [[torch.randn(s, generator=generator).to(DEVICE) for s in shapes] for _ in range(2)]
-    masks = [(torch.rand(s, generator=generator) < DENSITY).to(DEVICE) for s in shapes]
-    factors = [mask.float() for mask in masks]
-    positions = torch.linspace(0, 1, points, device=DEVICE)
-    numbers, out = positions.tolist(), [torch.zeros(points, *s, device=DEVICE) for s in shapes]
+@pytest.mark.parametrize("points", [9] if HERE.quick else POINTS if HERE.on_gpu else [9, 30])
+def test_large_network(points, compare):
+    problem = Problem(shapes_of("ResNet-50"), points)
+    problem.compare(compare, "ResNet-50, path", "ResNet-50", "K", "events", foreach=HERE.on_gpu)
 
-    def ours() -> None:
-        interpolate(ends, positions, masks=masks, out=out)
 
-    def loop() -> None:
-        for k, number in enumerate(numbers):
-            for rows, a, b, factor in zip(out, *ends, factors, strict=True):
-                torch.lerp(a, b, number, out=rows[k]).mul_(factor)
-
-    def foreach() -> None:
-        for k, number in enumerate(numbers):
-            rows = [r[k] for r in out]
-            torch._foreach_copy_(rows, ends[0])
-            torch._foreach_lerp_(rows, ends[1], number)
-            torch._foreach_mul_(rows, factors)
-
-    def fill() -> None:
-        torch._foreach_zero_(out)
-
-    seconds: dict[str, list[float]] = {"interpolate": [], "lerp and mask": [], "foreach lerp and mask": [], "fill": []}
-
-    def everyone_else() -> None:
-        timed(loop, seconds["lerp and mask"])
-        timed(foreach, seconds["foreach lerp and mask"])
-        timed(fill, seconds["fill"])
-
-    benchmark.pedantic(lambda: timed(ours, seconds["interpolate"]), setup=everyone_else, rounds=rounds)
-    weights = sum(mask.numel() for mask in masks)
-    median = percentiles(seconds["interpolate"])[1]
-    floor = percentiles(seconds.pop("fill"))[1] * (9 + 4 * points) / (4 * points)
-    print(f"\n{name}, K = {points}: {weights:,} weights, {DEVICE}, {torch.get_num_threads()} threads")
-    for label, times in seconds.items():
-        low, middle, high = percentiles(times)
-        print(f"  {label:24s} {middle:10.2f} ({low:.2f} to {high:.2f})   {middle / median:.2f} x interpolate")
-        benchmark.extra_info[label] = {"median_ms": middle, "ratio": middle / median}
-    print(f"  {'floor':24s} {floor:10.2f}")
+@pytest.mark.parametrize("ends", [2, 3])
+def test_without_masks_and_in_a_plane(ends, compare):
+    problem = Problem(shapes_of("ResNet-20"), 9, masked=ends == 3, ends=ends)
+    name = "ResNet-20, plane" if ends == 3 else "ResNet-20, without masks"
+    problem.compare(compare, name, "ResNet-20", None, HERE.clocks(small=True)[-1])

@@ -1,6 +1,6 @@
 """How this room compiles for the CPU: Numba without the interpreter lock, kept on disk where a disk can be written."""
 
-from numba import njit
+from numba import cfunc, njit, types
 
 
 def compiled(function):
@@ -13,3 +13,12 @@ def compiled(function):
         return njit(nogil=True, cache=True)(function)
     except RuntimeError:
         return njit(nogil=True)(function)
+
+
+def callback(function):
+    """A C function of one pointer to int64, returning nothing, that threads without an interpreter can run."""
+    signature = types.void(types.CPointer(types.int64))
+    try:
+        return cfunc(signature, cache=True)(function)
+    except RuntimeError:
+        return cfunc(signature)(function)

@@ -37,6 +37,16 @@ def prefetch(typing_context, address):
     return types.none(types.int64), codegen
 
 
+@intrinsic
+def take(typing_context, counter, number):
+    """The value that the counter of int64 at this pointer had; adds `number` to it, whatever other threads do."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.atomic_rmw("add", arguments[0], arguments[1], "monotonic")
+
+    return types.int64(types.CPointer(types.int64), types.int64), codegen
+
+
 def read(array, i):
     """array[i] as a number; uint16 holds bfloat16."""
 

@@ -16,7 +16,7 @@ def blocks_of(device: torch.device, sizes: list[int], block: int) -> Tensor:
         counts = [-(-size // block) for size in sizes]
         within = np.concatenate([np.arange(count) for count in counts])
         found = send(np.stack([np.repeat(np.arange(len(sizes)), counts), within], axis=1).astype(np.int32), device)
-        if not _capturing(device):
+        if not capturing(device):
             _blocks[key] = found
     return found
 
@@ -27,7 +27,7 @@ def send(array: np.ndarray, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return host
     host = host.pin_memory()
-    if _capturing(device):
+    if capturing(device):
         _captured.append(host)
     return host.to(device, non_blocking=True)
 
@@ -37,5 +37,6 @@ def aligned(addresses: list[int]) -> bool:
     return all(address % 16 == 0 for address in addresses)
 
 
-def _capturing(device: torch.device) -> bool:
+def capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured, which will replay every copy made meanwhile."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

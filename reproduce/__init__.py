@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from sparselt.experiments.setting import Setting
 
 SCALES = ("paper", "mini", "smoke")
-DEFAULT_SCALES = MappingProxyType({"digits_resnet8": "mini", "imagenet_resnet50": "paper"})
+DEFAULT_SCALES = MappingProxyType(
+    {
+        "digits_resnet8": "mini",
+        "cifar10_resnet20": "paper",
+        "cifar100_resnet18": "paper",
+        "imagenet_resnet50": "paper",
+        "imagenet_resnet50_mild": "paper",
+    }
+)
 
 
 def load_setting(name: str, scale: str | None = None) -> "Setting":

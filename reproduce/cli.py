@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from sparselt.reproduce import DEFAULT_SCALES, SCALES
 
 from sparselt.errors import SettingError, SparseltError
+from sparselt.reproduce import DEFAULT_SCALES, SCALES
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _list() -> int:
     from rich.console import Console
     from rich.table import Table
-    from sparselt.reproduce import load_setting
 
     from sparselt.experiments import EXPERIMENTS
+    from sparselt.reproduce import load_setting
 
     console = Console()
     table = Table(title="Settings", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -84,7 +84,7 @@ def _list() -> int:
                 str(setting.levels),
                 " · ".join(map(str, setting.rewind_steps)),
                 str(setting.replicates),
-                "--data DIR" if setting.source is None else setting.source.kind,
+                "--data" if setting.source is None else setting.source.kind,
             )
     console.print(table)
     console.print("* the default; runs: replicates; rewind to and steps: optimizer steps\n", highlight=False)

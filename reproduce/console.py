@@ -1,5 +1,6 @@
-"""The console script: `sparselt reproduce | data | report | doctor`."""
+"""The console script: `sparselt reproduce | data | report | bench | doctor`."""
 
+import os
 import sys
 
 _USAGE = """usage: sparselt COMMAND ...
@@ -7,6 +8,7 @@ _USAGE = """usage: sparselt COMMAND ...
   reproduce SETTING   run a paper's experiments (the same as python -m sparselt.reproduce)
   data write|info     write a data set to betons; look at one
   report FOLDER       draw the report of a run again
+  bench [SUITE ...]   measure the kernels here against named competitors
   doctor              what is installed here, and what it can do
 """
 
@@ -35,14 +37,23 @@ def main() -> int:
             return data(arguments)
         if command == "report":
             return _report(arguments)
+        if command == "bench":
+            from sparselt.reproduce.bench import bench
+
+            return bench(arguments)
         if command == "doctor":
             from sparselt.reproduce.doctor import doctor
 
-            return doctor()
+            doctor()
+            return 0
     except SparseltError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"error: unknown command {command!r}; expected reproduce, data, report or doctor", file=sys.stderr)
+    except BrokenPipeError:
+        # Whoever reads the output has seen enough (`| head`); Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    print(f"error: unknown command {command!r}; expected reproduce, data, report, bench or doctor", file=sys.stderr)
     return 2
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from sparselt.reproduce import load_setting
-from sparselt.reproduce.display import ProgressDisplay, print_estimate, print_plan, print_protocol
 
 from sparselt.errors import DataError, SettingError, StoreError
 from sparselt.experiments import EXPERIMENTS, Lab, Measurement
 from sparselt.experiments.setting import Setting, nearest
+from sparselt.reproduce import load_setting
+from sparselt.reproduce.display import ProgressDisplay, print_estimate, print_plan, print_protocol
 from sparselt.runs.estimate import Speed, estimate
 from sparselt.runs.executor import Workers, default_workers, execute
 from sparselt.runs.ledger import Entry, write_ledger
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from sparselt.reproduce.cli import Options
 
 _PROTOCOL = (
-    "model", "train_size", "eval_size", "eval_ratio", "padding", "flip", "batch_size", "steps", "schedule", "lr",
-    "milestones", "lr_factor", "warmup_steps", "momentum", "weight_decay", "nesterov", "decoupled_weight_decay",
+    "model", "initialization", "norm_scale", "techniques", "train_size", "eval_size", "eval_ratio",
+    "eval_interpolation", "padding", "flip",
+    "batch_size", "micro_batches", "steps", "schedule", "lr", "milestones",
+    "lr_factor", "warmup_steps", "momentum", "weight_decay", "nesterov", "decoupled_weight_decay",
     "precision", "levels", "fraction", "scope", "rewind_steps", "rewound_momentum", "replicates", "dense_replicates",
     "reshuffle", "control_levels", "control_rewind_step", "path_points", "threads", "seed",
 )  # fmt: skip
-_STREAMING_ONLY = ("eval_size", "eval_ratio")
+_STREAMING_ONLY = ("eval_size", "eval_ratio", "eval_interpolation")
 _RESIDENT_ONLY = ("padding",)
 _STEP_SCHEDULE_ONLY = ("milestones", "lr_factor")
 
@@ -194,10 +196,13 @@ def _report(
 
 
 def _record(setting: Setting, device: str, lab: Lab, store: Store) -> dict[str, Any]:
-    from sparselt.data import open_dataset
+    from sparselt.data import evaluation_record, open_dataset
 
     note = store.folder(lab.dataset) / "dataset.json"
     manifest = open_dataset(note.parent / json.loads(note.read_text())["folder"]).manifest
+    crop = ()
+    if setting.engine == "streaming":
+        crop = (setting.eval_size, setting.eval_ratio, setting.eval_interpolation)
     return {
         "setting": setting.name,
         "scale": setting.scale,
@@ -206,6 +211,7 @@ def _record(setting: Setting, device: str, lab: Lab, store: Store) -> dict[str, 
         "data": manifest.description,
         "data_fingerprint": manifest.fingerprint,
         "synthetic": manifest.synthetic,
+        "evaluation": evaluation_record(manifest, *crop),
         "protocol": _protocol(setting),
         "replicates": setting.replicates,
         "rewind_steps": list(setting.rewind_steps),

@@ -1,51 +1,68 @@
-"""MaskedSGD: `torch.optim.SGD` for networks with masks, one fused pass over all weights."""
+"""MaskedSGD: `torch.optim.SGD` for networks with masks, one fused pass over all weights of one or several."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from sparselt.arena import Arena, check_mask
 from sparselt.errors import SettingError
-from sparselt.kernels.masked_sgd import COLUMNS, launch, same_order
+from sparselt.hyperparameters import Hyperparameters, check_group, has_momentum
+from sparselt.kernels.masked_sgd import Layout, launch, same_order
+from sparselt.networks import groups_of_networks, mask_of_networks
+from sparselt.optimizer_state import check_momentum, expanded_state, momentum_of, saved_momentum
 
 
 class MaskedSGD(torch.optim.Optimizer):
     """SGD in which a masked weight and its momentum are exactly 0.0 after every step, whatever gradient came in.
 
     params: `model.named_parameters()`, or groups of such; plain parameters without a mask. All of one device and one
-        dtype (float32, bfloat16 with float32 momentum; float64 on a CPU).
-    lr, momentum, dampening, weight_decay, nesterov, maximize: as in `torch.optim.SGD`, also per group. lr may be a
-        tensor.
+        dtype (float32, bfloat16 with float32 momentum; float64 on a CPU). For several networks see `of_networks`.
+    lr, momentum, dampening, weight_decay, nesterov, maximize: as in `torch.optim.SGD`, also per group. The first four
+        may be tensors of one element. One on the GPU is read there, also in the replays of a CUDA graph; momentum that
+        is a tensor counts as nonzero for `state`.
     decoupled_weight_decay: multiply each weight by 1 - (lr / initial_lr)·weight_decay instead of adding weight_decay·w
         to the gradient, as Paul et al. 2022 (Unmasking) do on ImageNet (decoupled SGD of the Mosaic recipes): the decay
         follows the schedule but not the base learning rate. initial_lr is the group's first lr, under the key that
         torch's schedulers use. For the meaning of AdamW, 1 - lr·decay, give weight_decay = decay·lr.
     mask: bool tensors by parameter name (a `sparselt.Mask`), True where a weight lives; parameters without one are
         dense. Weights masked at construction are set to 0. None: every weight lives, and this is `torch.optim.SGD`.
+    live_momentum: store momentum for live weights only: 4 bytes for each, at most 28 more a block of 1,024 weights, in
+        place of 4 a weight. The results are the same to the bit. `state` then holds flat pieces, `state_dict()`
+        momentum in the shape of its parameter as always.
 
     `state_dict()` loads into `torch.optim.SGD` and back; the mask is not part of it. Parameters may be moved, reloaded
-    or brought to another memory format at any time. Under a CUDA graph call `refresh()` before a replay once a
-    hyperparameter or a weight was changed from outside.
+    or brought to another memory format at any time. On a GPU masked memory is not written again in every step: call
+    `refresh()` after writing through `p.data`, which torch does not count as a write, and before the replay of a CUDA
+    graph once a hyperparameter or a weight was changed from outside.
+
+    With `torch.amp.GradScaler` the kernel divides by the scale, and a step that finds an infinity changes nothing at
+    all: a parameter's first step is its first that is not skipped. Nothing waits for the GPU to know. `p.grad` stays
+    scaled (torch's fused SGD divides it in place).
 
     Raises SettingError and MaskError (both ValueError), naming the parameter, before anything is written.
     """
 
+    _step_supports_amp_scaling = True
     _arena: Arena | None = None
     _mask: Mapping[str, Tensor] | None = None
+    _live_momentum = False
 
     def __init__(
         self,
         params: Iterable,
         lr: float | Tensor = 1e-3,
-        momentum: float = 0,
-        dampening: float = 0,
-        weight_decay: float = 0,
+        momentum: float | Tensor = 0,
+        dampening: float | Tensor = 0,
+        weight_decay: float | Tensor = 0,
         nesterov: bool = False,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
         mask: Mapping[str, Tensor] | None = None,
+        live_momentum: bool = False,
     ):
         defaults = {
             "lr": lr,
@@ -56,10 +73,33 @@ class MaskedSGD(torch.optim.Optimizer):
             "maximize": maximize,
             "decoupled_weight_decay": decoupled_weight_decay,
         }
-        _check_group(defaults)
+        check_group(defaults)
+        self._live_momentum = live_momentum
         super().__init__(params, defaults)
+        check_mask(mask, self._by_name())
+        self._mask = mask
         self._build()
-        self.set_mask(mask)
+        self.refresh()
+
+    @classmethod
+    def of_networks(
+        cls,
+        networks: Sequence[nn.Module],
+        masks: Sequence[Mapping[str, Tensor] | None] | None = None,
+        *,
+        live_momentum: bool = False,
+        **options,
+    ) -> "MaskedSGD":
+        """One optimizer, and one launch a step, for K networks; each gets to the bit what it gets alone.
+
+        masks: K masks by the networks' own parameter names; None, for one or all of them: every weight lives.
+        options: as of `MaskedSGD`, each one value for all networks or a sequence of K.
+        Network k is group k, which also says "network": k; its parameters are called "k.name", as in `mask`.
+        Raises SettingError and MaskError, naming the network.
+        """
+        networks = list(networks)
+        groups, shared = groups_of_networks(networks, options)
+        return cls(groups, mask=mask_of_networks(networks, masks), live_momentum=live_momentum, **shared)
 
     @property
     def mask(self) -> Mapping[str, Tensor] | None:
@@ -67,11 +107,19 @@ class MaskedSGD(torch.optim.Optimizer):
         return self._mask
 
     def set_mask(self, mask: Mapping[str, Tensor] | None) -> None:
-        """Train under another mask from now on. Weights and momentum that it masks are set to 0."""
+        """Train under another mask from now on. What it masks is set to 0, other momentum stays.
+
+        A CUDA graph that was captured before keeps the old one: capture again.
+        """
         check_mask(mask, self._by_name())
-        self._current_arena()
+        arena = self._current_arena()
+        self._adopt_state()
+        ours = [i for i, p in enumerate(arena.parameters) if momentum_of(self.state, p) is arena.buffers[i]]
         self._mask = mask
-        self._arena.set_masks(self._masks())
+        arena.set_masks(self._masks())
+        for i in ours:
+            self.state[arena.parameters[i]]["momentum_buffer"] = arena.buffers[i]
+        self._remember_state()
         self.refresh()
 
     @torch.no_grad()
@@ -81,43 +129,77 @@ class MaskedSGD(torch.optim.Optimizer):
         `step` does so by itself. A replayed CUDA graph cannot: call this before one when either was changed.
         """
         arena = self._current_arena()
-        for parameter, buffer, mask in zip(arena.parameters, arena.buffers, self._masks(), strict=True):
+        for i, mask in enumerate(self._masks()):
             if mask is not None:
                 gone = ~mask.to(arena.device)
-                parameter.masked_fill_(gone, 0)
-                buffer.masked_fill_(gone, 0)
-        self._send_hyperparameters()
-        self._versions = [p._version for p in arena.parameters]
+                arena.parameters[i].masked_fill_(gone, 0)
+                arena.zero_masked(i, gone)
+        self._hyperparameters.send(self.param_groups)
+        self._last_written = self._written(arena.addresses([None] * len(arena.parameters)))
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """One step for every parameter that has a gradient. closure: evaluates the model again and returns the loss."""
+        # Torch wraps every `step` for its profiler and for hooks, which takes a quarter of a small network's step.
+        if torch.autograd._profiler_enabled() or self._has_hooks():
+            return self._observed_step(closure)
+        return self._step(closure)
+
+    step.hooked = True  # torch's own mark of a wrapped function
+
+    def _has_hooks(self) -> bool:
+        own = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
+        return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
+
+    def _step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        arena = self._current_arena()
+        arena = self._arena or self._current_arena()
         gradients = [p.grad for p in arena.parameters]
-        if self._is_new or not self._ready(gradients):
+        addresses = arena.addresses(gradients)
+        if addresses is None:
+            arena = self._current_arena()
             gradients = [self._fitted(gradient, i) for i, gradient in enumerate(gradients)]
-        present = [i for i, gradient in enumerate(gradients) if gradient is not None]
-        new = [] if self._all_have_momentum() else [i for i in present if not self._has_momentum(i)]
-        self._send_hyperparameters()
-        # On a GPU masked weights are left alone, unless someone else wrote to the parameters since the last step.
-        rewrite = [p._version for p in arena.parameters] != self._versions
-        if new:
-            started = set(new)
-            self._launch(gradients, new, True, rewrite)
-            present = [i for i in present if i not in started]
-        self._launch(gradients, present, False, rewrite)
-        self._versions = [p._version for p in arena.parameters]
-        self._is_new = False
+            addresses = arena.addresses(gradients)
+        parameters = written = arena.parameters
+        if arena.some_missing:
+            written = [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+        grad_scale, found_inf = self._from_scaler("grad_scale"), self._from_scaler("found_inf")
+        if found_inf is not None and not found_inf.is_cuda and found_inf.item() != 0:
+            return loss  # on a GPU the kernel sees to it
+        if not self._state_is_ours(gradients):
+            self._adopt_state(gradients)
+        self._hyperparameters.send(self.param_groups)
+        # On a GPU masked memory is left alone, unless someone else wrote to the parameters since the last step.
+        on_gpu = arena.device.type == "cuda"
+        launch(
+            self._layout,
+            arena.dtype,
+            addresses,
+            arena.momentum,
+            arena.mask,
+            self._hyperparameters.rows,
+            False,
+            not on_gpu or self._written(addresses) != self._last_written,
+            arena.blocks,
+            self._live_momentum,
+            arena.begun,
+            grad_scale,
+            found_inf,
+        )
+        torch.autograd.graph.increment_version(written)
+        if on_gpu:
+            self._last_written = self._written(addresses)
         return loss
+
+    _observed_step = torch.optim.Optimizer.profile_hook_step(_step)
 
     def add_param_group(self, param_group: dict) -> None:
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
-            _check_group(group)
+            check_group(group)
             if self._arena is not None:
                 self._build()
         except SettingError:
@@ -127,35 +209,31 @@ class MaskedSGD(torch.optim.Optimizer):
             # Only here: a scheduler takes initial_lr for its base, and a user may still change lr before making one.
             group.setdefault("initial_lr", float(group["lr"]))
 
+    def state_dict(self) -> dict:
+        """As of `torch.optim.SGD`. Live momentum is spread out to the shapes of the parameters."""
+        own, self.state = self.state, expanded_state(self.state, self._arena)
+        try:
+            return super().state_dict()
+        finally:
+            self.state = own
+
     def load_state_dict(self, state_dict: dict) -> None:
         """Take over what `state_dict()` of this class or of `torch.optim.SGD` returned; masked momentum becomes 0."""
-        saved = dict(
-            zip(
-                self._all_parameters(),
-                chain.from_iterable(group["params"] for group in state_dict["param_groups"]),
-                strict=False,  # what does not match is refused by torch, below
-            )
-        )
-        loaded = {
-            p: state_dict["state"][key]["momentum_buffer"]
-            for p, key in saved.items()
-            if state_dict["state"].get(key, {}).get("momentum_buffer") is not None
-        }
-        for name, p in zip(self._names(), saved, strict=False):
-            if p in loaded and loaded[p].shape != p.shape:
-                raise SettingError(
-                    f"the saved momentum of {name} has shape {tuple(loaded[p].shape)}, the parameter {tuple(p.shape)}: "
-                    "is it the state of another model?"
-                )
+        loaded = saved_momentum(state_dict, self._all_parameters(), self._names())
         super().load_state_dict(state_dict)
         # Torch has rounded the buffers to the parameters' dtype, which is too coarse for momentum under bfloat16.
         self.state.update({p: {"momentum_buffer": b} for p, b in loaded.items() if p.dtype == torch.bfloat16})
-        for i in range(len(self._current_arena().parameters)):
-            self._has_momentum(i)
+        self._current_arena()
+        self._adopt_state()
         self.refresh()
 
     def __getstate__(self) -> dict:
-        return {**super().__getstate__(), "_mask": self._mask}
+        kept = {
+            "_mask": self._mask,
+            "_live_momentum": self._live_momentum,
+            "state": expanded_state(self.state, self._arena),
+        }
+        return {**super().__getstate__(), **kept}
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
@@ -172,71 +250,68 @@ class MaskedSGD(torch.optim.Optimizer):
 
     def _build(self) -> None:
         """A new arena, with the momentum of the old one (found through `state`)."""
-        parameters = self._all_parameters()
+        parameters, names = self._all_parameters(), self._names()
         check_mask(self._mask, self._by_name())
-        for name, p in zip(self._names(), parameters, strict=True):
-            buffer = self.state[p].get("momentum_buffer") if p in self.state else None
-            if buffer is not None and buffer.shape != p.shape:
-                raise SettingError(
-                    f"{name} has shape {tuple(p.shape)}, its momentum {tuple(buffer.shape)}: "
-                    "build a new optimizer for it"
-                )
-        arena = Arena(parameters, self._names(), self._masks())
-        self._groups = [g for g, group in enumerate(self.param_groups) for _ in group["params"]]
-        kind = torch.float64 if arena.device.type == "cpu" else torch.float32
-        self._hyperparameters = torch.zeros(len(self.param_groups), len(COLUMNS), dtype=kind, device=arena.device)
-        self._buffer_ids = list(map(id, arena.buffers))
-        self._sent: list | None = None
-        self._versions: list[int] = []
-        self._is_new = True  # gradients may be of an earlier state of the parameters
-        self._arena = arena
+        kept = expanded_state(self.state, self._arena)
+        check_momentum(kept, parameters, names)
+        arena = self._arena = Arena(parameters, names, self._masks(), self._live_momentum)
+        groups = [g for g, group in enumerate(self.param_groups) for _ in group["params"]]
+        self._layout = Layout([p.numel() for p in parameters], arena.offsets, groups)
+        self._group_of = groups
+        self._hyperparameters = Hyperparameters(self.param_groups, arena.device)
+        self.state.clear()
+        self.state.update(kept)
+        self._remember_state()
+        self._last_written: tuple | None = None
 
-    def _launch(self, gradients: list, chosen: list[int], first_step: bool, rewrite: bool) -> None:
+    @torch.no_grad()
+    def _adopt_state(self, gradients: list[Tensor | None] | None = None) -> None:
+        """Takes over momentum found in `state`, and puts ours there for the gradients that will begin some."""
         arena = self._arena
-        parameters, offsets, groups = arena.parameters, arena.offsets, self._groups
-        if len(chosen) < len(parameters):
-            parameters, gradients, offsets, groups = (
-                [everything[i] for i in chosen] for everything in (parameters, gradients, offsets, groups)
-            )
-        launch(
-            parameters,
-            gradients,
-            arena.momentum,
-            arena.mask,
-            self._hyperparameters,
-            offsets,
-            groups,
-            first_step,
-            rewrite,
+        for i in self._waiting():
+            p, found, ours = arena.parameters[i], momentum_of(self.state, arena.parameters[i]), arena.buffers[i]
+            if found is not None:
+                arena.write(i, found.detach())
+                self._last_written = None  # what was copied in may be nonzero under the mask
+            elif gradients is None or gradients[i] is None:
+                continue
+            arena.set_begun(i, found is not None)
+            self.state[p]["momentum_buffer"] = ours
+        self._remember_state()
+
+    def _waiting(self) -> list[int]:
+        """The parameters with momentum whose buffer in `state`, if any, is not ours."""
+        arena, with_momentum = self._arena, list(map(has_momentum, self.param_groups))
+        return [
+            i
+            for i, p in enumerate(arena.parameters)
+            if with_momentum[self._group_of[i]] and momentum_of(self.state, p) is not arena.buffers[i]
+        ]
+
+    def _remember_state(self) -> None:
+        self._seen, self._without = self._state_now(), self._waiting()
+
+    def _state_now(self) -> tuple[list[int], list[bool]]:
+        # In every step, so without hashing tensors.
+        return [id(state.get("momentum_buffer")) for state in self.state.values()], list(
+            map(has_momentum, self.param_groups)
         )
 
-    def _ready(self, gradients: list[Tensor | None]) -> bool:
-        """Whether the kernel can take every gradient as it is. In every step, so without a loop in Python."""
-        try:
-            return list(map(Tensor.stride, gradients)) == self._arena.strides and (
-                [gradient.dtype for gradient in gradients] == self._arena.dtypes
-            )
-        except (TypeError, RuntimeError):  # a parameter without a gradient; a sparse gradient
-            return False
+    def _written(self, addresses: np.ndarray) -> tuple:
+        """Differs once torch has counted a write to a parameter, or one has got other memory."""
+        parameters = self._arena.parameters
+        return [p._version for p in parameters], addresses[: len(parameters)].tobytes()
 
-    def _all_have_momentum(self) -> bool:
-        """Whether `state` holds exactly our buffers, in order. In every step, so without hashing tensors."""
-        return [id(state.get("momentum_buffer")) for state in self.state.values()] == self._buffer_ids
+    def _state_is_ours(self, gradients: list[Tensor | None]) -> bool:
+        """Whether `state` is as we left it, and no gradient comes for a parameter that has no momentum yet."""
+        return self._state_now() == self._seen and all(gradients[i] is None for i in self._without)
 
-    def _has_momentum(self, i: int) -> bool:
-        """Whether parameter i has a buffer or needs none. If not, `state` gets ours, to be filled by a first step."""
-        if self.param_groups[self._groups[i]]["momentum"] == 0:
-            return True
-        state, buffer = self.state[self._arena.parameters[i]], self._arena.buffers[i]
-        found = state.get("momentum_buffer")
-        if found is buffer:
-            return True
-        state["momentum_buffer"] = buffer
-        if found is None:
-            return False
-        buffer.copy_(found.detach())
-        self._versions = []  # what was copied in may be nonzero under the mask
-        return True
+    def _from_scaler(self, name: str) -> Tensor | None:
+        """What `torch.amp.GradScaler` sets for the time of a step. Without any gradient it is a plain number."""
+        value = self.__dict__.get(name)
+        if value is None:
+            return None
+        return torch.as_tensor(value, dtype=torch.float32).to(self._arena.device, non_blocking=True)
 
     def _fitted(self, gradient: Tensor | None, i: int) -> Tensor | None:
         """The gradient laid out like its parameter, or SettingError where that is impossible."""
@@ -252,22 +327,6 @@ class MaskedSGD(torch.optim.Optimizer):
                 "it is of an earlier state of the model; call zero_grad() first"
             )
         return gradient if same_order(gradient, parameter) else torch.empty_like(parameter).copy_(gradient.detach())
-
-    def _send_hyperparameters(self) -> None:
-        on_device = [(g, group) for g, group in enumerate(self.param_groups) if _is_on_gpu(group["lr"])]
-        rows = [_row(group, 0.0 if _is_on_gpu(group["lr"]) else float(group["lr"])) for group in self.param_groups]
-        if rows != self._sent:
-            if self._hyperparameters.is_cuda and torch.cuda.is_current_stream_capturing():
-                raise SettingError("hyperparameters changed while a CUDA graph is captured: call refresh() before")
-            values = torch.tensor(rows, dtype=self._hyperparameters.dtype, pin_memory=self._hyperparameters.is_cuda)
-            self._hyperparameters.copy_(values, non_blocking=True)
-            self._sent = rows
-        for g, group in on_device:
-            self._hyperparameters[g, 0].copy_(group["lr"].view(()))
-            if group["decoupled_weight_decay"]:
-                self._hyperparameters[g, 4].copy_(
-                    1 - group["lr"].view(()) * (group["weight_decay"] / group["initial_lr"])
-                )
 
     def _names(self) -> list[str]:
         return [
@@ -286,36 +345,3 @@ class MaskedSGD(torch.optim.Optimizer):
 
     def _masks(self) -> list[Tensor | None]:
         return [None if self._mask is None else self._mask.get(name) for name in self._names()]
-
-
-def _row(group: dict, lr: float) -> list[float]:
-    """One row of `COLUMNS`."""
-    decay, decoupled = group["weight_decay"], group["decoupled_weight_decay"]
-    return [
-        lr,
-        group["momentum"],
-        1 - group["dampening"],
-        0.0 if decoupled else decay,
-        1 - lr / group["initial_lr"] * decay if decoupled else 1.0,
-        -1.0 if group["maximize"] else 1.0,
-        1.0 if group["nesterov"] else 0.0,
-    ]
-
-
-def _is_on_gpu(value: float | Tensor) -> bool:
-    return isinstance(value, Tensor) and value.is_cuda
-
-
-def _check_group(group: dict) -> None:
-    """What `torch.optim.SGD` refuses of its defaults, for every group."""
-    if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
-        raise SettingError(f"lr is a tensor of {group['lr'].numel()} elements: expected 1")
-    for key in ("lr", "momentum", "weight_decay"):
-        if not group[key] >= 0:
-            raise SettingError(f"{key} is {group[key]}: expected 0 or more")
-    if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
-        raise SettingError("nesterov needs a momentum above 0 and dampening 0")
-    if group["decoupled_weight_decay"] and not group.get("initial_lr", group["lr"]) > 0:
-        raise SettingError(
-            "decoupled_weight_decay divides by the first lr, which is 0: give the base learning rate as lr"
-        )

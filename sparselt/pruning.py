@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from sparselt.errors import SettingError, TrainingError
+from sparselt.kernels import magnitude_mask
 from sparselt.masks import Mask
 
 Scope = Literal["global", "layerwise"]
+Rule = Literal["exact", "open_lth"]
 
 
 def prunable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -31,45 +33,56 @@ def magnitude_prune(
     mask: Mask,
     fraction: float,
     scope: Scope = "global",
+    *,
+    rule: Rule = "exact",
 ) -> Mask:
     """The mask without the `fraction` of live weights of smallest magnitude.
 
     Exactly ⌈fraction · live⌉ weights go, over all layers together (`global`) or in each layer (`layerwise`). Among
-    equal magnitudes the first in layer and memory order go, so that the count is always exact.
+    equal magnitudes the first in layer and memory order go, so that the count is always exact. Magnitudes are compared
+    in float32.
 
     Args:
         model: the trained network, or a mapping from parameter names to weights (a checkpoint).
         mask: the current mask; already pruned weights are not counted.
         fraction: share of the live weights to prune, in (0, 1). The papers use 0.2 a level.
         scope: `global` ranks all layers together (Paul et al. 2022), `layerwise` each on its own.
+        rule: `exact` as above; `open_lth` keeps, as open_lth's pruning/sparse_global.py does, what is strictly greater
+            than the magnitude of rank ⌈fraction · live⌉ + 1: one weight less, and none of several equal ones. Only
+            with scope `global`.
 
     Raises:
-        SettingError: fraction outside (0, 1) or an unknown scope.
+        SettingError: fraction outside (0, 1), an unknown scope or rule, or one with no weight of the rank it needs.
         MaskError: a mask of another model.
         TrainingError: a live weight that is NaN or infinite, with the layer's name.
     """
     check_fraction(fraction)
     if scope not in ("global", "layerwise"):
         raise SettingError(f"pruning scope is {scope!r}; expected 'global' or 'layerwise'")
+    if rule not in ("exact", "open_lth"):
+        raise SettingError(f"pruning rule is {rule!r}; expected 'exact' or 'open_lth'")
+    if rule == "open_lth" and scope != "global":
+        raise SettingError(f"pruning rule 'open_lth' goes with scope 'global', got {scope!r}; choose rule 'exact'")
     weights = dict(model.named_parameters()) if isinstance(model, nn.Module) else model
     mask.check_fits(weights)
-    scores = {}
-    for name, layer in mask.items():
-        live = weights[name].detach()[layer.to(weights[name].device)].abs().float().cpu()
-        if not torch.isfinite(live).all():
-            raise TrainingError(f"cannot prune {name!r}: it holds weights that are not finite; the training diverged")
-        scores[name] = live
-    if not mask.live:
+    live = [int(torch.count_nonzero(layer)) for layer in mask.values()]
+    counts = [_to_prune(fraction, number) for number in (live if scope == "layerwise" else [sum(live)])]
+    if not any(live):
         raise SettingError("no weight is left to prune; prune fewer times, or a smaller fraction")
-    groups = [list(mask)] if scope == "global" else [[name] for name in mask]
-    layers: dict[str, Tensor] = {}
-    for names in groups:
-        keep = _keep_largest(torch.cat([scores[name] for name in names]), fraction)
-        for name, kept in zip(names, keep.split([scores[name].numel() for name in names]), strict=True):
-            layer = mask[name].clone()
-            layer[mask[name]] = kept.to(layer.device)
-            layers[name] = layer
-    return Mask({name: layers[name] for name in mask})
+    if rule == "open_lth" and counts[0] >= sum(live):
+        raise SettingError(f"pruning rule 'open_lth' would leave none of {sum(live)} weights; prune a smaller fraction")
+    device = weights[next(iter(mask))].device
+    kept, threshold = magnitude_mask(
+        [weights[name].to(device) for name in mask],
+        [layer.to(device) for layer in mask.values()],
+        counts,
+        scope=scope,
+        rule=rule,
+    )
+    for name, number in zip(mask, threshold.not_finite.tolist(), strict=True):
+        if number:
+            raise TrainingError(f"cannot prune {name!r}: it holds weights that are not finite; the training diverged")
+    return Mask({name: layer.to(mask[name].device) for name, layer in zip(mask, kept, strict=True)})
 
 
 def check_fraction(fraction: float) -> None:
@@ -85,14 +98,6 @@ def empty_layers(mask: Mask) -> list[str]:
     return [name for name, layer in mask.items() if not layer.any()]
 
 
-def _keep_largest(scores: Tensor, fraction: float) -> Tensor:
+def _to_prune(fraction: float, live: int) -> int:
     # Rounded before the ceiling: 0.1 · 30 is 3.0000000000000004 in floating point.
-    count = math.ceil(round(fraction * scores.numel(), 6))
-    keep = torch.ones_like(scores, dtype=torch.bool)
-    if count == 0:
-        return keep
-    threshold = scores.kthvalue(count).values
-    keep[scores < threshold] = False
-    ties = torch.nonzero(scores == threshold).flatten()
-    keep[ties[: count - int((scores < threshold).sum())]] = False
-    return keep
+    return math.ceil(round(fraction * live, 6))

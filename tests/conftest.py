@@ -7,10 +7,10 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from sparselt.reproduce.digits_resnet8 import MINI
 
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.setting import Setting
+from sparselt.reproduce.digits_resnet8 import MINI
 from sparselt.runs.executor import run_stage
 from sparselt.runs.plan import Plan
 from sparselt.runs.stage import Stage

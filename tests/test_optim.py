@@ -336,3 +336,41 @@ def test_a_step_without_any_gradient_changes_nothing():
     before = copy.deepcopy(model.state_dict())
     MaskedSGD(model.named_parameters(), lr=0.1, momentum=0.9).step()
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_hooks_and_the_profiler_see_each_step():
+    model, seen = network(), []
+    optimizer = MaskedSGD(model.named_parameters(), lr=0.1)
+    handles = [
+        optimizer.register_step_pre_hook(lambda *_: seen.append("before")),
+        optimizer.register_step_post_hook(lambda *_: seen.append("after")),
+    ]
+    give_gradients(model, 0)
+    optimizer.step()
+    for handle in handles:
+        handle.remove()
+    optimizer.step()
+    assert seen == ["before", "after"]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        optimizer.step()
+    assert "Optimizer.step#MaskedSGD.step" in {event.key for event in profile.key_averages()}
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("live_momentum", [False, True])
+def test_special_gradients_of_live_weights_do_what_they_do_in_torch(options, live_momentum):
+    ours, theirs = network(), network()
+    mask = random_mask(ours)
+    first = MaskedSGD(ours.named_parameters(), lr=0.1, mask=mask, live_momentum=live_momentum, **options)
+    second = torch.optim.SGD(theirs.parameters(), lr=0.1, **options)
+    for step in range(3):
+        for model, optimizer in ((ours, first), (theirs, second)):
+            give_gradients(model, step)
+            for i, p in enumerate(model.parameters()):
+                for place, special in enumerate((float("nan"), float("inf"), float("-inf"), 3e38)):
+                    p.grad.view(-1)[(7 * i + 5 * place) % p.numel()] = special
+            optimizer.step()
+    for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        live = mask.get(name, torch.ones_like(p, dtype=torch.bool))
+        assert not p[~live].any()
+        torch.testing.assert_close(p[live], q[live], rtol=2e-6, atol=2e-6, equal_nan=True)

@@ -152,3 +152,40 @@ def test_the_state_of_another_model_is_refused_before_anything_is_written():
     with pytest.raises(SettingError, match=r"momentum of 5\.weight has shape \(4, 90\)"):
         optimizer.load_state_dict(source.state_dict())
     assert optimizer.param_groups[0]["lr"] == 0.5 and not optimizer.state
+
+
+def test_parameters_that_share_memory_are_refused():
+    memory = torch.zeros(10)
+    first, second = nn.Parameter(memory[:6]), nn.Parameter(memory[4:])
+    with pytest.raises(SettingError, match="first and second share memory"):
+        MaskedSGD([("first", first), ("second", second)], lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda w: torch.ones(4, 360)[:, ::2], r"5\.weight has shape \(4, 180\) and strides \(360, 2\)"),
+        (lambda w: torch.ones(1, 180).expand(4, 180), r"5\.weight has shape \(4, 180\) and strides \(0, 1\)"),
+        (lambda w: w.half(), r"5\.weight is torch.float16"),
+        (lambda w: w.double(), r"5\.weight is torch.float64 on cpu, but 0\.weight is torch.float32"),
+    ],
+    ids=["gaps", "overlap", "float16", "float64"],
+)
+@pytest.mark.parametrize("live_momentum", [False, True])
+def test_a_parameter_that_no_kernel_serves_any_longer_is_refused_before_anything_is_written(
+    spoil, message, live_momentum
+):
+    model = network()
+    mask = random_mask(model)
+    optimizer = MaskedSGD(model.named_parameters(), lr=0.1, momentum=0.9, mask=mask, live_momentum=live_momentum)
+    give_gradients(model, 0)
+    optimizer.step()
+    before = copy.deepcopy(model.state_dict())
+    kept = model[5].weight.data
+    model[5].weight.data = spoil(kept)
+    with pytest.raises(SettingError, match=message):
+        optimizer.step()
+    model[5].weight.data = kept
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    optimizer.step()
+    assert (model[5].weight != 0).equal(mask["5.weight"])

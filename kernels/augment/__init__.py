@@ -1,11 +1,11 @@
-"""augment: zero-pad, crop at a random offset, flip at random and normalize a batch of uint8 images, in one pass.
+"""augment: zero-pad, crop at a random offset, flip at random, normalize and cast a batch of uint8 images, in one pass.
 
 out[n, c, y, x] = (p / scale - mean[c]) / std[c], where p = images[n, c, y + row - padding, x' + column - padding], or
 0 outside the image, and x' = width - 1 - x for a flipped image, x otherwise; the standard augmentation of CIFAR
 (He et al. 2016, section 4.2). row and column are uniform in [0, 2·padding].
 
 The draws are functions of (seed, epoch, sample index) alone, by Philox4x32-10 as `sparselt.kernels.philox` says: CPU
-and GPU draw the same, whatever the batch. Bytes moved a pixel and channel: 1 read, 4 written.
+and GPU draw the same, whatever the batch. Bytes moved a pixel and channel: 1 read, 4 written, 2 in bfloat16.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from torch import Tensor
 
 _library = torch.library.Library("sparselt", "FRAGMENT")
 _library.define(
-    "augment(Tensor images, Tensor indices, SymInt seed, SymInt epoch, int padding, bool flip, float[] mean, "
-    "float[] std, float scale, bool channels_last) -> Tensor"
+    "augment(Tensor images, Tensor indices, SymInt seed, SymInt epoch, Tensor? seed_data, Tensor? epoch_data, "
+    "int padding, bool flip, float[] mean, float[] std, float scale, bool channels_last, ScalarType dtype) -> Tensor"
 )
 
 
@@ -24,34 +24,52 @@ def augment(
     images: Tensor,
     indices: Tensor,
     *,
-    seed: int,
-    epoch: int,
+    seed: int | Tensor,
+    epoch: int | Tensor,
     padding: int,
     flip: bool,
     mean: Sequence[float],
     std: Sequence[float],
     scale: float = 255.0,
     channels_last: bool = True,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The augmented batch: [N, C, H, W] float32, in channels-last memory unless told otherwise.
+    """The augmented batch: [N, C, H, W] in `dtype`, float32 or bfloat16, channels-last unless told otherwise.
 
     images: uint8 [N, C, H, W], any strides (a permuted NHWC batch needs no copy).
     indices: int64 [N], below 2**32, each image's index in its data set, on the images' device.
-    seed: in [0, 2**64); epoch: in [0, 2**31). padding: pixels; 0, with flip False, only normalizes.
+    seed: in [0, 2**64); epoch: in [0, 2**31). Either may be an int64 [] on the images' device, whose value is read when
+        the work is done: a captured CUDA graph then replays with what stands there. A seed from 2**63 on is given as
+        seed - 2**64. On a GPU nobody checks the value.
+    padding: pixels; 0, with flip False, only normalizes.
     mean, std: one number a channel, of pixels divided by `scale`.
     Raises ValueError or TypeError for arguments that do not fit.
     """
-    _check(images, indices, seed, epoch, padding, mean, std, scale)
-    signed = seed - 2**64 if seed >= 2**63 else seed
+    _check(images, indices, padding, mean, std, scale, dtype)
+    seed_data, epoch_data = (_data(name, value, images) for name, value in (("seed", seed), ("epoch", epoch)))
+    seed = 0 if seed_data is not None else _signed(seed)
+    epoch = 0 if epoch_data is not None else check_epoch(epoch)
     return torch.ops.sparselt.augment(
-        images, indices, signed, epoch, padding, flip, list(mean), list(std), scale, channels_last
+        images,
+        indices,
+        seed,
+        epoch,
+        seed_data,
+        epoch_data,
+        padding,
+        flip,
+        list(mean),
+        list(std),
+        scale,
+        channels_last,
+        dtype,
     )
 
 
-def empty_like_output(images: Tensor, channels_last: bool) -> Tensor:
+def empty_like_output(images: Tensor, channels_last: bool, dtype: torch.dtype) -> Tensor:
     """What `augment` fills."""
     order = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=order)
+    return torch.empty(images.shape, dtype=dtype, device=images.device, memory_format=order)
 
 
 def affine(mean: Sequence[float], std: Sequence[float], scale: float) -> list[list[float]]:
@@ -59,18 +77,40 @@ def affine(mean: Sequence[float], std: Sequence[float], scale: float) -> list[li
     return [[1 / (scale * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]]
 
 
-def _check(images, indices, seed, epoch, padding, mean, std, scale) -> None:
+def check_epoch(epoch: int) -> int:
+    """The epoch, if it is one."""
+    if not 0 <= epoch < 2**31:
+        raise ValueError(f"epoch {epoch} is outside [0, 2**31)")
+    return epoch
+
+
+def _signed(seed: int) -> int:
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed {seed} is outside [0, 2**64)")
+    return seed - 2**64 if seed >= 2**63 else seed
+
+
+def _data(name: str, value: int | Tensor, images: Tensor) -> Tensor | None:
+    if not isinstance(value, Tensor):
+        return None
+    if (value.dtype, value.dim(), value.device) != (torch.int64, 0, images.device):
+        raise ValueError(
+            f"{name} is {value.dtype} {tuple(value.shape)} on {value.device}: "
+            f"expected a whole number, or torch.int64 () on {images.device}"
+        )
+    return value
+
+
+def _check(images, indices, padding, mean, std, scale, dtype) -> None:
     if images.dtype != torch.uint8 or images.dim() != 4:
         raise TypeError(f"images are {images.dtype} with {images.dim()} dimensions: expected uint8 [N, C, H, W]")
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise TypeError(f"dtype is {dtype}: expected torch.float32 or torch.bfloat16")
     if (indices.dtype, tuple(indices.shape)) != (torch.int64, (len(images),)) or indices.device != images.device:
         raise ValueError(
             f"indices are {indices.dtype} {tuple(indices.shape)} on {indices.device}: "
             f"expected int64 ({len(images)},) on {images.device}, one an image"
         )
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed {seed} is outside [0, 2**64)")
-    if not 0 <= epoch < 2**31:
-        raise ValueError(f"epoch {epoch} is outside [0, 2**31)")
     if padding < 0:
         raise ValueError(f"padding is {padding} pixels: expected 0 or more")
     if not len(mean) == len(std) == images.shape[1]:
@@ -96,5 +136,5 @@ def _on_gpu(*arguments) -> Tensor:
 
 
 @torch.library.register_fake("sparselt::augment", lib=_library)
-def _fake(images, indices, seed, epoch, padding, flip, mean, std, scale, channels_last) -> Tensor:
-    return empty_like_output(images, channels_last)
+def _fake(images, indices, *settings) -> Tensor:
+    return empty_like_output(images, *settings[-2:])

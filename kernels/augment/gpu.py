@@ -2,12 +2,14 @@
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .._device import on_device_of
+from .._tables import capturing, send
 from ..philox import CROP, FLIP
 from . import affine, empty_like_output
 
@@ -19,15 +21,18 @@ def augment(
     indices: Tensor,
     seed: int,
     epoch: int,
+    seed_data: Tensor | None,
+    epoch_data: Tensor | None,
     padding: int,
     flip: bool,
     mean: list[float],
     std: list[float],
     scale: float,
     channels_last: bool,
+    dtype: torch.dtype,
 ) -> Tensor:
     """The operator, unchecked."""
-    out = empty_like_output(images, channels_last)
+    out = empty_like_output(images, channels_last, dtype)
     if not out.numel():
         return out
     count, channels, height, width = images.shape
@@ -41,6 +46,8 @@ def augment(
             out,
             seed,
             epoch,
+            seed_data,
+            epoch_data,
             padding,
             channels,
             height,
@@ -67,6 +74,8 @@ def augment_kernel(
     out,
     seed: tl.int64,
     epoch: tl.int32,
+    seed_data,  # int64 [], in place of seed and epoch, or None
+    epoch_data,
     padding,
     channels,
     height,
@@ -85,6 +94,10 @@ def augment_kernel(
         c, x, y = at % channels, at // channels % width, at // (channels * width)
     else:
         x, y, c = at % width, at // width % height, at // (width * height)
+    if seed_data is not None:
+        seed = tl.load(seed_data)
+    if epoch_data is not None:
+        epoch = tl.load(epoch_data).to(tl.int32)
     sample = tl.load(indices + image).to(tl.int32)
     offsets = (2 * padding + 1).to(tl.uint32)
     word0, word1, _, _ = tl.philox(seed, sample, epoch, CROP_STREAM, 0)
@@ -100,9 +113,16 @@ def augment_kernel(
     pixel = tl.load(source, mask=seen, other=0).to(tl.float32)
     factor = tl.load(normalization + c, mask=inside, other=0.0)
     term = tl.load(normalization + channels + c, mask=inside, other=0.0)
-    tl.store(out + image * size + at, factor * pixel + term, mask=inside)
+    tl.store(out + image * size + at, (factor * pixel + term).to(out.dtype.element_ty), mask=inside)
+
+
+def _normalization(device: torch.device, *normalization) -> Tensor:
+    """Kept, but for what is made while a graph is captured: only a replay fills that."""
+    if capturing(device):
+        return send(np.array(affine(*normalization), np.float32), device)
+    return _kept(device, *normalization)
 
 
 @lru_cache(maxsize=64)
-def _normalization(device: torch.device, mean: tuple, std: tuple, scale: float) -> Tensor:
-    return torch.tensor(affine(mean, std, scale), dtype=torch.float32, device=device)
+def _kept(device: torch.device, *normalization) -> Tensor:
+    return torch.tensor(affine(*normalization), dtype=torch.float32, device=device)

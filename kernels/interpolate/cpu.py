@@ -6,10 +6,16 @@ from torch import Tensor
 
 from .._compile import compiled
 from .._memory import AS, BYTES, LINE, pointer, prefetch, read, write
+from .._stream import end_of_stream, stream
 from .._threads import split
+from .table import FIRST, KIND, MASK, OUT, SECOND, SIZE, STRIDE, THIRD, table_of
 
 PARALLEL_FROM = 1 << 18  # values written; handing parts to threads costs about 60 µs (two EPYC cores)
+# Bytes written from which the rows go past the caches. With all rows read again afterwards, 24 MB break even, 8 MB lose
+# two fifths and 256 MB win a fifth or more (two EPYC cores, 32 MB of last-level cache).
+STREAM_FROM = 1 << 25
 BLOCK = 2048  # weights: a path's two ends and their difference take 24 KB, half of the first-level cache
+BLOCK_OF_STREAM = 8192  # of several pages a row: a new page costs a walk of the page tables
 
 
 def interpolate(
@@ -21,45 +27,43 @@ def interpolate(
     masks: list[Tensor | None],
     prunable: list[bool],
 ) -> None:
-    """The operator on CPU tensors, unchecked. coefficients: [2, K, 2], of prunable tensors and of the others."""
+    """The operator on CPU tensors; only shared memory is checked. coefficients: [2, K, 2]: of prunable, of others."""
     points = coefficients.shape[1]
     if not first or not points:
         return
-    sizes = list(map(Tensor.numel, first))
-    rows = [
-        *([tensor.data_ptr() for tensor in tensors] for tensors in (out, first, second, third or first)),
-        [0 if mask is None else mask.data_ptr() for mask in masks],
-        [tensor.stride(0) for tensor in out],
-        sizes,
-        [0 if flag else 1 for flag in prunable],
-    ]
-    like, table, total = AS[first[0].dtype], np.array(rows, dtype=np.int64), sum(sizes)
-    arguments = (table, coefficients.numpy(), like, BYTES, like.itemsize, len(third) > 0)
+    table, like = table_of(out, first, second, third, masks, prunable), AS[first[0].dtype]
+    total = int(table[SIZE].sum())
+    past = total * points * like.itemsize >= STREAM_FROM
+    most = BLOCK_OF_STREAM if past else BLOCK
+    arguments = (table, coefficients.numpy(), like, BYTES, like.itemsize, len(third) > 0, past, most)
     split(_interpolate, arguments, total, max(2, PARALLEL_FROM // points))
 
 
 @compiled
-def _interpolate(table, coefficients, like, like_mask, itemsize, plane, start, stop):
-    """Weights start to stop, counted over the tensors as if they stood one after the other."""
+def _interpolate(table, coefficients, like, like_mask, itemsize, plane, past, most, start, stop):
+    """Weights start to stop, counted over the tensors as if they stood one after the other, at most `most` at a time.
+
+    past: whether the rows go past the caches.
+    """
     number = coefficients.dtype.type
-    a, b, c = np.empty(BLOCK, number), np.empty(BLOCK, number), np.empty(BLOCK, number)
-    ab, ac, bc = np.empty(BLOCK, number), np.empty(BLOCK, number), np.empty(BLOCK, number)
-    row = np.empty(BLOCK, number)
+    a, b, c = np.empty(most, number), np.empty(most, number), np.empty(most, number)
+    ab, ac, bc = np.empty(most, number), np.empty(most, number), np.empty(most, number)
+    row, last = np.empty(most, number), np.empty(most, like.dtype)
     points = coefficients.shape[1]
-    lines = np.arange(points + 1) * (BLOCK * itemsize // LINE) // points
+    lines = np.arange(points + 1) * (most * itemsize // LINE) // points
     before = 0
     for tensor in range(table.shape[1]):
-        size, stride = table[6, tensor], table[5, tensor]
+        size, stride = table[SIZE, tensor], table[STRIDE, tensor]
         low, high = max(start - before, 0), min(stop - before, size)
         before += size
-        for block in range(low, high, BLOCK):
-            n = min(BLOCK, high - block)
-            _load(a, carray(pointer(table[1, tensor] + block * itemsize, like), n))
-            _load(b, carray(pointer(table[2, tensor] + block * itemsize, like), n))
+        for block in range(low, high, most):
+            n = min(most, high - block)
+            _load(a, carray(pointer(table[FIRST, tensor] + block * itemsize, like), n))
+            _load(b, carray(pointer(table[SECOND, tensor] + block * itemsize, like), n))
             if plane:
-                _load(c, carray(pointer(table[3, tensor] + block * itemsize, like), n))
-            if table[4, tensor] != 0:
-                live = carray(pointer(table[4, tensor] + block, like_mask), n)
+                _load(c, carray(pointer(table[THIRD, tensor] + block * itemsize, like), n))
+            if table[MASK, tensor] != 0:
+                live = carray(pointer(table[MASK, tensor] + block, like_mask), n)
                 for end in (a, b, c):
                     for i in range(n):
                         end[i] = end[i] if live[i] != 0 else number(0)
@@ -71,11 +75,11 @@ def _interpolate(table, coefficients, like, like_mask, itemsize, plane, start, s
                     bc[i] = c[i] - b[i]
             for k in range(points):
                 # The next block comes while this one's rows are written; else each would wait for its first lines.
-                for end in range(1, 4 if plane else 3):
-                    following = table[end, tensor] + (block + BLOCK) * itemsize
+                for end in range(3 if plane else 2):
+                    following = table[FIRST + end, tensor] + (block + most) * itemsize
                     for j in range(lines[k], lines[k + 1]):
                         prefetch(following + j * LINE)
-                s, t = coefficients[table[7, tensor], k, 0], coefficients[table[7, tensor], k, 1]
+                s, t = coefficients[table[KIND, tensor], k, 0], coefficients[table[KIND, tensor], k, 1]
                 r = number(1) - s - t
                 base, x, first, y, second = a, s, ab, t, ac
                 if s >= r and s >= t:
@@ -87,12 +91,16 @@ def _interpolate(table, coefficients, like, like_mask, itemsize, plane, start, s
                 elif y != 0:
                     _add(row, base, x, first)
                     base, x, first = row, y, second
-                address = table[0, tensor] + (k * stride + block) * itemsize
-                target = carray(pointer(address, like), n)
+                address = table[OUT, tensor] + (k * stride + block) * itemsize
+                target = last[:n] if past else carray(pointer(address, like), n)
                 if x == 0:
                     _copy(target, base)
                 else:
                     _add(target, base, x, first)
+                if past:
+                    stream(address, last.ctypes.data, n * itemsize)
+    if past:
+        end_of_stream()
 
 
 @compiled

@@ -4,14 +4,14 @@ The programs of one block of weights stand side by side, so that beyond 32 rows 
 second-level cache.
 """
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .._device import on_device_of
-from .._tables import aligned, blocks_of, send
+from .._tables import blocks_of, send
+from .table import MASK, SIZE, table_of
 
 BLOCK = 1024
 POINTS = 32  # rows a program writes: reading the ends adds at most a tenth to them
@@ -26,27 +26,24 @@ def interpolate(
     masks: list[Tensor | None],
     prunable: list[bool],
 ) -> None:
-    """The operator, unchecked. coefficients: float32 [2, K, 2], of prunable tensors and of the others."""
+    """The operator; only shared memory is checked. coefficients: float32 [2, K, 2], of prunable tensors, of others."""
     points = coefficients.shape[1]
     if not first or not points:
         return
-    device, sizes = first[0].device, [tensor.numel() for tensor in first]
-    addresses = [[tensor.data_ptr() for tensor in tensors] for tensors in (out, first, second, third or first)]
-    live = [0 if mask is None else mask.data_ptr() for mask in masks]
-    strides, kinds = [tensor.stride(0) for tensor in out], [0 if flag else 1 for flag in prunable]
-    blocks, chunks = blocks_of(device, sizes, BLOCK), triton.cdiv(points, POINTS)
+    device, table = first[0].device, table_of(out, first, second, third, masks, prunable)
+    blocks, chunks = blocks_of(device, table[SIZE].tolist(), BLOCK), triton.cdiv(points, POINTS)
     if not len(blocks):
         return
     with on_device_of(coefficients):
         interpolate_kernel[(len(blocks) * chunks,)](
             blocks,
-            send(np.array([*addresses, live, strides, sizes, kinds], dtype=np.int64).T, device),
+            send(table.T, device),
             coefficients,
             points,
             chunks,
             PLANE=len(third) > 0,
-            MASKED=any(live),
-            ALIGNED=aligned([*(address for column in addresses for address in column), *live]),
+            MASKED=bool(table[MASK].any()),
+            ALIGNED=not (table[: MASK + 1] % 16).any(),
             BFLOAT16=first[0].dtype == torch.bfloat16,
             POINTS=min(POINTS, triton.next_power_of_2(points)),
             BLOCK=BLOCK,

@@ -73,6 +73,8 @@ def _select(table: np.ndarray, like: np.ndarray, count: int, live: np.ndarray, n
             seen = np.zeros((parts, 2, table.shape[1]), np.int64)
             split(_count_first, (table, like, BYTES, shift, counters, seen), parts, 2)
             live[:], not_finite[:] = seen.sum(0)
+            if count < 0:
+                raise ValueError(f"count is {count}: expected 0 or more")
             if count > live.sum():
                 raise ValueError(f"count is {count}, but only {live.sum()} weights are live: expected no more")
             if count == 0:

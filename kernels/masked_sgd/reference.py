@@ -17,9 +17,13 @@ def masked_sgd(
     shrink: float = 1.0,
     nesterov: bool = False,
     maximize: bool = False,
+    grad_scale: float = 1.0,
+    found_inf: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """The new weight and momentum buffer. All tensors of one shape; `live` is bool; buffer None: the first step."""
-    direction = -gradient if maximize else gradient
+    if found_inf:
+        return weight, buffer
+    direction = (-gradient if maximize else gradient) / grad_scale
     if weight_decay != 0:
         direction = direction + weight_decay * weight
     if momentum != 0:

@@ -1,23 +1,27 @@
 """Linear paths between two networks: error along them, error barrier (Paul et al. 2022, section 2.1 and Def. A.1)."""
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from sparselt.analysis.between import Buffers, evaluate_between
 from sparselt.errors import SettingError
-from sparselt.training.loop import evaluate
 
 
 @dataclass(frozen=True)
 class Path:
-    """Test error (fraction) and loss (nats) at each position of a line: 0 is the first network, 1 the second."""
+    """Test error (fraction) and loss (nats) at each position of a line: 0 is the first network, 1 the second.
+
+    buffers: where the batch-norm statistics came from, see `evaluate_path`.
+    """
 
     positions: tuple[float, ...]
     errors: tuple[float, ...]
     losses: tuple[float, ...]
+    buffers: Buffers = "interpolate"
 
     @property
     def barrier(self) -> float:
@@ -55,21 +59,6 @@ def path_positions(points: int) -> tuple[float, ...]:
     return tuple(index / (points - 1) for index in range(points))
 
 
-def interpolate_state(first: Mapping[str, Tensor], second: Mapping[str, Tensor], position: float) -> dict[str, Tensor]:
-    """(1 − position) · first + position · second for all parameters and batch-norm statistics.
-
-    The ends are exact. Integer buffers (batch counters) are the first network's.
-    """
-    if position == 0:
-        return dict(first)
-    if position == 1:
-        return dict(second)
-    return {
-        name: torch.lerp(tensor, second[name], position) if tensor.is_floating_point() else tensor
-        for name, tensor in first.items()
-    }
-
-
 def evaluate_path(
     model: nn.Module,
     first: Mapping[str, Tensor],
@@ -77,23 +66,43 @@ def evaluate_path(
     batches: Iterable,
     positions: Sequence[float],
     *,
+    prunable: Collection[str] | None = None,
+    buffers: Buffers = "interpolate",
+    training_batches: Iterable | None = None,
     precision: str = "float32",
     on_point: Callable[[int], None] = lambda done: None,
 ) -> Path:
-    """Error and loss of the networks between two states; eval mode, batch-norm statistics interpolated like weights.
+    """Error and loss, in eval mode, of the networks (1 − position) · first + position · second.
+
+    All parameters are interpolated; the ends are exact. Outside [0, 1] only prunable parameters extrapolate and the
+    others stay at the nearer end (Paul et al. 2022, appendix C).
 
     Args:
         model: a network of the architecture; its state is overwritten.
-        first, second: state dicts of the two ends.
+        first, second: state dicts of the two ends, on one device.
         batches: the evaluation batches (`.images`, `.labels`); gone through once a position.
         positions: where to evaluate; see `path_positions`.
+        prunable: names of the parameters that extrapolate; default: those of `sparselt.prunable_parameters`.
+        buffers: where batch-norm statistics come from. `interpolate`: interpolated like weights (what the authors'
+            code does, and the default; counters are the first network's); `first` or `second`: all buffers are that
+            end's; `reestimate`: the mean over `training_batches`, gone through once a position.
+        precision: `float32`, or `bfloat16` autocast.
         on_point: called with the number of positions done.
+
+    Raises:
+        SettingError: state dicts that do not fit the model or each other, an unknown choice of buffers, `reestimate`
+            without batches, or a prunable name that is no parameter.
     """
-    errors, losses = [], []
-    for done, position in enumerate(positions):
-        on_point(done)
-        model.load_state_dict(interpolate_state(first, second, position))
-        error, loss = evaluate(model, batches, precision)
-        errors.append(error)
-        losses.append(loss)
-    return Path(tuple(positions), tuple(errors), tuple(losses))
+    coefficients = torch.tensor(positions, dtype=torch.float64)
+    errors, losses = evaluate_between(
+        model,
+        (first, second),
+        coefficients,
+        batches,
+        prunable=prunable,
+        buffers=buffers,
+        training_batches=training_batches,
+        precision=precision,
+        on_point=on_point,
+    )
+    return Path(tuple(positions), errors, losses, buffers)

@@ -1,9 +1,11 @@
 """Sources of images, the betons they are written to, and the loaders that read them.
 
     write_dataset(Digits(), folder); dataset = open_dataset(folder)
-    write_resident(dataset, cache); resident = ResidentData.open(cache)
-    loader = ResidentTrainLoader(resident, 64, order_seed=0, augmentation_seed=0, transform=PadCrop(...), device="cpu")
+    loader = train_loader(dataset, 64, order_seed=0, augmentation_seed=0, transform=PadCrop(...), device="cpu")
     for batch in loader.epoch(3, start_step=5): ...
+
+Arrays that fit the device are kept there (`ResidentData`, which `write_resident` keeps on disk for many trainings);
+all else is streamed, through FFCV or, without it, Pillow. Both engines give the same samples and crops.
 
 Which sample comes when, its crop and its flip are functions of (seed, epoch, index) alone.
 """
@@ -12,12 +14,16 @@ from importlib import import_module
 
 _HOME = {
     "Batch": "batch",
+    "Beton": "beton",
+    "CIFAR10": "downloaded",
+    "CIFAR100": "downloaded",
     "CenterCrop": "transforms",
     "Dataset": "dataset",
     "Digits": "sources",
     "IMAGENET_MEAN": "transforms",
     "IMAGENET_STD": "transforms",
     "ImageFolder": "sources",
+    "MNIST": "downloaded",
     "Manifest": "manifest",
     "Normalize": "transforms",
     "PadCrop": "transforms",
@@ -25,13 +31,19 @@ _HOME = {
     "ResidentData": "resident",
     "ResidentEvalLoader": "resident",
     "ResidentTrainLoader": "resident",
+    "Shard": "order",
     "SplitRecord": "manifest",
     "StreamingEvalLoader": "streaming",
     "StreamingTrainLoader": "streaming",
     "SyntheticImages": "sources",
+    "engine_for": "loaders",
+    "eval_loader": "loaders",
+    "evaluation_record": "evaluation",
     "open_dataset": "dataset",
     "sample_order": "order",
+    "source_from_record": "sources",
     "source_record": "sources",
+    "train_loader": "loaders",
     "write_dataset": "writing",
     "write_resident": "resident",
 }

@@ -1,193 +1,224 @@
-"""One beton from one split. FFCV's own writer waits for ever when a process of it fails; this one names the sample."""
+"""The .beton file: FFCV's format, version 2 (ffcv/types.py, ffcv/fields of FFCV 1.0.2), written and read without FFCV.
 
-import contextlib
+Here every file has two fields, "image" (fixed-size arrays, or pictures that are raw or JPEG) and "label". A header and
+the description of the fields come first, then one row of the table for each sample; the samples' bytes follow in pages,
+none across the border of two; last stand all (sample, address, size).
+"""
+
+import io
+import json
 import math
-import multiprocessing
-import queue
-from collections.abc import Callable
+import os
 from pathlib import Path
 
 import numpy as np
 
 from sparselt.errors import DataError
 
-_COMPRESS = 4  # Philox stream: which pictures of a folder become JPEG
-_CHUNK = 64
-_POLL_SECONDS = 0.5
-_SMALL_IMAGE = 64 * 1024
+VERSION = 2
+SMALLEST_PAGE, LARGEST_PAGE = 2**21, 2**31
+FIELDS = ("image", "label")
+RAW, JPEG = 1, 0  # the modes of a picture
+LONGEST_SIDE = 2**16 - 1  # of a picture: its row has two bytes for each side
+
+_HEADER = np.dtype([("version", "<u2"), ("fields", "<u2"), ("page", "<u4"), ("count", "<u8"), ("allocations", "<u8")])
+_FIELD = np.dtype([("kind", "u1"), ("name", "u1", 16), ("arguments", "u1", 1024)])
+_ARRAY_ARGUMENTS = np.dtype([("shape", "<u8", 32), ("length", "<u8")])
+_ALLOCATION = np.dtype([("sample", "<u8"), ("address", "<u8"), ("size", "<u8")])
+_INTEGER, _PICTURE, _ARRAY = 1, 2, 4  # FFCV's numbers for the kinds of fields
+_PICTURE_ROW = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("address", "<u8")])
+
+ROWS = {
+    "ndarray": np.dtype([("image", "<u8"), ("label", "<i8")], align=True),
+    "rgb_image": np.dtype([("image", _PICTURE_ROW), ("label", "<i8")], align=True),
+}
 
 
-def write_beton(source, samples, path: Path, workers: int, progress: Callable[[int], None] | None) -> None:
-    """Writes every sample (fields "image" and "label", in the order of `samples`) to `path`.
+def beton_count(path: Path) -> int | None:
+    """How many samples the header of an FFCV 1.0 file claims; None where the file does not begin like one."""
+    with open(path, "rb") as file:
+        start = file.read(_HEADER.itemsize)
+    if len(start) < _HEADER.itemsize:
+        return None
+    (header,) = np.frombuffer(start, dtype=_HEADER)
+    page = int(header["page"])
+    right = header["version"] == VERSION and page >= SMALLEST_PAGE and page & (page - 1) == 0
+    return int(header["count"]) if right else None
 
-    One worker writes in this process, several in processes of their own. DataError naming the sample that failed.
+
+class Pages:
+    """Where the samples' bytes go: one after another, each on one page; the same sizes get the same addresses."""
+
+    def __init__(self, field: str, capacity: int, page_size: int):
+        """capacity: the most samples there can be; the table before the pages has room for them."""
+        table = _HEADER.itemsize + 2 * _FIELD.itemsize + capacity * ROWS[field].itemsize
+        self.start = -(-table // page_size) * page_size
+        self.page_size, self._used = page_size, 0
+
+    @property
+    def end(self) -> int:
+        """Where the last page ends."""
+        return self.start + -(-self._used // self.page_size) * self.page_size
+
+    def place(self, size: int) -> int:
+        """The address of the next sample. ValueError where it does not fit a page."""
+        if not 0 < size <= self.page_size:
+            raise ValueError(f"{size:,} bytes do not fit a page of {self.page_size:,}")
+        left = -self._used % self.page_size
+        if size > left:
+            self._used += left
+        address = self.start + self._used
+        self._used += size
+        return address
+
+
+def page_size_for(shape: tuple[int, int, int] | str) -> int:
+    """FFCV's default of 8 MiB; 2 MiB for small images, so that few of them do not become a large file; more for arrays
+    that would not fit."""
+    if isinstance(shape, str):
+        return 4 * SMALLEST_PAGE
+    size = math.prod(shape)
+    return SMALLEST_PAGE if size <= 64 * 1024 else max(4 * SMALLEST_PAGE, 1 << (size - 1).bit_length())
+
+
+def write_around_pages(
+    file, field: str, shape: tuple[int, int, int] | str, pages: Pages, rows: np.ndarray, sizes: np.ndarray
+) -> None:
+    """Completes a file whose pages are written: header, descriptions, table, and the list of what lies where.
+
+    rows: of ROWS[field], one a sample; sizes: bytes of each sample.
     """
-    from ffcv.memory_allocator import MemoryAllocator
-    from ffcv.writer import MIN_PAGE_SIZE, DatasetWriter
-
-    encoders = _encoders(source)
-    page_size = MIN_PAGE_SIZE if _is_small(source.image_shape) else 4 * MIN_PAGE_SIZE
-    writer = DatasetWriter(str(path), next(iter(encoders.values())), page_size=page_size, num_workers=workers)
-    writer.num_samples = len(samples)
-    try:
-        writer.prepare()
-        allocator = MemoryAllocator(str(path), writer.data_region_start, page_size)
-        encode = _Encode(samples, encoders, _compressed(source, len(samples)), writer.metadata_type, allocator)
-        if workers == 1:
-            allocations = encode(writer.metadata_sm, range(len(samples)), progress)
-        else:
-            allocations = _in_processes(encode, writer.metadata_sm, len(samples), workers, progress)
-        _check_pages(path, allocator, page_size)
-        writer.finalize([allocations])
-    finally:
-        shared = getattr(writer, "metadata_sm", None)
-        if hasattr(shared, "unlink"):
-            shared.close()
-            shared.unlink()
+    fields = np.zeros(2, dtype=_FIELD)
+    for row, kind, name in zip(fields, (_ARRAY if field == "ndarray" else _PICTURE, _INTEGER), FIELDS, strict=True):
+        row["kind"] = kind
+        row["name"][: len(name)] = np.frombuffer(name.encode("ascii"), dtype="u1")
+    if field == "ndarray":
+        arguments = _array_arguments(shape)
+        fields[0]["arguments"][: len(arguments)] = arguments
+    header = np.zeros(1, dtype=_HEADER)
+    header[0] = (VERSION, len(fields), pages.page_size, len(rows), pages.end)
+    allocations = np.zeros(len(rows), dtype=_ALLOCATION)
+    allocations["sample"], allocations["address"], allocations["size"] = np.arange(len(rows)), _addresses(rows), sizes
+    file.truncate(pages.end)  # the rest of the last page
+    file.seek(0)
+    file.write(header.tobytes() + fields.tobytes() + rows.tobytes())
+    file.seek(pages.end)
+    file.write(allocations.tobytes())
 
 
-class _Encode:
-    """Encodes samples into pages of the file and their records into the shared table of metadata."""
+class Beton:
+    """A file to read: `count` samples, `labels` int64 [N], `image(index)`, `stored(index)`; from several threads too.
 
-    def __init__(self, samples, encoders: dict, compressed: np.ndarray, metadata_type: np.dtype, allocator):
-        self.samples, self.encoders, self.compressed = samples, encoders, compressed
-        self.metadata_type, self.allocator = metadata_type, allocator
+    field: "ndarray" or "rgb_image". DataError for a file that is not one of `write_dataset`, for a sample that lies
+    outside of it, and where the file is cut while it is open: it is not mapped, for that would end the process.
+    """
 
-    def __call__(self, shared, indices, progress: Callable[[int], None] | None) -> list[tuple[int, int, int]]:
-        """Encodes `indices`; returns FFCV's allocations (sample, address, size)."""
-        from ffcv.writer import handle_sample
-
-        metadata, encoded = np.zeros(len(self.samples), dtype=self.metadata_type), []
-        self.allocator.__enter__()
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
         try:
-            for done, index in enumerate(indices, 1):
-                try:
-                    fields = self.encoders[bool(self.compressed[index])]
-                    sample = self.samples[index]
-                    handle_sample(sample, index, self.metadata_type.names, metadata, self.allocator, fields)
-                except (DataError, OSError):
-                    raise
-                except Exception as error:
-                    raise DataError(f"{self.samples.name(index)} cannot be written to a beton: {error}") from error
-                encoded.append(index)
-                if progress is not None and (done % _CHUNK == 0 or done == len(self.samples)):
-                    progress(done)
-            self.allocator.flush_page()
-        finally:
-            # Not the allocator's own exit: after an error it would wait for its turn to write a page that nobody needs.
-            self.allocator.fp.close()
-        # Shared memory cannot be closed while an array looks into it, so none does for longer than this.
-        table = np.frombuffer(shared.buf, dtype=self.metadata_type, count=len(self.samples))
-        table[encoded] = metadata[encoded]
-        del table
-        return self.allocator.allocations
+            if beton_count(self.path) is None:
+                raise DataError(f"{self.path} is not a file of FFCV")
+            self._file = open(self.path, "rb")  # noqa: SIM115 (for as long as this lives)
+            self._length = os.fstat(self._file.fileno()).st_size
+            (header,) = self._read(0, _HEADER, 1)
+            fields = self._read(_HEADER.itemsize, _FIELD, int(header["fields"]))
+            names = tuple(field["name"].tobytes().rstrip(b"\0").decode("ascii") for field in fields)
+            kinds = {(_ARRAY, _INTEGER): "ndarray", (_PICTURE, _INTEGER): "rgb_image"}
+            self.field = kinds[tuple(int(field["kind"]) for field in fields)]
+            if names != FIELDS:
+                raise ValueError(f"it has the fields {', '.join(names)}")
+            self.count = int(header["count"])
+            self.shape = _array_shape(fields[0]["arguments"]) if self.field == "ndarray" else None
+            self._rows = self._read(_HEADER.itemsize + fields.nbytes, ROWS[self.field], self.count)
+            allocations = self._read(int(header["allocations"]), _ALLOCATION, self.count)
+            self._sizes = np.zeros(self.count, dtype=np.int64)
+            self._sizes[allocations["sample"]] = allocations["size"]
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be read ({error})") from error
+        except (ValueError, KeyError, IndexError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{self.path} is not a beton of sparselt ({error}): write the data set again") from error
+        self.labels = self._rows["label"].astype(np.int64)
 
+    def __len__(self) -> int:
+        return self.count
 
-def _check_pages(path: Path, allocator, page_size: int) -> None:
-    # FFCV writes its pages unbuffered and does not look at how much was written, so a full disk may cut the last one
-    # short.
-    expected = allocator.offset + allocator.next_page_allocated.value * page_size
-    if path.stat().st_size != expected:
-        raise OSError(f"{path.stat().st_size:,} of {expected:,} bytes were written")
+    def stored(self, index: int) -> np.ndarray:
+        """The bytes of a sample as they stand in the file, uint8 [size]. SampleIndexError outside 0 to count - 1."""
+        check_index(index, self.count, str(self.path))
+        address, size = int(_addresses(self._rows)[index]), int(self._sizes[index])
+        if size < 1 or address + size > self._length:
+            raise DataError(f"{self.path}: sample {index} lies outside the file: write the data set again")
+        found = os.pread(self._file.fileno(), size, address)
+        if len(found) < size:
+            raise DataError(f"{self.path} was cut while it was read, before sample {index}: write the data set again")
+        return np.frombuffer(found, np.uint8)
 
+    def image(self, index: int) -> np.ndarray:
+        """uint8 [C, H, W] of an array, [H, W, 3] of a picture; JPEG is decoded by Pillow."""
+        stored = self.stored(index)
+        if self.field == "ndarray":
+            return self._shaped(stored, self.shape, index)
+        if self.is_jpeg(index):
+            return self.decoded(stored, *self.size(index), index)
+        return self._shaped(stored, (*self.size(index), 3), index)
 
-def _in_processes(encode: _Encode, shared, count: int, workers: int, progress) -> list[tuple[int, int, int]]:
-    # fork, as FFCV does: the allocator's page counters are shared by inheritance.
-    context = multiprocessing.get_context("fork")
-    chunks, messages = context.Queue(), context.Queue()
-    for start in range(0, count, _CHUNK):
-        chunks.put(range(start, min(start + _CHUNK, count)))
-    for _ in range(workers):
-        chunks.put(None)
-    processes = [
-        context.Process(target=_process, args=(encode, shared, chunks, messages), daemon=True) for _ in range(workers)
-    ]
-    for process in processes:
-        process.start()
-    try:
-        return _collect(processes, messages, progress)
-    finally:
-        for process in processes:
-            process.terminate()
-            process.join()
-        for channel in (chunks, messages):
-            channel.cancel_join_thread()
-            channel.close()
+    def is_jpeg(self, index: int) -> bool:
+        """Whether a picture is stored as JPEG; else it is raw pixels."""
+        return int(self._rows["image"]["mode"][index]) == JPEG
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of a picture."""
+        row = self._rows["image"][index]
+        return int(row["height"]), int(row["width"])
 
-def _collect(processes, messages, progress) -> list[tuple[int, int, int]]:
-    allocations, done, ended = [], 0, 0
-    while ended < len(processes):
+    def decoded(self, jpeg: np.ndarray, height: int, width: int, index: int) -> np.ndarray:
+        """uint8 [H, W, 3] from the JPEG data of a sample, or from a part of them. DataError where they are broken."""
+        from PIL import Image
+
         try:
-            kind, value = messages.get(timeout=_POLL_SECONDS)
-        except queue.Empty:
-            killed = [process.exitcode for process in processes if process.exitcode]
-            if killed:
-                raise DataError(
-                    f"a writing process was killed (exit code {killed[0]}): is the memory or the disk full?"
-                ) from None
-            continue
-        if kind == "error":
-            raise DataError(value)
-        if kind == "done":
-            done += value
-            if progress is not None:
-                progress(done)
-        else:
-            allocations += value
-            ended += 1
-    return allocations
+            with Image.open(io.BytesIO(jpeg)) as picture:
+                return self._shaped(np.asarray(picture.convert("RGB")), (height, width, 3), index)
+        except (OSError, SyntaxError) as error:
+            raise DataError(f"{self.path}: the JPEG data of sample {index} is broken ({error})") from error
+
+    def _shaped(self, pixels: np.ndarray, shape: tuple[int, ...], index: int) -> np.ndarray:
+        if pixels.size != math.prod(shape):
+            raise DataError(f"{self.path}: sample {index} has {pixels.size:,} values, expected {shape}")
+        return np.array(pixels).reshape(shape)
+
+    def _read(self, start: int, dtype: np.dtype, count: int) -> np.ndarray:
+        stop = start + count * dtype.itemsize
+        if stop > self._length:
+            raise ValueError(f"it ends at byte {self._length:,}, before {stop:,}")
+        self._file.seek(start)
+        return np.fromfile(self._file, dtype, count)
 
 
-def _process(encode: _Encode, shared, chunks, messages) -> None:
-    import cv2
-
-    cv2.setNumThreads(0)  # OpenCV's thread pool does not survive a fork
-    try:
-        allocations = encode(shared, _indices(chunks, messages), None)
-        messages.put(("allocations", allocations))
-    except BaseException as error:
-        message = (
-            str(error) if isinstance(error, DataError) else f"a writing process failed: {type(error).__name__}: {error}"
-        )
-        messages.put(("error", message))
+class SampleIndexError(DataError, IndexError):
+    """A sample that is not there; an IndexError too, so that iterating over samples ends as over a list."""
 
 
-def _indices(chunks, messages):
-    while (chunk := chunks.get()) is not None:
-        yield from chunk
-        messages.put(("done", len(chunk)))
+def check_index(index: int, count: int, where: str) -> None:
+    """SampleIndexError unless 0 <= index < count; negative indices do not count from the end."""
+    if not 0 <= index < count:
+        raise SampleIndexError(f"{where} has no sample {index}: it holds {count:,}, 0 to {count - 1:,}")
 
 
-def _encoders(source) -> dict[bool, dict]:
-    """FFCV's fields by whether the picture is compressed; both describe themselves alike in the file's header."""
-    from ffcv.fields import IntField, NDArrayField, RGBImageField
-
-    if source.field == "ndarray":
-        fields = {"image": NDArrayField(np.dtype("uint8"), source.image_shape), "label": IntField()}
-        return {True: fields, False: fields}
-    return {
-        compressed: {
-            "image": RGBImageField(write_mode=mode, max_resolution=source.max_resolution, jpeg_quality=source.quality),
-            "label": IntField(),
-        }
-        for compressed, mode in ((True, "jpg"), (False, "raw"))
-    }
+def _addresses(rows: np.ndarray) -> np.ndarray:
+    image = rows["image"]
+    return image if image.dtype.names is None else image["address"]
 
 
-def _compressed(source, count: int) -> np.ndarray:
-    """Whether each picture becomes JPEG: a function of (seed, index). FFCV's own draw cannot be seeded."""
-    from sparselt.kernels.philox import key_of, philox4x32
-
-    if source.field == "ndarray" or source.jpeg_share >= 1:
-        return np.ones(count, dtype=bool)
-    counters = np.zeros((count, 4), dtype=np.int64)
-    counters[:, 0], counters[:, 2] = np.arange(count), _COMPRESS
-    return philox4x32(counters, *key_of(source.seed))[:, 0] * 2.0**-32 < source.jpeg_share
+def _array_arguments(shape: tuple[int, int, int]) -> np.ndarray:
+    kind = json.dumps(np.dtype(np.uint8).descr).encode("ascii")
+    arguments = np.zeros(1, dtype=_ARRAY_ARGUMENTS)
+    arguments[0]["shape"][: len(shape)] = shape
+    arguments[0]["length"] = len(kind)
+    return np.concatenate([arguments.view("u1"), np.frombuffer(kind, dtype="u1")])
 
 
-def _is_small(shape) -> bool:
-    """Small images get FFCV's smallest pages, so that a small data set does not become a file of 16 MiB."""
-    with contextlib.suppress(TypeError):
-        return math.prod(shape) <= _SMALL_IMAGE
-    return False
+def _array_shape(arguments: np.ndarray) -> tuple[int, ...]:
+    (record,) = arguments[: _ARRAY_ARGUMENTS.itemsize].view(_ARRAY_ARGUMENTS)
+    return tuple(int(side) for side in record["shape"] if side)

@@ -1,12 +1,18 @@
 """What `sparselt data` does; the console parses and calls these."""
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from sparselt.data.dataset import Dataset, open_dataset
+from sparselt.errors import DataError
+
+_SHEET = "samples.png"
+_NAMED = 10  # skipped pictures that are printed; the manifest names all
 
 
-def write_command(source, folder: Path | str, *, workers: int = 1) -> None:
+def write_command(source, folder: Path | str, *, workers: int = 1, skip_unreadable: bool = False) -> None:
     """Writes a source to betons with a progress bar, then prints what was written."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,28 +28,81 @@ def write_command(source, folder: Path | str, *, workers: int = 1) -> None:
                 tasks[split] = bar.add_task(f"Writing {split}.beton", total=total)
             bar.update(tasks[split], completed=done)
 
-        write_dataset(source, folder, workers=workers, progress=progress)
-    info_command(folder)
-
-
-def info_command(folder: Path | str) -> None:
-    """Prints the manifest of a data folder, or of the folder that a .beton lies in, after verifying its files."""
-    path = Path(folder)
-    for line in _lines(open_dataset(path.parent if path.suffix == ".beton" else path)):
+        write_dataset(source, folder, workers=workers, skip_unreadable=skip_unreadable, progress=progress)
+    for line in _lines(open_dataset(folder)):
         print(line)
+    print(f"to look at samples: sparselt data info {folder}")
+
+
+def info_command(
+    place: Path | str, *, sheet: Path | str | None = None, as_json: bool = False, verify: bool = False
+) -> None:
+    """Verifies a data folder, or the folder that a .beton lies in, prints its manifest and draws a contact sheet.
+
+    The sheet shows the split of a .beton, or else the training split; it is `sheet`, or samples.png in the folder (with
+    as_json only where `sheet` is given). as_json prints the manifest as JSON, with `folder`, `fingerprint` and `sheet`.
+    verify reads every sample and compares all of it with the manifest. DataError for what does not fit.
+    """
+    place = Path(place)
+    dataset = open_dataset(place.parent if place.suffix == ".beton" else place)
+    split = _split_of(dataset, place)
+    if verify:
+        _verify(dataset)
+    path = Path(sheet) if sheet is not None else None if as_json else dataset.folder / _SHEET
+    if path is not None:
+        from sparselt.data.contact_sheet import write_contact_sheet
+
+        write_contact_sheet(dataset, split, path)
+    if as_json:
+        more = {"folder": str(dataset.folder), "fingerprint": dataset.manifest.fingerprint}
+        record = {**more, "sheet": None if path is None else str(path), **asdict(dataset.manifest)}
+        print(json.dumps(record, indent=2, ensure_ascii=False))
+        return
+    for line in _lines(dataset):
+        print(line)
+    if verify:
+        print("verified     every sample's label and bytes are those that were written")
+    print(f"samples      {path}")
+
+
+def _split_of(dataset: Dataset, place: Path) -> str:
+    if place.suffix != ".beton":
+        return "train"
+    for split, record in dataset.manifest.splits.items():
+        if record.file == place.name:
+            return split
+    raise DataError(
+        f"{place} is not of the data set in its folder: its manifest names "
+        f"{', '.join(record.file for record in dataset.manifest.splits.values())}"
+    )
+
+
+def _verify(dataset: Dataset) -> None:
+    from sparselt.data.manifest import contents
+
+    for split, record in dataset.manifest.splits.items():
+        if not record.contents:
+            raise DataError(f"{dataset.folder} was written before checksums of all samples were: write it again")
+        if contents(dataset.path(split)) != record.contents:
+            raise DataError(
+                f"{dataset.path(split)} has changed: the checksum of its samples is not the manifest's; copy it again, "
+                f"or write the data set again"
+            )
 
 
 def _lines(dataset: Dataset) -> list[str]:
     manifest = dataset.manifest
     options = ", ".join(f"{name} = {value}" for name, value in manifest.source.items() if name != "kind")
+    scale, of = f"{manifest.normalization.scale:g}", manifest.normalization_from
+    names = ", ".join(manifest.class_names[:_NAMED]) + (", …" if manifest.classes > _NAMED else "")
     lines = [
         manifest.description,
         f"folder       {dataset.folder}",
         f"source       {manifest.source['kind']}: {options}",
-        f"classes      {manifest.classes}",
+        f"classes      {manifest.classes}: {names}",
         f"field        {manifest.field}",
         f"normalized   mean {_numbers(manifest.normalization.mean)}, std {_numbers(manifest.normalization.std)} "
-        f"of pixel / {manifest.normalization.scale:g}",
+        f"of pixel / {scale}{f', from {of}' if of else ''}",
         f"written by   {', '.join(f'{package} {version}' for package, version in sorted(manifest.versions.items()))}",
     ]
     for split, record in manifest.splits.items():
@@ -52,6 +111,9 @@ def _lines(dataset: Dataset) -> list[str]:
             f"{split:<12} {record.count:,} images, {shape}, "
             f"{record.bytes:,} bytes, {record.file}, {record.fingerprint[:12]}"
         )
+        if record.skipped:
+            more = f" and {len(record.skipped) - _NAMED:,} more" if len(record.skipped) > _NAMED else ""
+            lines.append(f"  left out   {len(record.skipped):,} unreadable: {', '.join(record.skipped[:_NAMED])}{more}")
     return lines
 
 

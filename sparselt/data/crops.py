@@ -41,6 +41,28 @@ def center_box(height, width, ratio):
 
 
 @compiled
+def center_region(height, width, size, ratio):
+    """(top, left, rows, columns), in parts of pixels, of what torchvision's Resize and CenterCrop show.
+
+    They resize the shorter side to size / ratio pixels, the longer one to a whole number below what is due, and cut the
+    central size x size out of that, at a whole pixel; a half is rounded to even.
+    """
+    shorter = max(size, math.floor(size / ratio + 0.5))
+    if width <= height:
+        resized_width, resized_height = shorter, int(shorter * height / width)
+    else:
+        resized_width, resized_height = int(shorter * width / height), shorter
+    down, across = height / resized_height, width / resized_width
+    return _middle(resized_height, size) * down, _middle(resized_width, size) * across, size * down, size * across
+
+
+@compiled
+def _middle(length, size):
+    spare = length - size
+    return spare // 2 + (1 if spare % 4 == 3 else 0)
+
+
+@compiled
 def coin(index, epoch, key0, key1):
     """Whether this sample is flipped in this epoch."""
     word, _, _, _ = philox4x32_scalar(index, epoch, FLIP, 0, key0, key1)

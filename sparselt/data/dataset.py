@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparselt.data.manifest import FILE_NAME, Manifest, SplitRecord, beton_count, fingerprint
+from sparselt.data.beton import beton_count
+from sparselt.data.manifest import FILE_NAME, Manifest, SplitRecord, fingerprint
 from sparselt.data.sources import SPLITS
 from sparselt.errors import DataError
 
-_WRITE = "write it with `sparselt data write digits|synthetic|imagenet ...`"
+_WRITE = "write it with `sparselt data write digits|cifar10|cifar100|mnist|imagenet|synthetic ...`"
 
 
 @dataclass(frozen=True)

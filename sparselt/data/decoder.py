@@ -1,28 +1,62 @@
-"""Pictures to squares of uint8, inside FFCV: decode, crop, resize, flip; compiled, and keyed by the sample's index."""
+"""Pictures to squares of uint8, inside FFCV: decode, crop, resize, flip; compiled, and keyed by the sample's index.
+
+FFCV decompresses; of a JPEG that can be cut (see `jpeg`) only what the crop shows.
+"""
 
 import functools
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import torch
 
-from sparselt.data.ffcv_bridge import require_ffcv
+from sparselt.data.beton import Beton
+from sparselt.data.ffcv_bridge import iterate, make_loader, require_ffcv, usable_threads
 from sparselt.data.transforms import CenterCrop, RandomResizedCrop
 from sparselt.errors import DataError
 
 # Columns of the two tables that FFCV hands to the compiled code, one row a sample. They are data and not constants of
 # the compiled code, so that one compilation serves every epoch, seed and crop; STATUS is written back.
-RANDOM, FLIPPED, EPOCH, KEY0, KEY1, STATUS = range(6)
+RANDOM, FLIPPED, BILINEAR, EPOCH, KEY0, KEY1, STATUS = range(7)
 AREA_LOW, AREA_HIGH, ASPECT_LOW, ASPECT_HIGH, CENTER_RATIO = range(5)
 _DECODED, _NOT_DECODED, _OUTSIDE = 0, 1, 2
 _JPEG = 0  # FFCV's mode of a picture that is compressed (ffcv/fields/rgb_image.py); 1 is raw
 
 
-def make_decoder(transform: RandomResizedCrop | CenterCrop):
-    """An FFCV decoder of RGB images for this transform, giving uint8 [N, size, size, 3]."""
-    return _decoder_class()(transform.size)
+class FfcvReader:
+    """Batches of one split, decoded by FFCV in a thread of its own and `threads` of Numba's.
+
+    What it yields is memory that is written again when the next batch is asked for.
+    """
+
+    reuses_memory = True
+
+    def __init__(self, path: Path, transform: RandomResizedCrop | CenterCrop, batch_size: int, threads: int):
+        require_ffcv()
+        self.beton = Beton(path)
+        self.transform, self.batch_size, self.threads = transform, batch_size, usable_threads(threads)
+
+    def images(self, order: np.ndarray, seed: int = 0, epoch: int = 0) -> Iterator[torch.Tensor]:
+        """uint8 [N, C, H, W] of consecutive batches of `order`; closing the generator ends the thread."""
+        path = self.beton.path
+        loader = _loader(path, path.stat().st_mtime_ns, self.batch_size, self.threads, self.transform.size)
+        images_of = iterate(loader, order, _key_filler(self.transform, seed, epoch))
+        try:
+            for images in images_of:
+                yield torch.from_numpy(images).permute(0, 3, 1, 2)
+        finally:
+            images_of.close()
 
 
-def key_filler(transform: RandomResizedCrop | CenterCrop, seed: int = 0, epoch: int = 0):
+@functools.lru_cache(maxsize=8)
+def _loader(path: Path, written: int, batch_size: int, threads: int, size: int):
+    """FFCV's loader, one for all that read a beton alike: each costs a second of compilation, and tables as long as the
+    beton."""
+    return make_loader(path, batch_size, threads, _decoder_class()(size))
+
+
+def _key_filler(transform: RandomResizedCrop | CenterCrop, seed: int, epoch: int):
     """For `ffcv_bridge.iterate`: writes the transform, the seed and the epoch into the decoder's tables."""
     from sparselt.kernels.philox import key_of
 
@@ -31,6 +65,7 @@ def key_filler(transform: RandomResizedCrop | CenterCrop, seed: int = 0, epoch: 
         whole[:] = 0
         if isinstance(transform, CenterCrop):
             real[..., CENTER_RATIO] = transform.ratio
+            whole[..., BILINEAR] = int(transform.interpolation == "bilinear")
             return
         whole[..., RANDOM], whole[..., FLIPPED], whole[..., EPOCH] = 1, int(transform.flip), epoch
         whole[..., KEY0], whole[..., KEY1] = key_of(seed)
@@ -59,7 +94,7 @@ def _decoder_class():
             state = replace(previous_state, jit_mode=True, shape=shape, dtype=np.dtype("<u1"))
             return state, (
                 AllocationQuery(shape, np.dtype("<u1")),
-                AllocationQuery((6,), np.dtype("<i8")),
+                AllocationQuery((7,), np.dtype("<i8")),
                 AllocationQuery((5,), np.dtype("<f8")),
             )
 
@@ -91,19 +126,39 @@ def _decoder_class():
 def _compiled_decoder(parallel: bool):
     """Compiled once a process for all loaders. FFCV's slots are reused, so every sample writes its STATUS."""
     import numba
-    from ffcv.libffcv import ctypes_imdecode, ctypes_resize
+    from ffcv.libffcv import ctypes_imdecode
 
-    from sparselt.data.crops import center_box, coin, random_resized_box
+    from sparselt.data.crops import center_box, center_region, coin, random_resized_box
+    from sparselt.data.jpeg import box_around, cut_box
+    from sparselt.data.resize import resize_region
 
     each = numba.prange if parallel else range
 
     @numba.njit(nogil=True)
-    def resize(pixels, start, height, width, row, column, box_height, box_width, target):
-        # pixels is an argument and not an address, because Numba frees an array after its last use as an array.
-        ctypes_resize(
-            0, pixels.ctypes.data + start, height, width, row, row + box_height, column, column + box_width,
-            target.ctypes.data, target.shape[0], target.shape[1],
-        )  # fmt: skip
+    def decompress(jpeg, size, height, width, pixels):
+        # Arrays and not addresses are the arguments, because Numba frees an array after its last use as an array.
+        return ctypes_imdecode(
+            jpeg.ctypes.data, size, height, width, pixels.ctypes.data, height, width, 0, 0, 1, 1, False, False
+        )
+
+    @numba.njit(nogil=True)
+    def decode_region(jpeg, height, width, region, bilinear, flip, target):
+        top, left, rows, columns = region
+        reach = max(1.0, rows / len(target), columns / len(target)) + 1.0 if bilinear else 0.0
+        row, column, box_height, box_width = box_around(top, left, rows, columns, height, width, reach)
+        cut = np.empty(len(jpeg), dtype=np.uint8)
+        size, row, column, cut_height, cut_width = cut_box(jpeg, row, column, box_height, box_width, cut)
+        if size > 0:
+            height, width = cut_height, cut_width
+        pixels = np.empty(3 * height * width, dtype=np.uint8)
+        if size > 0:
+            failed = decompress(cut, size, height, width, pixels)
+        else:
+            failed = decompress(jpeg, len(jpeg), height, width, pixels)
+        if failed:
+            return _NOT_DECODED
+        resize_region(pixels, height, width, top - row, left - column, rows, columns, bilinear, flip, target)
+        return _DECODED
 
     @numba.njit(nogil=True, parallel=parallel)
     def decode(indices, images, whole, real, metadata, contents, addresses, sizes):
@@ -112,36 +167,28 @@ def _compiled_decoder(parallel: bool):
             record = metadata[index]
             height, width, start = np.int64(record["height"]), np.int64(record["width"]), np.int64(record["data_ptr"])
             size = np.int64(sizes[np.searchsorted(addresses, record["data_ptr"])])
-            keys[STATUS] = _DECODED
-            if start + size > len(contents):
+            if start + size > len(contents) or (record["mode"] != _JPEG and size < 3 * height * width):
                 keys[STATUS] = _OUTSIDE
                 continue
+            bilinear = keys[BILINEAR] != 0
             if keys[RANDOM]:
-                row, column, box_height, box_width = random_resized_box(
+                row, column, rows, columns = random_resized_box(
                     height, width, index, keys[EPOCH], keys[KEY0], keys[KEY1],
                     ranges[AREA_LOW], ranges[AREA_HIGH], ranges[ASPECT_LOW], ranges[ASPECT_HIGH],
                 )  # fmt: skip
+                region = (float(row), float(column), float(rows), float(columns))
+            elif bilinear:
+                region = center_region(height, width, len(target), ranges[CENTER_RATIO])
             else:
-                row, column, box_height, box_width = center_box(height, width, ranges[CENTER_RATIO])
+                row, column, rows, columns = center_box(height, width, ranges[CENTER_RATIO])
+                region = (float(row), float(column), float(rows), float(columns))
+            flip = keys[FLIPPED] != 0 and coin(index, keys[EPOCH], keys[KEY0], keys[KEY1])
+            stored = contents[start : start + size]
             if record["mode"] == _JPEG:
-                pixels = np.empty(3 * height * width, dtype=np.uint8)
-                if ctypes_imdecode(
-                    contents.ctypes.data + start, size, height, width, pixels.ctypes.data, height, width,
-                    0, 0, 1, 1, False, False,
-                ) != 0:  # fmt: skip
-                    keys[STATUS] = _NOT_DECODED
-                    continue
-                resize(pixels, 0, height, width, row, column, box_height, box_width, target)
+                keys[STATUS] = decode_region(stored, height, width, region, bilinear, flip, target)
             else:
-                resize(contents, start, height, width, row, column, box_height, box_width, target)
-            if keys[FLIPPED] and coin(index, keys[EPOCH], keys[KEY0], keys[KEY1]):
-                side = target.shape[0]
-                for line in range(side):
-                    for left in range(side // 2):
-                        right = side - 1 - left
-                        for channel in range(3):
-                            swapped = target[line, left, channel]
-                            target[line, left, channel] = target[line, right, channel]
-                            target[line, right, channel] = swapped
+                top, left, high, wide = region
+                resize_region(stored, height, width, top, left, high, wide, bilinear, flip, target)
+                keys[STATUS] = _DECODED
 
     return decode

@@ -4,14 +4,15 @@ Known faults of FFCV and what is done here. It sets torch's thread count on impo
 thread: its setter is replaced by one that leaves torch alone. An exception in its worker thread leaves the consumer
 waiting for ever: the thread is watched. Leaving an iteration early leaks the thread: `stop` ends it. Its batches are
 views of buffers that are written again: what leaves this file is read before the next batch is asked for. Two live
-iterations can abort under Numba's workqueue layer: only one may be live.
+iterations abort under Numba's workqueue layer: there, each decodes in one thread (`usable_threads`), which no layer is
+asked for. It marks Numba's type of byte arrays as read-only for the whole process: its reader of samples is replaced by
+one that leaves types alone. A beton that is cut while it is mapped ends the process: its length is watched.
 """
 
 import contextlib
 import functools
 import os
 import queue
-import threading
 import warnings
 from collections.abc import Iterator
 
@@ -20,7 +21,6 @@ import numpy as np
 from sparselt.errors import DataError
 
 _POLL_SECONDS = 0.1
-_live = threading.Lock()
 
 
 @functools.cache
@@ -51,7 +51,16 @@ def require_ffcv():
         cls.num_threads = count if count >= 1 else os.cpu_count()
         numba.set_num_threads(cls.num_threads)
 
+    def compile_reader(self):
+        def read(address, storage):
+            contents, addresses, sizes = storage
+            place = np.searchsorted(addresses, address)
+            return contents[address : address + sizes[place]]
+
+        return numba.njit(nogil=True)(read)
+
     ffcv.pipeline.compiler.Compiler.set_num_threads = classmethod(set_num_threads)
+    ffcv.memory_managers.OSCacheManager.compile_reader = compile_reader
     return ffcv
 
 
@@ -59,15 +68,13 @@ def usable_threads(asked: int) -> int:
     """At most Numba's threads; 1 where Numba only has its workqueue layer, which dies when two threads use it."""
     import numba
 
-    if asked < 1:
-        raise DataError(f"{asked} decoding threads: ask for at least 1")
     return min(asked, numba.config.NUMBA_NUM_THREADS) if _layer_is_threadsafe() else 1
 
 
 def make_loader(path, batch_size: int, threads: int, decoder):
     """An FFCV loader of the field "image" alone, by `decoder` or, if None, as fixed-size arrays.
 
-    Labels come from the metadata (`labels_of`), which needs no compilation.
+    Labels are read from the beton, which needs no compilation.
     """
     ffcv = require_ffcv()
     with _numba_threads_restored(), warnings.catch_warnings():
@@ -84,23 +91,13 @@ def make_loader(path, batch_size: int, threads: int, decoder):
         )
 
 
-def labels_of(loader) -> np.ndarray:
-    """Every label of the beton, int64 [N], from its metadata."""
-    return np.array(loader.reader.metadata[f"f{loader.field_name_to_f_ix['label']}"], dtype=np.int64)
-
-
 def iterate(loader, order: np.ndarray, prepare=None) -> Iterator[np.ndarray]:
     """The decoded images of consecutive batches of `order`; each array is valid until the next one is asked for.
 
     `prepare(buffers)` fills the buffers that the decoder asked for before the worker starts. A decoder that has
     `check(buffers, slot, indices)` is asked to refuse a bad batch. Closing the generator, or dropping it, ends the
-    worker. DataError where another iteration is live, or where the worker fails.
+    worker. DataError where the worker fails, naming the batch.
     """
-    if not _live.acquire(blocking=False):
-        raise DataError(
-            "another streaming epoch is being read: FFCV can run one at a time in a process, so finish that one or "
-            "close() it first"
-        )
     worker = None
     try:
         with _numba_threads_restored():
@@ -109,7 +106,6 @@ def iterate(loader, order: np.ndarray, prepare=None) -> Iterator[np.ndarray]:
     finally:
         if worker is not None:
             worker.stop()
-        _live.release()
 
 
 @functools.cache
@@ -122,6 +118,7 @@ def _worker_class():
 
         def __init__(self, loader, order: np.ndarray, prepare):
             self.prepare, self.failure, self.check = prepare, None, None
+            self.decoding, self.length = order[:0], os.stat(loader.fname).st_size
             super().__init__(loader, order)
 
         def start(self) -> None:
@@ -150,9 +147,7 @@ def _worker_class():
                     # The thread may have put its last batch between the time-out and its end.
                     if self.is_alive() or not self.output_queue.empty():
                         continue
-                    raise DataError(
-                        f"{self.loader.fname}: the decoding thread ended early: {self.failure!r}"
-                    ) from self.failure
+                    raise self._failed() from self.failure
                 if item is None:
                     return
                 slot, (images,) = item
@@ -175,9 +170,26 @@ def _worker_class():
             for batch in batches:
                 if self.terminate_event.is_set():
                     return
+                self.decoding = batch
+                _check_length(self.loader.fname, self.length, int(batch[0]))
                 yield batch
 
+        def _failed(self) -> DataError:
+            if isinstance(self.failure, DataError):
+                return self.failure
+            some = ", ".join(str(int(index)) for index in self.decoding[:8])
+            return DataError(
+                f"{self.loader.fname}: the decoding thread ended early, in the batch of {len(self.decoding)} samples "
+                f"{some}{', ...' if len(self.decoding) > 8 else ''}: {self.failure!r}"
+            )
+
     return Worker
+
+
+def _check_length(path: str, length: int, index: int) -> None:
+    """DataError where a file has become shorter than it was: reading what it lost through memory ends the process."""
+    if os.stat(path).st_size < length:
+        raise DataError(f"{path} was cut while it was read, before sample {index}: write the data set again")
 
 
 @contextlib.contextmanager
@@ -193,12 +205,12 @@ def _numba_threads_restored():
 
 @functools.cache
 def _layer_is_threadsafe() -> bool:
+    """Whether the threading layer that Numba takes here can be entered by several threads at once."""
     import numba
+    from numba.np.ufunc import parallel
 
-    if numba.config.THREADING_LAYER == "workqueue":
+    try:
+        parallel._launch_threads()  # what the first parallel function does; only then is the layer known
+        return numba.threading_layer() in ("tbb", "omp")
+    except (AttributeError, ValueError, ImportError):
         return False
-    for name in ("tbbpool", "omppool"):
-        with contextlib.suppress(ImportError):
-            __import__(f"numba.np.ufunc.{name}")
-            return True
-    return False

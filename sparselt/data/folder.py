@@ -6,11 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from sparselt.data.beton import check_index
 from sparselt.errors import DataError
 
 # The endings torchvision.datasets.ImageFolder takes, so that both readers see the same samples in the same order.
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _LAYOUT = "expected <root>/train/<class>/* and <root>/val/<class>/*"
+
+
+class UnreadableImage(DataError):
+    """A picture that cannot be decoded: what `write_dataset(..., skip_unreadable=True)` leaves out."""
 
 
 @dataclass(frozen=True)
@@ -22,27 +27,31 @@ class Scan:
 
 
 class FolderSamples:
-    """Pictures on disk, classes and files in alphabetical order; a sample is (uint8 [H, W, 3], label)."""
+    """Pictures on disk, classes and files in alphabetical order; a sample is (uint8 [H, W, 3], label).
 
-    def __init__(self, paths: list[str], labels: list[int]):
-        self.paths, self.labels = paths, labels
+    A picture is named by its path below `root`. UnreadableImage where it cannot be decoded.
+    """
+
+    def __init__(self, root: Path, paths: list[str], labels: list[int]):
+        self.root, self.paths, self.labels = root, paths, labels
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def name(self, index: int) -> str:
-        return self.paths[index]
+        return Path(self.paths[index]).relative_to(self.root).as_posix()
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         from PIL import Image
 
+        check_index(index, len(self), str(self.root))
         try:
             with Image.open(self.paths[index]) as picture:
                 return np.asarray(picture.convert("RGB")), self.labels[index]
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"{self.paths[index]} cannot be read as a picture ({error}): replace or remove it, then write the "
-                f"data again"
+            raise UnreadableImage(
+                f"{self.paths[index]} cannot be read as a picture ({error}): replace or remove it, or leave out all "
+                f"such pictures with --skip-unreadable"
             ) from error
 
 
@@ -59,7 +68,7 @@ def scan(root: Path) -> Scan:
         )
     return Scan(
         class_names=tuple(names["train"]),
-        splits={"train": _list(root / "train", names["train"]), "test": _list(root / "val", names["train"])},
+        splits={split: _list(root, folder, names["train"]) for split, folder in (("train", "train"), ("test", "val"))},
     )
 
 
@@ -72,17 +81,17 @@ def _class_names(folder: Path) -> list[str]:
     return names
 
 
-def _list(folder: Path, class_names: list[str]) -> FolderSamples:
-    paths, labels = [], []
+def _list(root: Path, split_folder: str, class_names: list[str]) -> FolderSamples:
+    folder, paths, labels = root / split_folder, [], []
     for label, name in enumerate(class_names):
         found = sorted(
-            os.path.join(parent, file)
+            (parent, file)
             for parent, _, files in os.walk(folder / name, followlinks=True)
             for file in files
             if file.lower().endswith(ENDINGS)
         )
         if not found:
             raise DataError(f"{folder / name} holds no pictures ({', '.join(ENDINGS)}): every class needs at least one")
-        paths += found
+        paths += [os.path.join(parent, file) for parent, file in found]
         labels += [label] * len(found)
-    return FolderSamples(paths, labels)
+    return FolderSamples(root, paths, labels)

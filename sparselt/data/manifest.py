@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from sparselt.data.beton import Beton
 from sparselt.data.transforms import Normalize
 from sparselt.errors import DataError
 
@@ -18,18 +20,27 @@ _BLOCKS = 64
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """One beton. bytes: its size; shape: (C, H, W), or "variable" where every picture has its own size."""
+    """One beton. bytes: its size; shape: (C, H, W), or "variable" where every picture has its own size.
+
+    skipped: names of the pictures that were left out as unreadable. contents: a checksum of every sample's label and
+    stored bytes; the fingerprint of a large file does not cover them all.
+    """
 
     file: str
     count: int
     bytes: int
     fingerprint: str
     shape: tuple[int, int, int] | str
+    skipped: tuple[str, ...] = ()
+    contents: str = ""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A written data set. source: the source's kind and options; field: "ndarray" or "rgb_image"."""
+    """A written data set. source: the source's kind and options; field: "ndarray" or "rgb_image".
+
+    normalization_from: which images the mean and the standard deviation are of.
+    """
 
     source: dict
     description: str
@@ -41,6 +52,7 @@ class Manifest:
     splits: dict[str, SplitRecord]
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    normalization_from: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -93,20 +105,18 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def beton_count(path: Path) -> int | None:
-    """How many samples the header of an FFCV 1.0 file claims; None where the file does not begin like one."""
-    # version u16, fields u16, page size u32, samples u64, address of the allocation table u64 (FFCV 1.0.2,
-    # ffcv/types.py).
-    header = np.dtype([("version", "<u2"), ("fields", "<u2"), ("page", "<u4"), ("count", "<u8"), ("table", "<u8")])
-    with open(path, "rb") as file:
-        start = file.read(header.itemsize)
-    if len(start) < header.itemsize:
-        return None
-    (values,) = np.frombuffer(start, dtype=header)
-    page = int(values["page"])
-    return int(values["count"]) if values["version"] == 2 and page >= 2**21 and page & (page - 1) == 0 else None
+def contents_of(labels: np.ndarray, sums: np.ndarray) -> str:
+    """A checksum of a whole split, from the label and the CRC32 of the stored bytes of each sample."""
+    return hashlib.sha256(labels.astype("<i8").tobytes() + sums.astype("<u4").tobytes()).hexdigest()
+
+
+def contents(path: Path) -> str:
+    """`contents_of` a beton: reads every sample, which takes minutes for ImageNet."""
+    beton = Beton(path)
+    sums = np.array([zlib.crc32(beton.stored(index)) for index in range(len(beton))], dtype=np.uint32)
+    return contents_of(beton.labels, sums)
 
 
 def _split_record(record: dict) -> SplitRecord:
-    shape = record["shape"]
-    return SplitRecord(**{**record, "shape": shape if isinstance(shape, str) else tuple(shape)})
+    shape, skipped = record["shape"], tuple(record.get("skipped", ()))
+    return SplitRecord(**{**record, "shape": shape if isinstance(shape, str) else tuple(shape), "skipped": skipped})

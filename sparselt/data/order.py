@@ -1,8 +1,45 @@
-"""Which sample comes when: a function of (seed, epoch) alone."""
+"""Which sample comes when: a function of (seed, epoch) alone; and which of several processes reads it."""
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from sparselt.errors import DataError
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `world_size` processes that read one data set together, as ranks of torchrun; by default the only one.
+
+    Of every global batch of B samples, rank r takes those in places r·B // W to (r+1)·B // W - 1, so that the ranks'
+    shares, one after another, are the batch that one process would read; they differ by one sample at most. Of a split
+    of N samples that is evaluated it takes the samples r·N // W to (r+1)·N // W - 1: every sample falls to one rank.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self):
+        if not 0 <= self.rank < self.world_size:
+            raise DataError(f"rank {self.rank} of {self.world_size} processes: expected 0 to {self.world_size - 1}")
+
+    @classmethod
+    def current(cls) -> "Shard":
+        """This process's rank, where torch.distributed is initialised; else the only process there is."""
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            return cls(distributed.get_rank(), distributed.get_world_size())
+        return cls()
+
+    def share(self, count: int) -> range:
+        """Which places of `count` are this rank's. DataError where some rank would have none."""
+        if count < self.world_size:
+            raise DataError(
+                f"{count} samples cannot be shared by {self.world_size} processes: give each at least one, by a larger "
+                f"batch or fewer processes"
+            )
+        return range(self.rank * count // self.world_size, (self.rank + 1) * count // self.world_size)
 
 
 def sample_order(seed: int, epoch: int, count: int) -> np.ndarray:
@@ -23,14 +60,17 @@ def sample_order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.argsort((words[:, 0] << np.uint64(32)) | words[:, 1], kind="stable").astype(np.int64)
 
 
-def batches_of(order: np.ndarray, batch_size: int, start_step: int = 0) -> np.ndarray:
-    """The batches of an order from `start_step` on, as [steps, batch_size]; an incomplete last one is dropped."""
+def batches_of(order: np.ndarray, batch_size: int, start_step: int = 0, shard: Shard | None = None) -> np.ndarray:
+    """A rank's share of the batches of an order from `start_step` on, as [steps, share]; an incomplete last batch is
+    dropped."""
     steps = len(order) // batch_size
     if not 0 <= start_step <= steps:
         raise DataError(
             f"start_step {start_step} is outside the epoch: it has {steps} steps, so 0 to {steps} can be asked"
         )
-    return order[start_step * batch_size : steps * batch_size].reshape(steps - start_step, batch_size)
+    places = (shard or Shard()).share(batch_size)
+    batches = order[start_step * batch_size : steps * batch_size].reshape(steps - start_step, batch_size)
+    return np.ascontiguousarray(batches[:, places.start : places.stop])
 
 
 def steps_in(count: int, batch_size: int) -> int:

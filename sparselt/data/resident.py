@@ -1,4 +1,4 @@
-"""Data sets that fit the device: the betons are read once through FFCV, then every training maps the same bytes."""
+"""Data sets that fit the device: the betons are read once, then every training maps the same bytes."""
 
 import os
 from collections.abc import Iterator
@@ -8,34 +8,28 @@ import numpy as np
 import torch
 
 from sparselt.data.batch import Batch, augmented, normalized
+from sparselt.data.beton import Beton
 from sparselt.data.dataset import Dataset
 from sparselt.data.manifest import Manifest
-from sparselt.data.order import batches_of, sample_order, steps_in
+from sparselt.data.order import Shard, batches_of, sample_order, steps_in
 from sparselt.data.sources import SPLITS
 from sparselt.data.transforms import Normalize, PadCrop
 from sparselt.errors import DataError
 
-_READ_BATCH = 1024
-_CHUNK_BYTES = 16 * 2**20  # augmented at a time: enough to make the calls cheap, small beside any network
+_CHUNK_BYTES = 4 * 2**20  # augmented at a time: as much as a cache holds, enough to make the calls cheap
+_CHUNKS_ON_GPU = 8  # of these in one launch, which is what costs there
 _CACHE_BYTES = 256 * 2**20
 
 
 def write_resident(dataset: Dataset, folder: Path | str) -> None:
-    """Reads every beton once through FFCV's loader and writes train.safetensors and test.safetensors into `folder`.
+    """Reads every beton once and writes train.safetensors and test.safetensors into `folder`.
 
-    Each holds images uint8 [N, C, H, W] and labels int64 [N], in the betons' order, and the manifest. One process pays
-    FFCV's import and compilation here; trainings only map the files. DataError for pictures of variable size or under
-    JPEG.
+    Each holds images uint8 [N, C, H, W] and labels int64 [N], in the betons' order, and the manifest; trainings only
+    map the files. FFCV is not needed: nothing is decoded. DataError for pictures of variable size or under JPEG.
     """
     from safetensors.numpy import save
 
-    from sparselt.data import ffcv_bridge
-
-    if dataset.manifest.field != "ndarray":
-        raise DataError(
-            f"{dataset.folder} holds pictures, not fixed-size arrays: stream them with StreamingTrainLoader"
-        )
-    ffcv_bridge.require_ffcv()
+    _check_arrays(dataset)
     folder = Path(folder)
     partials = []
     try:
@@ -56,7 +50,7 @@ def write_resident(dataset: Dataset, folder: Path | str) -> None:
 
 
 class ResidentData:
-    """Both splits in memory: uint8 images and labels, mapped from the files of `write_resident`."""
+    """Both splits in memory: uint8 images and labels, read from betons or mapped from files of `write_resident`."""
 
     def __init__(self, manifest: Manifest, tensors: dict[str, dict[str, torch.Tensor]]):
         self.manifest, self._tensors = manifest, tensors
@@ -80,6 +74,17 @@ class ResidentData:
         if manifests["train"] != manifests["test"]:
             raise DataError(f"{folder} holds two splits of different data sets: make both again with write_resident")
         return cls(manifests["train"], tensors)
+
+    @classmethod
+    def read(cls, dataset: Dataset) -> "ResidentData":
+        """Reads the betons into this process's memory. DataError for pictures of variable size or under JPEG."""
+        _check_arrays(dataset)
+        read = {split: _read(dataset, split) for split in SPLITS}
+        names = ("images", "labels")
+        return cls(
+            dataset.manifest,
+            {split: dict(zip(names, map(torch.from_numpy, arrays), strict=True)) for split, arrays in read.items()},
+        )
 
     @property
     def classes(self) -> int:
@@ -113,7 +118,10 @@ class ResidentData:
 
 
 class ResidentTrainLoader:
-    """Training batches, padded, cropped and flipped; sample i in epoch e depends on the seeds, e and i alone."""
+    """Training batches, padded, cropped and flipped; sample i in epoch e depends on the seeds, e and i alone.
+
+    shard: which share of every batch this process reads; batch_size and steps_per_epoch are those of all together.
+    """
 
     def __init__(
         self,
@@ -123,6 +131,7 @@ class ResidentTrainLoader:
         augmentation_seed: int,
         transform: PadCrop,
         device: torch.device | str = "cpu",
+        shard: Shard | None = None,
     ):
         if not isinstance(transform, PadCrop):
             raise DataError(f"{type(transform).__name__} cannot augment resident images: give a PadCrop")
@@ -131,20 +140,27 @@ class ResidentTrainLoader:
         self.order_seed, self.augmentation_seed = order_seed, augmentation_seed
         self.count = resident.count("train")
         self.steps_per_epoch = steps_in(self.count, batch_size)
+        self.shard = shard or Shard()
+        self.shard.share(batch_size)
         self._images, self._labels = resident.on("train", self.device)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The whole batches of this epoch from `start_step` on; nothing before it is computed."""
-        steps = batches_of(sample_order(self.order_seed, epoch, self.count), self.batch_size, start_step)
-        return self._batches(torch.from_numpy(steps.copy()).to(self.device), epoch)
+        order = sample_order(self.order_seed, epoch, self.count)
+        steps = batches_of(order, self.batch_size, start_step, self.shard)
+        return self._batches(torch.from_numpy(steps).to(self.device), epoch)
 
     def _batches(self, steps: torch.Tensor, epoch: int) -> Iterator[Batch]:
         # Several batches are augmented in one call and then cut apart: a sample's crop does not depend on its batch.
-        at_once = max(1, _CHUNK_BYTES // (4 * self._images[0].numel() * self.batch_size))
+        share = steps.shape[1]
+        size = _CHUNK_BYTES * (_CHUNKS_ON_GPU if self.device.type != "cpu" else 1)
+        at_once = max(1, size // (4 * self._images[0].numel() * share))
         for start in range(0, len(steps), at_once):
             indices = steps[start : start + at_once].reshape(-1)
+            # A row of bytes for each image: selecting those is copying memory, which `[indices]` is not.
+            chosen = self._images.flatten(1).index_select(0, indices).view(-1, *self._images.shape[1:])
             images = augmented(
-                self._images[indices],
+                chosen,
                 indices,
                 self.transform,
                 seed=self.augmentation_seed,
@@ -152,11 +168,14 @@ class ResidentTrainLoader:
                 padding=self.transform.padding,
                 flip=self.transform.flip,
             )
-            yield from _cut(images, self._labels[indices], indices, self.batch_size)
+            yield from _cut(images, self._labels[indices], indices, share)
 
 
 class ResidentEvalLoader:
-    """Every sample of a split exactly once, in order, never augmented. Small splits are normalised once and kept."""
+    """Every sample of a split exactly once, in order, never augmented. Small splits are normalised once and kept.
+
+    With a shard, this process's part of the samples.
+    """
 
     def __init__(
         self,
@@ -165,14 +184,17 @@ class ResidentEvalLoader:
         batch_size: int,
         device: torch.device | str = "cpu",
         split: str = "test",
+        shard: Shard | None = None,
     ):
         if not isinstance(transform, Normalize):
             raise DataError(f"{type(transform).__name__} cannot evaluate resident images: give a Normalize")
         _check_channels(resident, transform)
-        self.count = resident.count(split)
+        self._places = (shard or Shard()).share(resident.count(split))
+        self.count = len(self._places)
         self.batch_size, self.transform, self.device = min(batch_size, self.count), transform, torch.device(device)
         steps_in(self.count, self.batch_size)
-        self._images, self._labels = resident.on(split, self.device)
+        images, labels = resident.on(split, self.device)
+        self._images, self._labels = (tensor[self._places.start : self._places.stop] for tensor in (images, labels))
         self._kept: list[Batch] | None = None
 
     def __len__(self) -> int:
@@ -186,6 +208,7 @@ class ResidentEvalLoader:
     def _batches(self) -> Iterator[Batch]:
         for start in range(0, self.count, self.batch_size):
             indices = torch.arange(start, min(start + self.batch_size, self.count), device=self.device)
+            indices += self._places.start
             images = normalized(self._images[start : start + self.batch_size], indices, self.transform)
             yield Batch(images, self._labels[start : start + self.batch_size], indices)
 
@@ -197,17 +220,18 @@ def _cut(images: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor, batc
 
 
 def _read(dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray]:
-    from sparselt.data import ffcv_bridge
+    beton = Beton(dataset.path(split))
+    images = np.empty((len(beton), *dataset.record(split).shape), dtype=np.uint8)
+    for index in range(len(beton)):
+        images[index] = beton.image(index)
+    return images, beton.labels
 
-    count = dataset.count(split)
-    # One thread: the decoder is a copy of bytes, and serial code compiles fastest.
-    loader = ffcv_bridge.make_loader(dataset.path(split), min(_READ_BATCH, count), 1, None)
-    images = np.empty((count, *dataset.manifest.splits[split].shape), dtype=np.uint8)
-    position = 0
-    for batch in ffcv_bridge.iterate(loader, np.arange(count)):
-        images[position : position + len(batch)] = batch
-        position += len(batch)
-    return images, ffcv_bridge.labels_of(loader)
+
+def _check_arrays(dataset: Dataset) -> None:
+    if dataset.manifest.field != "ndarray":
+        raise DataError(
+            f"{dataset.folder} holds pictures, not fixed-size arrays: stream them with StreamingTrainLoader"
+        )
 
 
 def _check(path: Path, manifest: Manifest, split: str, tensors: dict[str, torch.Tensor]) -> None:

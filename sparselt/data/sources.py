@@ -2,9 +2,11 @@
 
 Each source has: kind, synthetic, field ("ndarray": fixed-size arrays [C, H, W], "rgb_image": pictures FFCV may
 compress), classes, class_names, image_shape ((C, H, W) or "variable"), train_count, test_count, normalization(),
-describe() and samples(split), an indexable of (image, label).
+normalization_from, describe() and samples(split), an indexable of (image, label). CIFAR and MNIST are in
+`sparselt.data.downloaded`.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,16 +14,33 @@ from typing import ClassVar
 
 import numpy as np
 
+from sparselt.data.beton import LARGEST_PAGE, check_index
 from sparselt.data.order import sample_order
 from sparselt.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from sparselt.errors import DataError
 
 SPLITS = ("train", "test")
+_OF_IMAGENET = "ImageNet's training images, as torchvision states them"
+_LONGEST_JPEG = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 
 
 def source_record(source) -> dict:
     """The source as JSON: its kind and every field."""
     return {"kind": source.kind, **asdict(source)}
+
+
+def source_from_record(record: Mapping):
+    """The source that `source_record` turned into `record`. DataError for one that it did not."""
+    from sparselt.data.downloaded import CIFAR10, CIFAR100, MNIST
+
+    kinds = {source.kind: source for source in (Digits, CIFAR10, CIFAR100, MNIST, ImageFolder, SyntheticImages)}
+    fields = dict(record)
+    try:
+        return kinds[fields.pop("kind")](**fields)
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{dict(record)} is not a source of this sparselt ({error}): expected one of {', '.join(kinds)}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,7 @@ class Digits:
     class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
     image_shape: ClassVar[tuple[int, int, int]] = (1, 8, 8)
     total: ClassVar[int] = 1797
+    normalization_from: ClassVar[str] = "all pixels of the training split"
 
     def __post_init__(self):
         if not 1 <= self.test_count < self.total:
@@ -77,7 +97,8 @@ class SyntheticImages:
     """Learnable images made on the spot: each class is a texture of three coloured waves, which each sample shifts.
 
     A function of (seed, split, sample) alone. difficulty in [0, 1) is the share of noise: near 0 the mean colour tells
-    the classes apart, near 1 little of the texture is left. storage "jpeg" writes pictures, "raw" arrays [C, H, W].
+    the classes apart, near 1 little of the texture is left. storage "jpeg" writes pictures of 3 channels, "raw" arrays
+    [C, H, W] of any.
     """
 
     train_count: int
@@ -97,15 +118,22 @@ class SyntheticImages:
     max_resolution: ClassVar[None] = None
 
     def __post_init__(self):
-        for name in ("train_count", "test_count", "height", "width"):
+        for name in ("train_count", "test_count", "height", "width", "channels"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name} {getattr(self, name)} must be at least 1")
         if self.classes < 2:
             raise DataError(f"classes {self.classes} must be at least 2")
         if self.storage not in ("jpeg", "raw"):
             raise DataError(f"storage {self.storage!r} is unknown: choose 'jpeg' or 'raw'")
-        if self.channels not in (1, 3) or (self.storage == "jpeg" and self.channels != 3):
-            raise DataError(f"{self.channels} channels cannot be stored as {self.storage}: jpeg takes 3, raw 1 or 3")
+        if self.storage == "jpeg" and self.channels != 3:
+            raise DataError(f"{self.channels} channels cannot be stored as jpeg: it takes 3, raw any number")
+        if self.storage == "jpeg" and max(self.height, self.width) > _LONGEST_JPEG:
+            raise DataError(f"{self.width} x {self.height} pixels do not fit a JPEG: at most {_LONGEST_JPEG} a side")
+        if self.channels * self.height * self.width > LARGEST_PAGE:
+            raise DataError(
+                f"{self.channels} x {self.height} x {self.width} pixels do not fit a beton: at most {LARGEST_PAGE:,} "
+                f"bytes an image"
+            )
         if not 0 <= self.difficulty < 1:
             raise DataError(f"difficulty {self.difficulty} must be in [0, 1)")
         _check_quality(self.quality)
@@ -130,7 +158,11 @@ class SyntheticImages:
     def normalization(self) -> Normalize:
         if self.channels == 3:
             return Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        return Normalize(mean=(0.5,), std=(0.25,))
+        return Normalize(mean=(0.5,) * self.channels, std=(0.25,) * self.channels)
+
+    @property
+    def normalization_from(self) -> str:
+        return _OF_IMAGENET if self.channels == 3 else "fixed values near those of these textures"
 
     def describe(self) -> str:
         return (
@@ -146,7 +178,9 @@ class ImageFolder:
 
     The defaults are those ffcv-imagenet gives for ResNet-50 (https://github.com/libffcv/ffcv-imagenet, README, "Dataset
     setup"): longer side at most 500 pixels, half of the pictures as JPEG of quality 90 and the others as raw pixels.
-    Which half is drawn from `seed`. Larger pictures are reduced by OpenCV's INTER_AREA.
+    Which half is drawn from `seed`. Larger pictures are reduced by OpenCV's INTER_AREA. In ffcv-imagenet's words
+    (write_imagenet.py): max_resolution, compress_probability (of write_mode "proportion"; 1 is "jpg", 0 "raw") and
+    jpeg_quality.
     """
 
     root: str
@@ -159,6 +193,7 @@ class ImageFolder:
     synthetic: ClassVar[bool] = False
     field: ClassVar[str] = "rgb_image"
     image_shape: ClassVar[str] = "variable"
+    normalization_from: ClassVar[str] = _OF_IMAGENET
 
     def __post_init__(self):
         if self.max_resolution < 1:
@@ -204,7 +239,7 @@ class ImageFolder:
 
 
 class ArraySamples:
-    """Samples that are in memory: images uint8 [N, C, H, W], labels int64 [N]."""
+    """Samples that are in memory: images uint8 [N, C, H, W], labels int64 [N]. SampleIndexError outside of them."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray):
         self.images, self.labels = images, labels
@@ -213,6 +248,7 @@ class ArraySamples:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        check_index(index, len(self), "the split")
         return self.images[index], int(self.labels[index])
 
     def name(self, index: int) -> str:

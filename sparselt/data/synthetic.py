@@ -5,12 +5,14 @@ from functools import cached_property
 
 import numpy as np
 
+from sparselt.data.beton import check_index
+
 TEXTURE, SAMPLE, NOISE = 16, 17, 18  # Philox streams of this file
 _WAVES = 3
 
 
 class SyntheticSamples:
-    """One split of a `SyntheticImages`; sample i has label i modulo the number of classes."""
+    """One split of a `SyntheticImages`; sample i has label i modulo the number of classes. SampleIndexError outside."""
 
     def __init__(self, source, split: str):
         self.source = source
@@ -26,6 +28,7 @@ class SyntheticSamples:
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         """(uint8 image, label); the image is [C, H, W] for raw storage and [H, W, C] for JPEG."""
         source = self.source
+        check_index(index, self.count, "the split")
         label = index % source.classes
         cycles, direction, colours, base = self._textures[label]
         phases, brightness = self._sample(self.first + index)

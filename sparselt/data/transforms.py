@@ -6,6 +6,7 @@ from Philox streams keyed by (augmentation seed, epoch, sample index); evaluatio
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from sparselt.errors import DataError
 
@@ -57,8 +58,8 @@ class RandomResizedCrop:
 
     area is a share of the image, drawn uniformly; aspect is width / height, drawn log-uniformly. The defaults are
     torchvision's (https://docs.pytorch.org/vision/stable/generated/torchvision.transforms.RandomResizedCrop.html),
-    which follow Szegedy et al., Going deeper with convolutions (CVPR 2015), section 6. Resized by OpenCV's INTER_AREA,
-    as FFCV does.
+    which follow Szegedy et al., Going deeper with convolutions (CVPR 2015), section 6. Resized by area, as FFCV does
+    (where one side shrinks and the other grows, OpenCV in FFCV looks up single pixels; here it is area all the same).
     """
 
     size: int
@@ -83,7 +84,9 @@ class RandomResizedCrop:
 class CenterCrop:
     """Evaluation on photographs: the central square of `ratio` times the shorter side, resized to size x size.
 
-    224/256 is the usual protocol: resize the shorter side to 256, crop the central 224. OpenCV's INTER_AREA, as FFCV.
+    224/256 is the usual protocol: resize the shorter side to 256, crop the central 224. interpolation "bilinear" is
+    torchvision's Resize (antialiased) and CenterCrop, to a level or two a pixel; "area" is what FFCV's own centre crop
+    gives, to a level.
     """
 
     size: int
@@ -91,6 +94,7 @@ class CenterCrop:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     scale: float = 255.0
+    interpolation: Literal["bilinear", "area"] = "bilinear"
 
     def __post_init__(self):
         _check_normalisation(self.mean, self.std, self.scale)
@@ -98,3 +102,5 @@ class CenterCrop:
             raise DataError(f"crop size {self.size} must be at least 1 pixel")
         if not 0 < self.ratio <= 1:
             raise DataError(f"centre crop ratio {self.ratio} must be in (0, 1]")
+        if self.interpolation not in ("bilinear", "area"):
+            raise DataError(f"interpolation {self.interpolation!r} is unknown: choose bilinear or area")

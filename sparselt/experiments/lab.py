@@ -141,7 +141,12 @@ class Lab:
         setting = self.setting
         if setting.engine == "resident":
             return {}
-        return {"size": setting.eval_size, "ratio": setting.eval_ratio, "batch_size": setting.batch_size}
+        return {
+            "size": setting.eval_size,
+            "ratio": setting.eval_ratio,
+            "interpolation": setting.eval_interpolation,
+            "batch_size": setting.batch_size,
+        }
 
     def _seeds(self, replicate: int, level: int, rewind_step: int = 0, initialization: str = "initialization") -> Seeds:
         varies: dict[str, tuple[int, ...]] = {

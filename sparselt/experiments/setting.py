@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin
 
-from sparselt.data import Digits, SyntheticImages
+from sparselt.data import CIFAR10, MNIST, Digits, SyntheticImages
 from sparselt.errors import SettingError
 from sparselt.models import check_model
+from sparselt.models.initialization import Initialization, NormScale
 from sparselt.pruning import check_fraction
 from sparselt.training.recipe import Recipe
 from sparselt.training.schedule import Schedule, parse_step
+from sparselt.training.techniques import TECHNIQUES
 
 _LARGEST_SIDE = 4096
 _MOST_POINTS = 1001
@@ -33,9 +35,11 @@ class Setting:
         engine: `resident` keeps decoded pixels in memory, `streaming` decodes JPEG in every epoch.
         train_size: side of the training crops in pixels (`streaming`), or of the images (`resident`).
         eval_size, eval_ratio: side of the centre crop, and crop side over image side (`streaming`).
+        eval_interpolation: how the crop is resized, see `sparselt.data.CenterCrop` (`streaming`).
         padding, flip: random shift by up to `padding` pixels, random mirror image (`resident`; `flip` serves both).
         model, batch_size, steps, momentum, weight_decay, nesterov, decoupled_weight_decay, precision, threads,
-            rewound_momentum: see `sparselt.training.recipe.Recipe`.
+            initialization, norm_scale, micro_batches, rewound_momentum: see `sparselt.training.recipe.Recipe`.
+        techniques: a name of `sparselt.training.techniques.TECHNIQUES`.
         schedule, lr, milestones, lr_factor, warmup_steps: see `sparselt.training.schedule.Schedule`.
         levels, fraction, scope: prunings, share of live weights that each removes, and how they are ranked.
         rewind_steps: the steps to rewind to; each below `steps`.
@@ -55,7 +59,7 @@ class Setting:
     scale: str
     title: str
     paper: str
-    source: Digits | SyntheticImages | None
+    source: Digits | CIFAR10 | MNIST | SyntheticImages | None
     classes: int
     channels: int
     train_count: int
@@ -74,6 +78,7 @@ class Setting:
     control_levels: tuple[int, ...]
     control_rewind_step: int
     eval_ratio: float = 224 / 256
+    eval_interpolation: Literal["bilinear", "area"] = "bilinear"
     padding: int = 0
     flip: bool = False
     milestones: tuple[int, ...] = ()
@@ -85,6 +90,10 @@ class Setting:
     decoupled_weight_decay: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: int = 1
+    initialization: Initialization = "torch"
+    norm_scale: NormScale = "ones"
+    techniques: Literal["none", "mild"] = "none"
+    micro_batches: int = 1
     rewound_momentum: Literal["zero", "restored"] = "zero"
     fraction: float = 0.2
     scope: Literal["global", "layerwise"] = "global"
@@ -97,9 +106,10 @@ class Setting:
     @property
     def recipe(self) -> Recipe:
         """The hyperparameters of each training."""
-        names = {f.name for f in dataclasses.fields(Recipe)} - {"schedule"}
+        names = {f.name for f in dataclasses.fields(Recipe)} - {"schedule", "techniques"}
         schedule = Schedule(self.schedule, self.lr, self.milestones, self.lr_factor, self.warmup_steps)
-        return Recipe(**{name: getattr(self, name) for name in names}, schedule=schedule)
+        values = {name: getattr(self, name) for name in names}
+        return Recipe(**values, schedule=schedule, techniques=TECHNIQUES[self.techniques])
 
     @property
     def steps_per_epoch(self) -> int:
@@ -113,7 +123,7 @@ class Setting:
             SettingError: a number that cannot be run, named with its value.
         """
         check_fraction(self.fraction)
-        for name in ("levels", "steps", "batch_size", "replicates", "threads"):
+        for name in ("levels", "steps", "batch_size", "micro_batches", "replicates", "threads"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; expected at least 1")
         for name in ("train_size", "eval_size"):
@@ -130,9 +140,14 @@ class Setting:
         if self.padding > self.train_size:
             raise SettingError(f"padding is {self.padding}, more than the image's {self.train_size} pixels")
         self._check_schedule()
-        check_model(self.model, self.channels)
+        for side in (self.train_size, self.eval_size):
+            check_model(self.model, self.channels, side)
         if self.batch_size > self.train_count:
             raise SettingError(f"batch_size is {self.batch_size}, more than the {self.train_count} training images")
+        if self.batch_size % self.micro_batches:
+            raise SettingError(
+                f"micro_batches is {self.micro_batches}: a batch of {self.batch_size} has no so many equal parts"
+            )
         if not self.rewind_steps:
             raise SettingError("rewind_steps is empty; expected at least one step, such as 0")
         if len(set(self.rewind_steps)) < len(self.rewind_steps):

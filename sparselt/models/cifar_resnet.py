@@ -33,7 +33,7 @@ class CifarResNet(nn.Module):
         self.fc = nn.Linear(width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.blocks(F.relu(self.norm(self.conv(images))))
+        features = self.blocks(F.relu(self.norm(self.conv(images)), inplace=True))
         return self.fc(features.mean((2, 3)))
 
 
@@ -53,5 +53,7 @@ class Block(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        y = self.norm2(self.conv2(y))
+        y += self.shortcut(x)
+        return F.relu(y, inplace=True)

@@ -19,6 +19,23 @@ GREY = "#747475"
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#b5598d", "#e69f00", "#56b4e9")
 """The colours of the rewind steps, after Okabe and Ito's palette for readers with any colour vision."""
 
+STYLE = {
+    "svg.hashsalt": "sparselt",
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "axes.linewidth": 0.7,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.5,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+}
+"""What every figure sets over matplotlib's defaults."""
+
 _LOG_TICKS = [digit * 10.0**power for power in range(-4, 3) for digit in (1, 2, 5)]
 
 

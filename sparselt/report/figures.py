@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sparselt.report.drawing import (
     COLOURS,
     GREY,
-    INK,
+    STYLE,
     barrier_axis,
     dense_label,
     error_axis,
@@ -35,21 +35,6 @@ if TYPE_CHECKING:
 
 _MARKERS = ("o", "s", "D", "v", "P", "*")
 _CONTROL_MARKERS = {"random": "x", "reinit": "+"}
-_STYLE = {
-    "svg.hashsalt": "sparselt",
-    "svg.fonttype": "none",
-    "font.size": 10,
-    "axes.labelsize": 10,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.facecolor": "none",
-    "axes.linewidth": 0.7,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 4.5,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-}
 
 
 def save_figures(folder: Path, rows: Sequence[Row]) -> dict[str, str]:
@@ -184,7 +169,7 @@ def barriers(rows: Iterable[Row], levels: Summary) -> "Figure | None":
 def _style(matplotlib):
     """matplotlib's defaults and ours, whatever the user's matplotlibrc says; the user's settings come back after."""
     defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if "backend" not in key}
-    with matplotlib.rc_context(defaults | _STYLE):
+    with matplotlib.rc_context(defaults | STYLE):
         yield
 
 

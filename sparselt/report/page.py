@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from sparselt.report.figures import COLOURS, GREY, INK
+from sparselt.report.drawing import COLOURS, GREY, INK
 from sparselt.report.findings import agreements, findings
 from sparselt.report.page_style import STYLE
 from sparselt.report.run import Cost, Run, costs
@@ -89,7 +89,19 @@ def _statement(record: Mapping) -> str:
         text += f" of {steps:,}" if isinstance(steps, int) else ""
     if isinstance(record.get("replicates"), int):
         text += f"; {count(record['replicates'], 'replicate')}"
-    return f"{recipe} {text}. {record['data']}"
+    return f"{recipe} {text}. {record['data']}{_evaluation(record.get('evaluation'))}"
+
+
+def _evaluation(protocol: Mapping | None) -> str:
+    """How the test images came to the network, if the record says so (`sparselt.data.evaluation_record`)."""
+    if not protocol:
+        return ""
+    if protocol["crop"] == "none":
+        return f" Evaluated on {protocol['count']:,} test images as they are stored."
+    return (
+        f" Evaluated on {protocol['count']:,} test images, cropped to {protocol['crop']}, resized "
+        f"{protocol['resize']} by {protocol['interpolation']}."
+    )
 
 
 def _shows(record: Mapping, levels: Summary) -> str:

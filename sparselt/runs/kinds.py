@@ -38,21 +38,20 @@ class Kind:
 
 def make_dataset(task: Task) -> int:
     """Writes the betons of a source, or notes where the user's own betons stand after checking them."""
-    from sparselt.data import open_dataset, write_dataset
-    from sparselt.runs.specs import source_from_spec
+    from sparselt.data import open_dataset, source_from_record, write_dataset
 
     if "folder" in task.local:
         dataset = open_dataset(task.local["folder"])
         _write_json(task.folder / "dataset.json", {"folder": str(Path(task.local["folder"]).resolve())})
     else:
-        write_dataset(source_from_spec(task.spec["source"]), task.folder)
+        write_dataset(source_from_record(task.spec["source"]), task.folder)
         dataset = open_dataset(task.folder)
         _write_json(task.folder / "dataset.json", {"folder": "."})
     return dataset.count("train") + dataset.count("test")
 
 
 def make_resident(task: Task) -> int:
-    """Reads every beton once through FFCV's loader and keeps the pixels, for all trainings to map into memory."""
+    """Reads every beton once and keeps the pixels, for all trainings to map into memory."""
     from sparselt.data import write_resident
     from sparselt.runs import loaders
 
@@ -73,13 +72,21 @@ def train(task: Task) -> int:
     from sparselt.training import loop
     from sparselt.training.checkpoint import load_tensors, restore_momentum, rewind_, save_momentum, save_tensors
     from sparselt.training.cpu import cpu_threads
+    from sparselt.training.techniques import start_bias_for_bce_
 
     spec, recipe = task.spec, recipe_from_spec(task.spec["recipe"])
     with cpu_threads(recipe.threads):
         device = torch.device(spec["device"])
         model = build_model(
-            recipe.model, classes=spec["classes"], channels=spec["channels"], seed=spec["seeds"]["initialization"]
+            recipe.model,
+            classes=spec["classes"],
+            channels=spec["channels"],
+            seed=spec["seeds"]["initialization"],
+            initialization=recipe.initialization,
+            norm_scale=recipe.norm_scale,
         )
+        if recipe.techniques.bce:
+            start_bias_for_bce_(model, spec["classes"])
         mask = Mask.load(task.inputs["mask"]) if "mask" in task.inputs else None
         if "weights" in task.inputs:
             rewind_(model, load_tensors(task.inputs["weights"]), mask)
@@ -188,18 +195,19 @@ def evaluate_path(task: Task) -> int:
             "losses": path.losses,
             "barrier": path.barrier,
             "max_error": max(path.errors),
+            "buffers": path.buffers,
         },
     )
     return len(path.positions)
 
 
 KINDS: dict[str, Kind] = {
-    "dataset": Kind(make_dataset, 1, "write or check the betons", "images"),
-    "resident": Kind(make_resident, 1, "read the betons through FFCV", "images"),
+    "dataset": Kind(make_dataset, 2, "write or check the betons", "images"),
+    "resident": Kind(make_resident, 1, "read the betons", "images"),
     "train": Kind(train, 1, "train", "steps"),
     "prune": Kind(prune, 1, "prune by magnitude", "masks"),
     "random_mask": Kind(random_mask, 1, "draw random masks", "masks"),
-    "path": Kind(evaluate_path, 1, "evaluate linear paths", "points"),
+    "path": Kind(evaluate_path, 2, "evaluate linear paths", "points"),
 }
 
 

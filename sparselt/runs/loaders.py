@@ -1,4 +1,7 @@
-"""The loaders of a stage, opened from its inputs; one process opens each data set once."""
+"""The loaders of a stage, opened from its inputs; one process opens each data set once.
+
+Where torch.distributed is initialised, each rank gets its share of every batch and of the test split (`data.Shard`).
+"""
 
 import functools
 import json
@@ -11,6 +14,7 @@ from sparselt.data import (
     ResidentData,
     ResidentEvalLoader,
     ResidentTrainLoader,
+    Shard,
     StreamingEvalLoader,
     StreamingTrainLoader,
     open_dataset,
@@ -31,30 +35,32 @@ def train_loader(task: Task, recipe: Recipe) -> ResidentTrainLoader | StreamingT
     """Training batches as the spec's `engine`, `train` and `seeds` say."""
     spec = task.spec
     seeds = {"order_seed": spec["seeds"]["order"], "augmentation_seed": spec["seeds"]["augmentation"]}
+    place = {"device": spec["device"], "shard": Shard.current()}
     if spec["engine"] == "resident":
         resident = _resident(task.inputs["train"].parent)
         normal = resident.manifest.normalization
         transform = PadCrop(**spec["train"], mean=normal.mean, std=normal.std, scale=normal.scale)
-        return ResidentTrainLoader(resident, recipe.batch_size, **seeds, transform=transform, device=spec["device"])
+        return ResidentTrainLoader(resident, recipe.batch_size, **seeds, transform=transform, **place)
     source = dataset(task.inputs["dataset"])
     normal = source.manifest.normalization
     transform = RandomResizedCrop(**spec["train"], mean=normal.mean, std=normal.std, scale=normal.scale)
     return StreamingTrainLoader(
-        source, recipe.batch_size, **seeds, transform=transform, device=spec["device"], threads=recipe.threads
+        source, recipe.batch_size, **seeds, transform=transform, threads=recipe.threads, **place
     )
 
 
 def eval_loader(task: Task, threads: int) -> ResidentEvalLoader | StreamingEvalLoader:
     """The test split, every sample once and never augmented."""
     spec = task.spec
+    place = {"device": spec["device"], "shard": Shard.current()}
     if spec["engine"] == "resident":
         resident = _resident(task.inputs["test"].parent)
-        return ResidentEvalLoader(resident, resident.manifest.normalization, _EVAL_BATCH, device=spec["device"])
+        return ResidentEvalLoader(resident, resident.manifest.normalization, _EVAL_BATCH, **place)
     source = dataset(task.inputs["dataset"])
     normal = source.manifest.normalization
-    crop = {"size": spec["eval"]["size"], "ratio": spec["eval"]["ratio"]}
+    crop = {name: spec["eval"][name] for name in ("size", "ratio", "interpolation")}
     transform = CenterCrop(**crop, mean=normal.mean, std=normal.std, scale=normal.scale)
-    return StreamingEvalLoader(source, transform, spec["eval"]["batch_size"], device=spec["device"], threads=threads)
+    return StreamingEvalLoader(source, transform, spec["eval"]["batch_size"], threads=threads, **place)
 
 
 @functools.lru_cache(maxsize=4)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from sparselt.errors import TrainingError
 from sparselt.optim import MaskedSGD
 from sparselt.training.recipe import Recipe
+from sparselt.training.techniques import PLAIN, Techniques, WeightAverage, resize, smoothed_bce, training_side
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ def train(
     """Trains `model` in place from `start_step` to the end of the recipe.
 
     The schedule's clock and the data position both stand at `start_step` at the beginning: the first batch is the one
-    that a training from scratch would see at that step.
+    that a training from scratch would see at that step. With a weight average the network ends as its average, begun
+    anew here; `on_step` always sees the network itself.
 
     Args:
         model: the network, already rewound and masked.
@@ -46,6 +48,8 @@ def train(
         TrainingError: the loss of the last epoch is not finite.
     """
     model.train()
+    techniques = recipe.techniques
+    average = WeightAverage(techniques.ema_half_life) if techniques.ema_half_life else None
     first_of_last_epoch = max(start_step, recipe.steps - loader.steps_per_epoch)
     last_losses: list[Tensor] = []
     step = start_step
@@ -53,15 +57,19 @@ def train(
         on_step(step)
         for group in optimizer.param_groups:
             group["lr"] = recipe.schedule.learning_rate(step, recipe.steps)
-        with autocast(images.device, recipe.precision):
-            loss = F.cross_entropy(model(images).float(), labels)
+        if techniques.progressive_resizing:
+            images = resize(images, training_side(images.shape[2], step, recipe.steps))
         optimizer.zero_grad()
-        loss.backward()
+        loss = _gradients(model, images, labels, recipe)
         optimizer.step()
         if step >= first_of_last_epoch:
-            last_losses.append(loss.detach())
+            last_losses.append(loss)
         step += 1
+        if average is not None:
+            average.update(model, step)
     on_step(step)
+    if average is not None:
+        average.copy_to(model)
     losses = torch.stack(last_losses).double().cpu()
     if not torch.isfinite(losses).all():
         raise TrainingError(
@@ -69,6 +77,20 @@ def train(
         )
     std = losses.std().item() if len(losses) > 1 else 0.0
     return Trained(train_loss=losses.mean().item(), train_loss_std=std, steps=step - start_step)
+
+
+def training_loss(outputs: Tensor | tuple[Tensor, Tensor], labels: Tensor, techniques: Techniques = PLAIN) -> Tensor:
+    """The mean loss (nats) of float [N, classes]: cross-entropy, or `smoothed_bce` where the techniques say so.
+
+    An auxiliary classifier's outputs, as Inception-v3 has them in training, count 0.4 (the weight of TensorFlow-Slim's
+    implementation of Szegedy et al. 2016; the paper does not say).
+    """
+    if not isinstance(outputs, Tensor):
+        main, auxiliary = outputs
+        return training_loss(main, labels, techniques) + 0.4 * training_loss(auxiliary, labels, techniques)
+    if techniques.bce:
+        return smoothed_bce(outputs.float(), labels, techniques.label_smoothing)
+    return F.cross_entropy(outputs.float(), labels, label_smoothing=techniques.label_smoothing)
 
 
 @torch.no_grad()
@@ -96,6 +118,18 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     if precision == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
+
+
+def _gradients(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
+    """Adds the gradient of the batch's mean loss to the parameters'; returns that loss."""
+    parts = recipe.micro_batches
+    losses = []
+    for some, their_labels in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+        with autocast(images.device, recipe.precision):
+            loss = training_loss(model(some), their_labels, recipe.techniques) / parts
+        loss.backward()
+        losses.append(loss.detach())
+    return losses[0] if parts == 1 else torch.stack(losses).sum()
 
 
 def _batches(loader, start_step: int, stop_step: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -4,7 +4,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
+from sparselt.models.initialization import Initialization, NormScale
 from sparselt.training.schedule import Schedule
+from sparselt.training.techniques import PLAIN, Techniques
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,10 @@ class Recipe:
         decoupled_weight_decay: see `sparselt.MaskedSGD`; the ImageNet protocol of Paul et al. 2022.
         precision: `float32`, or `bfloat16` autocast.
         threads: CPU threads of the training. Part of its identity, because sums are ordered by it.
+        initialization, norm_scale: see `sparselt.models.initialize_`.
+        techniques: what is added to plain training, see `sparselt.training.techniques`.
+        micro_batches: parts of equal size that a batch is computed in, one after the other, where memory is short. The
+            gradient is the whole batch's; batch-norm statistics are each part's own.
         rewound_momentum: a rewound network starts with momentum `zero` (as the authors' code does) or `restored`.
     """
 
@@ -33,6 +39,10 @@ class Recipe:
     decoupled_weight_decay: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: int = 1
+    initialization: Initialization = "torch"
+    norm_scale: NormScale = "ones"
+    techniques: Techniques = PLAIN
+    micro_batches: int = 1
     rewound_momentum: Literal["zero", "restored"] = "zero"
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sparselt.analysis import error_barrier, evaluate_path, interpolate_state, path_positions
+from sparselt.analysis import error_barrier, evaluate_path, path_positions
 from sparselt.data import Batch
 from sparselt.errors import SettingError
 
@@ -54,15 +54,6 @@ def test_barrier_is_the_smallest_lift_that_covers_the_path(errors):
     assert barrier >= 0 and all(x <= barrier + 1e-12 for x in excess)
     assert barrier == pytest.approx(max(0.0, *excess), abs=1e-12)
     assert error_barrier(positions, errors[::-1]) == pytest.approx(barrier, abs=1e-12)
-
-
-def test_ends_of_a_path_are_the_networks_themselves_and_counters_stay():
-    a = {"w": torch.tensor([0.1, 7.0]), "n": torch.tensor(3)}
-    b = {"w": torch.tensor([0.3, -1.0]), "n": torch.tensor(9)}
-    assert torch.equal(interpolate_state(a, b, 0)["w"], a["w"]) and torch.equal(interpolate_state(a, b, 1)["w"], b["w"])
-    middle = interpolate_state(a, b, 0.25)
-    torch.testing.assert_close(middle["w"], torch.tensor([0.15, 5.0]))
-    assert middle["n"] == 3
 
 
 @pytest.mark.parametrize(

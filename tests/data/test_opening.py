@@ -89,6 +89,18 @@ def test_manifest_that_this_version_did_not_write(copied, change, message):
     refused(copied, "manifest.json", message)
 
 
+def test_manifest_from_before_pictures_could_be_skipped_opens(copied, digits):
+    path = copied / "manifest.json"
+    record = json.loads(path.read_text())
+    del record["normalization_from"]
+    for split in record["splits"].values():
+        del split["skipped"], split["contents"]
+    path.write_text(json.dumps(record))
+    dataset = open_dataset(copied)
+    assert dataset.manifest.fingerprint == digits.manifest.fingerprint
+    assert dataset.record("train").skipped == ()
+
+
 def test_manifest_that_is_no_json(copied):
     (copied / "manifest.json").write_text("{")
     refused(copied, "is not a manifest")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparselt.data import sample_order
+from sparselt.data import Shard, sample_order
 from sparselt.data.order import batches_of, steps_in
 from sparselt.errors import DataError
 
@@ -51,3 +51,28 @@ def test_start_step_outside_the_epoch_is_refused(start_step):
 def test_batch_size_that_does_not_fit_is_refused(batch_size):
     with pytest.raises(DataError, match="23 samples"):
         steps_in(23, batch_size)
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.data())
+def test_shares_of_all_ranks_are_the_batch_of_one_process_in_order(data):
+    world = data.draw(st.integers(1, 9))
+    batch_size = data.draw(st.integers(world, 40))
+    order = sample_order(3, 0, data.draw(st.integers(batch_size, 200)))
+    start = data.draw(st.integers(0, len(order) // batch_size))
+    shares = [batches_of(order, batch_size, start, Shard(rank, world)) for rank in range(world)]
+    assert np.array_equal(np.concatenate(shares, axis=1), batches_of(order, batch_size, start))
+    sizes = [share.shape[1] for share in shares]
+    assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
+
+
+def test_rank_that_is_not_there_or_would_have_nothing_is_refused():
+    for rank, world in ((-1, 2), (2, 2), (0, 0)):
+        with pytest.raises(DataError, match="processes"):
+            Shard(rank, world)
+    with pytest.raises(DataError, match="3 samples cannot be shared by 4 processes"):
+        Shard(0, 4).share(3)
+
+
+def test_process_without_torch_distributed_is_the_only_one():
+    assert Shard.current() == Shard() == Shard(0, 1)

@@ -39,7 +39,7 @@ def by_index(batches):
     return {int(index): image.numpy() for index, image in pairs}
 
 
-def test_digits_through_ffcv_equal_scikit_learns_bit_for_bit(resident):
+def test_digits_from_the_beton_equal_scikit_learns_bit_for_bit(resident):
     digits, order = load_digits(), sample_order(0, 0, 1797)
     for split, chosen in (("train", order[:1297]), ("test", order[1297:])):
         assert resident.images(split).dtype == torch.uint8

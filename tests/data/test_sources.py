@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from sparselt.data import Digits, ImageFolder, SyntheticImages, source_record
+from sparselt.data import Digits, ImageFolder, SyntheticImages, source_from_record, source_record
 from sparselt.errors import DataError
 
 
@@ -36,16 +36,6 @@ def test_digits_split_depends_on_its_seed():
     assert not np.array_equal(Digits().samples("test").labels, Digits(split_seed=1).samples("test").labels)
 
 
-def test_synthetic_images_repeat_and_splits_differ():
-    source = SyntheticImages(6, 6, classes=2, height=9, width=7, storage="raw")
-    image, label = source.samples("train")[3]
-    again, _ = source.samples("train")[3]
-    other, other_label = source.samples("test")[3]
-    assert image.shape == (3, 9, 7) and image.dtype == np.uint8
-    assert np.array_equal(image, again) and label == other_label == 1
-    assert not np.array_equal(image, other)
-
-
 @pytest.mark.parametrize(("difficulty", "least"), [(0.1, 0.95), (0.6, 0.8)])
 def test_synthetic_classes_can_be_learned_from_their_mean_colour(difficulty, least):
     source = SyntheticImages(60, 60, classes=3, height=24, width=24, difficulty=difficulty)
@@ -64,6 +54,7 @@ def test_source_record_is_json_and_names_the_kind(source):
     record = json.loads(json.dumps(source_record(source)))
     assert record.pop("kind") == source.kind
     assert type(source)(**record) == source
+    assert source_from_record(source_record(source)) == source
 
 
 def test_synthetic_data_says_so():
@@ -78,11 +69,23 @@ def test_synthetic_data_says_so():
         lambda: Digits(test_count=0),
         lambda: SyntheticImages(0, 1, 2, 4, 4),
         lambda: SyntheticImages(4, 1, 1, 4, 4),
+        lambda: SyntheticImages(4, 0, 2, 4, 4),
+        lambda: SyntheticImages(-4, 1, 2, 4, 4),
+        lambda: SyntheticImages(4, 1, -2, 4, 4),
+        lambda: SyntheticImages(4, 1, 2, -4, 4),
+        lambda: SyntheticImages(4, 1, 2, 4, 0),
+        lambda: SyntheticImages(4, 1, 2, 4, 70_000),
+        lambda: SyntheticImages(4, 1, 2, 50_000, 50_000, storage="raw"),
         lambda: SyntheticImages(4, 1, 2, 4, 4, channels=1),
+        lambda: SyntheticImages(4, 1, 2, 4, 4, channels=0, storage="raw"),
+        lambda: SyntheticImages(4, 1, 2, 4, 4, difficulty=-0.1),
+        lambda: SyntheticImages(4, 1, 2, 4, 4, difficulty=float("nan")),
         lambda: SyntheticImages(4, 1, 2, 4, 4, difficulty=1.0),
         lambda: SyntheticImages(4, 1, 2, 4, 4, storage="png"),
         lambda: SyntheticImages(4, 1, 2, 4, 4, quality=0),
         lambda: ImageFolder("x", jpeg_share=1.5),
+        lambda: ImageFolder("x", jpeg_share=-0.5),
+        lambda: ImageFolder("x", quality=101),
         lambda: ImageFolder("x", max_resolution=0),
     ],
 )

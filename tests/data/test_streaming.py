@@ -1,8 +1,12 @@
+import os
+import resource
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import cv2
 import numba
@@ -16,6 +20,7 @@ from sparselt.data import (
     RandomResizedCrop,
     StreamingEvalLoader,
     StreamingTrainLoader,
+    SyntheticImages,
     ffcv_bridge,
     open_dataset,
     sample_order,
@@ -127,12 +132,23 @@ def test_crops_are_the_seeded_boxes_resized_and_flipped(exact):
         picture = pictures[index]
         row, column, height, width = random_resized_box(*picture.shape[:2], index, 4, 9, 0, *CROP.area, *CROP.aspect)
         box = picture[row : row + height, column : column + width]
-        expected = cv2.resize(box, (40, 40), interpolation=cv2.INTER_AREA)
+        expected = area_average(box, 40)
         if coin(index, 4, 9, 0):
             expected, flips = expected[:, ::-1], flips + 1
-        # FFCV is linked with the system's OpenCV, whose rounding may differ from the Python package's by one.
-        assert abs(pixels_of(image) - expected).max() <= 1
+        assert abs(pixels_of(image) - expected).max() <= 0.501
     assert 0 < flips < 10
+
+
+def area_average(pixels, side):
+    """[side, side, C] in float64: what part of each pixel each result covers, as a matrix for either axis."""
+
+    def covered(length):
+        edges = np.arange(side + 1) * length / side
+        low, high = edges[:-1, None], edges[1:, None]
+        places = np.arange(length)
+        return np.clip(np.minimum(high, places + 1) - np.maximum(low, places), 0, None) * side / length
+
+    return np.einsum("yi,xj,ijc->yxc", covered(pixels.shape[0]), covered(pixels.shape[1]), pixels.astype(float))
 
 
 def test_no_flip_where_none_is_asked(exact):
@@ -147,16 +163,16 @@ def test_no_flip_where_none_is_asked(exact):
 def test_evaluation_counts_every_sample_once_in_order_as_ffcv_crops_it(textures):
     from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
 
-    loader = StreamingEvalLoader(textures, CenterCrop(48), batch_size=16, threads=2)
+    loader = StreamingEvalLoader(textures, CenterCrop(48, interpolation="area"), batch_size=16, threads=2)
     batches = list(loader)
     assert [len(batch.labels) for batch in batches] == [16, 14] and len(loader) == 2
     assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(30))
     assert torch.cat([batch.labels for batch in batches]).tolist() == [index % 4 for index in range(30)]
     stock = ffcv_bridge.make_loader(textures.path("test"), 30, 1, CenterCropRGBImageDecoder((48, 48), 224 / 256))
     _kept.append(stock)
-    (expected,) = (images.copy() for images in ffcv_bridge.iterate(stock, np.arange(30)))
+    (expected,) = (images.astype(int) for images in ffcv_bridge.iterate(stock, np.arange(30)))
     found = np.stack([pixels_of(image.numpy()) for batch in batches for image in batch.images])
-    assert np.array_equal(found, expected)
+    assert abs(found - expected).max() <= 1  # FFCV's own resizing rounds each direction by itself
     assert_equal_batches(list(loader), batches)
 
 
@@ -167,37 +183,74 @@ def test_training_and_evaluation_refuse_each_others_transform(textures):
         train_loader(textures, transform=CenterCrop(40))
 
 
-def test_arrays_are_not_streamed(digits):
-    with pytest.raises(DataError, match="write_resident"):
-        train_loader(digits)
-
-
 def test_no_threads_are_refused(textures):
     with pytest.raises(DataError, match="at least 1"):
         train_loader(textures, threads=0)
 
 
-def test_leaving_early_ends_the_thread_and_the_next_epoch_is_whole(textures, epoch_two):
+@pytest.mark.parametrize("reader", ["ffcv", "pillow"])
+def test_leaving_early_a_hundred_times_leaks_neither_threads_nor_memory(textures, reader):
+    loader = train_loader(textures, reader=reader, transform=RandomResizedCrop(160))
+    whole = list(loader.epoch(2))
+    threads, memory = set(), []
+    for epoch in range(100):
+        batches = loader.epoch(epoch)
+        next(batches)
+        batches.close()
+        threads.add(threading.active_count())
+        memory.append(resident_bytes())
+    assert len(threads) == 1 and decoding_threads() == []
+    # A batch has 0.8 MB as bytes and 3 MB as numbers, and four are read ahead: a leak would show as hundreds of MB.
+    assert memory[-1] - memory[20] < 30e6
+    assert_equal_batches(list(loader.epoch(2)), whole)
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_dropping_an_epoch_ends_its_thread(textures, epoch_two):
     loader = train_loader(textures)
-    for epoch in range(10):
-        for _ in loader.epoch(epoch):
-            break
-        assert decoding_threads() == []
+    for _ in loader.epoch(0):
+        break
+    assert decoding_threads() == []
     assert_equal_batches(list(loader.epoch(2)), epoch_two)
+
+
+@pytest.mark.parametrize("reader", ["ffcv", "pillow"])
+def test_beton_that_is_cut_while_it_is_read_is_refused(tmp_path, reader):
+    write_dataset(SyntheticImages(200, 4, classes=2, height=64, width=64), tmp_path / "data")
+    dataset = open_dataset(tmp_path / "data")
+    batches = train_loader(dataset, batch_size=4, transform=RandomResizedCrop(8), reader=reader).epoch(0)
+    next(batches)
+    time.sleep(0.2)  # what is read ahead is read: the next batch is the first to find the file cut
+    os.truncate(dataset.path("train"), 2**20)
+    start = time.perf_counter()
+    with pytest.raises(DataError, match=r"train\.beton was cut while it was read, before sample \d+"):
+        list(batches)
+    assert time.perf_counter() - start < 2
+    assert [thread for thread in threading.enumerate() if "sparselt-reader" in thread.name] == decoding_threads() == []
+
+
+def test_several_loaders_are_read_at_a_time(textures, epoch_two):
+    loader = train_loader(textures)
+    evaluation = StreamingEvalLoader(textures, CenterCrop(40), batch_size=8, threads=2)
+    alone = list(evaluation)
+    first, second, third = loader.epoch(2), loader.epoch(2), iter(evaluation)
+    taken = list(zip(first, second, third, strict=False))
+    assert len(taken) == 4
+    for position, reader in enumerate((first, second, third)):
+        expected = alone if position == 2 else epoch_two
+        assert_equal_batches([batches[position] for batches in taken], expected[:4])
+        reader.close()
     assert decoding_threads() == []
 
 
-def test_second_iteration_at_a_time_is_refused_with_a_reason(textures, epoch_two):
-    loader = train_loader(textures)
-    running = loader.epoch(2)
-    first = next(running)
-    with pytest.raises(DataError, match="another streaming epoch"):
-        next(iter(StreamingEvalLoader(textures, CenterCrop(40), batch_size=8)))
-    assert_equal_batches([first, *running], epoch_two)
-    running = loader.epoch(2)
-    next(running)
-    running.close()
-    assert len(list(StreamingEvalLoader(textures, CenterCrop(40), batch_size=8))) == 4
+def test_loaders_of_several_threads_do_not_disturb_each_other(textures, epoch_two):
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: list(train_loader(textures).epoch(2)), range(3)))
+    for batches in found:
+        assert_equal_batches(batches, epoch_two)
 
 
 def test_thread_counts_of_torch_and_numba_survive(textures):
@@ -226,8 +279,9 @@ def test_broken_jpeg_is_named_by_its_index(textures, tmp_path):
     manifest = textures.manifest
     damaged = replace(manifest.splits["test"], fingerprint=fingerprint(beton))
     (folder / "manifest.json").write_text(replace(manifest, splits={**manifest.splits, "test": damaged}).to_json())
-    with pytest.raises(DataError, match=r"sample 17 .* JPEG data is broken"):
-        list(StreamingEvalLoader(open_dataset(folder), CenterCrop(40), batch_size=8))
+    for reader in ("ffcv", "pillow"):
+        with pytest.raises(DataError, match=r"sample 17\b.* is broken|JPEG data of sample 17 is broken"):
+            list(StreamingEvalLoader(open_dataset(folder), CenterCrop(40), batch_size=8, reader=reader))
     assert decoding_threads() == []
 
 
@@ -243,8 +297,8 @@ def test_failing_decoding_thread_raises_at_once(textures):
 
     loader = ffcv_bridge.make_loader(textures.path("test"), 4, 1, Failing())
     start = time.perf_counter()
-    with pytest.raises(DataError, match=r"decoding thread ended early.*no such picture"):
-        list(ffcv_bridge.iterate(loader, np.arange(8)))
+    with pytest.raises(DataError, match=r"ended early, in the batch of 4 samples 4, 5, 6, 7: .*no such picture"):
+        list(ffcv_bridge.iterate(loader, np.arange(4, 12)))
     assert time.perf_counter() - start < 2
     assert decoding_threads() == []
     assert len(list(StreamingEvalLoader(textures, CenterCrop(40), batch_size=30))) == 1

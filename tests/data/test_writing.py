@@ -1,6 +1,5 @@
-import os
-import resource
-import signal
+import json
+import shutil
 import subprocess
 import sys
 
@@ -8,30 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparselt.data import (
-    CenterCrop,
-    Digits,
-    ImageFolder,
-    StreamingEvalLoader,
-    SyntheticImages,
-    open_dataset,
-    write_dataset,
-)
-from sparselt.data.manifest import Manifest
+from sparselt.data import Beton, Digits, ImageFolder, evaluation_record, open_dataset, write_dataset
+from sparselt.data.manifest import Manifest, contents
 from sparselt.errors import DataError
 
+THREE = ["manifest.json", "test.beton", "train.beton"]
 
-@pytest.fixture
-def pictures(tmp_path):
-    """A folder in ImageNet's layout: two classes, noise of several sizes."""
-    root, random = tmp_path / "pictures", np.random.default_rng(0)
-    for split, count in (("train", 4), ("val", 2)):
-        for name in ("ant", "bee"):
-            (root / split / name).mkdir(parents=True)
-            for index in range(count):
-                pixels = random.integers(0, 256, (20 + 3 * index, 30 + index, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / split / name / f"{index}.png")
-    return root
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_manifest_survives_json(digits):
@@ -47,7 +31,7 @@ def test_equal_sources_give_equal_bytes(digits, tmp_path):
 
 
 def test_nothing_but_the_three_files_is_left(digits):
-    assert sorted(path.name for path in digits.folder.iterdir()) == ["manifest.json", "test.beton", "train.beton"]
+    assert names_in(digits.folder) == THREE
 
 
 def test_second_data_set_in_one_folder_is_refused(digits):
@@ -55,6 +39,7 @@ def test_second_data_set_in_one_folder_is_refused(digits):
     with pytest.raises(DataError, match="already holds a data set"):
         write_dataset(Digits(split_seed=1), digits.folder)
     assert digits.path("train").read_bytes() == before
+    assert names_in(digits.folder) == THREE
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -69,12 +54,13 @@ def test_folder_of_pictures_is_written_with_its_classes(pictures, tmp_path, work
     assert manifest.class_names == ("ant", "bee")
     assert manifest.splits["train"].shape == "variable"
     assert done[-1] == ("test", 4, 4) and ("train", 8, 8) in done
-    loader = StreamingEvalLoader(open_dataset(tmp_path / "out"), CenterCrop(8, ratio=0.4), batch_size=3, split="train")
-    assert [label for batch in loader for label in batch.labels.tolist()] == [0] * 4 + [1] * 4
+    beton, samples = Beton(tmp_path / "out" / "train.beton"), ImageFolder(str(pictures)).samples("train")
+    assert beton.labels.tolist() == [0] * 4 + [1] * 4
+    assert all(np.array_equal(beton.image(index), samples[index][0]) for index in range(8))
 
 
 def test_about_the_asked_share_of_pictures_is_compressed(tmp_path):
-    from sparselt.data.beton import _compressed
+    from sparselt.data.encoding import _compressed
 
     share = _compressed(ImageFolder("x", jpeg_share=0.3), 4000)
     assert abs(share.mean() - 0.3) < 0.03
@@ -82,88 +68,47 @@ def test_about_the_asked_share_of_pictures_is_compressed(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_unreadable_picture_is_named_and_nothing_is_left(pictures, tmp_path, workers):
-    broken = pictures / "val" / "bee" / "1.png"
-    broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(DataError, match=r"val/bee/1\.png cannot be read"):
-        write_dataset(ImageFolder(str(pictures)), tmp_path / "deep" / "out", workers=workers)
-    assert not (tmp_path / "deep").exists()
+def test_unreadable_pictures_are_left_out_counted_and_named_where_that_is_asked(tmp_path, workers):
+    """Seventy pictures: more than one chunk for each process."""
+    root, broken = tmp_path / "pictures", [3, 40, 69]
+    for split, count in (("train", 70), ("val", 1)):
+        (root / split / "ant").mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (4, 4), (index, 2 * index, 0)).save(root / split / "ant" / f"{index:02}.png")
+    for index, damaged in zip(broken, (b"", b"no picture", None), strict=True):
+        path = root / "train" / "ant" / f"{index:02}.png"
+        path.write_bytes(damaged if damaged is not None else path.read_bytes()[:45])
+    manifest = write_dataset(
+        ImageFolder(str(root), jpeg_share=0.0), tmp_path / "out", workers=workers, skip_unreadable=True
+    )
+    assert manifest.splits["train"].skipped == ("train/ant/03.png", "train/ant/40.png", "train/ant/69.png")
+    assert (manifest.splits["train"].count, manifest.splits["test"].skipped) == (67, ())
+    assert "3 unreadable pictures were left out" in manifest.description
+    assert open_dataset(tmp_path / "out").manifest == manifest
+    beton = Beton(tmp_path / "out" / "train.beton")
+    assert [int(beton.image(index)[0, 0, 0]) for index in range(67)] == [i for i in range(70) if i not in broken]
 
 
-def test_picture_too_large_for_a_page_is_named(pictures, tmp_path):
-    Image.new("RGB", (3000, 2000)).save(pictures / "train" / "ant" / "huge.png")
-    with pytest.raises(DataError, match=r"huge\.png cannot be written"):
-        write_dataset(ImageFolder(str(pictures), max_resolution=3000, jpeg_share=0.0), tmp_path / "out")
+def test_changed_sample_of_a_large_file_is_found_by_comparing_all_of_them(digits, tmp_path):
+    """What the fingerprint of a file above 64 MiB does not see; here the manifest is made to agree with the change."""
+    beton = shutil.copy(digits.path("test"), tmp_path)
+    assert contents(beton) == digits.record("test").contents
+    with open(beton, "r+b") as file:
+        file.seek(2**21 + 64 * 400 + 33)
+        file.write(b"\x11")
+    assert contents(beton) != digits.record("test").contents
 
 
-def test_killed_writing_process_is_noticed(tmp_path):
-    class Fatal(SyntheticImages):
-        def samples(self, split):
-            return FatalSamples(super().samples(split))
+def test_samples_come_in_the_order_of_torchvisions_reader(pictures):
+    from torchvision.datasets import ImageFolder as Reader
 
-    class FatalSamples:
-        def __init__(self, samples):
-            self.samples = samples
-
-        def __len__(self):
-            return len(self.samples)
-
-        def __getitem__(self, index):
-            if index == 70:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return self.samples[index]
-
-    with pytest.raises(DataError, match="a writing process was killed"):
-        write_dataset(Fatal(100, 4, classes=2, height=8, width=8), tmp_path / "out", workers=2)
-    assert not (tmp_path / "out").exists()
-
-
-def test_disk_that_takes_no_more_leaves_nothing(tmp_path):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3 * 2**20, limits[1]))
-    try:
-        with pytest.raises(DataError, match="cannot be written"):
-            write_dataset(Digits(), tmp_path / "out")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert not (tmp_path / "out").exists()
-
-
-def test_interrupted_write_leaves_nothing(tmp_path):
-    def interrupt(split, done, total):
-        if split == "test":
-            raise KeyboardInterrupt
-
-    source = SyntheticImages(4, 4, 2, 8, 8, storage="raw")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "notes.txt").write_text("kept")
-    with pytest.raises(KeyboardInterrupt):
-        write_dataset(source, tmp_path / "out", progress=interrupt)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
-
-
-def test_path_of_a_file_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be made"):
-        write_dataset(Digits(), tmp_path / "file" / "folder")
-
-
-def test_folder_of_another_layout_is_refused(pictures, tmp_path):
-    cases = {
-        str(tmp_path / "nowhere"): "is not a folder",
-        str(pictures / "train"): "train is missing",
-        str(pictures / "train" / "ant"): "expected <root>/train/<class>",
-    }
-    for root, message in cases.items():
-        with pytest.raises(DataError, match=message):
-            write_dataset(ImageFolder(root), tmp_path / "out")
-    (pictures / "val" / "cat").mkdir()
-    with pytest.raises(DataError, match="only one of them has cat"):
-        write_dataset(ImageFolder(str(pictures)), tmp_path / "out")
-    (pictures / "train" / "cat").mkdir()
-    with pytest.raises(DataError, match="cat holds no pictures"):
-        write_dataset(ImageFolder(str(pictures)), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    (pictures / "train" / "ant" / "deeper").mkdir()
+    for name in ("0.png", "z.png"):
+        shutil.copy(pictures / "train" / "ant" / "1.png", pictures / "train" / "ant" / "deeper" / name)
+    shutil.copy(pictures / "train" / "ant" / "1.png", pictures / "train" / "ant" / "z.PNG")
+    (pictures / "train" / "ant" / "notes.txt").write_text("no picture")
+    samples = ImageFolder(str(pictures)).samples("train")
+    assert list(zip(samples.paths, samples.labels, strict=True)) == Reader(str(pictures / "train")).samples
 
 
 def test_importing_the_room_imports_nothing_heavy():
@@ -178,13 +123,47 @@ def test_importing_the_room_imports_nothing_heavy():
     )
 
 
-def test_without_ffcv_the_message_says_how_to_install_it(tmp_path):
-    program = (
-        "import sys; sys.modules['ffcv'] = None\n"  # how Python itself marks a module that cannot be imported
-        "from sparselt.data import Digits, write_dataset\n"
-        f"try: write_dataset(Digits(), {str(tmp_path / 'out')!r})\n"
-        "except Exception as error: print(type(error).__name__, error)"
-    )
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert printed.startswith("DataError") and "pip install sparselt[ffcv]" in printed and "libopencv-dev" in printed
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ffcv_is_not_needed_to_write(pictures, digits, tmp_path, monkeypatch, workers):
+    with_it = write_dataset(ImageFolder(str(pictures), max_resolution=25), tmp_path / "with")
+    monkeypatch.setitem(sys.modules, "ffcv", None)  # as Python marks what cannot be imported
+    without = write_dataset(ImageFolder(str(pictures), max_resolution=25), tmp_path / "without", workers=workers)
+    assert without == with_it
+    assert write_dataset(Digits(), tmp_path / "digits").fingerprint == digits.manifest.fingerprint
+
+
+def test_without_opencv_pillow_reduces_and_compresses_and_the_manifest_says_so(tmp_path, monkeypatch):
+    """A smooth picture: of noise, two ways to reduce it have little in common."""
+    root = tmp_path / "pictures"
+    rows, columns = np.mgrid[0:90, 0:120]
+    smooth = np.stack([rows, columns, 100 + np.sin(rows / 9) * 50], axis=2).astype(np.uint8)
+    for split in ("train", "val"):
+        (root / split / "ant").mkdir(parents=True)
+        Image.fromarray(smooth).save(root / split / "ant" / "a.png")
+    source = ImageFolder(str(root), max_resolution=50, jpeg_share=1.0)
+    opencv = write_dataset(source, tmp_path / "opencv")
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    pillow = write_dataset(source, tmp_path / "pillow")
+    assert ("opencv" in opencv.versions, "opencv" in pillow.versions) == (True, False)
+    found, expected = (Beton(tmp_path / name / "train.beton").image(0).astype(int) for name in ("pillow", "opencv"))
+    assert found.shape == expected.shape == (37, 50, 3)
+    assert np.abs(found - expected).mean() < 2
+
+
+def test_evaluation_record_says_how_test_images_were_stored_and_are_cropped(pictures, digits, tmp_path):
+    taken = evaluation_record(digits.manifest)
+    assert (taken["count"], taken["crop"], taken["resize"]) == (500, "none", "none, stored as (1, 8, 8)")
+    assert taken["scale"] == 16 and taken["stored"] == {}
+    break_one = pictures / "val" / "ant" / "0.png"
+    break_one.write_bytes(b"")
+    source = ImageFolder(str(pictures), max_resolution=25, jpeg_share=0.5, quality=80)
+    manifest = write_dataset(source, tmp_path / "out", skip_unreadable=True)
+    cropped = evaluation_record(manifest, 224, 224 / 256)
+    assert (cropped["count"], cropped["skipped"]) == (3, 1)
+    assert "224 x 224 of a shorter side of 256" in cropped["crop"] and cropped["resize"] == "to 224 x 224 pixels"
+    assert "bilinear" in cropped["interpolation"] and cropped["decoded_by"] == "ffcv"
+    by_area = evaluation_record(manifest, 224, 224 / 256, "area")
+    assert "0.875 of the shorter side" in by_area["crop"] and "INTER_AREA" in by_area["interpolation"]
+    assert cropped["stored"] == {"max_resolution": 25, "jpeg_share": 0.5, "quality": 80}
+    assert "opencv" in cropped["stored_by"]
+    assert json.loads(json.dumps(cropped)) == cropped

@@ -1,20 +1,41 @@
-"""The Triton kernels in Triton's interpreter, on CPU tensors, against the references. Run by test_interpreter.py."""
+"""masked_sgd's Triton kernel in Triton's interpreter, on CPU tensors, against the references.
 
-import numpy as np
+Run by test_interpreter.py.
+"""
+
 import pytest
 import torch
-import triton
-import triton.language as tl
+from far_memory import far_tensor
 from kernel_cases import Case, Options, assert_answers
-from sparselt.kernels import philox
-from sparselt.kernels.augment import gpu as augment_gpu
-from sparselt.kernels.augment import reference
-from sparselt.kernels.masked_sgd import gpu, pack_bits
+
+from sparselt.kernels._tensors import addresses_of
+from sparselt.kernels.masked_sgd import Layout, block_table, gpu, pack_bits, padded_offsets
 
 SHAPES = [(16, 5, 3, 3), (5,), (40, 40), (), (1025,), (0,), (2048,)]
 
 
-@pytest.mark.parametrize("mask", ["random", "few", "empty", "one weight"])
+def launch(parameters, gradients, momentum, bits, rows, *, offsets=None, groups=None, first_step=False, **options):
+    offsets = padded_offsets([p.numel() for p in parameters])[0] if offsets is None else offsets
+    layout = Layout([p.numel() for p in parameters], offsets, groups or [0] * len(parameters))
+    given = {"rewrite": True, "blocks": None, "live_momentum": False, "begun": None, "grad_scale": None}
+    given = {**given, "found_inf": None, **options}
+    addresses = addresses_of(parameters, gradients)
+    gpu.step(layout, parameters[0].dtype, addresses, momentum, bits, rows, first_step, *given.values())
+
+
+def run(case: Case, chosen: Options, live_momentum: bool = False, **options) -> torch.Tensor:
+    live = case.live()
+    blocks, places = block_table(live)
+    momentum = torch.full((places if live_momentum else case.length,), float("nan"))
+    bits, rows = pack_bits(live), torch.tensor([chosen.row()])
+    for i, gradients in enumerate(case.gradients):
+        options["blocks"], options["live_momentum"] = blocks, live_momentum
+        first = i == 0 and "begun" not in options
+        launch(case.parameters, gradients, momentum, bits, rows, first_step=first, **options)
+    return momentum
+
+
+@pytest.mark.parametrize("mask", ["random", "few", "empty", "one weight", "full"])
 @pytest.mark.parametrize(
     "chosen",
     [
@@ -24,16 +45,47 @@ SHAPES = [(16, 5, 3, 3), (5,), (40, 40), (), (1025,), (0,), (2048,)]
     ],
     ids=["dampening", "nesterov", "plain"],
 )
-def test_masked_sgd_matches_the_reference(chosen, mask):
-    case = Case(SHAPES, "channels last", mask)
-    momentum = run(case, chosen, rewrite=True)
-    assert_answers(case, chosen, momentum, "triton")
+def test_masked_sgd_matches_the_reference_with_dense_and_with_live_momentum(chosen, mask):
+    dense, live = (Case(SHAPES, "channels last", mask, steps=2) for _ in range(2))
+    momentum, compact = run(dense, chosen), run(live, chosen, live_momentum=True)
+    assert_answers(dense, chosen, momentum, "triton")
+    for p, q in zip(dense.parameters, live.parameters, strict=True):
+        assert torch.equal(p.view(torch.int32), q.view(torch.int32))
+    if chosen.momentum != 0:
+        assert torch.equal(
+            live.expanded(compact).view(torch.int32)[live.live()], momentum.view(torch.int32)[live.live()]
+        )
 
 
 def test_masked_sgd_in_bfloat16():
     # The interpreter truncates to bfloat16 where the hardware rounds, hence the tolerance of a whole unit a step.
     case = Case(SHAPES, "channels last", dtype=torch.bfloat16, special=False, steps=2)
-    assert_answers(case, Options(), run(case, Options(), rewrite=True), "triton")
+    assert_answers(case, Options(), run(case, Options()), "triton")
+
+
+def test_a_block_that_has_not_begun_makes_its_first_step():
+    chosen = Options(dampening=0.5)
+    one, other = Case(SHAPES, special=False), Case(SHAPES, special=False)
+    begun = torch.zeros(one.length // 1024, dtype=torch.uint8)
+    momentum = run(one, chosen, begun=begun)
+    assert begun.all()
+    assert torch.equal(momentum[one.live()], run(other, chosen)[one.live()])
+    begun.zero_()
+    run(one, Options(momentum=0.0), begun=begun)
+    assert not begun.any()
+
+
+def test_gradients_are_unscaled_and_a_step_with_an_infinity_changes_nothing():
+    chosen = Options(weight_decay=0.1)
+    one, other = Case(SHAPES, special=False, steps=1), Case(SHAPES, special=False, steps=1)
+    other.gradients = [[g * 64 for g in gradients] for gradients in other.gradients]
+    scale, found, begun = torch.tensor([64.0]), torch.tensor([1.0]), torch.zeros(other.length // 1024).byte()
+    momentum = run(other, chosen, grad_scale=scale, found_inf=found, begun=begun)
+    assert momentum.isnan().all() and not begun.any()
+    assert all(torch.equal(p, q) for p, q in zip(other.parameters, other.start, strict=True))
+    run(one, chosen)
+    run(other, chosen, grad_scale=scale, found_inf=torch.zeros(1), begun=begun)
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters, other.parameters, strict=True))
 
 
 def test_masked_sectors_are_left_alone_unless_told_to_rewrite_them():
@@ -47,58 +99,29 @@ def test_masked_sectors_are_left_alone_unless_told_to_rewrite_them():
         assert (case.parameters[0][8:16] != 7.0).all()
 
 
-def test_two_groups_and_an_unaligned_parameter():
+def test_groups_an_unaligned_parameter_and_one_without_a_gradient():
     memory = torch.zeros(4096)
-    weights = [memory[1:2001], torch.zeros(10)]
+    weights = [memory[1:2001], torch.zeros(10), torch.zeros(10)]
     rows = torch.tensor([Options(lr=1.0, momentum=0.0).row(), Options(lr=2.0, momentum=0.0).row()])
-    gradients = [torch.ones(2000), torch.ones(10)]
-    gpu.step(
-        weights, gradients, torch.zeros(3072), torch.full((384,), 255).byte(), rows, [0, 2048], [1, 0], False, True
-    )
-    assert (weights[0] == -2).all() and (weights[1] == -1).all()
+    gradients = [torch.ones(2000), torch.ones(10), None]
+    launch(weights, gradients, torch.zeros(4096), torch.full((512,), 255).byte(), rows, groups=[1, 0, 0])
+    assert (weights[0] == -2).all() and (weights[1] == -1).all() and not weights[2].any()
     assert memory[0] == 0 and not memory[2001:].any()
 
 
-def run(case: Case, chosen: Options, rewrite: bool) -> torch.Tensor:
-    momentum = torch.full((case.length,), float("nan"))
-    bits, rows, groups = pack_bits(case.live()), torch.tensor([chosen.row()]), [0] * len(case.parameters)
-    for i, gradients in enumerate(case.gradients):
-        gpu.step(case.parameters, gradients, momentum, bits, rows, case.offsets, groups, i == 0, rewrite)
-    return momentum
-
-
-@pytest.mark.parametrize(
-    ("channels", "height", "width", "padding", "flip", "seed", "epoch", "last"),
-    [
-        (3, 9, 7, 2, True, 2**64 - 3, 2**31 - 1, True),
-        (1, 8, 8, 1, False, 1, 0, False),
-        (3, 20, 20, 4, True, 5, 1, True),
-    ],
-)
-def test_augment_draws_and_computes_the_same(channels, height, width, padding, flip, seed, epoch, last):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (5, height, width, channels), dtype=torch.uint8, generator=generator)
-    images, indices = images.permute(0, 3, 1, 2), torch.tensor([0, 1, 2**31, 2**32 - 1, 77])
-    mean, std = [0.4, 0.5, 0.6][:channels], [0.2, 0.3, 0.25][:channels]
-    signed = seed - 2**64 if seed >= 2**63 else seed
-    got = augment_gpu.augment(images, indices, signed, epoch, padding, flip, mean, std, 255.0, last)
-    expected = reference.augment(
-        images, indices, seed=seed, epoch=epoch, padding=padding, flip=flip, mean=mean, std=std
+@pytest.mark.parametrize("live_momentum", [False, True])
+@pytest.mark.parametrize("offset", [2**31 + 1024, 2**32 + 2048])
+def test_arenas_longer_than_32_bits_count(offset, live_momentum):
+    length, place = offset + 2048, offset + 16 if live_momentum else offset
+    momentum, bits = far_tensor(length + 16, torch.float32), far_tensor(length // 8, torch.uint8)
+    blocks, begun = far_tensor(length // 1024 * 2, torch.int64).view(-1, 2), far_tensor(length // 1024, torch.uint8)
+    bits[offset // 8 : offset // 8 + 188] = 255
+    blocks[offset // 1024 :, 0], blocks[offset // 1024 :, 1] = (
+        torch.tensor([1024, 476]),
+        torch.tensor([0, 1024]) + place,
     )
-    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
-
-
-@triton.jit
-def draw(out, seed, sample, epoch, stream):
-    word0, word1, word2, word3 = tl.philox(seed, sample, epoch, stream, 0)
-    tl.store(out, word0.to(tl.int64))
-    tl.store(out + 1, word1.to(tl.int64))
-    tl.store(out + 2, word2.to(tl.int64))
-    tl.store(out + 3, word3.to(tl.int64))
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2**40 + 17])
-def test_triton_draws_the_same_words(seed):
-    out = torch.zeros(4, dtype=torch.int64)
-    draw[(1,)](out, seed, 1234, 5, philox.FLIP)
-    assert out.tolist() == philox.philox4x32(np.array([[1234, 5, philox.FLIP, 0]]), *philox.key_of(seed))[0].tolist()
+    weights, gradients, rows = [torch.zeros(1500)], [torch.ones(1500)], torch.tensor([Options(lr=1.0).row()])
+    options = {"offsets": [offset], "blocks": blocks, "live_momentum": live_momentum, "begun": begun}
+    launch(weights, gradients, momentum, bits, rows, **options)
+    assert (weights[0] == -1).all() and (momentum[place : place + 1500] == 1).all()
+    assert momentum[place - 8 : place].sum() == 0 and begun[offset // 1024 :].tolist() == [1, 1]

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from far_memory import FAR, far_tensor
+
 from sparselt.kernels.interpolate import gpu, reference
 
 SHAPES = [(16, 5, 3, 3), (5,), (1500,), (), (0,), (2048,)]
@@ -50,3 +52,15 @@ def test_bfloat16_ends():
     gpu.interpolate(out, [a], [b], [], torch.tensor([[[0.25, 0], [1, 0]]] * 2), [None], [True])
     torch.testing.assert_close(out[0][0].float(), a.float().lerp(b.float(), 0.25), rtol=2**-7, atol=1e-6)
     assert torch.equal(out[0][1], b)
+
+
+def test_weights_beyond_two_to_the_31_are_found(monkeypatch):
+    a, b, out, mask = far_tensor(), far_tensor(), far_tensor(2 * FAR), far_tensor(dtype=torch.bool)
+    a[-2000:], b[-2000:], mask[-2000:] = 1.0, 3.0, True
+    mask[-1] = False
+    last = (FAR - 1) // gpu.BLOCK
+    monkeypatch.setattr(gpu, "blocks_of", lambda *_: torch.tensor([[0, last - 1], [0, last]], dtype=torch.int32))
+    gpu.interpolate([out.view(2, FAR)], [a], [b], [], torch.tensor([[[0.5, 0], [1, 0]]] * 2), [mask], [True])
+    for row, value in zip(out.view(2, FAR), (2.0, 3.0), strict=True):
+        assert (row[-1500:-1] == value).all() and row[-1] == 0
+        assert not row[-4000:-3000].any() and not row[:3000].any()

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from far_memory import far_tensor
+
 from sparselt.kernels.magnitude import gpu, reference
 
 SHAPES = [(40, 30), (7,), (0,), (5000,), ()]
@@ -60,3 +62,18 @@ def test_more_than_the_live_weights_is_nan():
     assert value.isnan().all()
     value, _, _, _ = gpu.threshold(weights, [None, None], torch.tensor([4, 5]), True)
     assert value.isnan().tolist() == [True, False]
+
+
+def test_weights_beyond_two_to_the_31_are_found(monkeypatch):
+    weight, mask = far_tensor(), far_tensor(dtype=torch.bool)
+    weight[-1000:], mask[-1000:] = (torch.arange(1000) % 100).bfloat16(), True
+
+    def last_blocks(_device, sizes, block):
+        last = (sizes[0] - 1) // block
+        return torch.tensor([[0, last - 1], [0, last]], dtype=torch.int32)
+
+    monkeypatch.setattr(gpu, "blocks_of", last_blocks)
+    value, ties, live, _ = gpu.threshold([weight], [mask], torch.tensor([55]), False)
+    assert (value.item(), ties.item(), live.item()) == (5.0, 5, 1000)
+    kept, at = gpu.keep([weight], [mask], value, ties, False)[0], torch.arange(1000)
+    assert torch.equal(kept[-1000:], (at % 100 > 5) | ((at % 100 == 5) & (at >= 500)))

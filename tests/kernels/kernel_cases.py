@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 from hypothesis import strategies as st
-from sparselt.kernels.masked_sgd import padded_offsets, reference
 from torch import Tensor
+
+from sparselt.kernels.masked_sgd import block_table, live_places, padded_offsets, reference
 
 # Values are of order 1, so these are a few float32 roundings a step; bfloat16 parameters round at 2**-8.
 TOLERANCE = {torch.float32: 4e-6, torch.float64: 1e-13, torch.bfloat16: 2e-2}
@@ -78,6 +79,13 @@ class Case:
 
     def buffers(self, momentum: Tensor) -> list[Tensor]:
         return [momentum.as_strided(p.shape, p.stride(), o) for p, o in zip(self.parameters, self.offsets, strict=True)]
+
+    def expanded(self, compact: Tensor) -> Tensor:
+        """Live momentum as a flat arena, 0 where masked."""
+        live = self.live()
+        arena = compact.new_zeros(self.length)
+        arena[live] = compact[live_places(live, block_table(live)[0])]
+        return arena
 
     def expected(self, options: Options) -> list[tuple[Tensor, Tensor | None]]:
         """The float64 weights and buffers after all steps. Float64 is not rounded to bfloat16 in between."""

@@ -4,9 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sparselt.kernels import augment
 from sparselt.kernels.augment import cpu, reference
 
+pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 MEAN, STD = [0.4, 0.5, 0.6, 0.1], [0.2, 0.3, 0.25, 0.5]
 
 
@@ -34,15 +36,42 @@ def settings_of(channels=3, **changes):
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**31 - 1),
     st.sampled_from([255.0, 16.0]),
+    st.sampled_from([torch.float32, torch.bfloat16]),
 )
-def test_matches_the_reference(count, channels, height, width, padding, flip, nhwc, last, seed, epoch, scale):
+def test_matches_the_reference(count, channels, height, width, padding, flip, nhwc, last, seed, epoch, scale, dtype):
     batch = images(count, channels, height, width, nhwc)
     indices = torch.randint(0, 2**32, (count,), generator=torch.Generator().manual_seed(seed % 1000))
     given = settings_of(channels, seed=seed, epoch=epoch, padding=padding, flip=flip, scale=scale)
-    got = augment(batch, indices, channels_last=last, **given)
-    assert got.dtype == torch.float32
+    got = augment(batch, indices, channels_last=last, dtype=dtype, **given)
+    assert got.dtype == dtype
     assert got.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-    torch.testing.assert_close(got.double(), reference.augment(batch, indices, **given), rtol=1e-5, atol=1e-5)
+    tolerance = 1e-5 if dtype == torch.float32 else 2**-8
+    expected = reference.augment(batch, indices, **given)
+    torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=1e-5)
+    if dtype == torch.bfloat16:
+        assert torch.equal(got, augment(batch, indices, channels_last=last, **given).bfloat16())
+
+
+def test_strides_of_the_images_do_not_matter():
+    whole = images(8, 3, 12, 10)
+    for batch in (
+        whole[::2, :, 1:, 2:9],
+        whole.flip(3)[:4],
+        whole[:, :1].expand(-1, 3, -1, -1),
+        whole[:1].expand(4, -1, -1, -1),
+    ):
+        given = settings_of()
+        expected = augment(batch.contiguous(), torch.arange(len(batch)), **given)
+        assert torch.equal(augment(batch, torch.arange(len(batch)), **given), expected)
+
+
+@pytest.mark.parametrize("seed", [0, 5, 2**63 - 1, 2**63 + 1, 2**64 - 1])
+def test_seed_and_epoch_may_be_tensors(seed):
+    batch, indices = images(16), torch.arange(16)
+    expected = augment(batch, indices, **settings_of(seed=seed, epoch=7))
+    as_tensor = torch.tensor(seed - 2**64 if seed >= 2**63 else seed)
+    for position in ({"seed": as_tensor, "epoch": 7}, {"seed": seed, "epoch": torch.tensor(7)}):
+        assert torch.equal(augment(batch, indices, **settings_of(**position)), expected)
 
 
 def test_without_padding_and_flip_it_only_normalizes():
@@ -95,6 +124,12 @@ def test_crops_are_uniform_and_half_the_images_are_flipped():
         (images(), torch.arange(6).int(), {}, "indices are torch.int32"),
         (images(), torch.arange(6), {"seed": -1}, "seed -1"),
         (images(), torch.arange(6), {"epoch": 2**31}, "epoch 2147483648"),
+        (images(), torch.arange(6), {"epoch": torch.tensor(-1)}, "epoch -1"),
+        (images(), torch.arange(6), {"epoch": torch.tensor([1])}, r"epoch is torch.int64 \(1,\)"),
+        (images(), torch.arange(6), {"seed": torch.tensor(1.0)}, "seed is torch.float32"),
+        (images(), torch.arange(6), {"seed": torch.tensor(1, device="meta")}, "on meta"),
+        (images(), torch.arange(6), {"dtype": torch.float16}, "dtype is torch.float16"),
+        (images(), torch.arange(6).to("meta"), {}, "on meta"),
         (images(), torch.arange(6), {"padding": -1}, "padding is -1"),
         (images(), torch.arange(6), {"mean": [0.5]}, "1 means and 3 stds for 3 channels"),
         (images(), torch.arange(6), {"std": [0.0, 1.0, 1.0]}, "above 0"),
@@ -106,16 +141,18 @@ def test_bad_arguments_are_named(batch, indices, changes, message):
         augment(batch, indices, **settings_of(**changes))
 
 
-def test_operator_passes_torchs_own_checks():
-    torch.library.opcheck(
-        torch.ops.sparselt.augment.default, (images(), torch.arange(6), 3, 1, 2, True, MEAN[:3], STD[:3], 255.0, True)
-    )
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_operator_passes_torchs_own_checks(dtype):
+    for seed, epoch in ((None, None), (torch.tensor(3), torch.tensor(1))):
+        places = (3, 1, seed, epoch, 2, True, MEAN[:3], STD[:3], 255.0, dtype == torch.float32, dtype)
+        torch.library.opcheck(torch.ops.sparselt.augment.default, (images(), torch.arange(6), *places))
 
 
 def test_compiles_into_one_graph_and_computes_the_same():
     def normalized(batch, indices, epoch):
         return augment(batch, indices, **settings_of(epoch=epoch)) * 2
 
-    compiled = torch.compile(normalized, fullgraph=True, backend="aot_eager")
+    traced = torch.compile(normalized, fullgraph=True, backend="aot_eager")
     for epoch in range(12):  # more than torch's limit of recompilations: the epoch is no constant of the graph
-        assert torch.equal(compiled(images(), torch.arange(6), epoch), normalized(images(), torch.arange(6), epoch))
+        for at in (epoch, torch.tensor(epoch)):
+            assert torch.equal(traced(images(), torch.arange(6), at), normalized(images(), torch.arange(6), at))

@@ -1,105 +1,146 @@
 """The Triton kernels compiled ahead of time for GPUs that are not here: registers, spills, width of memory accesses."""
 
-import re
-import subprocess
-
 import pytest
+from ahead_of_time import AMD, NVIDIA, SM_90, assert_no_spills, compiled, predicated_16_byte, target_name
 
-triton = pytest.importorskip("triton", reason="no Triton on this platform")
+from sparselt.kernels.augment import gpu as augment_gpu
+from sparselt.kernels.interpolate import gpu as interpolate_gpu
+from sparselt.kernels.magnitude import gpu as magnitude_gpu
+from sparselt.kernels.masked_sgd import gpu as masked_sgd_gpu
 
-from sparselt.kernels.augment.gpu import augment_kernel  # noqa: E402
-from sparselt.kernels.masked_sgd.gpu import masked_sgd_kernel  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
-
-NVIDIA = [GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32), GPUTarget("cuda", 100, 32)]
-AMD = GPUTarget("hip", "gfx942", 64)
 REGISTERS = 64  # a thread: a full SM of 2,048 threads has 32 each, and 64 still keep half of them in flight
 
 MASKED_SGD = {
-    "blocks": "*i32",
+    "programs": "*i32",
     "pointers": "*i64",
     "table": "*i64",
     "hyperparameters": "*fp32",
     "momentum": "*fp32",
     "mask": "*u8",
+    "blocks": "*i64",
+    "begun": "*u8",
+    "grad_scale": "*fp32",
+    "found_inf": "*fp32",
     "parameters": "i32",
     "rewrite": "i32",
 }
-AUGMENT = {
-    "images": "*u8",
-    "indices": "*i64",
-    "normalization": "*fp32",
-    "out": "*fp32",
-    "seed": "i64",
-    **dict.fromkeys(["stride_n", "stride_c", "stride_y", "stride_x"], "i32"),
-    **dict.fromkeys(["epoch", "padding", "channels", "height", "width"], "i32"),
-}
+OPTIONAL = ("blocks", "begun", "grad_scale", "found_inf")
 
 
-def compiled(kernel, signature, constants, target):
-    names = kernel.arg_names
-    source = ASTSource(
-        kernel,
-        {name: "constexpr" if name in constants else signature[name] for name in names},
-        constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(names.index(n),): [["tt.divisibility", 16]] for n, kind in signature.items() if kind[0] == "*"},
+def masked_sgd(target, *, bfloat16=False, first_step=False, aligned=True, given=("begun",)):
+    """given: the optional arguments; an optimizer always gives `begun`."""
+    constants = {"FIRST_STEP": first_step, "ALIGNED": aligned, "BFLOAT16": bfloat16, "BLOCK": 1024, "SECTOR": 8}
+    constants.update({name: None for name in OPTIONAL if name not in given})
+    warps = masked_sgd_gpu.WARPS_LIVE if "blocks" in given else masked_sgd_gpu.WARPS
+    return compiled(
+        masked_sgd_gpu.masked_sgd_kernel, MASKED_SGD, constants, target, num_warps=warps, enable_fp_fusion=False
     )
-    return triton.compile(source, target=target, options={"num_warps": 4, "enable_fp_fusion": True})
 
 
-def masked_sgd(target, *, bfloat16=False, first_step=False, aligned=True):
-    constants = {"FIRST_STEP": first_step, "ALIGNED": aligned, "BFLOAT16": bfloat16, "BLOCK": 1024}
-    return compiled(masked_sgd_kernel, MASKED_SGD, constants, target)
+@pytest.mark.parametrize("target", [*NVIDIA, AMD], ids=target_name)
+@pytest.mark.parametrize(
+    ("given", "bfloat16"),
+    [((), False), (("begun",), True), (OPTIONAL[1:], False), (OPTIONAL, False), (OPTIONAL, True)],
+    ids=["bare", "bfloat16", "scaler", "live", "live bfloat16"],
+)
+def test_masked_sgd_spills_nothing(given, target, bfloat16, tmp_path):
+    assert_no_spills(masked_sgd(target, bfloat16=bfloat16, given=given), tmp_path, REGISTERS)
 
 
-def augment(target, *, channels_last=True):
-    constants = {"FLIP_HALF": True, "CHANNELS_LAST": channels_last, "CROP_STREAM": 0, "FLIP_STREAM": 1, "BLOCK": 1024}
-    return compiled(augment_kernel, AUGMENT, constants, target)
-
-
-def resources(kernel, folder) -> dict[str, int]:
-    """REG, STACK, LOCAL and more, from the disassembler that comes with Triton."""
-    (folder / "kernel.cubin").write_bytes(kernel.asm["cubin"])
-    tool = triton.knobs.nvidia.cuobjdump.path
-    report = subprocess.run([tool, "-res-usage", folder / "kernel.cubin"], capture_output=True, text=True, check=True)
-    return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report.stdout)}
-
-
-@pytest.mark.parametrize("target", NVIDIA, ids=lambda target: f"sm_{target.arch}")
-@pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
-def test_masked_sgd_spills_nothing(target, bfloat16, tmp_path):
-    used = resources(masked_sgd(target, bfloat16=bfloat16), tmp_path)
-    assert used["STACK"] == used["LOCAL"] == 0
-    assert used["REG"] <= REGISTERS
-
-
-@pytest.mark.parametrize("target", NVIDIA, ids=lambda target: f"sm_{target.arch}")
-def test_augment_spills_nothing(target, tmp_path):
-    used = resources(augment(target), tmp_path)
-    assert used["STACK"] == used["LOCAL"] == 0
-    assert used["REG"] <= REGISTERS
-
-
-@pytest.mark.parametrize("kernel", [masked_sgd, augment])
-def test_amd_spills_nothing(kernel):
-    assembly = kernel(AMD).asm["amdgcn"]
-    for counter in ("vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size"):
-        assert re.search(rf"\.{counter}:\s*(\d+)", assembly).group(1) == "0"
-
-
-def predicated_16_byte(ptx: str, kind: str) -> int:
-    return len(re.findall(rf"@%p\d+\s+{kind}\.global\S*\.v4\.[bf]32", ptx))
-
-
-def test_masked_sgd_moves_16_bytes_at_a_time_under_a_predicate_on_sm_90():
-    ptx = masked_sgd(NVIDIA[1]).asm["ptx"]
+@pytest.mark.parametrize("given", [(), OPTIONAL[1:], OPTIONAL], ids=["bare", "scaler", "live"])
+def test_masked_sgd_moves_16_bytes_at_a_time_under_a_predicate_on_sm_90(given):
+    ptx = masked_sgd(SM_90, given=given).asm["ptx"]
     # 1,024 weights over 128 threads: two accesses a thread to each of weight, gradient and momentum in a full block.
-    assert predicated_16_byte(ptx, "ld") >= 6
-    assert predicated_16_byte(ptx, "st") >= 4
+    # Live momentum has 256 threads and three branches, two of them with wide accesses to weight and gradient.
+    assert predicated_16_byte(ptx, "ld") >= (5 if "blocks" in given else 6)
+    assert predicated_16_byte(ptx, "st") >= (3 if "blocks" in given else 4)
 
 
 def test_an_unaligned_parameter_gets_no_wide_access_to_it():
-    ptx = masked_sgd(NVIDIA[1], aligned=False).asm["ptx"]
+    ptx = masked_sgd(SM_90, aligned=False).asm["ptx"]
     # Two branches (full and ragged blocks) with two accesses each to the momentum arena, which is always aligned.
     assert predicated_16_byte(ptx, "ld") == predicated_16_byte(ptx, "st") == 4
+
+
+def test_live_momentum_of_a_block_that_lives_whole_is_moved_16_bytes_at_a_time():
+    ptx = masked_sgd(SM_90, aligned=False, given=OPTIONAL).asm["ptx"]
+    assert predicated_16_byte(ptx, "ld") == predicated_16_byte(ptx, "st") == 1
+
+
+def augment(target, *, channels_last=True, bfloat16=False, tensors=False):
+    """Images of 32 by 32 pixels; seed and epoch as numbers or as tensors."""
+    constants = {"FLIP_HALF": True, "CHANNELS_LAST": channels_last, "CROP_STREAM": 0, "FLIP_STREAM": 1}
+    constants.update(BLOCK=augment_gpu.BLOCK, **({} if tensors else {"seed_data": None, "epoch_data": None}))
+    signature = {"images": "*u8", "indices": "*i64", "normalization": "*fp32", "out": "*bf16" if bfloat16 else "*fp32"}
+    signature |= {"seed": "i64", "epoch": "i32", "seed_data": "*i64", "epoch_data": "*i64"}
+    signature |= dict.fromkeys(["stride_n", "stride_c", "stride_y", "stride_x"], "i32")
+    signature |= dict.fromkeys(["padding", "channels", "height", "width"], "i32")
+    return compiled(augment_gpu.augment_kernel, signature, constants, target, multiples_of_16=["height", "width"])
+
+
+@pytest.mark.parametrize("target", [*NVIDIA, AMD], ids=target_name)
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(("bfloat16", "tensors"), [(False, False), (True, True)], ids=["float32", "bfloat16"])
+def test_augment_spills_nothing_and_writes_16_bytes_at_a_time(target, channels_last, bfloat16, tensors, tmp_path):
+    kernel = augment(target, channels_last=channels_last, bfloat16=bfloat16, tensors=tensors)
+    # 64 registers a thread keep half of an SM's 2,048 threads in flight.
+    assert_no_spills(kernel, tmp_path, registers=64)
+    if target != AMD:
+        # 1,024 values over 128 threads: 32 bytes a thread of float32, 16 of bfloat16.
+        assert predicated_16_byte(kernel.asm["ptx"], "st") == (1 if bfloat16 else 2)
+
+
+def interpolate(target, *, plane, bfloat16=False):
+    constants = {"PLANE": plane, "MASKED": True, "ALIGNED": True, "BFLOAT16": bfloat16}
+    signature = {"blocks": "*i32", "table": "*i64", "coefficients": "*fp32", "points": "i32", "chunks": "i32"}
+    constants.update(POINTS=interpolate_gpu.POINTS, BLOCK=interpolate_gpu.BLOCK)
+    return compiled(interpolate_gpu.interpolate_kernel, signature, constants, target)
+
+
+@pytest.mark.parametrize("target", [*NVIDIA, AMD], ids=target_name)
+@pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("plane", [False, True], ids=["path", "plane"])
+def test_interpolate_spills_nothing_and_moves_16_bytes_at_a_time(target, plane, bfloat16, tmp_path):
+    kernel = interpolate(target, plane=plane, bfloat16=bfloat16)
+    # 80 registers a thread: eight weights of three ends and of a row take 32; 80 keep 24 warps on an SM.
+    assert_no_spills(kernel, tmp_path, registers=80)
+    if target != AMD:
+        # 1,024 weights over 128 threads: 32 bytes a thread of float32, 16 of bfloat16.
+        accesses = 1 if bfloat16 else 2
+        assert kernel.asm["ptx"].count("ld.global.v4") == accesses * (3 if plane else 2)
+        assert kernel.asm["ptx"].count("st.global.v4") == accesses
+
+
+def magnitude(name, target, *, bfloat16=False, layerwise=False):
+    constants = {
+        "LAYERWISE": layerwise,
+        "ALIGNED": True,
+        "MASKED": True,
+        "BFLOAT16": bfloat16,
+        "BLOCK": magnitude_gpu.KEEP_BLOCK,
+    }
+    constants = {
+        "count_kernel": {**constants, "SHIFT": 15, "WIDTH": 8, "FIRST": False, "BLOCK": magnitude_gpu.BLOCK},
+        "select_kernel": {"WIDTH": 8},
+        "ties_kernel": constants,
+        "keep_kernel": {**constants, "EXACT": True},
+    }[name]
+    signature = dict.fromkeys(["table", "prefix", "counters", "left", "ties", "before", "found"], "*i64")
+    signature |= {"blocks": "*i32", "threshold": "*fp32"}
+    kernel = getattr(magnitude_gpu, name)
+    signature = {argument: kind for argument, kind in signature.items() if argument in kernel.arg_names}
+    return compiled(kernel, signature, constants, target)
+
+
+@pytest.mark.parametrize("target", [*NVIDIA, AMD], ids=target_name)
+@pytest.mark.parametrize("name", ["count_kernel", "select_kernel", "ties_kernel", "keep_kernel"])
+@pytest.mark.parametrize("variant", [{}, {"bfloat16": True, "layerwise": True}], ids=["float32", "bfloat16"])
+def test_magnitude_threshold_spills_nothing(name, target, variant, tmp_path):
+    # 80 registers a thread, of which 32 hold keys, keep 24 warps on an SM.
+    assert_no_spills(magnitude(name, target, **variant), tmp_path, registers=80)
+
+
+@pytest.mark.parametrize(("bfloat16", "accesses"), [(False, 8), (True, 4)])
+def test_magnitude_threshold_reads_full_blocks_16_bytes_at_a_time(bfloat16, accesses):
+    # 4,096 weights over 128 threads: 128 bytes a thread of float32, 64 of bfloat16.
+    assert magnitude("count_kernel", SM_90, bfloat16=bfloat16).asm["ptx"].count("ld.global.v4") >= accesses

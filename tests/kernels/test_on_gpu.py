@@ -3,11 +3,11 @@
 import pytest
 import torch
 from kernel_cases import Case, Options, assert_answers
-from sparselt.kernels import augment, masked_sgd_
+
+from sparselt import Mask, MaskedSGD, magnitude_prune
+from sparselt.kernels import augment, interpolate, magnitude_mask, masked_sgd_
 from sparselt.kernels.augment import reference
 from sparselt.kernels.masked_sgd import pack_mask
-
-from sparselt import MaskedSGD
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -110,20 +110,78 @@ def test_a_captured_step_follows_gradients_and_schedule():
         assert torch.equal(p, q)
 
 
+AUGMENT = {"padding": 4, "flip": True, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.2]}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("nhwc", [True, False])
-def test_augment_draws_as_the_reference(nhwc, channels_last):
+def test_augment_draws_as_the_reference_and_as_the_cpu(nhwc, channels_last, dtype):
     images = torch.randint(0, 256, (257, 3, 32, 32), dtype=torch.uint8)
     images = images.contiguous(memory_format=torch.channels_last) if nhwc else images
     indices = torch.randint(0, 2**32, (257,))
-    options = {
-        "seed": 2**63 + 5,
-        "epoch": 7,
-        "padding": 4,
-        "flip": True,
-        "mean": [0.4, 0.5, 0.6],
-        "std": [0.2, 0.3, 0.2],
-    }
+    options = {"seed": 2**63 + 5, "epoch": 7, **AUGMENT}
     device_images = torch.empty_like(images, device="cuda").copy_(images)
-    got = augment(device_images, indices.cuda(), channels_last=channels_last, **options)
-    torch.testing.assert_close(got.cpu().double(), reference.augment(images, indices, **options), rtol=1e-5, atol=1e-5)
+    got = augment(device_images, indices.cuda(), channels_last=channels_last, dtype=dtype, **options).cpu()
+    tolerance = {"rtol": 1e-5 if dtype == torch.float32 else 2**-8, "atol": 1e-5}
+    torch.testing.assert_close(got.double(), reference.augment(images, indices, **options), **tolerance)
+    on_cpu = augment(images, indices, channels_last=channels_last, dtype=dtype, **options)
+    torch.testing.assert_close(got, on_cpu, **tolerance)
+
+
+def test_a_captured_augmentation_follows_seed_epoch_and_images():
+    images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
+    there, indices = images.cuda(), torch.arange(64, device="cuda")
+    seed, epoch = torch.tensor(3, device="cuda"), torch.tensor(0, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    augment(there, indices, seed=seed, epoch=epoch, **AUGMENT)
+    with torch.cuda.graph(graph):
+        out = augment(there, indices, seed=seed, epoch=epoch, **AUGMENT)
+    for number in range(4):
+        seed.fill_(number - 2)
+        epoch.fill_(100 * number)
+        indices.add_(1)
+        there.copy_(images.roll(number, 0))
+        graph.replay()
+        at = {"seed": (number - 2) % 2**64, "epoch": 100 * number}
+        assert torch.equal(out, augment(there, indices, **at, **AUGMENT))
+
+
+def test_a_captured_augmentation_that_was_never_run_before_is_normalized():
+    images, indices = torch.randint(0, 256, (8, 1, 9, 9), dtype=torch.uint8, device="cuda"), torch.arange(8).cuda()
+    options = {"seed": 1, "epoch": 2, "padding": 1, "flip": True, "mean": [0.123], "std": [0.456]}
+    graph = torch.cuda.CUDAGraph()
+    augment(images, indices, **{**options, "mean": [0.5]})  # compiles the kernel, which a capture cannot
+    with torch.cuda.graph(graph):
+        out = augment(images, indices, **options)
+    graph.replay()
+    assert torch.equal(out, augment(images, indices, **options))
+
+
+def test_the_public_functions_compile_into_one_graph_with_torchs_own_compiler():
+    def everything(ends, position, masks, count, images, indices, epoch):
+        rows = interpolate(ends, position, masks=masks)
+        kept, found = magnitude_mask(ends[0], masks, count)
+        batch = augment(images, indices, seed=1, epoch=epoch, dtype=torch.bfloat16, **AUGMENT)
+        return *(2 * row for row in rows), *kept, found.value + 1, batch + 1
+
+    generator = torch.Generator("cuda").manual_seed(0)
+    ends = [[torch.randn(s, device="cuda", generator=generator) for s in ((300,), (40, 50))] for _ in range(2)]
+    masks = [None, torch.rand(40, 50, device="cuda", generator=generator) < 0.5]
+    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, device="cuda")
+    count, indices = torch.tensor(333, device="cuda"), torch.arange(8, device="cuda")
+    traced = torch.compile(everything, fullgraph=True)
+    for epoch in (1, 2, torch.tensor(5, device="cuda")):
+        given = (ends, torch.linspace(0, 1, 5, device="cuda"), masks, count, images, indices, epoch)
+        for got, expected in zip(traced(*given), everything(*given), strict=True):
+            assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("scope", ["global", "layerwise"])
+def test_pruning_on_the_device_gives_the_masks_of_the_cpu(scope):
+    model = network()
+    mask = Mask({name: layer.cpu() for name, layer in Mask.ones_like(model).items()})
+    copies = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
+    pruned = magnitude_prune(model, mask, 0.3, scope)
+    assert pruned == magnitude_prune(copies, mask, 0.3, scope)
+    assert all(layer.device.type == "cpu" for layer in pruned.values())

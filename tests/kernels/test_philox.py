@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sparselt.kernels.philox import below, fraction, key_of, philox4x32, philox4x32_scalar
 
 # Known-answer tests of the Random123 library (kat_vectors, "philox4x32 10"): counter, key, result.

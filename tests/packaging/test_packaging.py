@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-HOMES = {"sparselt": "sparselt", "kernels": "sparselt/kernels", "reproduce": "sparselt/reproduce"}
+HOMES = {"sparselt": "sparselt"} | {name: f"sparselt/{name}" for name in ("kernels", "reproduce", "benchmarks")}
 PIP = [sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", "--quiet"]
 PIP_TOUCHES_NOTHING_ELSE = ["--no-deps", "--no-index", "--no-cache-dir"]
 
@@ -25,19 +25,21 @@ def tree(tmp_path_factory) -> Path:
     tree = tmp_path_factory.mktemp("tree")
     for name in ("LICENSE", "README.md", "pyproject.toml", "setup.py"):
         shutil.copy(ROOT / name, tree)
-    for name in (*HOMES, "tests", "benchmarks"):
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (*HOMES, "tests"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
+    (tree / "benchmarks" / "results").mkdir(exist_ok=True)
+    (tree / "benchmarks" / "results" / "machine.json").write_text("{}")
     return tree
 
 
 @pytest.fixture(scope="module")
 def sources(tree) -> dict[str, bytes]:
-    """Every file of the three source folders, by the place where it must be installed."""
+    """Every file of the source folders but benchmarks/results, by the place where it must be installed."""
     return {
         f"{home}/{path.relative_to(tree / folder).as_posix()}": path.read_bytes()
         for folder, home in HOMES.items()
         for path in (tree / folder).rglob("*")
-        if path.is_file()
+        if path.is_file() and path.parent.name != "results"
     }
 
 
@@ -81,7 +83,8 @@ def test_every_package_is_imported_from_where_it_was_installed(installed, source
     packages = sorted(
         Path(name).parent.as_posix().replace("/", ".") for name in sources if name.endswith("__init__.py")
     )
-    assert {"sparselt", "sparselt.kernels.masked_sgd", "sparselt.reproduce"} <= set(packages)
+    named = {"sparselt", "sparselt.kernels.masked_sgd", "sparselt.reproduce", "sparselt.benchmarks"}
+    assert named <= set(packages)
     code = "import importlib, sys; print(*(importlib.import_module(name).__file__ for name in sys.argv[1:]), sep='\\n')"
     files = python(installed, tmp_path, "-c", code, *packages).stdout.splitlines()
     assert files == [str(installed / name.replace(".", "/") / "__init__.py") for name in packages]
@@ -111,6 +114,14 @@ print(time.perf_counter() - began, *(name.split(".")[0] for name in sys.modules)
 
 def test_console_script_runs(installed, tmp_path):
     assert python(installed, tmp_path, installed / "bin" / "sparselt", "--help").stdout.startswith("usage: sparselt")
+
+
+def test_an_installed_bench_finds_its_suites_from_any_folder_and_writes_there(installed, tmp_path):
+    shown = python(installed, tmp_path, installed / "bin" / "sparselt", "bench", "--help").stdout
+    assert "masked_sgd" in shown and "benchmark-results" in shown
+    suite = installed / "sparselt" / "benchmarks" / "bench_augment.py"
+    collected = python(installed, tmp_path, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-q", suite)
+    assert "test_cifar_batch" in collected.stdout
 
 
 def test_metadata_states_the_ranges(metadata):

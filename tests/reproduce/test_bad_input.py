@@ -1,12 +1,12 @@
 """One clear sentence, exit code 2, nothing written."""
 
 import pytest
-from sparselt.reproduce import load_setting
-from sparselt.reproduce.cli import main
 
 from sparselt.data import Digits, SyntheticImages, write_dataset
 from sparselt.errors import SettingError
 from sparselt.experiments.setting import Setting
+from sparselt.reproduce import DEFAULT_SCALES, load_setting
+from sparselt.reproduce.cli import main
 
 DIGITS = "digits_resnet8"
 
@@ -149,7 +149,7 @@ def test_list_shows_settings_scales_and_experiments(capsys):
         assert word in shown
 
 
-@pytest.mark.parametrize("name", [DIGITS, "imagenet_resnet50"])
+@pytest.mark.parametrize("name", DEFAULT_SCALES)
 @pytest.mark.parametrize("scale", ["paper", "mini", "smoke"])
 def test_every_setting_is_sound_at_every_scale(name, scale):
     setting = load_setting(name, scale)

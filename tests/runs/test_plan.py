@@ -1,9 +1,8 @@
 import dataclasses
 
+from sparselt.experiments import EXPERIMENTS, Lab
 from sparselt.reproduce.digits_resnet8 import MINI
 from sparselt.reproduce.display import trainings_alone
-
-from sparselt.experiments import EXPERIMENTS, Lab
 from sparselt.runs.plan import Plan
 
 

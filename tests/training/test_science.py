@@ -174,7 +174,7 @@ def test_evaluation_is_free_of_augmentation(bench):
     weights = bench.tensors(lab.dense(0), "final.safetensors")
     path = bench.json(strong.path(lab.dense(0), lab.dense(0), "to itself"), "path.json")
     measured = bench.json(lab.dense(0), "measurements.json")
-    assert path["errors"] == [measured["test_error"]] * 3 and path["barrier"] == 0
+    assert path["errors"] == [measured["test_error"]] * 3 and path["barrier"] == 0 and path["buffers"] == "interpolate"
     resident = ResidentData.open(bench.store.folder(lab._data["test"].stage))
     model = build_model("resnet8", classes=10, channels=1, seed=0).eval()
     model.load_state_dict(weights)

@@ -1,0 +1,224 @@
+"""`sparselt bench campaign`: where the time of a campaign goes, a factor at a time, and what every setting would take.
+
+The waterfall starts from an open_lth-style loop (`training_loops`) and adds our factors one after the other; all of
+them train ResNet-20 on the same images, interleaved, on this machine. Shared stages are a factor too: trainings that
+each curve of a setting alone would need, over those of its plan.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+
+from sparselt.errors import SparseltError
+
+IMAGES = 512  # four batches of 128: an epoch of the comparison
+TITLE = "ResNet-20, batch 128"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit code: 0, 2 for bad input, 130 when interrupted."""
+    from sparselt.benchmarks.command import output_folder
+
+    options = _options(arguments)
+    try:
+        return _run(options, output_folder(options.out))
+    except SparseltError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing is written", file=sys.stderr)
+        return 130
+
+
+def waterfall(seconds: Mapping[str, Sequence[float]], images: int) -> list[dict]:
+    """A row a factor, cumulative: factor, images_per_second (median), p20, p80, ratio to the first and to the one
+    before. seconds: times of one pass over `images` images, in the order of the factors."""
+    from sparselt.benchmarks.harness import percentiles
+
+    rows: list[dict] = []
+    for factor, times in seconds.items():
+        low, median, high = percentiles(times)
+        rate = images / median
+        first, before = (rows[0], rows[-1]) if rows else ({"images_per_second": rate},) * 2
+        rows.append(
+            {
+                "factor": factor,
+                "images_per_second": rate,
+                "p20": images / high,
+                "p80": images / low,
+                "ratio": rate / first["images_per_second"],
+                "step": rate / before["images_per_second"],
+                "rounds": len(times),
+            }
+        )
+    return rows
+
+
+def measure(calls: Mapping[str, Callable[[], None]], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
+    """Seconds of each call, one of each in every round, after `warm_up` rounds that do not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for place in range(warm_up + rounds):
+        for name, call in calls.items():
+            start = perf_counter()
+            call()
+            if place >= warm_up:
+                seconds[name].append(perf_counter() - start)
+    return seconds
+
+
+def sharing() -> list[dict]:
+    """For every setting at its paper scale: trainings, trainings if each curve were trained alone, optimizer steps."""
+    from sparselt.experiments import EXPERIMENTS, Lab
+    from sparselt.reproduce import DEFAULT_SCALES, load_setting
+    from sparselt.reproduce.display import trainings_alone
+    from sparselt.runs.plan import Plan
+
+    rows = []
+    for name in DEFAULT_SCALES:
+        setting = load_setting(name, "paper").check()
+        lab = Lab(setting)
+        measurements = [m for experiment in EXPERIMENTS.values() for m in experiment(lab)]
+        plan = Plan(stage for m in measurements for stage in m.stages)
+        trainings = plan.trainings()
+        rows.append(
+            {
+                "setting": name,
+                "trainings": len(trainings),
+                "alone": trainings_alone(measurements),
+                "steps": sum(stage.steps for stage in trainings),
+                "images": sum(stage.steps for stage in trainings) * setting.batch_size,
+                "plan": plan,
+                "lab": lab,
+            }
+        )
+    return rows
+
+
+def hours(row: Mapping, workers: int, device: str) -> float:
+    """Estimated hours of a row of `sharing` here: what `python -m sparselt.reproduce` would announce."""
+    from sparselt.experiments import EXPERIMENTS, Lab
+    from sparselt.runs.estimate import estimate
+    from sparselt.runs.executor import Workers
+    from sparselt.runs.plan import Plan
+    from sparselt.runs.store import Store
+
+    setting = row["lab"].setting
+    lab = Lab(setting, device)
+    plan = Plan(stage for experiment in EXPERIMENTS.values() for m in experiment(lab) for stage in m.stages)
+    with tempfile.TemporaryDirectory() as empty, Workers(workers) as pool:
+        store = Store(Path(empty) / "store")
+        speed = estimate(plan, store, setting.train_size, setting.test_count, pool)
+        return speed.total(plan.missing(store), plan, workers) / 3600
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="sparselt bench campaign",
+        description="The speed of training, a factor at a time, from an open_lth-style loop to ours; and the hours "
+        "that every setting's paper scale would take on this machine.",
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="timed rounds; each trains every loop once (9)")
+    parser.add_argument("--no-hours", action="store_true", help="skip the estimates of the settings")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the JSON file and the plot")
+    options = parser.parse_args(arguments)
+    if options.rounds < 3:
+        parser.error(f"--rounds is {options.rounds}: expected 3 or more")
+    return options
+
+
+def _run(options: argparse.Namespace, folder: Path) -> int:
+    import numpy as np
+    import torch
+
+    from sparselt.benchmarks.command import prefix
+    from sparselt.benchmarks.machine import machine
+    from sparselt.benchmarks.training_loops import LADDER, epoch
+    from sparselt.report.results import write_bytes
+    from sparselt.runs.executor import default_workers
+
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
+    labels = torch.from_numpy(generator.integers(0, 10, IMAGES))
+    print(f"training {TITLE} in {len(LADDER)} ways, {options.rounds} rounds", file=sys.stderr, flush=True)
+    calls = {name: epoch(factors, images, labels) for name, factors in LADDER.items()}
+    rows = waterfall(measure(calls, options.rounds), IMAGES)
+    shared, here = sharing(), machine("cpu")
+    if not options.no_hours:
+        for row in shared:
+            print(f"timing a few steps of {row['setting']}", file=sys.stderr, flush=True)
+            workers = default_workers(row["lab"].setting.threads)
+            row["workers"], row["hours"] = workers, hours(row, workers, "cpu")
+    for row in shared:
+        del row["plan"], row["lab"]
+    result = {"format": 1, "suite": "campaign", "of": TITLE, "machine": here, "waterfall": rows, "settings": shared}
+    path = folder / f"{prefix(here)}-campaign.json"
+    write_bytes(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+    drawn = _draw(rows, folder / f"{prefix(here)}-campaign", here["device_name"])
+    if options.json:
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+    else:
+        _show(rows, shared, here, [path, *drawn])
+    return 0
+
+
+def _show(rows: Sequence[Mapping], shared: Sequence[Mapping], here: Mapping, files: Sequence[Path]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    title = f"{TITLE}: {here['device_name']}, {here['threads']} threads; each line keeps the factors above it"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("factor")
+    for name in ("images/s", "20–80%", "this factor", "in all"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        ends = f"{row['p20']:,.0f}–{row['p80']:,.0f}"
+        step = "" if row is rows[0] else f"{row['step']:.2f}×"
+        table.add_row(row["factor"], f"{row['images_per_second']:,.0f}", ends, step, f"{row['ratio']:.2f}×")
+    console.print(table)
+    table = Table(title="Every setting at its paper scale", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("setting", no_wrap=True)
+    for name in ("trainings", "alone", "shared", "images", "hours here"):
+        table.add_column(name, justify="right")
+    for row in shared:
+        here_takes = f"{row['hours']:,.1f}" if "hours" in row else ""
+        factor = f"{row['alone'] / row['trainings']:.2f}×"
+        table.add_row(
+            row["setting"],
+            f"{row['trainings']}",
+            f"{row['alone']}",
+            factor,
+            f"{row['images'] / 1e6:,.0f} M",
+            here_takes,
+        )
+    console.print(table)
+    console.print("alone: trainings if each curve were trained with all that it needs; shared: that over trainings.")
+    for path in files:
+        console.print(str(path), markup=False, soft_wrap=True)
+
+
+def _draw(rows: Sequence[Mapping], stem: Path, device: str) -> list[Path]:
+    """A bar a factor: images a second, and the ratio to the first."""
+    from matplotlib.figure import Figure
+
+    from sparselt.benchmarks.plots import save, style
+    from sparselt.report.drawing import COLOURS, GREY
+
+    with style():
+        figure = Figure(figsize=(6.2, 0.42 * len(rows) + 0.9), layout="constrained")
+        axes = figure.subplots()
+        rates = [row["images_per_second"] for row in rows]
+        axes.barh(range(len(rows)), rates, color=[GREY] + [COLOURS[0]] * (len(rows) - 1), height=0.62)
+        for place, row in enumerate(rows):
+            axes.text(row["images_per_second"], place, f" {row['ratio']:.2f}×", va="center", fontsize=9)
+        axes.set_yticks(range(len(rows)), [row["factor"] for row in rows])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.12 * max(rates))
+        axes.set_xlabel(f"images a second, {TITLE}; {device}")
+        return save(figure, stem)

@@ -1,0 +1,26 @@
+"""The fixture of all suites."""
+
+import gc
+
+import pytest
+
+from sparselt.benchmarks.conditions import conditions
+from sparselt.benchmarks.harness import Compare
+
+
+@pytest.fixture
+def compare(benchmark) -> Compare:
+    """Measures ours against named competitors; see `sparselt.benchmarks.harness`."""
+    return Compare(benchmark, conditions())
+
+
+def pytest_collection_finish():
+    # What was imported will stay: looking through it again before every case would take 0.2 s each time.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    from sparselt.benchmarks.machine import machine
+
+    machine_info["sparselt"] = machine(conditions().device)

@@ -1,0 +1,158 @@
+"""The addresses of many tensors, read and checked in one compiled call.
+
+Python takes 0.4 µs a tensor to ask for address, strides, shape, dtype and device, which for a small network is longer
+than its optimizer's arithmetic. DLPack's C exchange interface, which torch offers to other libraries (`Tensor.
+__dlpack_c_exchange_api__`, DLPack 1.3), answers all of it in 0.02 µs. Without it Python asks.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from ._compile import callback
+from ._memory import pointer
+
+# Fields of a job, before the objects, their addresses and, for each, where its expectation begins.
+DIFFERS, MISSING, COUNT, FUNCTION, NONE, EXPECTED, HEADER = range(7)
+# Words of a DLTensor: address; device and its number; dimensions and dtype; addresses of shape and strides; offset.
+WORDS = 6
+LONG = np.empty(0, np.int64)
+
+
+class Siblings:
+    """Tensors with others alike: parameters with their gradients.
+
+    tensors: kept as they are now in shape, strides, dtype and device, which `addresses` compares with.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]):
+        self.tensors = list(tensors)
+        self._kinds = list(map(_kind, self.tensors))
+        self._exchange = _exchange()
+        if self._exchange is None:
+            return
+        expected, starts, words = [], [], (ctypes.c_int64 * WORDS)()
+        for tensor in self.tensors:
+            self._exchange(id(tensor), ctypes.addressof(words))
+            starts.append(len(expected))
+            expected += [words[1], words[2], *tensor.shape, *tensor.stride()]
+        count = len(self.tensors)
+        self._expected = np.array(expected, dtype=np.int64)
+        self._job = np.zeros(HEADER + 6 * count, dtype=np.int64)
+        self._job[:HEADER] = (0, 0, 2 * count, _address_of_exchange(), id(None), self._expected.ctypes.data)
+        self._others = self._job[HEADER + count : HEADER + 2 * count]
+        self._job[HEADER : HEADER + count] = list(map(id, self.tensors))
+        self._found = self._job[HEADER + 2 * count : HEADER + 4 * count]
+        self._job[HEADER + 4 * count :] = starts * 2
+        self._compare = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(_body().address)  # holds the interpreter lock
+        self._at = self._job.ctypes.data
+
+    def addresses(self, others: Sequence[Tensor | None]) -> np.ndarray | None:
+        """int64, first of the tensors, then of the others, 0 for None; overwritten by the next call.
+
+        None if any is not, or no longer, like the tensor was; strides of dimensions of size 1 mean nothing.
+        """
+        if self._exchange is None:
+            every, self._missing = (self.tensors, others), any(other is None for other in others)
+            if any(t is not None and _kind(t) != kind for some in every for t, kind in zip(some, self._kinds)):  # noqa: B905
+                return None
+            return addresses_of(self.tensors, others)
+        self._others[:] = list(map(id, others))
+        try:
+            self._compare(self._at)
+        except RuntimeError:  # one without memory of its own: sparse, meta
+            return None
+        return None if self._job[DIFFERS] else self._found
+
+    @property
+    def some_missing(self) -> bool:
+        """Whether one of the others was None in the last call of `addresses`."""
+        return self._missing if self._exchange is None else bool(self._job[MISSING])
+
+
+def addresses_of(tensors: Sequence[Tensor], others: Sequence[Tensor | None]) -> np.ndarray:
+    """int64, first of the tensors, then of the others, 0 for None; unchecked."""
+    return np.array([*map(Tensor.data_ptr, tensors), *(0 if t is None else t.data_ptr() for t in others)], np.int64)
+
+
+def _kind(tensor: Tensor) -> tuple:
+    if tensor.layout != torch.strided:
+        return (tensor.layout,)
+    strides = tuple(stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size != 1)
+    return tensor.shape, strides, tensor.dtype, tensor.device
+
+
+@lru_cache(maxsize=1)
+def _address_of_exchange() -> int:
+    """Of dltensor_from_py_object_no_sync(object, DLTensor *), the fourth function after a header of 16 bytes; or 0."""
+    capsule = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+    if capsule is None or ctypes.sizeof(ctypes.c_void_p) != 8:
+        return 0
+    unpack = ctypes.pythonapi.PyCapsule_GetPointer
+    unpack.restype, unpack.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    try:
+        table = (ctypes.c_uint64 * 6).from_address(unpack(capsule, b"dlpack_exchange_api"))
+    except ValueError:
+        return 0
+    major = table[0] & 0xFFFFFFFF
+    return table[5] if major == 1 else 0
+
+
+def _exchange():
+    address = _address_of_exchange()
+    return ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(address) if address else None
+
+
+@intrinsic
+def _ask(typing_context, function, tensor, words):
+    """function(tensor, words) of the C exchange interface; not 0 after an error, which Python then has."""
+
+    def codegen(context, builder, signature, arguments):
+        number, word = ir.IntType(32), ir.IntType(64)
+        kind = ir.FunctionType(number, [word, word]).as_pointer()
+        status = builder.call(builder.inttoptr(arguments[0], kind), arguments[1:])
+        return builder.sext(status, word)
+
+    return types.int64(types.int64, types.int64, types.int64), codegen
+
+
+@lru_cache(maxsize=1)
+def _body():
+    return callback(_look)
+
+
+def _look(job_pointer):
+    job = carray(job_pointer, HEADER)
+    count = job[COUNT]
+    objects = carray(job_pointer, HEADER + 3 * count)[HEADER:].reshape((3, count))
+    words = np.empty(WORDS, np.int64)
+    differs, job[MISSING] = 0, 0
+    for i in range(count):
+        if objects[0, i] == job[NONE]:
+            objects[1, i] = 0
+            job[MISSING] = 1
+            continue
+        if _ask(job[FUNCTION], objects[0, i], words.ctypes.data) != 0:
+            differs = 1
+            break
+        expected = carray(pointer(job[EXPECTED] + 8 * objects[2, i], LONG), 2 + 2 * 64)
+        dimensions = words[2] & 0xFFFF
+        if words[1] != expected[0] or words[2] != expected[1]:
+            differs = 1
+            break
+        shape, strides = carray(pointer(words[3], LONG), dimensions), carray(pointer(words[4], LONG), dimensions)
+        for j in range(dimensions):
+            size = expected[2 + j]
+            if shape[j] != size or (size != 1 and strides[j] != expected[2 + dimensions + j]):
+                differs = 1
+        if differs:
+            break
+        objects[1, i] = words[0] + words[5]
+    job[DIFFERS] = differs

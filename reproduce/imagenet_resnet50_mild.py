@@ -1,0 +1,28 @@
+"""ResNet-50 on ImageNet with the techniques of a fast recipe; otherwise the protocol of Paul et al. 2022."""
+
+import dataclasses
+
+from sparselt.experiments.setting import Setting
+from sparselt.reproduce import imagenet_resnet50 as plain
+
+_MILD = "Mosaic ResNet, mild recipe; Paul et al. 2022, appendix C, use its techniques without saying which"
+
+
+def setting(scale: str) -> Setting:
+    """The scales of `imagenet_resnet50`, with the mild techniques and smaller training crops."""
+    base = plain.setting(scale)
+    sizes = {} if scale == "smoke" else {"train_size": 176}
+    return dataclasses.replace(
+        base,
+        name="imagenet_resnet50_mild",
+        title=f"{base.title}, mild recipe",
+        model="resnet50_blurpool",
+        techniques="mild",
+        **sizes,
+        sources={
+            **base.sources,
+            "model": f"torchvision's ResNet-50 with blurred downsampling, 25,502,912 prunable weights; {_MILD}",
+            "techniques": f"{_MILD}: binary cross-entropy, label smoothing 0.08, progressive resizing, weight average",
+            "train_size": _MILD,
+        },
+    )

@@ -1,0 +1,27 @@
+"""Initial weights, by name: torch's own, or as open_lth and the papers that use it have them."""
+
+from typing import Literal
+
+from torch import nn
+
+Initialization = Literal["torch", "kaiming_normal"]
+NormScale = Literal["ones", "uniform"]
+
+_WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
+_NORMS = nn.modules.batchnorm._BatchNorm
+
+
+def initialize_(model: nn.Module, initialization: Initialization = "torch", norm_scale: NormScale = "ones") -> None:
+    """Draws the weights of a fresh `model` anew, in place, from torch's global generator.
+
+    initialization: `torch` leaves what each layer has drawn; `kaiming_normal` draws the weights of convolutions and
+        fully connected layers from N(0, 2 / fan in) (He et al. 2015; open_lth's `kaiming_normal`) and leaves biases.
+    norm_scale: `ones` leaves a batch norm's scale at 1; `uniform` draws it from [0, 1) (open_lth's `uniform`; the
+        networks of Frankle et al.), its shift being 0 in both.
+    """
+    for module in model.modules():
+        if initialization == "kaiming_normal" and isinstance(module, _WEIGHTED):
+            nn.init.kaiming_normal_(module.weight)
+        if norm_scale == "uniform" and isinstance(module, _NORMS) and module.affine:
+            nn.init.uniform_(module.weight)
+            nn.init.zeros_(module.bias)

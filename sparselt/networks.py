@@ -1,0 +1,54 @@
+"""Several networks in one optimizer: which options each of them has, and how their parameters are called."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from sparselt.arena import check_mask
+from sparselt.errors import MaskError, SettingError
+from sparselt.hyperparameters import FLAGS, NUMBERS
+
+
+def groups_of_networks(networks: Sequence[nn.Module], options: Mapping) -> tuple[list[dict], dict]:
+    """A parameter group a network, and the options that all share.
+
+    options: those given as a list or tuple differ between networks. Parameters are called "k.name".
+    """
+    if not networks:
+        raise SettingError("of_networks got no network: expected one or more")
+    for key, value in options.items():
+        if key not in (*NUMBERS, *FLAGS):
+            raise SettingError(f"of_networks has no option {key!r}: expected one of {', '.join((*NUMBERS, *FLAGS))}")
+        if isinstance(value, list | tuple) and len(value) != len(networks):
+            raise SettingError(
+                f"{key} has {len(value)} values for {len(networks)} networks: give one for all, or one for each"
+            )
+    shared = {key: value for key, value in options.items() if not isinstance(value, list | tuple)}
+    groups = [
+        {
+            "params": [(f"{k}.{name}", p) for name, p in network.named_parameters()],
+            "network": k,
+            **{key: value[k] for key, value in options.items() if key not in shared},
+        }
+        for k, network in enumerate(networks)
+    ]
+    return groups, shared
+
+
+def mask_of_networks(
+    networks: Sequence[nn.Module], masks: Sequence[Mapping[str, Tensor] | None] | None
+) -> dict[str, Tensor] | None:
+    """One mask by the names of `groups_of_networks`. MaskError, naming the network, for one that does not fit."""
+    if masks is None:
+        return None
+    if isinstance(masks, Mapping) or len(masks) != len(networks):
+        found = "one mask" if isinstance(masks, Mapping) else f"{len(masks)} masks"
+        raise MaskError(f"masks is {found} for {len(networks)} networks: give a list with one, or None, for each")
+    merged = {}
+    for k, (network, mask) in enumerate(zip(networks, masks, strict=True)):
+        try:
+            check_mask(mask, dict(network.named_parameters()))
+        except MaskError as error:
+            raise MaskError(f"network {k}: {error}") from error
+        merged.update({f"{k}.{name}": layer for name, layer in (mask or {}).items()})
+    return merged or None

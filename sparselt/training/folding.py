@@ -1,0 +1,86 @@
+"""Batch norm folded into the convolutions before it, for evaluation: the same function, half the passes over memory."""
+
+import copy
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+
+class Folded:
+    """Evaluates networks of one architecture without their batch norms.
+
+    A norm that follows a convolution with nothing between, and that nothing else reads, is folded: in eval mode it is a
+    factor and a shift of each channel. `module` is the network without them; `load` gives it a network's weights. A
+    network that cannot be traced, or with nothing to fold, is evaluated as it is.
+
+    The outputs agree with the network's to rounding: in float32 to about 1e-5 of their size.
+
+    Args:
+        model: a network of the architecture, left as it is. Its memory layout, device and dtype are kept.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._pairs: dict[str, tuple[str, float]] = {}  # convolution: its norm, and that norm's eps
+        was_training = model.training
+        try:
+            traced = fx.GraphModule(model, _Tracer().trace(model.eval()))
+        except (fx.proxy.TraceError, TypeError, NotImplementedError):
+            traced = None
+        finally:
+            model.train(was_training)
+        self.module = self._fold(traced) if traced is not None else _copy(model)
+        self.module.eval()
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> nn.Module:
+        """`module`, now with the weights of this state dict of the network."""
+        folded = dict(state)
+        for conv, (norm, eps) in self._pairs.items():
+            weight, bias = fuse_conv_bn_weights(
+                state[f"{conv}.weight"],
+                state.get(f"{conv}.bias"),
+                *(state[f"{norm}.{name}"] for name in ("running_mean", "running_var")),
+                eps,
+                *(state.get(f"{norm}.{name}") for name in ("weight", "bias")),
+            )
+            folded[f"{conv}.weight"], folded[f"{conv}.bias"] = weight, bias
+        for name, tensor in self.module.state_dict().items():
+            tensor.copy_(folded[name])
+        return self.module
+
+    def _fold(self, traced: fx.GraphModule) -> fx.GraphModule:
+        modules = dict(traced.named_modules())
+        calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
+        for node in list(traced.graph.nodes):
+            before = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+            if before is None or len(before.users) > 1 or not (node.op == before.op == "call_module"):
+                continue
+            if calls[node.target] > 1 or calls[before.target] > 1:
+                continue
+            norm, conv = modules[node.target], modules[before.target]
+            if type(norm) is nn.BatchNorm2d and norm.track_running_stats and isinstance(conv, nn.Conv2d):
+                self._pairs[before.target] = (node.target, norm.eps)
+                node.replace_all_uses_with(before)
+                traced.graph.erase_node(node)
+        module = _copy(fx.GraphModule(traced, traced.graph))
+        for conv in self._pairs:
+            convolution = module.get_submodule(conv)
+            if convolution.bias is None:
+                weight = convolution.weight
+                convolution.bias = nn.Parameter(torch.zeros(len(weight), dtype=weight.dtype, device=weight.device))
+        return module
+
+
+class _Tracer(fx.Tracer):
+    """Sees every kind of convolution as one call."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, nn.Conv2d) or super().is_leaf_module(module, name)
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """A copy with weights of its own, which need no gradient."""
+    return copy.deepcopy(module).requires_grad_(False)

@@ -1,0 +1,110 @@
+"""The techniques of a fast ImageNet recipe, one function or class each; none is on unless a recipe names it.
+
+`mild` is the set that 25.6 epochs of ResNet-50 fit (Mosaic ResNet, mild recipe): Paul et al. 2022, appendix C, train
+with the Mosaic ResNet techniques without saying which. Two more belong to it: channels-last memory, which sparselt
+always uses, and anti-aliased downsampling, which is another network (`resnet50_blurpool`).
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Techniques:
+    """What a recipe adds to plain training. The default is nothing.
+
+    Args:
+        bce: the loss is `smoothed_bce` instead of cross-entropy, and the classifier's bias starts at -ln(classes).
+        label_smoothing: mass taken from the label and spread over all classes, with either loss.
+        progressive_resizing: images shrink to half their size at first, see `training_side`.
+        ema_half_life: steps after which a weight has half left its average, see `WeightAverage`; 0: no average.
+    """
+
+    bce: bool = False
+    label_smoothing: float = 0.0
+    progressive_resizing: bool = False
+    ema_half_life: int = 0
+
+
+PLAIN = Techniques()
+TECHNIQUES = {
+    "none": PLAIN,
+    "mild": Techniques(bce=True, label_smoothing=0.08, progressive_resizing=True, ema_half_life=100),
+}
+
+
+def smoothed_bce(outputs: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Binary cross-entropy of each class against its (smoothed) label: summed over classes, averaged over samples.
+
+    outputs: float [N, classes]; labels: int64 [N]. The target is 1 - smoothing + smoothing / classes for the label and
+    smoothing / classes elsewhere (Szegedy et al. 2016, section 7).
+    """
+    classes = outputs.shape[1]
+    targets = torch.full_like(outputs, smoothing / classes)
+    targets.scatter_(1, labels[:, None], 1 - smoothing + smoothing / classes)
+    return F.binary_cross_entropy_with_logits(outputs, targets, reduction="sum") / len(outputs)
+
+
+def start_bias_for_bce_(model: nn.Module, classes: int) -> None:
+    """Sets the classifier's bias to -ln(classes), so that each class starts with a probability of about 1 / classes."""
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.no_grad():
+        last.bias.fill_(-math.log(classes))
+
+
+def training_side(side: int, step: int, steps: int) -> int:
+    """The side (pixels) of the training images at `step`, at most `side`, a multiple of 4 below that.
+
+    Half of `side` for the first half of the training, `side` for the last fifth, growing linearly between (progressive
+    resizing, Howard 2018; fractions and rounding as MosaicML's Composer has them by default).
+    """
+    progress = (step / steps - 0.5) / 0.3
+    scale = 0.5 + 0.5 * min(1.0, max(0.0, progress))
+    return side if scale == 1 else min(side, round(side * scale / 4) * 4)
+
+
+def resize(images: Tensor, side: int) -> Tensor:
+    """float [N, C, H, W] to [N, C, side, side], bilinear without antialiasing; images of that size as they are."""
+    if images.shape[2:] == (side, side):
+        return images
+    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
+
+
+class WeightAverage:
+    """An exponential moving average of a network's floating-point state, batch-norm statistics included.
+
+    After each `interval` steps the average moves by 1 - 2^(-interval / half_life) towards the network. It starts as a
+    copy of the network at the first update, so it is no worse than the network from then on.
+    """
+
+    interval = 20  # steps; what updating more often would change is far below the noise of a half-life of 100
+
+    def __init__(self, half_life: int):
+        self._share = 1 - 2 ** (-self.interval / half_life)
+        self._average: list[Tensor] | None = None
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Takes in the network as it is after `step` steps, if `step` is a multiple of the interval."""
+        if step % self.interval:
+            return
+        state = list(_floating(model.state_dict().values()))
+        if self._average is None:
+            self._average = [tensor.clone() for tensor in state]
+        else:
+            torch._foreach_lerp_(self._average, state, self._share)
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        """Replaces the network's state by the average; nothing happens before the first update."""
+        if self._average is not None:
+            torch._foreach_copy_(list(_floating(model.state_dict().values())), self._average)
+
+
+def _floating(tensors: Iterable[Tensor]) -> Iterable[Tensor]:
+    return (tensor for tensor in tensors if tensor.is_floating_point())

@@ -1,0 +1,76 @@
+import pytest
+import torch
+from torch import nn
+
+from sparselt.models import build_model
+from sparselt.training.folding import Folded
+
+
+def lived_in(name: str, channels: int, side: int, classes: int = 10, seed: int = 0) -> nn.Module:
+    """A network whose norms have seen data, so that folding them changes every weight."""
+    model = build_model(name, classes=classes, channels=channels, seed=seed, norm_scale="uniform")
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.randn(8, channels, side, side) + 0.3)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "side", "norms"),
+    [("resnet8", 1, 8, 9), ("resnet20", 3, 32, 21), ("vgg19", 3, 32, 16), ("resnet50_blurpool", 3, 64, 53)],
+)
+def test_every_norm_is_folded_and_the_outputs_stay(name, channels, side, norms):
+    model = lived_in(name, channels, side)
+    folded = Folded(model)
+    images = torch.randn(4, channels, side, side)
+    outputs = folded.load(model.state_dict())(images)
+    assert len(folded._pairs) == norms
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.module.modules())
+    model.eval()
+    torch.testing.assert_close(outputs, model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_one_folded_network_serves_many_states_and_leaves_the_model_alone():
+    first, second = lived_in("resnet8", 1, 8), lived_in("resnet8", 1, 8, seed=1)
+    kept = {name: tensor.clone() for name, tensor in first.state_dict().items()}
+    folded = Folded(first.train())
+    images = torch.randn(4, 1, 8, 8)
+    for model in (first, second, first):
+        expected = model.eval()(images)
+        torch.testing.assert_close(folded.load(model.state_dict())(images), expected, rtol=1e-4, atol=1e-5)
+        model.train()
+    assert first.training and all(torch.equal(tensor, kept[name]) for name, tensor in first.state_dict().items())
+
+
+def test_a_norm_that_something_else_needs_is_kept():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return self.norm(y) + y
+
+    model = Both()
+    with torch.no_grad():
+        model(torch.randn(8, 1, 8, 8))
+    folded = Folded(model)
+    images = torch.randn(2, 1, 8, 8)
+    assert not folded._pairs
+    torch.testing.assert_close(folded.load(model.state_dict())(images), model.eval()(images))
+
+
+def test_a_network_that_cannot_be_traced_is_evaluated_as_it_is():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return self.norm(self.conv(x)) if x.sum() > 0 else self.conv(x)
+
+    model = Branches().eval()
+    images = torch.ones(2, 1, 8, 8)
+    torch.testing.assert_close(Folded(model).load(model.state_dict())(images), model(images))
