@@ -210,17 +210,20 @@ def _show(results: Sequence[dict], files: Sequence[Path], as_json: bool) -> None
         console.print(table(records, title))
         for line in notes(records):
             console.print(line, markup=False)
-        targets = [target for result in measured for target in result["targets"]]
+        targets = [target for result in measured if not _was_busy(result) for target in result["targets"]]
         if targets:
             met = sum(target["met"] for target in targets)
             console.print(f"Targets: {met} met, {len(targets) - met} missed.")
     for result in measured:
-        cores = result["machine"]["cores"]
-        if result.get("busy", 0) > 0.1 * cores:
-            said = f"{result['suite']}: other processes kept {result['busy']:.1f} of {cores} cores busy"
-            console.print(f"{said}; run it again alone before you quote it.")
+        if _was_busy(result):
+            of = f"{result['busy']:.1f} of {result['machine']['cores']} cores"
+            console.print(f"{result['suite']}: other processes kept {of} busy; its times and targets say nothing.")
     for result in results:
         for reason in result["skipped"]:
             console.print(f"Skipped: {reason}", markup=False)
     for path in files:
         console.print(str(path), markup=False, soft_wrap=True)
+
+
+def _was_busy(result: dict) -> bool:
+    return result.get("busy", 0) > 0.1 * result["machine"]["cores"]

@@ -284,4 +284,5 @@ def _probe(probe: str, moved: float, device: str) -> Competitor:
 def _line(records: Sequence[Mapping]) -> str:
     ours, others = records[0], records[1:]
     ratios = ", ".join(f"{r['ratio']:.2f} × {r['who']}" for r in others)
-    return f"  {ours['kernel']}: {ours['case']}: {1e3 * ours['median']:.4g} ms" + (f"; {ratios}" if ratios else "")
+    which = f"{ours['case']}, density {ours['density']:g}, K {ours['K']}"
+    return f"  {ours['kernel']}: {which}: {1e3 * ours['median']:.4g} ms" + (f"; {ratios}" if ratios else "")

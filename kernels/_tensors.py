@@ -57,7 +57,8 @@ class Siblings:
     def addresses(self, others: Sequence[Tensor | None]) -> np.ndarray | None:
         """int64, first of the tensors, then of the others, 0 for None; overwritten by the next call.
 
-        None if any is not, or no longer, like the tensor was; strides of dimensions of size 1 mean nothing.
+        None if any is not, or no longer, like the tensor was; strides of dimensions of size 1, or of no element, mean
+        nothing.
         """
         if self._exchange is None:
             every, self._missing = (self.tensors, others), any(other is None for other in others)
@@ -85,7 +86,8 @@ def addresses_of(tensors: Sequence[Tensor], others: Sequence[Tensor | None]) -> 
 def _kind(tensor: Tensor) -> tuple:
     if tensor.layout != torch.strided:
         return (tensor.layout,)
-    strides = tuple(stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size != 1)
+    sizes = tensor.shape if tensor.numel() else ()
+    strides = tuple(stride for stride, size in zip(tensor.stride(), sizes, strict=False) if size != 1)
     return tensor.shape, strides, tensor.dtype, tensor.device
 
 
@@ -148,9 +150,12 @@ def _look(job_pointer):
             differs = 1
             break
         shape, strides = carray(pointer(words[3], LONG), dimensions), carray(pointer(words[4], LONG), dimensions)
+        empty = False
+        for j in range(dimensions):
+            empty = empty or shape[j] == 0
         for j in range(dimensions):
             size = expected[2 + j]
-            if shape[j] != size or (size != 1 and strides[j] != expected[2 + dimensions + j]):
+            if shape[j] != size or (size != 1 and not empty and strides[j] != expected[2 + dimensions + j]):
                 differs = 1
         if differs:
             break

@@ -1,5 +1,6 @@
 """`sparselt data`: write a data set to betons, look at one."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -146,6 +147,8 @@ def main(arguments: Sequence[str]) -> int:
         print(_USAGE, end="")
         return 0 if command in ("-h", "--help") else 2
     options = tyro.cli(Write, args=rest, prog="sparselt data write")  # type: ignore[arg-type]
+    # As Ctrl-C: what was begun is removed. Batch systems and `timeout` send this one.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         write_command(
             _source(options),
@@ -156,6 +159,8 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"\ninterrupted; nothing was written to {options.folder}", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

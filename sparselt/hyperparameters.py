@@ -59,12 +59,16 @@ def check_group(group: dict) -> None:
     for key in ("lr", "momentum", "weight_decay"):
         if not group[key] >= 0:
             raise SettingError(f"{key} is {group[key]}: expected 0 or more")
-    if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
-        raise SettingError("nesterov needs a momentum above 0 and dampening 0")
     if group["decoupled_weight_decay"] and not group.get("initial_lr", group["lr"]) > 0:
         raise SettingError(
             "decoupled_weight_decay divides by the first lr, which is 0: give the base learning rate as lr"
         )
+
+
+def check_nesterov(group: dict) -> None:
+    """For the defaults, and a group that asks for nesterov itself: one without momentum may inherit it, to no effect."""
+    if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+        raise SettingError("nesterov needs a momentum above 0 and dampening 0")
 
 
 def _as_given(value: float | Tensor) -> float | Tensor:

@@ -10,7 +10,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from sparselt.arena import Arena, check_mask
 from sparselt.errors import SettingError
-from sparselt.hyperparameters import Hyperparameters, check_group, has_momentum
+from sparselt.hyperparameters import Hyperparameters, check_group, check_nesterov, has_momentum
 from sparselt.kernels.masked_sgd import Layout, launch, same_order
 from sparselt.networks import groups_of_networks, mask_of_networks
 from sparselt.optimizer_state import check_momentum, expanded_state, momentum_of, saved_momentum
@@ -41,7 +41,8 @@ class MaskedSGD(torch.optim.Optimizer):
 
     With `torch.amp.GradScaler` the kernel divides by the scale, and a step that finds an infinity changes nothing at
     all: a parameter's first step is its first that is not skipped. Nothing waits for the GPU to know. `p.grad` stays
-    scaled (torch's fused SGD divides it in place).
+    scaled (torch's fused SGD divides it in place). The scaler looks for infinities in all gradients, also of masked
+    weights.
 
     Raises SettingError and MaskError (both ValueError), naming the parameter, before anything is written.
     """
@@ -74,6 +75,7 @@ class MaskedSGD(torch.optim.Optimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
         }
         check_group(defaults)
+        check_nesterov(defaults)
         self._live_momentum = live_momentum
         super().__init__(params, defaults)
         check_mask(mask, self._by_name())
@@ -196,10 +198,16 @@ class MaskedSGD(torch.optim.Optimizer):
     _observed_step = torch.optim.Optimizer.profile_hook_step(_step)
 
     def add_param_group(self, param_group: dict) -> None:
+        for key in ("mask", "live_momentum"):
+            if key in param_group:
+                raise SettingError(f"a parameter group has {key!r}: give it to MaskedSGD, for all groups")
+        asked_for_nesterov = bool(param_group.get("nesterov"))
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
             check_group(group)
+            if asked_for_nesterov:
+                check_nesterov(group)
             if self._arena is not None:
                 self._build()
         except SettingError:
@@ -226,6 +234,12 @@ class MaskedSGD(torch.optim.Optimizer):
         self._current_arena()
         self._adopt_state()
         self.refresh()
+
+    def __copy__(self) -> "MaskedSGD":
+        """Shares everything, as a copy of torch's optimizers does."""
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
 
     def __getstate__(self) -> dict:
         kept = {

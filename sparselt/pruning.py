@@ -38,9 +38,9 @@ def magnitude_prune(
 ) -> Mask:
     """The mask without the `fraction` of live weights of smallest magnitude.
 
-    Exactly ⌈fraction · live⌉ weights go, over all layers together (`global`) or in each layer (`layerwise`). Among
-    equal magnitudes the first in layer and memory order go, so that the count is always exact. Magnitudes are compared
-    in float32.
+    Exactly ⌈fraction · live⌉ weights go (the product rounded to six decimals, against floating point), over all layers
+    together (`global`) or in each layer (`layerwise`). Among equal magnitudes the first in layer and memory order go,
+    so that the count is always exact. Magnitudes are compared in float32.
 
     Args:
         model: the trained network, or a mapping from parameter names to weights (a checkpoint).

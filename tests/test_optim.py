@@ -374,3 +374,41 @@ def test_special_gradients_of_live_weights_do_what_they_do_in_torch(options, liv
         live = mask.get(name, torch.ones_like(p, dtype=torch.bool))
         assert not p[~live].any()
         torch.testing.assert_close(p[live], q[live], rtol=2e-6, atol=2e-6, equal_nan=True)
+
+
+def test_a_shallow_copy_shares_state_as_torchs_does():
+    weights = []
+    for kind in (MaskedSGD, torch.optim.SGD):
+        p = torch.nn.Parameter(torch.zeros(2))
+        optimizer = kind([p], lr=0.1, momentum=0.9)
+        p.grad = torch.ones(2)
+        optimizer.step()
+        copied = copy.copy(optimizer)
+        assert copied.state is optimizer.state
+        copied.step()
+        optimizer.step()
+        weights.append(p.detach())
+    torch.testing.assert_close(*weights)
+
+
+def test_parameters_of_no_element_are_passed_over_in_any_memory_order():
+    w = torch.nn.Parameter(torch.ones(33))
+    empty = torch.nn.Parameter(torch.randn(1, 2, 1, 0).contiguous(memory_format=torch.channels_last))
+    optimizer = MaskedSGD([("w", w), ("empty", empty)], lr=0.1, momentum=0.9)
+    w.grad, empty.grad = torch.ones(33), torch.randn(1, 2, 1, 0)
+    optimizer.step()
+    torch.testing.assert_close(w.detach(), torch.full((33,), 0.9))
+
+
+def test_a_group_without_momentum_may_stand_beside_nesterov():
+    results = []
+    for kind in (MaskedSGD, torch.optim.SGD):
+        parameters = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+        groups = [{"params": parameters[:1], "momentum": 0}, {"params": parameters[1:]}]
+        optimizer = kind(groups, lr=0.1, momentum=0.9, nesterov=True)
+        for _ in range(3):
+            for p in parameters:
+                p.grad = p.detach() * 2
+            optimizer.step()
+        results.append(torch.cat([p.detach() for p in parameters]))
+    torch.testing.assert_close(*results)

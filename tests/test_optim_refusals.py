@@ -189,3 +189,9 @@ def test_a_parameter_that_no_kernel_serves_any_longer_is_refused_before_anything
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     optimizer.step()
     assert (model[5].weight != 0).equal(mask["5.weight"])
+
+
+@pytest.mark.parametrize(("key", "value"), [("mask", {}), ("live_momentum", True)])
+def test_what_holds_for_all_groups_is_refused_in_one(key, value):
+    with pytest.raises(SettingError, match=f"a parameter group has '{key}'"):
+        MaskedSGD([{"params": [torch.nn.Parameter(torch.ones(2))], key: value}], lr=0.1)

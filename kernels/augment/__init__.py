@@ -37,7 +37,7 @@ def augment(
     """The augmented batch: [N, C, H, W] in `dtype`, float32 or bfloat16, channels-last unless told otherwise.
 
     images: uint8 [N, C, H, W], any strides (a permuted NHWC batch needs no copy).
-    indices: int64 [N], below 2**32, each image's index in its data set, on the images' device.
+    indices: int64 [N], below 2**32 (nobody looks), each image's index in its data set, on the images' device.
     seed: in [0, 2**64); epoch: in [0, 2**31). Either may be an int64 [] on the images' device, whose value is read when
         the work is done: a captured CUDA graph then replays with what stands there. A seed from 2**63 on is given as
         seed - 2**64. On a GPU nobody checks the value.

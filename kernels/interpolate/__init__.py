@@ -150,6 +150,8 @@ def _check(ends, coefficients, prunable, masks) -> None:
             f"end points of {', '.join(map(str, lengths[:-2]))} tensors with {lengths[-2]} prunable flags and "
             f"{lengths[-1]} masks: expected equally many"
         )
+    if not isinstance(coefficients, Tensor):
+        raise TypeError(f"coefficients are a {type(coefficients).__name__}: expected a floating-point tensor")
     if coefficients.dim() != len(ends) - 1 or (len(ends) == 3 and coefficients.shape[1] != 2):
         expected = "[K] for two end points" if len(ends) == 2 else "[K, 2] for three end points"
         raise ValueError(f"coefficients have shape {tuple(coefficients.shape)}: expected {expected}")

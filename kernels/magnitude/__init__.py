@@ -134,6 +134,8 @@ def _counts(count, groups: int, scope: Scope, device: torch.device) -> Tensor:
                 f"expected {groups} of torch.int64 on {device} ({scope})"
             )
         return count.reshape(groups)
+    if isinstance(count, float | str):
+        raise TypeError(f"count is {count!r}: expected an integer, a sequence of integers or a tensor")
     numbers = [count] if isinstance(count, int) else list(count)
     if len(numbers) != groups:
         raise ValueError(f"{len(numbers)} counts for scope {scope!r}: expected {groups}")

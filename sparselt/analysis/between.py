@@ -79,9 +79,9 @@ def reestimate_statistics_(model: nn.Module, batches: Iterable, precision: str =
         layer.train()
     count = 0
     try:
-        for count, batch in enumerate(batches, 1):  # noqa: B007
-            with autocast(batch.images.device, precision):
-                model(batch.images)
+        for count, (images, *_) in enumerate(batches, 1):  # noqa: B007
+            with autocast(images.device, precision):
+                model(images)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

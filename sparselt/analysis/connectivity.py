@@ -1,6 +1,7 @@
 """Linear paths between two networks: error along them, error barrier (Paul et al. 2022, section 2.1 and Def. A.1)."""
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,8 @@ def error_barrier(positions: Sequence[float], errors: Sequence[float]) -> float:
 
     Args:
         positions: increasing, from 0 to 1.
-        errors: the error at each position, in the unit in which the barrier is wanted.
+        errors: the error at each position, in the unit in which the barrier is wanted. If one is not finite, nor is
+            the barrier: NaN.
 
     Raises:
         SettingError: lists of different length, or positions that do not begin at 0, end at 1 and increase.
@@ -44,6 +46,8 @@ def error_barrier(positions: Sequence[float], errors: Sequence[float]) -> float:
     ascending = all(a < b for a, b in itertools.pairwise(positions))
     if len(positions) < 2 or positions[0] != 0 or positions[-1] != 1 or not ascending:
         raise SettingError(f"path positions are {list(positions)}; expected increasing numbers from 0 to 1")
+    if not all(map(math.isfinite, errors)):
+        return math.nan
     straight = [(1 - gamma) * errors[0] + gamma * errors[-1] for gamma in positions]
     return max(0.0, *(error - line for error, line in zip(errors[1:-1], straight[1:-1], strict=True)), 0.0)
 
@@ -80,7 +84,7 @@ def evaluate_path(
     Args:
         model: a network of the architecture; its state is overwritten.
         first, second: state dicts of the two ends, on one device.
-        batches: the evaluation batches (`.images`, `.labels`); gone through once a position.
+        batches: the evaluation batches, each (images, labels, …); gone through once a position.
         positions: where to evaluate; see `path_positions`.
         prunable: names of the parameters that extrapolate; default: those of `sparselt.prunable_parameters`.
         buffers: where batch-norm statistics come from. `interpolate`: interpolated like weights (what the authors'

@@ -22,11 +22,12 @@ def write_contact_sheet(dataset: Dataset, split: str, path: Path | str) -> list[
     spaced among those of their class. Small images are enlarged without smoothing. DataError where `path` cannot be
     written or a sample cannot be read.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
+    _refuse_other_files(Path(path))
     beton, names, path = Beton(dataset.path(split)), dataset.manifest.class_names, Path(path)
     shown = [int(label) for label in _spaced(np.arange(dataset.classes), _ROWS)]
-    font, title_font = ImageFont.load_default(13), ImageFont.load_default(18)
+    font, title_font = _font(13), _font(18)
     labels = [_fitted(f"class {label}" if names[label] == str(label) else names[label], font) for label in shown]
     first = _MARGIN + 4 * _GAP + max(round(font.getlength(label)) for label in labels)
     width = first + _COLUMNS * (_CELL + _GAP) + _MARGIN
@@ -55,6 +56,19 @@ def write_contact_sheet(dataset: Dataset, split: str, path: Path | str) -> list[
     return shown
 
 
+def _refuse_other_files(path: Path) -> None:
+    """A sheet replaces a picture, and nothing else: not a beton, nor its manifest."""
+    try:
+        with open(path, "rb") as file:
+            found = file.read(8)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DataError(f"contact sheet {path} cannot be written ({error}): name another file with --sheet") from error
+    if found != b"\x89PNG\r\n\x1a\n":
+        raise DataError(f"{path} is there and is no PNG: name another file with --sheet")
+
+
 def _spaced(items: np.ndarray, most: int) -> np.ndarray:
     """At most so many of the items, evenly spaced, the first and the last among them."""
     return items if len(items) <= most else items[np.linspace(0, len(items) - 1, most).round().astype(int)]
@@ -75,6 +89,14 @@ def _thumbnail(pixels: np.ndarray):
     ratio = _CELL / max(picture.size)
     size = tuple(max(1, round(side * ratio)) for side in picture.size)
     return picture.resize(size, Image.Resampling.NEAREST if ratio > 1 else Image.Resampling.LANCZOS)
+
+
+def _font(size: int):
+    """Matplotlib's own, which has the letters of most alphabets; Pillow's has ASCII's."""
+    from matplotlib import get_data_path
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
 def _fitted(text: str, font) -> str:

@@ -196,7 +196,8 @@ def _receive(process, channel):
 
 def _process(encode: _Encode, descriptor: int, chunks: list[range], channel, of_parent) -> None:
     """Encodes its chunks, reports each, and writes each where it is told to."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process, by the other one
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Otherwise this process holds its own line open and does not notice the parent's death.
     for inherited in of_parent:
         inherited.close()

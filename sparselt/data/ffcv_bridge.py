@@ -100,8 +100,11 @@ def iterate(loader, order: np.ndarray, prepare=None) -> Iterator[np.ndarray]:
     """
     worker = None
     try:
-        with _numba_threads_restored():
-            worker = _worker_class()(loader, np.ascontiguousarray(order, dtype=np.int64), prepare)
+        try:
+            with _numba_threads_restored():
+                worker = _worker_class()(loader, np.ascontiguousarray(order, dtype=np.int64), prepare)
+        except (OSError, ValueError, IndexError) as error:
+            raise DataError(f"{loader.fname} can no longer be read ({error}): write the data set again") from error
         yield from worker.batches()
     finally:
         if worker is not None:

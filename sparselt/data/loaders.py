@@ -36,7 +36,10 @@ def train_loader(
     shard: Shard | None = None,
     engine: Engine | None = None,
 ) -> ResidentTrainLoader | StreamingTrainLoader:
-    """Training batches from betons: `.steps_per_epoch` and `.epoch(e, start_step)`, the same from either engine."""
+    """Training batches from betons: `.steps_per_epoch` and `.epoch(e, start_step)`, the same from either engine.
+
+    shard: which share of every batch this process reads; default: this rank's, where torch.distributed is initialised.
+    """
     seeds = {"order_seed": order_seed, "augmentation_seed": augmentation_seed}
     if (engine or engine_for(dataset, device)) == "resident":
         resident = _resident(dataset)
@@ -57,7 +60,10 @@ def eval_loader(
     shard: Shard | None = None,
     engine: Engine | None = None,
 ) -> ResidentEvalLoader | StreamingEvalLoader:
-    """Every sample of a split once, never augmented: iterable, the same from either engine."""
+    """Every sample of a split once, never augmented: iterable, the same from either engine.
+
+    shard: see `train_loader`.
+    """
     if (engine or engine_for(dataset, device)) == "resident":
         return ResidentEvalLoader(_resident(dataset), transform, batch_size, device, split, shard)
     return StreamingEvalLoader(dataset, transform, batch_size, device, threads, split, shard)

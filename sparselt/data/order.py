@@ -20,6 +20,9 @@ class Shard:
     world_size: int = 1
 
     def __post_init__(self):
+        check_whole("rank", self.rank)
+        if check_whole("world_size", self.world_size) < 1:
+            raise DataError(f"world_size is {self.world_size} processes: expected at least 1")
         if not 0 <= self.rank < self.world_size:
             raise DataError(f"rank {self.rank} of {self.world_size} processes: expected 0 to {self.world_size - 1}")
 
@@ -42,6 +45,13 @@ class Shard:
         return range(self.rank * count // self.world_size, (self.rank + 1) * count // self.world_size)
 
 
+def check_whole(name: str, number: int) -> int:
+    """The number, or DataError where it is none that counts something."""
+    if isinstance(number, bool) or not isinstance(number, int | np.integer):
+        raise DataError(f"{name} is {number!r}: expected a whole number")
+    return int(number)
+
+
 def sample_order(seed: int, epoch: int, count: int) -> np.ndarray:
     """The order of `count` samples in one epoch: an int64 permutation of range(count).
 
@@ -50,8 +60,10 @@ def sample_order(seed: int, epoch: int, count: int) -> np.ndarray:
     """
     from sparselt.kernels.philox import ORDER, key_of, philox4x32
 
-    if epoch < 0 or count < 0:
-        raise DataError(f"epoch {epoch} and count {count} must both be at least 0")
+    if not 0 <= check_whole("epoch", epoch) < 2**31:
+        raise DataError(f"epoch is {epoch}: expected 0 to 2**31 - 1")
+    if count < 0:
+        raise DataError(f"{count} samples have no order: expected 0 or more")
     counters = np.zeros((count, 4), dtype=np.int64)
     counters[:, 0] = np.arange(count)
     counters[:, 1] = epoch
@@ -64,6 +76,7 @@ def batches_of(order: np.ndarray, batch_size: int, start_step: int = 0, shard: S
     """A rank's share of the batches of an order from `start_step` on, as [steps, share]; an incomplete last batch is
     dropped."""
     steps = len(order) // batch_size
+    check_whole("start_step", start_step)
     if not 0 <= start_step <= steps:
         raise DataError(
             f"start_step {start_step} is outside the epoch: it has {steps} steps, so 0 to {steps} can be asked"
@@ -75,6 +88,6 @@ def batches_of(order: np.ndarray, batch_size: int, start_step: int = 0, shard: S
 
 def steps_in(count: int, batch_size: int) -> int:
     """Whole batches in `count` samples; refuses a batch that is empty or larger than the data set."""
-    if not 1 <= batch_size <= count:
+    if not 1 <= check_whole("batch_size", batch_size) <= count:
         raise DataError(f"batch size {batch_size} does not fit a split of {count} samples: choose 1 to {count}")
     return count // batch_size

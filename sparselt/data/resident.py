@@ -121,6 +121,7 @@ class ResidentTrainLoader:
     """Training batches, padded, cropped and flipped; sample i in epoch e depends on the seeds, e and i alone.
 
     shard: which share of every batch this process reads; batch_size and steps_per_epoch are those of all together.
+        Default: this rank's, where torch.distributed is initialised.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class ResidentTrainLoader:
         self.order_seed, self.augmentation_seed = order_seed, augmentation_seed
         self.count = resident.count("train")
         self.steps_per_epoch = steps_in(self.count, batch_size)
-        self.shard = shard or Shard()
+        self.shard = shard or Shard.current()
         self.shard.share(batch_size)
         self._images, self._labels = resident.on("train", self.device)
 
@@ -174,7 +175,7 @@ class ResidentTrainLoader:
 class ResidentEvalLoader:
     """Every sample of a split exactly once, in order, never augmented. Small splits are normalised once and kept.
 
-    With a shard, this process's part of the samples.
+    Of several ranks each has its part of the samples.
     """
 
     def __init__(
@@ -189,7 +190,7 @@ class ResidentEvalLoader:
         if not isinstance(transform, Normalize):
             raise DataError(f"{type(transform).__name__} cannot evaluate resident images: give a Normalize")
         _check_channels(resident, transform)
-        self._places = (shard or Shard()).share(resident.count(split))
+        self._places = (shard or Shard.current()).share(resident.count(split))
         self.count = len(self._places)
         self.batch_size, self.transform, self.device = min(batch_size, self.count), transform, torch.device(device)
         steps_in(self.count, self.batch_size)

@@ -23,6 +23,7 @@ class StreamingTrainLoader:
 
     transform: RandomResizedCrop of pictures, PadCrop of arrays. threads: that decode, at most one a core.
     shard: which share of every batch this process reads; batch_size and steps_per_epoch are those of all together.
+        Default: this rank's, where torch.distributed is initialised.
     reader: "ffcv", or "pillow", which needs no FFCV and is slower; "auto" takes FFCV where it is installed.
     FFCV's compilation (seconds) happens at the first batch and once a process.
     """
@@ -41,7 +42,7 @@ class StreamingTrainLoader:
     ):
         kind = RandomResizedCrop if dataset.manifest.field == "rgb_image" else PadCrop
         _check_transform(dataset, transform, kind, "stream training")
-        self.batch_size, self.transform, self.shard = batch_size, transform, shard or Shard()
+        self.batch_size, self.transform, self.shard = batch_size, transform, shard or Shard.current()
         self.order_seed, self.augmentation_seed = order_seed, augmentation_seed
         self.count = dataset.count("train")
         self.steps_per_epoch = steps_in(self.count, batch_size)
@@ -59,7 +60,7 @@ class StreamingTrainLoader:
 class StreamingEvalLoader:
     """Every sample of a split exactly once, in the order of the beton, never augmented.
 
-    transform: CenterCrop of pictures, Normalize of arrays. With a shard, this process's part of the samples. The other
+    transform: CenterCrop of pictures, Normalize of arrays. Of several ranks each has its part of the samples. The other
     arguments are those of `StreamingTrainLoader`.
     """
 
@@ -76,7 +77,7 @@ class StreamingEvalLoader:
     ):
         kind = CenterCrop if dataset.manifest.field == "rgb_image" else Normalize
         _check_transform(dataset, transform, kind, "evaluate streamed")
-        self._order = np.array((shard or Shard()).share(dataset.count(split)), dtype=np.int64)
+        self._order = np.array((shard or Shard.current()).share(dataset.count(split)), dtype=np.int64)
         self.count = len(self._order)
         self.batch_size, self.transform = min(batch_size, self.count), transform
         steps_in(self.count, self.batch_size)

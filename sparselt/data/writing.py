@@ -72,6 +72,11 @@ def _refuse_data_set_in(folder: Path) -> None:
         raise DataError(
             f"{folder} already holds a data set ({FILE_NAME}): choose another folder or remove that one first"
         )
+    for name in (f"{split}.beton" for split in SPLITS):
+        if (folder / name).exists():
+            raise DataError(
+                f"{folder} holds a {name} without a {FILE_NAME}: choose another folder or remove that file first"
+            )
 
 
 def _make(folder: Path) -> list[Path]:

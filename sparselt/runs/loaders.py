@@ -14,7 +14,6 @@ from sparselt.data import (
     ResidentData,
     ResidentEvalLoader,
     ResidentTrainLoader,
-    Shard,
     StreamingEvalLoader,
     StreamingTrainLoader,
     open_dataset,
@@ -35,7 +34,7 @@ def train_loader(task: Task, recipe: Recipe) -> ResidentTrainLoader | StreamingT
     """Training batches as the spec's `engine`, `train` and `seeds` say."""
     spec = task.spec
     seeds = {"order_seed": spec["seeds"]["order"], "augmentation_seed": spec["seeds"]["augmentation"]}
-    place = {"device": spec["device"], "shard": Shard.current()}
+    place = {"device": spec["device"]}
     if spec["engine"] == "resident":
         resident = _resident(task.inputs["train"].parent)
         normal = resident.manifest.normalization
@@ -52,7 +51,7 @@ def train_loader(task: Task, recipe: Recipe) -> ResidentTrainLoader | StreamingT
 def eval_loader(task: Task, threads: int) -> ResidentEvalLoader | StreamingEvalLoader:
     """The test split, every sample once and never augmented."""
     spec = task.spec
-    place = {"device": spec["device"], "shard": Shard.current()}
+    place = {"device": spec["device"]}
     if spec["engine"] == "resident":
         resident = _resident(task.inputs["test"].parent)
         return ResidentEvalLoader(resident, resident.manifest.normalization, _EVAL_BATCH, **place)

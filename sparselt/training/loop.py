@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparselt.errors import TrainingError
+from sparselt.errors import SettingError, TrainingError
 from sparselt.optim import MaskedSGD
 from sparselt.training.recipe import Recipe
 from sparselt.training.techniques import PLAIN, Techniques, WeightAverage, resize, smoothed_bce, training_side
@@ -102,21 +102,25 @@ def evaluate(model: nn.Module, batches: Iterable, precision: str = "float32") ->
     was_training = model.training
     model.eval()
     wrong, loss, count = 0, 0.0, 0
-    for batch in batches:
-        with autocast(batch.images.device, precision):
-            outputs = model(batch.images).float()
+    for images, labels, *_ in batches:
+        with autocast(images.device, precision):
+            outputs = model(images).float()
         predicted = outputs.argmax(1).masked_fill(outputs.isnan().any(1), -1)
-        wrong = wrong + (predicted != batch.labels).sum()
-        loss = loss + F.cross_entropy(outputs, batch.labels, reduction="sum").double()
-        count += len(batch.labels)
+        wrong = wrong + (predicted != labels).sum()
+        loss = loss + F.cross_entropy(outputs, labels, reduction="sum").double()
+        count += len(labels)
     model.train(was_training)
+    if not count:
+        raise SettingError("there is no batch to evaluate on; give batches that can be read again, not an iterator")
     return int(wrong) / count, float(loss) / count
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """The context of a forward pass: bfloat16 autocast, or nothing."""
+    """The context of a forward pass: bfloat16 autocast, or nothing for float32."""
     if precision == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
+    if precision != "float32":
+        raise SettingError(f"precision is {precision!r}; expected 'float32' or 'bfloat16'")
     return contextlib.nullcontext()
 
 

@@ -69,3 +69,17 @@ def test_what_is_no_path_is_refused(positions, errors):
 def test_a_path_needs_a_point_between_its_ends(points):
     with pytest.raises(SettingError, match="at least 3"):
         path_positions(points)
+
+
+@pytest.mark.parametrize("errors", [[0, math.nan, 0], [math.nan, 0.5, 0], [0, 0.9, math.inf]])
+def test_a_path_with_a_value_that_is_not_finite_has_no_barrier_to_state(errors):
+    assert math.isnan(error_barrier([0, 0.5, 1], errors))
+
+
+def test_batches_that_cannot_be_read_again_and_an_unknown_precision_are_refused():
+    model = nn.Linear(2, 2)
+    state, batch = model.state_dict(), (torch.zeros(3, 2), torch.zeros(3, dtype=torch.long))
+    with pytest.raises(SettingError, match="read again"):
+        evaluate_path(model, state, state, iter([batch]), [0, 0.5, 1])
+    with pytest.raises(SettingError, match="precision is 'f8'"):
+        evaluate_path(model, state, state, [batch], [0, 1], precision="f8")

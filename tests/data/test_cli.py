@@ -174,3 +174,13 @@ def test_console_says_how_it_is_used(capsys):
     shown = capsys.readouterr().out
     for name in ("digits", "cifar10", "cifar100", "mnist", "imagenet", "synthetic", "info"):
         assert name in shown
+
+
+def test_a_sheet_replaces_a_picture_and_nothing_else(small, tmp_path):
+    before = (small.folder / "train.beton").read_bytes()
+    for name in ("train.beton", "manifest.json"):
+        with pytest.raises(DataError, match="is no PNG"):
+            info_command(small.folder, sheet=small.folder / name)
+    assert (small.folder / "train.beton").read_bytes() == before
+    for _ in range(2):
+        info_command(small.folder, sheet=tmp_path / "sheet.png")

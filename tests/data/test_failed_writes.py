@@ -229,3 +229,10 @@ def test_folder_of_another_layout_is_refused(pictures, tmp_path):
     with pytest.raises(DataError, match="cat holds no pictures"):
         write_dataset(ImageFolder(str(pictures)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_beton_of_somebody_else_is_not_replaced(tmp_path):
+    (tmp_path / "train.beton").write_text("mine")
+    with pytest.raises(DataError, match=r"holds a train\.beton without a manifest\.json"):
+        write_dataset(Digits(), tmp_path)
+    assert (tmp_path / "train.beton").read_text() == "mine"

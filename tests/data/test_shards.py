@@ -84,10 +84,9 @@ def read_as_rank(rank, world, rendezvous, dataset, results):
     from torch import distributed
 
     distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
-    shard = Shard.current()
-    train = train_loader(dataset, 7, **SEEDS, transform=PadCrop(2, True, MEAN, STD), shard=shard)
+    train = train_loader(dataset, 7, **SEEDS, transform=PadCrop(2, True, MEAN, STD))
     seen = [(int(i), digest(image)) for batch in train.epoch(4, 2) for i, image in zip(batch[2], batch[0], strict=True)]
-    tested = eval_loader(dataset, Normalize(MEAN, STD), 4, shard=shard)
+    tested = eval_loader(dataset, Normalize(MEAN, STD), 4)
     indices = torch.cat([batch.indices for batch in tested])
     count = torch.stack([torch.tensor(len(indices)), indices.sum()])
     distributed.all_reduce(count)
@@ -119,3 +118,11 @@ def test_processes_of_a_process_group_share_one_order(arrays, tmp_path):
     seen = [pair for rank in gathered for pair in rank]
     assert len(seen) == len(expected) == 5 * 7 and dict(seen) == expected
     assert (tested, places) == (17, 17 * 16 // 2)
+
+
+@pytest.mark.parametrize(
+    ("rank", "world_size", "words"), [(0.5, 2, "rank is 0.5"), (0, 0, "world_size is 0"), (2, 2, "rank 2 of 2")]
+)
+def test_what_is_no_rank_is_refused(rank, world_size, words):
+    with pytest.raises(DataError, match=words):
+        Shard(rank, world_size)
