@@ -66,7 +66,7 @@ def check_group(group: dict) -> None:
 
 
 def check_nesterov(group: dict) -> None:
-    """For the defaults, and a group that asks for nesterov itself: one without momentum may inherit it, to no effect."""
+    """For the defaults, and groups that ask for it: one without momentum may inherit nesterov, to no effect."""
     if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
         raise SettingError("nesterov needs a momentum above 0 and dampening 0")
 
