@@ -14,7 +14,7 @@ from sparselt.models.initialization import Initialization, NormScale
 from sparselt.pruning import check_fraction
 from sparselt.training.recipe import Recipe
 from sparselt.training.schedule import Schedule, parse_step
-from sparselt.training.techniques import TECHNIQUES
+from sparselt.training.techniques import TECHNIQUES, training_side
 
 _LARGEST_SIDE = 4096
 _MOST_POINTS = 1001
@@ -140,13 +140,16 @@ class Setting:
         if self.padding > self.train_size:
             raise SettingError(f"padding is {self.padding}, more than the image's {self.train_size} pixels")
         self._check_schedule()
-        for side in (self.train_size, self.eval_size):
+        sides = [self.train_size, self.eval_size]
+        if TECHNIQUES[self.techniques].progressive_resizing:
+            sides.append(training_side(self.train_size, 0, self.steps))
+        for side in sides:
             check_model(self.model, self.channels, side)
         if self.batch_size > self.train_count:
             raise SettingError(f"batch_size is {self.batch_size}, more than the {self.train_count} training images")
         if self.batch_size % self.micro_batches:
             raise SettingError(
-                f"micro_batches is {self.micro_batches}: a batch of {self.batch_size} has no so many equal parts"
+                f"micro_batches is {self.micro_batches}: {self.batch_size} images are no multiple of it"
             )
         if not self.rewind_steps:
             raise SettingError("rewind_steps is empty; expected at least one step, such as 0")

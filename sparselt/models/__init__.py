@@ -70,7 +70,10 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
 
 _COLOUR = ("resnet50", "resnet50_blurpool", "inception_v3", "squeezenet")
 _EXACT_SIDES = {"lenet_300_100": 28, "conv4": 32}
-_LEAST_SIDES = {"resnet8": 4, "resnet20": 4, "resnet18": 8, "vgg19": 16, "squeezenet": 32, "inception_v3": 75}
+_LEAST_SIDES = {
+    **{"resnet8": 4, "resnet20": 4, "resnet18": 8, "vgg19": 16, "resnet50_blurpool": 17, "squeezenet": 32},
+    **{"inception_v3": 75},
+}
 
 
 def build_model(

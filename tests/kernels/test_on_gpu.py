@@ -89,6 +89,7 @@ def test_a_captured_step_follows_gradients_and_schedule():
         for p, gradient in gradients.items():
             p.grad = gradient
         stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             optimizer.step()
         torch.cuda.synchronize()

@@ -1,9 +1,12 @@
+import dataclasses
+
 import pytest
 import torch
 
 from sparselt.errors import SettingError
 from sparselt.models import MODELS, build_model, check_model
 from sparselt.pruning import prunable_parameters
+from sparselt.reproduce import load_setting
 from sparselt.training.loop import training_loss
 
 COUNTS = [
@@ -82,8 +85,23 @@ def test_an_auxiliary_classifier_counts_two_fifths():
         ("squeezenet", 1, 64, "3 channels, not 1"),
         ("conv4", 3, 64, "32×32 pixels, not 64"),
         ("inception_v3", 3, 64, "75 pixels a side or more, not 64"),
+        ("resnet50_blurpool", 3, 16, "17 pixels a side or more, not 16"),
     ],
 )
 def test_images_that_a_network_cannot_take_are_refused(name, channels, side, message):
     with pytest.raises(SettingError, match=message):
         check_model(name, channels, side)
+
+
+def test_blurred_resnet50_takes_its_least_side():
+    model = build_model("resnet50_blurpool", classes=10, channels=3, seed=0).eval()
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 17, 17)).shape == (1, 10)
+
+
+def test_images_that_progressive_resizing_makes_too_small_are_refused():
+    setting = load_setting("imagenet_resnet50_mild", "smoke")
+    with pytest.raises(SettingError, match="17 pixels a side or more, not 16"):
+        dataclasses.replace(setting, train_size=32).check()
+    with pytest.raises(SettingError, match="micro_batches is 3"):
+        dataclasses.replace(setting, micro_batches=3).check()
