@@ -148,9 +148,7 @@ class Setting:
         if self.batch_size > self.train_count:
             raise SettingError(f"batch_size is {self.batch_size}, more than the {self.train_count} training images")
         if self.batch_size % self.micro_batches:
-            raise SettingError(
-                f"micro_batches is {self.micro_batches}: {self.batch_size} images are no multiple of it"
-            )
+            raise SettingError(f"micro_batches is {self.micro_batches}: {self.batch_size} images are no multiple of it")
         if not self.rewind_steps:
             raise SettingError("rewind_steps is empty; expected at least one step, such as 0")
         if len(set(self.rewind_steps)) < len(self.rewind_steps):
