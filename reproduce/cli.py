@@ -19,7 +19,7 @@ class Options:
     setting: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SETTING")] = ""
     """Which setting to run; see --list."""
     experiments: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
-    """Which experiments to run, by name; all that apply if none is given."""
+    """Which experiments to run, by name; all that apply if none is given. main: each paper's main finding only."""
     scale: Annotated[str | None, tyro.conf.arg(metavar="paper|mini|smoke")] = None
     """paper: the exact protocol; mini: the same with fewer steps, levels, replicates; smoke: every stage in minutes."""
     replicates: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -91,7 +91,8 @@ def _list() -> int:
     table = Table(title="Experiments", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("experiment", no_wrap=True)
     table.add_column("what it measures")
+    table.add_column("papers")
     for name, experiment in EXPERIMENTS.items():
-        table.add_row(name, (experiment.__doc__ or "").strip().splitlines()[0])
+        table.add_row(name, experiment.title, experiment.paper)
     console.print(table)
     return 0

@@ -1,7 +1,7 @@
 """What a person sees while a run goes on: the plan first, then one progress display."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -19,9 +19,14 @@ _LINE_EVERY = 20.0
 
 
 def print_plan(
-    console: Console, setting: Setting, plan: Plan, store: Store, measurements: Sequence[Measurement]
+    console: Console,
+    setting: Setting,
+    plan: Plan,
+    store: Store,
+    measurements: Sequence[Measurement],
+    left_out: Mapping[str, str],
 ) -> None:
-    """Stages, how many are there already, units to do, and what sharing saves."""
+    """Stages, how many are there already, units to do, what sharing saves, and experiments that do not apply, why."""
     table = Table(title=f"{setting.title} ({setting.name}, scale {setting.scale})", title_justify="left")
     table.add_column("stage")
     for name in ("stages", "in store", "to do"):
@@ -38,6 +43,8 @@ def print_plan(
         f"({alone - distinct} are shared).",
         highlight=False,
     )
+    for name, reason in left_out.items():
+        console.print(f"Left out: {name}, for {reason}.", highlight=False, markup=False)
     if not plan.missing(store):
         console.print("Everything is in the store: nothing to train, only to draw.", highlight=False)
 
@@ -62,7 +69,7 @@ def trainings_alone(measurements: Sequence[Measurement]) -> int:
     """Trainings if every curve (experiment, variant, rewind step, replicate) were trained with all that it needs."""
     curves: dict[tuple, list[Stage]] = {}
     for m in measurements:
-        curves.setdefault((m.experiment, m.variant, m.rewind_step, m.replicate), []).extend(m.stages)
+        curves.setdefault((m.experiment, m.variant, m.condition, m.rewind_step, m.replicate), []).extend(m.stages)
     return sum(len(Plan(stages).trainings()) for stages in curves.values())
 
 

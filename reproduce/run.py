@@ -3,37 +3,29 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from sparselt.errors import DataError, SettingError, StoreError
-from sparselt.experiments import EXPERIMENTS, Lab, Measurement
+from sparselt.experiments import EXPERIMENTS, MAIN, Lab, Measurement
+from sparselt.experiments.lab import Found
 from sparselt.experiments.setting import Setting, nearest
 from sparselt.reproduce import load_setting
 from sparselt.reproduce.display import ProgressDisplay, print_estimate, print_plan, print_protocol
+from sparselt.reproduce.record import protocol, run_record
 from sparselt.runs.estimate import Speed, estimate
 from sparselt.runs.executor import Workers, default_workers, execute
+from sparselt.runs.kinds import KINDS
 from sparselt.runs.ledger import Entry, write_ledger
 from sparselt.runs.plan import Plan
-from sparselt.runs.stage import digest, plain
-from sparselt.runs.store import Store, versions
+from sparselt.runs.stage import Stage, digest, plain
+from sparselt.runs.store import Store
 
 if TYPE_CHECKING:
     from sparselt.reproduce.cli import Options
-
-_PROTOCOL = (
-    "model", "initialization", "norm_scale", "techniques", "train_size", "eval_size", "eval_ratio",
-    "eval_interpolation", "padding", "flip", "batch_size", "micro_batches", "steps", "schedule", "lr", "milestones",
-    "lr_factor", "warmup_steps", "momentum", "weight_decay", "nesterov", "decoupled_weight_decay",
-    "precision", "levels", "fraction", "scope", "rewind_steps", "rewound_momentum", "replicates", "dense_replicates",
-    "reshuffle", "control_levels", "control_rewind_step", "path_points", "threads", "seed",
-)  # fmt: skip
-_STREAMING_ONLY = ("eval_size", "eval_ratio", "eval_interpolation")
-_RESIDENT_ONLY = ("padding",)
-_STEP_SCHEDULE_ONLY = ("milestones", "lr_factor")
 
 
 def reproduce(options: "Options") -> int:
@@ -43,41 +35,80 @@ def reproduce(options: "Options") -> int:
     """
     console = Console()
     setting = _setting(options)
-    names = _experiments(options.experiments)
+    names, left_out = _experiments(options.experiments, setting)
     _check_device(options.device)
     data = _data(options, setting)
     workers = options.workers if options.workers is not None else _default_workers(options.device, setting)
     pool = Workers(workers)
-    lab = Lab(setting, options.device, data)
-    measurements = [measurement for name in names for measurement in EXPERIMENTS[name](lab)]
-    plan = Plan(stage for measurement in measurements for stage in measurement.stages)
     store = Store(options.out / "store", writable=not options.dry_run)
+    lab = Lab(setting, options.device, data, found=_finder(store))
+    measurements = _measurements(names, lab)
+    plan = _plan(measurements)
     folder = options.out / f"{setting.name}-{setting.scale}-{_hash(setting, options.device, names, lab)}"
     with pool:
         missing = plan.missing(store)
-        trains = any(stage.kind in ("train", "path") for stage in missing)
         if options.dry_run:
-            print_protocol(console, _protocol(setting))
+            print_protocol(console, protocol(setting))
             console.print()
-        print_plan(console, setting, plan, store, measurements)
+        print_plan(console, setting, plan, store, measurements, left_out)
         speed = Speed({}, "")
-        if trains:
+        if any(KINDS[stage.kind].counts in ("steps", "points") for stage in missing):
             with console.status("timing a few steps"):
                 speed = estimate(plan, store, setting.train_size, setting.test_count, pool)
             print_estimate(console, speed.total(missing, plan, workers), speed.basis, workers)
         if options.dry_run:
             return 0
         store.sweep()
-        if missing:
-            with ProgressDisplay(console, plan, missing, speed, workers) as display:
-                entries = execute(plan, store, pool, display)
-        else:
-            entries = execute(plan, store, pool, ProgressDisplay(console, plan, missing, speed, workers))
+        measurements, entries = _rounds(names, lab, store, pool, console, speed)
     return _report(console, folder, setting, options, lab, store, measurements, entries)
 
 
+def _rounds(
+    names: list[str], lab: Lab, store: Store, pool: Workers, console: Console, speed: Speed
+) -> tuple[list[Measurement], list[Entry]]:
+    """Runs what is missing, and again what the experiments ask for once that is measured, until they ask no more."""
+    entries: dict[str, Entry] = {}
+    while True:
+        measurements = _measurements(names, lab)
+        lost = {entry.stage for entry in entries.values() if entry.status in ("failed", "skipped")}
+        plan = _plan([m for m in measurements if not any(stage.key in lost for stage in m.stages)])
+        missing = plan.missing(store)
+        fresh = [stage for stage in missing if not (stage.local and stage.key in entries)]
+        if entries and not fresh:
+            return measurements, list(entries.values())
+        display = ProgressDisplay(console, plan, missing, speed, pool.count)
+        if entries:
+            found = sum(stage.kind == "train" for stage in fresh)
+            console.print(f"What was measured asks for more: {found} trainings.", highlight=False)
+        if fresh:
+            with display:
+                ran = execute(plan, store, pool, display)
+        else:
+            ran = execute(plan, store, pool, display)
+        for entry in ran:
+            entries.setdefault(entry.stage, entry)
+
+
+def _measurements(names: Iterable[str], lab: Lab) -> list[Measurement]:
+    return [measurement for name in names for measurement in EXPERIMENTS[name](lab)]
+
+
+def _plan(measurements: Iterable[Measurement]) -> Plan:
+    return Plan(stage for measurement in measurements for stage in measurement.stages)
+
+
+def _finder(store: Store) -> Found:
+    def found(stage: Stage, file: str) -> dict[str, Any] | None:
+        return store.read(stage, file) if store.has(stage.want(file)) else None
+
+    return found
+
+
 def _setting(options: "Options") -> Setting:
-    setting = load_setting(options.setting, options.scale).with_values(options.set)
+    setting = load_setting(options.setting, options.scale)
+    if "main" in options.experiments:
+        setting = setting.changed(**setting.main)
+    setting = setting.with_values(options.set)
     changes: dict[str, Any] = {}
     for name in ("replicates", "seed"):
         if getattr(options, name) is not None:
@@ -85,11 +116,22 @@ def _setting(options: "Options") -> Setting:
     return dataclasses.replace(setting, **changes).check()
 
 
-def _experiments(names: Iterable[str]) -> list[str]:
+def _experiments(names: Sequence[str], setting: Setting) -> tuple[list[str], dict[str, str]]:
+    """The experiments to run, in the order of `EXPERIMENTS`, and why others that were not asked for cannot run."""
+    reasons = {name: reason for name, e in EXPERIMENTS.items() if (reason := e.why_not(setting))}
+    if not names:
+        return [name for name in EXPERIMENTS if name not in reasons], reasons
+    chosen: set[str] = set()
     for name in names:
-        if name not in EXPERIMENTS:
-            raise SettingError(f"unknown experiment {name!r}{nearest(name, EXPERIMENTS)}")
-    return sorted(set(names), key=list(EXPERIMENTS).index) or list(EXPERIMENTS)
+        if name == "main":
+            chosen |= {main for main in MAIN if main in EXPERIMENTS and main not in reasons}
+        elif name not in EXPERIMENTS:
+            raise SettingError(f"unknown experiment {name!r}{nearest(name, [*EXPERIMENTS, 'main'])}")
+        elif name in reasons:
+            raise SettingError(f"{setting.name} at scale {setting.scale} cannot run {name}: {reasons[name]}")
+        else:
+            chosen.add(name)
+    return sorted(chosen, key=list(EXPERIMENTS).index), {}
 
 
 def _check_device(device: str) -> None:
@@ -140,7 +182,9 @@ def _default_workers(device: str, setting: Setting) -> int:
 
 def _hash(setting: Setting, device: str, experiments: list[str], lab: Lab) -> str:
     values = {
-        name: value for name, value in plain(setting).items() if name not in ("sources", "source", "title", "paper")
+        name: value
+        for name, value in plain(setting).items()
+        if name not in ("sources", "source", "title", "paper", "main")
     }
     return digest([values, device, experiments, lab.dataset.key])[:8]
 
@@ -168,7 +212,7 @@ def _report(
         for measurement in kept
         for row in measurement.rows(store.read)
     ]
-    record = _record(setting, options.device, lab, store)
+    record = run_record(setting, options.device, lab, store)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(
@@ -192,55 +236,6 @@ def _report(
             f"\n{len(failed)} stages failed and {skipped} that need them were skipped; the rest is kept.", style="red"
         )
     return 1 if failed else 0
-
-
-def _record(setting: Setting, device: str, lab: Lab, store: Store) -> dict[str, Any]:
-    from sparselt.data import evaluation_record, open_dataset
-
-    note = store.folder(lab.dataset) / "dataset.json"
-    manifest = open_dataset(note.parent / json.loads(note.read_text())["folder"]).manifest
-    crop = ()
-    if setting.engine == "streaming":
-        crop = (setting.eval_size, setting.eval_ratio, setting.eval_interpolation)
-    return {
-        "setting": setting.name,
-        "scale": setting.scale,
-        "title": setting.title,
-        "paper": setting.paper,
-        "data": manifest.description,
-        "data_fingerprint": manifest.fingerprint,
-        "synthetic": manifest.synthetic,
-        "evaluation": evaluation_record(manifest, *crop),
-        "protocol": _protocol(setting),
-        "replicates": setting.replicates,
-        "rewind_steps": list(setting.rewind_steps),
-        "levels": setting.levels,
-        "steps": setting.steps,
-        "fraction": setting.fraction,
-        "versions": versions(),
-        "device": _device_name(device),
-        "seed": setting.seed,
-    }
-
-
-def _protocol(setting: Setting) -> list[tuple[str, Any, str]]:
-    hidden = _RESIDENT_ONLY if setting.engine == "streaming" else _STREAMING_ONLY
-    hidden += _STEP_SCHEDULE_ONLY if setting.schedule == "cosine" else ()
-    hidden += () if setting.dense_replicates > setting.replicates else ("dense_replicates",)
-    names = [name for name in _PROTOCOL if name not in hidden]
-    return [(name, plain(getattr(setting, name)), setting.sources.get(name, "ours")) for name in names]
-
-
-def _device_name(device: str) -> str:
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name()
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-        return next(line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return "cpu"
 
 
 def _command() -> str:

@@ -1,12 +1,18 @@
 """The thin drivers: each yields the measurements of one experiment, and with them the stages that have to run."""
 
-from collections.abc import Callable, Iterator
-
 from sparselt.experiments.connectivity import connectivity
+from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.imp import imp
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
 
-EXPERIMENTS: dict[str, Callable[[Lab], Iterator[Measurement]]] = {"imp": imp, "connectivity": connectivity}
+EXPERIMENTS: dict[str, Experiment] = {
+    "imp": Experiment(imp, "all four"),
+    "connectivity": Experiment(connectivity, "Paul et al. 2022"),
+}
+"""By name, in the order in which a report shows them."""
 
-__all__ = ["EXPERIMENTS", "Lab", "Measurement", "connectivity", "imp"]
+MAIN = ("imp", "connectivity", "siblings", "stability", "rewind_to_init")
+"""What `--experiments main` runs: the main finding of each of the four papers."""
+
+__all__ = ["EXPERIMENTS", "MAIN", "Experiment", "Lab", "Measurement"]

@@ -1,5 +1,6 @@
 """The stages that experiments are made of, for one setting: the same question always gives the same stage."""
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,9 @@ from sparselt.data import open_dataset, source_record
 from sparselt.experiments.setting import Setting
 from sparselt.runs.stage import Need, Stage, plain
 from sparselt.training.recipe import Seeds, derive_seed
+
+Found = Callable[[Stage, str], dict[str, Any] | None]
+"""A JSON output of a stage; None where it has not run yet."""
 
 
 class Lab:
@@ -16,11 +20,21 @@ class Lab:
         setting: the protocol, checked.
         device: `cpu` or `cuda`.
         data: a folder of betons to take in place of the setting's own source.
+        found: what finished stages measured, for experiments whose next stage depends on it (see `adaptive`); by
+            default nothing has run yet.
     """
 
-    def __init__(self, setting: Setting, device: str = "cpu", data: Path | None = None):
+    def __init__(
+        self,
+        setting: Setting,
+        device: str = "cpu",
+        data: Path | None = None,
+        found: Found = lambda stage, file: None,
+    ):
         self.setting = setting
         self.device = device
+        self.found = found
+        self._folder = data
         # A level asks twice for the one before it (weights and mask): without a memory that doubles at every level.
         self._masks: dict[tuple[int, int, int], Need] = {}
         count = setting.train_count + setting.test_count
@@ -32,15 +46,23 @@ class Lab:
             spec = {"fingerprint": open_dataset(data).manifest.fingerprint}
             self.dataset = Stage("dataset", spec, label="data set", steps=count, local={"folder": str(data)})
         note = self.dataset.file("dataset.json")
-        self._data: dict[str, Need] = {"dataset": note}
+        self.data: dict[str, Need] = {"dataset": note}
         if setting.engine == "resident":
             resident = Stage("resident", {}, {"dataset": note}, label="pixels", steps=count)
-            self._data["train"] = resident.file("train.safetensors")
-            self._data["test"] = resident.file("test.safetensors")
+            self.data["train"] = resident.file("train.safetensors")
+            self.data["test"] = resident.file("test.safetensors")
+
+    def changed(self, **values: Any) -> "Lab":
+        """The lab of the same setting with other values (`lr`, `batch_size`, …): trainings that agree are shared.
+
+        Raises:
+            SettingError: values that cannot be run.
+        """
+        return Lab(self.setting.changed(**values).check(), self.device, self._folder, self.found)
 
     def dense(self, replicate: int) -> Stage:
         """Level 0: the dense network, from initialization. One training for every rewind step and experiment."""
-        return self._train(self._seeds(replicate, 0), label=f"dense, replicate {replicate}")
+        return self.training(self.seeds(replicate, 0), label=f"dense, replicate {replicate}")
 
     def checkpoint(self, replicate: int, step: int) -> Need:
         """The dense network as it stood at `step`."""
@@ -48,74 +70,133 @@ class Lab:
 
     def mask(self, replicate: int, rewind_step: int, level: int) -> Need:
         """The mask of IMP level `level` ≥ 1: the level before, pruned."""
-        if (replicate, rewind_step, level) in self._masks:
-            return self._masks[replicate, rewind_step, level]
-        setting = self.setting
-        spec: dict[str, Any] = {"fraction": setting.fraction, "scope": setting.scope}
-        before = self.ticket(replicate, rewind_step, level - 1)
-        needs = {"weights": before.file("final.safetensors")}
-        if level > 1:
-            needs["mask"] = self.mask(replicate, rewind_step, level - 1)
-        else:
-            spec |= {"model": setting.model, "classes": setting.classes, "channels": setting.channels}
-        label = f"mask, replicate {replicate}, rewind {rewind_step}, level {level}"
-        mask = Stage("prune", spec, needs, label=label, steps=1).file("mask.safetensors")
-        self._masks[replicate, rewind_step, level] = mask
-        return mask
+        if (replicate, rewind_step, level) not in self._masks:
+            self._masks[replicate, rewind_step, level] = self.pruned(
+                self.ticket(replicate, rewind_step, level - 1),
+                self.mask(replicate, rewind_step, level - 1) if level > 1 else None,
+                f"mask, replicate {replicate}, rewind {rewind_step}, level {level}",
+            )
+        return self._masks[replicate, rewind_step, level]
 
     def ticket(self, replicate: int, rewind_step: int, level: int) -> Stage:
         """IMP with weight rewinding: the network of `level`, rewound to `rewind_step` and trained to the end."""
         if level == 0:
             return self.dense(replicate)
-        return self._rewound(
-            replicate,
-            rewind_step,
-            level,
-            self.mask(replicate, rewind_step, level),
-            f"replicate {replicate}, rewind {rewind_step}, level {level}",
-        )
+        label = f"replicate {replicate}, rewind {rewind_step}, level {level}"
+        return self.rewound(replicate, rewind_step, self.mask(replicate, rewind_step, level), label, level=level)
+
+    def rewound(
+        self, replicate: int, rewind_step: int, mask: Need | None, label: str, *, level: int = 1, copy: int = 0
+    ) -> Stage:
+        """The dense network's weights at `rewind_step`, under any mask, trained to the end.
+
+        Args:
+            mask: None: dense.
+            level: what the data order follows where `reshuffle` is `level`.
+            copy: above 0: the same in another data order, see `seeds`.
+        """
+        seeds = self.seeds(replicate, level, rewind_step, copy=copy)
+        if mask is None and rewind_step == 0:
+            return self.training(seeds, label=label)
+        needs = {"weights": self.checkpoint(replicate, rewind_step)} | ({"mask": mask} if mask else {})
+        if self.setting.rewound_momentum == "restored" and rewind_step > 0:
+            needs["momentum"] = self.dense(replicate).file(f"momentum-{rewind_step}.safetensors")
+        return self.training(seeds, start_step=rewind_step, label=label, **needs)
+
+    def random_mask(self, replicate: int, rewind_step: int, level: int) -> Need:
+        """A random mask of the ticket's layerwise densities."""
+        seed = derive_seed(self.setting.seed, "random mask", replicate, rewind_step, level)
+        like = {"mask": self.mask(replicate, rewind_step, level)}
+        label = f"random mask, replicate {replicate}, level {level}"
+        return Stage("random_mask", {"seed": seed}, like, label=label, steps=1).file("mask.safetensors")
 
     def random_control(self, replicate: int, rewind_step: int, level: int) -> Stage:
         """A random mask of the ticket's layerwise densities, on the ticket's own rewound weights."""
-        seed = derive_seed(self.setting.seed, "random mask", replicate, rewind_step, level)
-        like = {"mask": self.mask(replicate, rewind_step, level)}
-        mask = Stage(
-            "random_mask", {"seed": seed}, like, label=f"random mask, replicate {replicate}, level {level}", steps=1
-        )
+        mask = self.random_mask(replicate, rewind_step, level)
         label = f"random control, replicate {replicate}, level {level}"
-        return self._rewound(replicate, rewind_step, level, mask.file("mask.safetensors"), label)
+        return self.rewound(replicate, rewind_step, mask, label, level=level)
 
     def reinit_control(self, replicate: int, rewind_step: int, level: int) -> Stage:
         """The ticket's mask on a fresh initialization, trained in full: it has no first steps to be rewound to."""
-        seeds = self._seeds(replicate, level, rewind_step, initialization="reinitialization")
+        seeds = self.seeds(replicate, level, rewind_step, initialization="reinitialization")
         label = f"reinitialized control, replicate {replicate}, level {level}"
-        return self._train(seeds, mask=self.mask(replicate, rewind_step, level), label=label)
+        return self.training(seeds, mask=self.mask(replicate, rewind_step, level), label=label)
+
+    def pruned(
+        self,
+        network: Stage,
+        mask: Need | None,
+        label: str,
+        *,
+        fraction: float | None = None,
+        scope: str | None = None,
+    ) -> Need:
+        """The mask that magnitude pruning of a trained network gives; `mask` is its own, None if it is dense.
+
+        `fraction` and `scope` are the setting's unless given.
+        """
+        setting = self.setting
+        spec: dict[str, Any] = {"fraction": fraction or setting.fraction, "scope": scope or setting.scope}
+        needs = {"weights": network.file("final.safetensors")}
+        if mask is None:
+            spec |= {"model": setting.model, "classes": setting.classes, "channels": setting.channels}
+        else:
+            needs["mask"] = mask
+        return Stage("prune", spec, needs, label=label, steps=1).file("mask.safetensors")
 
     def path(self, first: Stage, second: Stage, label: str) -> Stage:
         """Error and loss on the straight line between two trained networks."""
+        points = self.setting.path_points
+        needs = {"first": first.file("final.safetensors"), "second": second.file("final.safetensors")}
+        spec = {"points": points, "batch_norm": "interpolated"}
+        return self.evaluation("path", spec, needs, label, steps=points, output="path.json")
+
+    def evaluation(
+        self,
+        kind: str,
+        spec: Mapping[str, Any],
+        needs: Mapping[str, Need],
+        label: str,
+        *,
+        steps: int,
+        output: str = "values.json",
+    ) -> Stage:
+        """A stage of `kind` that evaluates networks on the setting's data; it gets model, device and data as well.
+
+        Args:
+            steps: networks that it evaluates on the test split, or as much work in that unit.
+        """
         setting = self.setting
-        spec = {
+        common = {
             "model": setting.model,
             "classes": setting.classes,
             "channels": setting.channels,
-            "points": setting.path_points,
-            "batch_norm": "interpolated",
             "precision": setting.precision,
             "threads": setting.threads,
             "device": self.device,
             "engine": setting.engine,
             "eval": self._eval(),
         }
-        needs = {"first": first.file("final.safetensors"), "second": second.file("final.safetensors"), **self._data}
-        return Stage("path", spec, needs, frozenset({"path.json"}), label, steps=setting.path_points)
+        return Stage(kind, {**common, **spec}, {**needs, **self.data}, frozenset({output}), label, steps=steps)
 
-    def _rewound(self, replicate: int, rewind_step: int, level: int, mask: Need, label: str) -> Stage:
-        needs = {"weights": self.checkpoint(replicate, rewind_step), "mask": mask}
-        if self.setting.rewound_momentum == "restored" and rewind_step > 0:
-            needs["momentum"] = self.dense(replicate).file(f"momentum-{rewind_step}.safetensors")
-        return self._train(self._seeds(replicate, level, rewind_step), start_step=rewind_step, label=label, **needs)
+    def training(
+        self,
+        seeds: Seeds,
+        *,
+        start_step: int = 0,
+        label: str,
+        repulsion: float = 0.0,
+        solutions: Sequence[Need] = (),
+        **needs: Need,
+    ) -> Stage:
+        """A training by the setting's recipe, from initialization or from what it needs.
 
-    def _train(self, seeds: Seeds, *, start_step: int = 0, label: str, **needs: Need) -> Stage:
+        Args:
+            start_step: where clock and data position stand at the start.
+            needs: `weights` to start from, `mask`, `momentum`.
+            repulsion, solutions: λ of the repelling loss and the networks that repel, see
+                `sparselt.training.repulsion.Repulsion`.
+        """
         setting = self.setting
         spec = {
             "recipe": plain(setting.recipe),
@@ -128,8 +209,41 @@ class Lab:
             "train": self._augmentation(),
             "eval": self._eval(),
         }
+        if repulsion and solutions:
+            spec["repulsion"] = repulsion
+            needs |= {f"solution_{place}": solution for place, solution in enumerate(solutions)}
         outputs = frozenset({"measurements.json"})
-        return Stage("train", spec, {**self._data, **needs}, outputs, label, steps=setting.steps - start_step)
+        return Stage("train", spec, {**self.data, **needs}, outputs, label, steps=setting.steps - start_step)
+
+    def seeds(
+        self,
+        replicate: int,
+        level: int = 0,
+        rewind_step: int = 0,
+        *,
+        initialization: str = "initialization",
+        copy: int = 0,
+    ) -> Seeds:
+        """The seeds of one training.
+
+        Args:
+            initialization: another word gives other initial weights, of their own at each level.
+            copy: 0 for the setting's own data order and augmentation; k > 0 for the k-th other ones of this replicate,
+                as LMC's copies and siblings have them, which are the same at all levels.
+        """
+        varies: dict[str, tuple[int | str, ...]] = {
+            "never": (),
+            "replicate": (replicate,),
+            "level": (replicate, rewind_step, level) if level else (replicate, 0, 0),
+        }
+        key = ("copy", copy, replicate) if copy else varies[self.setting.reshuffle]
+        seed = self.setting.seed
+        initial = (replicate,) if initialization == "initialization" else (replicate, level)
+        return Seeds(
+            initialization=derive_seed(seed, initialization, *initial),
+            order=derive_seed(seed, "order", *key),
+            augmentation=derive_seed(seed, "augmentation", *key),
+        )
 
     def _augmentation(self) -> dict[str, Any]:
         setting = self.setting
@@ -147,18 +261,3 @@ class Lab:
             "interpolation": setting.eval_interpolation,
             "batch_size": setting.batch_size,
         }
-
-    def _seeds(self, replicate: int, level: int, rewind_step: int = 0, initialization: str = "initialization") -> Seeds:
-        varies: dict[str, tuple[int, ...]] = {
-            "never": (),
-            "replicate": (replicate,),
-            "level": (replicate, rewind_step, level) if level else (replicate, 0, 0),
-        }
-        key = varies[self.setting.reshuffle]
-        seed = self.setting.seed
-        initial = (replicate,) if initialization == "initialization" else (replicate, level)
-        return Seeds(
-            initialization=derive_seed(seed, initialization, *initial),
-            order=derive_seed(seed, "order", *key),
-            augmentation=derive_seed(seed, "augmentation", *key),
-        )

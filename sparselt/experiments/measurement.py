@@ -1,12 +1,15 @@
 """A measurement: a stage whose result is wanted, and where its numbers stand in the table of results."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sparselt.runs.stage import Stage
 
 Read = Callable[[Stage, str], dict[str, Any]]
+
+_TRAINING = ("test_error", "test_loss", "train_loss")
+_PATH = ("barrier", "max_error", "instability", "loss_barrier")
 
 
 @dataclass(frozen=True)
@@ -15,8 +18,11 @@ class Measurement:
 
     Args:
         experiment, variant, replicate, rewind_step, level, to_level: the row's columns; None is an empty cell.
-        stage: a training, or the path between two trainings.
-        network: the training whose density the rows state; None if it is `stage` itself.
+        stage: a training, the path between two trainings, or any stage that writes `values.json`: a list of numbers,
+            each with its metric and, where it differs, level, to_level, density, position and position_2.
+        network: the training whose density the rows state, where the stage's own numbers do not; None if it is `stage`
+            itself.
+        condition: what else sets these rows apart, as `name=value`, several with spaces between: `batch_size=256`.
     """
 
     experiment: str
@@ -27,6 +33,7 @@ class Measurement:
     stage: Stage
     to_level: int | None = None
     network: Stage | None = None
+    condition: str = ""
 
     @property
     def stages(self) -> list[Stage]:
@@ -35,30 +42,31 @@ class Measurement:
 
     def rows(self, read: Read) -> Iterator[dict[str, Any]]:
         """The rows, without setting and scale; `read` returns a JSON output of a finished stage."""
-        density = read(self.network or self.stage, "measurements.json")["density"]
+        place = {
+            "experiment": self.experiment,
+            "variant": self.variant,
+            "replicate": self.replicate,
+            "rewind_step": self.rewind_step,
+            "level": self.level,
+            "to_level": self.to_level,
+            "condition": self.condition,
+        }
+        if self.network is not None or self.stage.kind == "train":
+            place["density"] = read(self.network or self.stage, "measurements.json")["density"]
+        for value in _values(self.stage, read):
+            yield place | value
 
-        def row(metric: str, value: float, position: float | None = None) -> dict[str, Any]:
-            return {
-                "experiment": self.experiment,
-                "variant": self.variant,
-                "replicate": self.replicate,
-                "rewind_step": self.rewind_step,
-                "level": self.level,
-                "density": density,
-                "metric": metric,
-                "value": value,
-                "to_level": self.to_level,
-                "position": position,
-            }
 
-        if self.stage.kind == "path":
-            path = read(self.stage, "path.json")
-            for position, error, loss in zip(path["positions"], path["errors"], path["losses"], strict=True):
-                yield row("path_error", error, position)
-                yield row("path_loss", loss, position)
-            yield row("barrier", path["barrier"])
-            yield row("max_error", path["max_error"])
-            return
-        measured = read(self.stage, "measurements.json")
-        for metric in ("test_error", "test_loss", "train_loss"):
-            yield row(metric, measured[metric])
+def _values(stage: Stage, read: Read) -> Iterator[Mapping[str, Any]]:
+    """The numbers of a finished stage, each with its metric and what of its place it knows itself."""
+    if stage.kind == "train":
+        measured = read(stage, "measurements.json")
+        yield from ({"metric": metric, "value": measured[metric]} for metric in _TRAINING)
+    elif stage.kind == "path":
+        path = read(stage, "path.json")
+        for position, error, loss in zip(path["positions"], path["errors"], path["losses"], strict=True):
+            yield {"metric": "path_error", "value": error, "position": position}
+            yield {"metric": "path_loss", "value": loss, "position": position}
+        yield from ({"metric": metric, "value": path[metric]} for metric in _PATH if metric in path)
+    else:
+        yield from read(stage, "values.json")["values"]

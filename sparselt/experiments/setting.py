@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from sparselt.data import CIFAR10, MNIST, Digits, SyntheticImages
 from sparselt.errors import SettingError
+from sparselt.experiments.grids import STEPS, Grids
 from sparselt.models import check_model
 from sparselt.models.initialization import Initialization, NormScale
 from sparselt.pruning import check_fraction
@@ -20,7 +21,8 @@ _LARGEST_SIDE = 4096
 _MOST_POINTS = 1001
 # Below one weight of the largest network here (25.5 million).
 _NOTHING_LEFT = 1e-8
-_FIXED = {"name", "scale", "title", "paper", "source", "sources"}
+_FIXED = {"name", "scale", "title", "paper", "source", "sources", "grids", "main"}
+_STEPS = {"steps", "rewind_steps", "milestones", "warmup_steps", "control_rewind_step", *STEPS}
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Setting:
         control_rewind_step: the rewind step whose masks the controls take.
         path_points: points on each linear path, both ends included.
         seed: everything random follows from it.
+        grids: what the experiments vary; its fields are set like the setting's own.
+        main: values of the setting and its grids under which `--experiments main` shows each paper's main finding.
         sources: field name to where its number comes from.
     """
 
@@ -95,12 +99,15 @@ class Setting:
     techniques: Literal["none", "mild"] = "none"
     micro_batches: int = 1
     rewound_momentum: Literal["zero", "restored"] = "zero"
+    compile: bool = False
     fraction: float = 0.2
     scope: Literal["global", "layerwise"] = "global"
     reshuffle: Literal["never", "replicate", "level"] = "replicate"
     path_points: int = 11
     dense_replicates: int = 0
     seed: int = 0
+    grids: Grids = field(default_factory=Grids)
+    main: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -172,7 +179,7 @@ class Setting:
         if self.control_rewind_step not in self.rewind_steps:
             return dataclasses.replace(self, control_rewind_step=max(self.rewind_steps)).check()
         levels = tuple(level for level in self.control_levels if 1 <= level <= self.levels)
-        return dataclasses.replace(self, control_levels=levels)
+        return dataclasses.replace(self, control_levels=levels, grids=self.grids.check(self.steps))
 
     def _check_schedule(self) -> None:
         ascending = list(self.milestones) == sorted(set(self.milestones))
@@ -185,23 +192,31 @@ class Setting:
             raise SettingError(f"warmup_steps is {self.warmup_steps}; expected less than the {self.steps} steps")
 
     def with_values(self, assignments: Iterable[str]) -> "Setting":
-        """The setting with fields replaced, each given as `name=value`; steps may be written `500it` or `4ep`.
+        """The setting with fields replaced, of itself or its grids, each given as `name=value`; steps may be written
+        `500it` or `4ep`.
 
         Raises:
             SettingError: an unknown name (the nearest are offered) or a value of another type.
         """
         values: dict[str, Any] = {}
-        fields = {f.name: f.type for f in dataclasses.fields(self) if f.name not in _FIXED}
+        own = (*dataclasses.fields(self), *dataclasses.fields(self.grids))
+        kinds = {f.name: f.type for f in own if f.name not in _FIXED}
         for assignment in assignments:
             name, equals, text = assignment.partition("=")
             if not equals:
                 raise SettingError(f"--set {assignment!r} is not understood; expected name=value, such as lr=0.1")
-            if name not in fields:
-                raise SettingError(f"--set: setting {self.name} has no value {name!r}{nearest(name, fields)}")
+            if name not in kinds:
+                raise SettingError(f"--set: setting {self.name} has no value {name!r}{nearest(name, kinds)}")
             if name in values:
                 raise SettingError(f"--set {name} is given twice; expected one value")
-            values[name] = _parse(name, text, fields[name], values.get("batch_size", self.batch_size), self.train_count)
-        return dataclasses.replace(self, **values)
+            values[name] = _parse(name, text, kinds[name], values.get("batch_size", self.batch_size), self.train_count)
+        return self.changed(**values)
+
+    def changed(self, **values: Any) -> "Setting":
+        """The setting with fields replaced, of itself or its grids."""
+        names = {f.name for f in dataclasses.fields(Grids)}
+        grids = dataclasses.replace(self.grids, **{name: value for name, value in values.items() if name in names})
+        return dataclasses.replace(self, grids=grids, **{n: value for n, value in values.items() if n not in names})
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -215,22 +230,24 @@ def _parse(name: str, text: str, kind: Any, batch_size: int, train_count: int) -
     def step(part: str) -> int:
         return parse_step(part, max(1, train_count // max(1, batch_size)))
 
-    steps = {"steps", "rewind_steps", "milestones", "warmup_steps", "control_rewind_step"}
     try:
         if get_origin(kind) is tuple:
-            parts = [part for part in text.strip("()[] ").split(",") if part.strip()]
-            return tuple(step(part) if name in steps else int(part) for part in parts)
+            parts = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
+            return tuple(step(part) if name in _STEPS else get_args(kind)[0](part) for part in parts)
         if get_origin(kind) is Literal:
             return _choice(name, text, get_args(kind))
         if kind is bool:
             return {"true": True, "false": False}[_choice(name, text.lower(), ("true", "false"))]
-        if name in steps:
+        if name in _STEPS:
             return step(text)
         return kind(text)
     except SettingError as error:
         raise SettingError(f"--set {name}={text}: {error}") from error
     except ValueError as error:
-        expected = {int: "a whole number", float: "a number"}.get(kind, "whole numbers with commas between")
+        several = (
+            "numbers with commas between" if get_args(kind)[:1] == (float,) else "whole numbers with commas between"
+        )
+        expected = {int: "a whole number", float: "a number"}.get(kind, several)
         raise SettingError(f"--set {name}={text}: expected {expected}") from error
 
 

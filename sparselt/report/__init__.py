@@ -28,18 +28,17 @@ def write_report(folder: str | Path) -> Path:
     except OSError as error:
         raise StoreError(f"{figures} cannot be made: {error.strerror}.") from None
     html = run.folder / "report.html"
-    write_text(html, page(run, save_figures(figures, run.rows)))
+    write_text(html, page(run, save_figures(figures, run.data)))
     return html
 
 
 def console_summary(folder: str | Path, console: "Console") -> None:
     """Print the table of a run, as wide as the console allows, and where its files are."""
     from sparselt.report.run import read_run
-    from sparselt.report.summary import summary
     from sparselt.report.tables import control_table, level_tables, table_notes
 
     run = read_run(folder)
-    levels = summary(run.rows)
+    levels = run.data.levels
     for table in [*level_tables(levels, console.width), control_table(levels)]:
         if table is not None:
             console.print(table)

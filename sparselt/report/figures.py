@@ -7,8 +7,9 @@ matplotlibrc left out. Equal numbers give equal bytes.
 import io
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +26,11 @@ from sparselt.report.drawing import (
     ticks,
 )
 from sparselt.report.results import Row, write_bytes
-from sparselt.report.summary import LevelSummary, Statistic, Summary, summary
+from sparselt.report.section import Data, Drawing
+from sparselt.report.sections import SECTIONS
+from sparselt.report.summary import NEAR_ZERO_BARRIER, LevelSummary, Statistic, Summary, is_core
 from sparselt.report.tables import CONTROLS
-from sparselt.report.wording import percent
+from sparselt.report.wording import percent, points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,33 +38,70 @@ if TYPE_CHECKING:
 
 _MARKERS = ("o", "s", "D", "v", "P", "*")
 _CONTROL_MARKERS = {"random": "x", "reinit": "+"}
+_CAPTIONS = {
+    "error_against_density": (
+        "Test error against weights remaining",
+        "After Fig. 5 of Unmasking. Mean and standard deviation over replicates, a line for each rewind step, controls "
+        "in grey. Grey line: the dense mean; grey band: up to ε above it. A mean in the band, or below, matches.",
+    ),
+    "error_along_path": (
+        "Test error along the path through the levels",
+        "After Fig. 2 of Unmasking, left (and, enlarged, middle). The straight lines from the solution of each level "
+        "to that of the next, all parameters interpolated. Thin: replicates; thick: their mean.",
+    ),
+    "barriers": (
+        "Error barriers between successive levels",
+        "The barrier of Unmasking, Def. A.1, at each line of the path above: how far the error rises over the straight "
+        "line between the errors of its ends. Lines: means; short dashes: replicates. Dashed line: the "
+        f"{points(NEAR_ZERO_BARRIER, 0)} points below which Linear Mode Connectivity (Frankle et al. 2020) speaks of "
+        "stability.",
+    ),
+}
 
 
-def save_figures(folder: Path, rows: Sequence[Row]) -> dict[str, str]:
-    """Draw every figure the rows allow into `<folder>/<name>.png` and `.svg`; the SVG text by name.
+@dataclass(frozen=True)
+class Drawn:
+    """A drawing as it was saved: the text of its SVG file, heading and caption."""
 
-    The names are error_against_density, error_along_path, barriers. Each file is written under a temporary name first.
+    svg: str
+    heading: str
+    caption: str
+
+
+def save_figures(folder: Path, data: Data) -> dict[str, dict[str, Drawn]]:
+    """Draw every figure the rows allow into `<folder>/<name>.png` and `.svg`; what was drawn, by experiment and name.
+
+    Each file is written under a temporary name first.
     """
     import matplotlib
 
-    levels, drawn = summary(rows), {}
+    drawn: dict[str, dict[str, Drawn]] = {}
     with _style(matplotlib):
-        figures = {
-            "error_against_density": error_against_density(levels),
-            "error_along_path": error_along_path(rows, levels),
-            "barriers": barriers(rows, levels),
-        }
-        for name, figure in figures.items():
-            if figure is None:
-                continue
-            image, drawing = io.BytesIO(), io.BytesIO()
-            # Software, Date and Creator would make the bytes depend on the day and the version.
-            figure.savefig(image, format="png", dpi=160, metadata={"Software": None})
-            figure.savefig(drawing, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-            write_bytes(folder / f"{name}.png", image.getvalue())
-            write_bytes(folder / f"{name}.svg", drawing.getvalue())
-            drawn[name] = drawing.getvalue().decode("utf-8")
+        for experiment, drawings in _drawings(data):
+            for name, drawing in drawings.items():
+                image, text = io.BytesIO(), io.BytesIO()
+                # Software, Date and Creator would make the bytes depend on the day and the version.
+                drawing.figure.savefig(image, format="png", dpi=160, metadata={"Software": None})
+                metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+                drawing.figure.savefig(text, format="svg", metadata=metadata)
+                write_bytes(folder / f"{name}.png", image.getvalue())
+                write_bytes(folder / f"{name}.svg", text.getvalue())
+                svg = text.getvalue().decode("utf-8")
+                drawn.setdefault(experiment, {})[name] = Drawn(svg, drawing.heading, drawing.caption)
     return drawn
+
+
+def _drawings(data: Data) -> Iterator[tuple[str, dict[str, Drawing]]]:
+    """The drawings of each experiment; those of IMP and its connectivity come first, under `imp`."""
+    figures = {
+        "error_against_density": error_against_density(data.levels),
+        "error_along_path": error_along_path(data.rows, data.levels),
+        "barriers": barriers(data.rows, data.levels),
+    }
+    yield "imp", {name: Drawing(figure, *_CAPTIONS[name]) for name, figure in figures.items() if figure is not None}
+    for experiment, section in SECTIONS.items():
+        if data.select(experiment=experiment):
+            yield experiment, section.drawings(data)
 
 
 def error_against_density(levels: Summary) -> "Figure | None":
@@ -103,7 +143,7 @@ def error_along_path(rows: Iterable[Row], levels: Summary) -> "Figure | None":
     """Unmasking Fig. 2, left and middle: test error along the piecewise linear path through the levels' solutions."""
     paths: dict[int, dict[int, dict[float, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        if row.metric == "path_error" and row.variant == "imp" and math.isfinite(row.value):
+        if row.metric == "path_error" and is_core(row) and row.variant == "imp" and math.isfinite(row.value):
             paths[row.rewind_step][row.replicate][row.level + row.position] = 100 * row.value
     if not paths:
         return None
@@ -139,7 +179,7 @@ def barriers(rows: Iterable[Row], levels: Summary) -> "Figure | None":
     """The error barrier between successive levels (Unmasking, Def. A.1): replicates and mean, by rewind step."""
     values = defaultdict(list)
     for row in rows:
-        if row.metric == "barrier" and row.variant == "imp" and row.to_level == row.level + 1:
+        if row.metric == "barrier" and is_core(row) and row.variant == "imp" and row.to_level == row.level + 1:
             values[row.rewind_step, row.level].append(row.value)
     means = {key: 100 * Statistic.of(group).mean for key, group in sorted(values.items())}
     means = {key: mean for key, mean in means.items() if math.isfinite(mean)}

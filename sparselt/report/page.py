@@ -5,54 +5,41 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from sparselt.report.claims import claims, claims_table
 from sparselt.report.drawing import COLOURS, GREY, INK
+from sparselt.report.figures import Drawn
 from sparselt.report.findings import agreements, findings
 from sparselt.report.page_style import STYLE
 from sparselt.report.run import Cost, Run, costs
-from sparselt.report.summary import NEAR_ZERO_BARRIER, Summary, summary
+from sparselt.report.section import Data
+from sparselt.report.sections import SECTIONS
+from sparselt.report.summary import Summary
 from sparselt.report.tables import html_tables
-from sparselt.report.wording import count, duration, listing, points
+from sparselt.report.wording import count, duration, listing
 
 UNMASKING = (
     "Paul, Chen, Larsen, Frankle, Ganguli and Dziugaite, Unmasking the Lottery Ticket Hypothesis: "
     "Efficient Adaptive Pruning for Finding Winning Tickets, 2022"
 )
 
-_CAPTIONS = {
-    "error_against_density": (
-        "Test error against weights remaining",
-        "After Fig. 5 of Unmasking. Mean and standard deviation over replicates, a line for each rewind step, controls "
-        "in grey. Grey line: the dense mean; grey band: up to ε above it. A mean in the band, or below, matches.",
-    ),
-    "error_along_path": (
-        "Test error along the path through the levels",
-        "After Fig. 2 of Unmasking, left (and, enlarged, middle). The straight lines from the solution of each level "
-        "to that of the next, all parameters interpolated. Thin: replicates; thick: their mean.",
-    ),
-    "barriers": (
-        "Error barriers between successive levels",
-        "The barrier of Unmasking, Def. A.1, at each line of the path above: how far the error rises over the straight "
-        "line between the errors of its ends. Lines: means; short dashes: replicates. Dashed line: the "
-        f"{points(NEAR_ZERO_BARRIER, 0)} points below which Linear Mode Connectivity (Frankle et al. 2020) speaks of "
-        "stability.",
-    ),
-}
 
-
-def page(run: Run, drawings: Mapping[str, str]) -> str:
-    """The HTML of a run; `drawings` holds the text of an SVG file for each name in figures.save_figures."""
-    record, levels = run.record, summary(run.rows)
+def page(run: Run, drawings: Mapping[str, Mapping[str, Drawn]]) -> str:
+    """The HTML of a run; `drawings` is what figures.save_figures returned."""
+    record, data = run.record, run.data
+    levels, core = data.levels, drawings.get("imp", {})
     title = record["title"]
     parts = [
         f"<h1>{escape(title)}</h1>",
         _notice(record),
         f"<p>{escape(_statement(record))}</p>",
         _shows(record, levels),
+        claims_table(claims(data)),
         "<h2>Figures</h2>",
-        *(_figure(name, drawing) for name, drawing in drawings.items()),
-        "" if drawings else "<p>The results hold nothing that a figure could show.</p>",
+        *(_figure(name, drawing) for name, drawing in core.items()),
+        "" if core else "<p>The results hold nothing that a figure could show.</p>",
         "<h2>Every level</h2>",
         html_tables(levels),
+        *(_section(name, data, drawings.get(name, {})) for name in SECTIONS),
         _protocol(record),
         _cost(run),
         _record(run),
@@ -130,11 +117,23 @@ def _agreement(levels: Summary) -> str:
     return _table(("rewound to", *names), lines) + f'<p class="note">{note}</p>'
 
 
-def _figure(name: str, drawing: str) -> str:
-    heading, caption = _CAPTIONS[name]
+def _section(name: str, data: Data, drawings: Mapping[str, Drawn]) -> str:
+    """An experiment of its own: what it shows, and its figures."""
+    if not data.select(experiment=name):
+        return ""
+    items = "\n".join(f"<li>{escape(text)}</li>" for text in SECTIONS[name].findings(data))
+    figures = "\n".join(_figure(*drawing) for drawing in drawings.items())
     return (
-        f'<figure id="{name}">\n{_inline(name, drawing, heading)}\n'
-        f"<figcaption><strong>{escape(heading)}.</strong> {escape(caption)}</figcaption>\n</figure>"
+        f'<h2 id="{name}">{escape(SECTIONS[name].title)}</h2>\n'
+        + (f"<ul>\n{items}\n</ul>\n" if items else "")
+        + figures
+    )
+
+
+def _figure(name: str, drawing: Drawn) -> str:
+    return (
+        f'<figure id="{name}">\n{_inline(name, drawing.svg, drawing.heading)}\n'
+        f"<figcaption><strong>{escape(drawing.heading)}.</strong> {escape(drawing.caption)}</figcaption>\n</figure>"
     )
 
 
@@ -188,8 +187,7 @@ def _record(run: Run) -> str:
     )
     names = ("results.csv", "results.json", "ledger.csv", "record.json", "figures")
     links = ", ".join(f'<a href="{name}">{name}</a>' for name in names if (run.folder / name).exists())
-    drawn = ("imp", "connectivity")
-    others = sorted({row.experiment for row in run.rows} - set(drawn))
+    others = sorted({row.experiment for row in run.rows} - {"imp", "connectivity", *SECTIONS})
     more = (
         f"<p>results.csv also holds {escape(listing(others))}, which this page does not draw.</p>\n" if others else ""
     )

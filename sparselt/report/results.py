@@ -13,13 +13,14 @@ from sparselt.errors import StoreError
 
 COLUMNS = (
     *("setting", "scale", "experiment", "variant", "replicate", "rewind_step"),
-    *("level", "density", "metric", "value", "to_level", "position"),
+    *("level", "density", "metric", "value", "to_level", "position", "position_2", "condition"),
 )
 """The columns of results.csv, in order."""
 
-_TEXT = ("setting", "scale", "experiment", "variant", "metric")
-_OPTIONAL = ("rewind_step", "to_level", "position")
+_TEXT = ("setting", "scale", "experiment", "variant", "metric", "condition")
+_OPTIONAL = ("rewind_step", "to_level", "position", "position_2")
 _FRACTIONS = ("test_error", "train_error", "path_error", "max_error", "barrier")
+_ON_A_PATH = ("path_error", "path_loss")  # whose position is a share of the way
 _FIRST = {name: place for place, name in enumerate(("imp", "connectivity", "dense", "random", "reinit"))}
 
 
@@ -28,7 +29,9 @@ class Row:
     """One measurement. Errors and barriers are fractions in [0, 1]; None is an empty cell, which means not applicable.
 
     A path measurement runs from `level` (position 0) to `to_level` (position 1); `density` is that of `level`. A value
-    that is not finite says that the training, or the network at that point of the path, diverged.
+    that is not finite says that the training, or the network at that point of the path, diverged. In other
+    measurements the positions are what their experiment says: a point of a plane, the middle of a histogram's bin.
+    `condition` is what else sets a row apart, as `batch_size=256`; empty where nothing does.
     """
 
     setting: str
@@ -43,6 +46,8 @@ class Row:
     value: float
     to_level: int | None = None
     position: float | None = None
+    position_2: float | None = None
+    condition: str = ""
 
     @property
     def key(self) -> tuple:
@@ -141,7 +146,7 @@ def _parse(cells: Mapping, place: str) -> Row:
     values = {field.name: _value(field.name, cells.get(field.name), place) for field in fields(Row)}
     if not 0 < values["density"] <= 1:
         raise StoreError(f"{place}: density {values['density']} is outside (0, 1].")
-    if values["position"] is not None and not 0 <= values["position"] <= 1:
+    if values["metric"] in _ON_A_PATH and values["position"] is not None and not 0 <= values["position"] <= 1:
         raise StoreError(f"{place}: position {values['position']} is outside [0, 1].")
     for name in ("replicate", "rewind_step", "level", "to_level"):
         if (values[name] or 0) < 0:
@@ -155,10 +160,12 @@ def _value(name: str, cell: object, place: str) -> str | int | float | None:
     if cell is None or cell == "":
         if name in _OPTIONAL:
             return None
+        if name == "condition":
+            return ""
         raise StoreError(f"{place}: {name} is empty; expected a value.")
     if name in _TEXT:
         return str(cell)
-    kind = float if name in ("density", "value", "position") else int
+    kind = float if name in ("density", "value", "position", "position_2") else int
     try:
         number = kind(cell)
     except (TypeError, ValueError, OverflowError):
@@ -173,8 +180,9 @@ def _order(row: Row) -> tuple:
     """Training before paths, the dense network before its tickets, both before their controls; then by numbers."""
     names = tuple((_FIRST.get(name, len(_FIRST)), name) for name in (row.experiment, row.variant))
     numbers = (row.rewind_step, row.replicate, row.level, row.to_level)
-    position = -1.0 if row.position is None else row.position
-    return (row.setting, row.scale, names, *(-1 if n is None else n for n in numbers), row.metric, position)
+    positions = (-math.inf if place is None else place for place in (row.position, row.position_2))
+    numbers = (-1 if number is None else number for number in numbers)
+    return (row.setting, row.scale, names, row.condition, *numbers, row.metric, *positions)
 
 
 def _cell(value: object) -> str:

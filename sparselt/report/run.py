@@ -7,11 +7,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 from sparselt.errors import StoreError
 from sparselt.report.results import Row, read_results, read_text
+from sparselt.report.section import Data
 from sparselt.runs.ledger import Entry
 
 _STATUSES = get_args(get_type_hints(Entry)["status"])
@@ -44,6 +46,11 @@ class Run:
     rows: tuple[Row, ...]
     record: Mapping
     ledger: tuple[Entry, ...] | None
+
+    @cached_property
+    def data(self) -> Data:
+        """What the sections of the report are made from."""
+        return Data(self.rows, self.record, self.ledger or ())
 
 
 def read_run(folder: str | Path) -> Run:

@@ -87,10 +87,15 @@ class Summary:
         return tuple(entry for entry in chosen if rewind_step is None or entry.rewind_step == rewind_step)
 
 
+def is_core(row: Row) -> bool:
+    """Whether a row is of IMP, its controls, or the lines between levels, all at the setting's own values."""
+    return row.experiment in ("imp", "connectivity") and not row.condition
+
+
 def summary(rows: Iterable[Row]) -> Summary:
     """Summarize the rows of one run: per variant, rewind step and level, in ascending order."""
     errors, densities, barriers = defaultdict(list), {}, defaultdict(list)
-    for row in rows:
+    for row in filter(is_core, rows):
         if row.metric == "test_error" and row.to_level is None:
             errors[row.variant, row.rewind_step, row.level].append(row.value)
             densities.setdefault((row.variant, row.rewind_step, row.level), row.density)

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparselt.runs.executor import Workers
+from sparselt.runs.kinds import KINDS
 from sparselt.runs.plan import Plan
 from sparselt.runs.specs import recipe_from_spec
 from sparselt.runs.stage import Stage, plain
 from sparselt.runs.store import Store
 
 # What of a spec decides the cost of a unit: one store holds the stages of several settings.
-_COST_FOLLOWS = {"train": ("recipe", "device", "train"), "path": ("model", "device", "engine", "eval")}
+_COST_FOLLOWS = {"steps": ("recipe", "device", "train"), "points": ("model", "device", "engine", "eval")}
 _TIMED_STEPS = 12
 _CUDA_BATCH = 256
 _CPU_PIXELS = 10 * 224 * 224
@@ -59,16 +60,17 @@ def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Work
     training = plan.trainings()[0]
     examples = {stage.kind: stage for stage in plan.stages}
     known = {kind: cost for kind, stage in examples.items() if (cost := _known(store, stage)) is not None}
-    if "train" in known:
+    if all(kind in known for kind in examples if KINDS[kind].counts in _COST_FOLLOWS):
         return Speed(known, "what equal stages cost before")
     step, image = workers.submit(_measure, dict(training.spec), size).result()
-    measured = {"train": step, "path": image * test_count}
-    return Speed(measured, "a few timed steps, without reading data")
+    unit = {"steps": step, "points": image * test_count}
+    measured = {kind: unit.get(KINDS[kind].counts, 0.0) for kind in examples}
+    return Speed(measured | known, "a few timed steps, without reading data")
 
 
 def _known(store: Store, stage: Stage) -> float | None:
     """Median seconds a unit of the finished stages that cost what this one will; None if there is none."""
-    alike = _COST_FOLLOWS.get(stage.kind, ())
+    alike = _COST_FOLLOWS.get(KINDS[stage.kind].counts, ())
     costs = []
     for path in (store.root / stage.kind).glob("*/stage.json"):
         try:

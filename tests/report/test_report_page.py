@@ -207,7 +207,7 @@ def spoil_results(folder):
         (spoil_record, r"record.json: 'title' is None; expected a str"),
         (spoil_scale, r"holds invented at scale paper, record.json invented at scale smoke"),
         (spoil_ledger, r"ledger.csv, line 7: steps or seconds is not a number"),
-        (spoil_results, r"results.csv, line \d+: 2 cells; expected 12"),
+        (spoil_results, r"results.csv, line \d+: 2 cells; expected 14"),
     ],
 )
 def test_malformed_run_is_refused_and_nothing_is_written(tmp_path, invent, spoil, says):

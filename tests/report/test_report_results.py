@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sparselt.errors import SparseltError
 from sparselt.report.results import COLUMNS, read_results, write_results
 
-GOOD = "digits,paper,imp,imp,0,60,1,0.8,test_error,0.02,,"
+GOOD = "digits,paper,imp,imp,0,60,1,0.8,test_error,0.02,,,,"
 
 
 def write_lines(folder, *lines):
@@ -57,7 +57,7 @@ def test_json_holds_the_record_and_the_rows_of_the_table(tmp_path, invent):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        (GOOD.replace("0.02,,", "0.02,"), "11 cells; expected 12"),
+        (GOOD.replace("0.02,,", "0.02,"), "13 cells; expected 14"),
         (GOOD.replace("0.02", "two"), "value is 'two'; expected a number"),
         (GOOD.replace("0.02", ""), "value is empty"),
         (GOOD.replace("0.02", "2.0"), "test_error 2.0 is outside [0, 1]"),
@@ -65,7 +65,7 @@ def test_json_holds_the_record_and_the_rows_of_the_table(tmp_path, invent):
         (GOOD.replace(",60,1,", ",60,-1,"), "level -1 is negative"),
         (GOOD.replace("0.8", "80"), "density 80.0 is outside (0, 1]"),
         (GOOD.replace("0.8", "nan"), "density nan is outside (0, 1]"),
-        (GOOD + "1.5", "position 1.5 is outside [0, 1]"),
+        (GOOD.replace("test_error,0.02,,,,", "path_error,0.02,2,1.5,,"), "position 1.5 is outside [0, 1]"),
         (GOOD.replace("digits", ""), "setting is empty"),
         (GOOD.replace("test_error", "test_loss"), "measured a second time"),
         ('"' + GOOD, "expected comma-separated values"),

@@ -1,0 +1,34 @@
+"""What an experiment is: measurements of a lab, and whether a setting can run it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from sparselt.experiments.lab import Lab
+from sparselt.experiments.measurement import Measurement
+from sparselt.experiments.setting import Setting
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A thin driver.
+
+    Args:
+        measure: yields the measurements of a lab. Where the next stage depends on what an earlier one measured, it
+            asks `lab.found`, and yields what can be planned so far; it is asked again once that has run.
+        paper: authors and year.
+        why_not: why a setting cannot run it, as the end of a sentence; empty if it can.
+    """
+
+    measure: Callable[[Lab], Iterator[Measurement]]
+    paper: str
+    why_not: Callable[[Setting], str] = lambda setting: ""
+
+    def __call__(self, lab: Lab) -> Iterator[Measurement]:
+        """The measurements; those of a setting that cannot run it are none."""
+        if not self.why_not(lab.setting):
+            yield from self.measure(lab)
+
+    @property
+    def title(self) -> str:
+        """The first line of the driver's docstring."""
+        return (self.measure.__doc__ or "").strip().splitlines()[0]

@@ -1,0 +1,138 @@
+"""What the experiments vary beside the protocol itself: one frozen value, part of a setting."""
+
+import math
+from dataclasses import dataclass, fields
+
+from sparselt.errors import SettingError
+
+VARIANTS = ("random", "reinit", "shuffled", "one_shot", "layerwise", "lr_rewinding", "fine_tuning")
+"""What `imp` compares with IMP by weight rewinding, see `sparselt.experiments.imp`."""
+
+RATES = ("standard", "low", "warmup")
+"""Learning rates that `stability` compares, see `sparselt.experiments.stability`."""
+
+
+@dataclass(frozen=True)
+class Grids:
+    """The conditions of each experiment. An experiment whose grid is empty does not apply to the setting.
+
+    Args:
+        variants: of `imp`, see `VARIANTS`.
+        heat_map: `connectivity` evaluates the lines between all pairs of levels at the last rewind step, not only
+            between successive ones.
+        instability_levels: `connectivity` trains a second copy, in another data order, of these levels from each
+            rewind step.
+        landscape_levels: L of the planes through w(L), its projection and w(L+1), at the first and last rewind step.
+        landscape_points: points on each side of a plane's grid.
+        landscape_replicates: replicates that planes are drawn for.
+        adaptive_density: weights remaining at which `adaptive` and the fixed schedule stop; 0: not run.
+        adaptive_rewind_step: rewind step of `adaptive`.
+        adaptive_images: training images of its searches, a random subsample; 0: all of them.
+        sibling_pretraining: steps of pretraining that siblings share.
+        sibling_counts: how many siblings' masks are combined.
+        sibling_densities: weights remaining of the combined masks.
+        sibling_retrained: of `sibling_pretraining`, the steps whose combined masks are retrained.
+        sibling_levels: prunings by which each sibling reaches a density: 1, one-shot, or more, iteratively.
+        stability_levels: levels at which distances are measured.
+        stability_rewind_steps: rewind steps of those.
+        stability_rates: see `RATES`; those beside `standard` rewind to step 0.
+        low_lr: learning rate of the rate `low`, and the peak of `warmup`'s where `warmup_lr` is 0.
+        warmup_lr, warmup_lr_steps: peak of the rate `warmup`, and the steps over which it is reached.
+        init_lr: learning rate of `rewind_to_init`.
+        init_batch_sizes: batch sizes of `rewind_to_init`, at equal epochs.
+        init_warmup_steps: warm-ups of it, at the setting's own batch size and learning rate.
+        init_levels: levels of it.
+        repulsion_strengths: λ of the repelling (above 0) or attracting (below 0) loss.
+        repulsion_levels: levels under it.
+        flatness_levels: levels at which the Hessian's spectrum is taken.
+        flatness_images: training images that it is taken on.
+        flatness_eigenvalues: largest eigenvalues taken.
+        perturbation_scales: norms of perturbations of the rewound network, over that of the pruning projection.
+    """
+
+    variants: tuple[str, ...] = ("random", "reinit")
+    heat_map: bool = True
+    instability_levels: tuple[int, ...] = ()
+    landscape_levels: tuple[int, ...] = ()
+    landscape_points: int = 51
+    landscape_replicates: int = 1
+    adaptive_density: float = 0.0
+    adaptive_rewind_step: int = 0
+    adaptive_images: int = 0
+    sibling_pretraining: tuple[int, ...] = ()
+    sibling_counts: tuple[int, ...] = (2,)
+    sibling_densities: tuple[float, ...] = (0.2,)
+    sibling_retrained: tuple[int, ...] = ()
+    sibling_levels: tuple[int, ...] = (1,)
+    stability_levels: tuple[int, ...] = ()
+    stability_rewind_steps: tuple[int, ...] = ()
+    stability_rates: tuple[str, ...] = ("standard",)
+    low_lr: float = 0.0
+    warmup_lr: float = 0.0
+    warmup_lr_steps: int = 0
+    init_lr: float = 0.0
+    init_batch_sizes: tuple[int, ...] = ()
+    init_warmup_steps: tuple[int, ...] = ()
+    init_levels: int = 0
+    repulsion_strengths: tuple[float, ...] = ()
+    repulsion_levels: int = 0
+    flatness_levels: tuple[int, ...] = ()
+    flatness_images: int = 512
+    flatness_eigenvalues: int = 5
+    perturbation_scales: tuple[float, ...] = ()
+
+    def check(self, steps: int) -> "Grids":
+        """The grids themselves.
+
+        Args:
+            steps: of a training.
+
+        Raises:
+            SettingError: a value that cannot be run, named.
+        """
+        for name, choices in (("variants", VARIANTS), ("stability_rates", RATES)):
+            for value in getattr(self, name):
+                if value not in choices:
+                    raise SettingError(f"{name} holds {value!r}; expected some of {', '.join(choices)}")
+        for name in _POSITIVE:
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name} is {getattr(self, name)}; expected at least 1")
+        for name in _RATES_AND_SHARES:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SettingError(f"{name} is {getattr(self, name)}; expected zero or more")
+        if self.adaptive_density >= 1:
+            raise SettingError(f"adaptive_density is {self.adaptive_density}; expected less than 1, such as 0.09")
+        if any(not 0 < density < 1 for density in self.sibling_densities):
+            raise SettingError(f"sibling_densities {list(self.sibling_densities)} are not all between 0 and 1")
+        if any(not 2 <= count <= 64 for count in self.sibling_counts):
+            raise SettingError(f"sibling_counts {list(self.sibling_counts)} are not all from 2 to 64")
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, tuple):
+                if len(set(value)) < len(value):
+                    raise SettingError(f"{name} {list(value)} names a value twice")
+                if name not in ("repulsion_strengths", *_TEXTS) and any(item < 0 for item in value):
+                    raise SettingError(f"{name} {list(value)} holds a negative number")
+        for name in STEPS:
+            value = getattr(self, name)
+            for step in value if isinstance(value, tuple) else (value,):
+                if step >= steps:
+                    raise SettingError(f"{name}: step {step} is at or past the end of training ({steps} steps)")
+        return self
+
+
+STEPS = (
+    "adaptive_rewind_step",
+    "sibling_pretraining",
+    "sibling_retrained",
+    "stability_rewind_steps",
+    "warmup_lr_steps",
+    "init_warmup_steps",
+)
+"""The fields that count optimizer steps: they may be written `500it` or `4ep`."""
+
+_TEXTS = ("variants", "stability_rates")
+_POSITIVE = ("landscape_points", "landscape_replicates", "flatness_images", "flatness_eigenvalues")
+_RATES_AND_SHARES = (
+    *("adaptive_density", "adaptive_images", "low_lr", "warmup_lr", "init_lr", "init_levels", "repulsion_levels"),
+)
