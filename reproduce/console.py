@@ -58,16 +58,26 @@ def main() -> int:
 
 
 def _report(arguments: list[str]) -> int:
+    import argparse
+    from pathlib import Path
+
     from rich.console import Console
 
     from sparselt.report import console_summary, write_report
+    from sparselt.report.markdown import write_markdown
 
-    if len(arguments) != 1:
-        print("usage: sparselt report FOLDER", file=sys.stderr)
-        return 2
-    if arguments[0] in ("-h", "--help"):
-        print("usage: sparselt report FOLDER\n\nDraws the figures and the page of a run's folder again.")
+    parser = argparse.ArgumentParser(
+        prog="sparselt report", description="Draws the figures and the page of a run's folder again."
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run's folder, with results.csv and record.json")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the findings as a Markdown page, and nothing else"
+    )
+    options = parser.parse_args(arguments)
+    if options.markdown is not None:
+        write_markdown(options.folder, options.markdown)
+        print(options.markdown)
         return 0
-    write_report(arguments[0])
-    console_summary(arguments[0], Console())
+    write_report(options.folder)
+    console_summary(options.folder, Console())
     return 0

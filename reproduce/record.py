@@ -1,6 +1,7 @@
 """What a run writes down of itself: the protocol with the source of every number, data, versions, machine."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,10 @@ def protocol(setting: Setting) -> list[tuple[str, Any, str]]:
     hidden += _STEP_SCHEDULE_ONLY if setting.schedule == "cosine" else ()
     hidden += () if setting.dense_replicates > setting.replicates else ("dense_replicates",)
     names = [name for name in _PROTOCOL if name not in hidden]
-    return [(name, plain(getattr(setting, name)), setting.sources.get(name, "ours")) for name in names]
+    values = {name: getattr(setting, name) for name in names}
+    values |= {f.name: getattr(setting.grids, f.name) for f in fields(setting.grids)}
+    asked = {name: value for name, value in values.items() if name in names or value not in ((), 0, 0.0)}
+    return [(name, plain(value), setting.sources.get(name, "ours")) for name, value in asked.items()]
 
 
 def _device_name(device: str) -> str:

@@ -14,7 +14,8 @@ class Experiment:
 
     Args:
         measure: yields the measurements of a lab. Where the next stage depends on what an earlier one measured, it
-            asks `lab.found`, and yields what can be planned so far; it is asked again once that has run.
+            asks `lab.found`, and yields what can be planned so far; it is asked again once that has run. It asks at
+            once for every checkpoint it may want (`lab.checkpoint(…).stage`): a training is repeated for new outputs.
         paper: authors and year.
         why_not: why a setting cannot run it, as the end of a sentence; empty if it can.
     """

@@ -1,7 +1,8 @@
 """What the experiments vary beside the protocol itself: one frozen value, part of a setting."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from sparselt.errors import SettingError
 
@@ -81,11 +82,8 @@ class Grids:
     flatness_eigenvalues: int = 5
     perturbation_scales: tuple[float, ...] = ()
 
-    def check(self, steps: int) -> "Grids":
+    def check(self) -> "Grids":
         """The grids themselves.
-
-        Args:
-            steps: of a training.
 
         Raises:
             SettingError: a value that cannot be run, named.
@@ -111,14 +109,27 @@ class Grids:
             if isinstance(value, tuple):
                 if len(set(value)) < len(value):
                     raise SettingError(f"{name} {list(value)} names a value twice")
+                if name not in _TEXTS and not all(math.isfinite(item) for item in value):
+                    raise SettingError(f"{name} {list(value)} holds what is no number")
                 if name not in ("repulsion_strengths", *_TEXTS) and any(item < 0 for item in value):
                     raise SettingError(f"{name} {list(value)} holds a negative number")
-        for name in STEPS:
-            value = getattr(self, name)
-            for step in value if isinstance(value, tuple) else (value,):
-                if step >= steps:
-                    raise SettingError(f"{name}: step {step} is at or past the end of training ({steps} steps)")
         return self
+
+    def within(self, steps: int, levels: int, rewind_steps: tuple[int, ...]) -> "Grids":
+        """The grids without what lies at or past the end of a training of `steps`, or above `levels`."""
+        kept: dict[str, Any] = {
+            name: tuple(step for step in getattr(self, name) if step < steps)
+            for name in STEPS
+            if isinstance(getattr(self, name), tuple)
+        }
+        for name in ("instability_levels", "stability_levels", "flatness_levels"):
+            kept[name] = tuple(level for level in getattr(self, name) if level <= levels)
+        kept["landscape_levels"] = tuple(level for level in self.landscape_levels if level < levels)
+        if self.adaptive_rewind_step >= steps:
+            kept["adaptive_rewind_step"] = max(rewind_steps)
+        if self.warmup_lr_steps >= steps:
+            kept["stability_rates"] = tuple(rate for rate in self.stability_rates if rate != "warmup")
+        return replace(self, **kept)
 
 
 STEPS = (

@@ -179,7 +179,8 @@ class Setting:
         if self.control_rewind_step not in self.rewind_steps:
             return dataclasses.replace(self, control_rewind_step=max(self.rewind_steps)).check()
         levels = tuple(level for level in self.control_levels if 1 <= level <= self.levels)
-        return dataclasses.replace(self, control_levels=levels, grids=self.grids.check(self.steps))
+        grids = self.grids.check().within(self.steps, self.levels, self.rewind_steps)
+        return dataclasses.replace(self, control_levels=levels, grids=grids)
 
     def _check_schedule(self) -> None:
         ascending = list(self.milestones) == sorted(set(self.milestones))
@@ -196,7 +197,7 @@ class Setting:
         `500it` or `4ep`.
 
         Raises:
-            SettingError: an unknown name (the nearest are offered) or a value of another type.
+            SettingError: an unknown name (the nearest are offered), a value of another type, a step past the end.
         """
         values: dict[str, Any] = {}
         own = (*dataclasses.fields(self), *dataclasses.fields(self.grids))
@@ -210,6 +211,11 @@ class Setting:
             if name in values:
                 raise SettingError(f"--set {name} is given twice; expected one value")
             values[name] = _parse(name, text, kinds[name], values.get("batch_size", self.batch_size), self.train_count)
+        steps = values.get("steps", self.steps)
+        for name in values.keys() & set(STEPS):
+            for step in values[name] if isinstance(values[name], tuple) else (values[name],):
+                if step >= steps:
+                    raise SettingError(f"{name}: step {step} is at or past the end of training ({steps} steps)")
         return self.changed(**values)
 
     def changed(self, **values: Any) -> "Setting":

@@ -31,7 +31,7 @@ def page(run: Run, drawings: Mapping[str, Mapping[str, Drawn]]) -> str:
     parts = [
         f"<h1>{escape(title)}</h1>",
         _notice(record),
-        f"<p>{escape(_statement(record))}</p>",
+        f"<p>{escape(statement(record))}</p>",
         _shows(record, levels),
         claims_table(claims(data)),
         "<h2>Figures</h2>",
@@ -64,7 +64,7 @@ def _notice(record: Mapping) -> str:
     )
 
 
-def _statement(record: Mapping) -> str:
+def statement(record: Mapping) -> str:
     """One paragraph: what was run, on what data."""
     recipe = f"Setting {record['setting']}, scale {record['scale']}, after {record['paper'].rstrip('.')}."
     fraction, levels, steps = record.get("fraction"), record.get("levels"), record.get("steps")

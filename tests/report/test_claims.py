@@ -1,0 +1,83 @@
+"""Tests of claims over replicates, and how claims are shown."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparselt.errors import SettingError, StoreError
+from sparselt.report.claims import claims_markdown, claims_table
+from sparselt.report.inference import equivalent, one_sample, paired, welch
+from sparselt.report.markdown import write_markdown
+from sparselt.report.section import Claim, condition_value
+
+numbers = st.lists(st.floats(-1, 1, width=16), min_size=3, max_size=8, unique=True)
+
+
+def test_paired_t_is_that_of_a_textbook():
+    # Student 1908, table of hours of sleep gained under two drugs, as printed by Fisher 1925, section 24: t = 4.06.
+    first = dict(enumerate([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]))
+    second = dict(enumerate([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]))
+    found = paired(first, second)
+    assert found.text == "paired t(9) = 4.06" and found.n == 10
+    assert found.p == pytest.approx(0.00283, abs=1e-5) and found.mean == pytest.approx(1.58)
+
+
+@given(numbers, numbers)
+def test_swapping_the_sides_mirrors_the_test(first, second):
+    there, back = welch(first, second, "greater"), welch(second, first, "less")
+    assert there.p == pytest.approx(back.p) and there.mean == pytest.approx(-back.mean)
+
+
+@given(numbers)
+def test_equal_sides_are_equivalent_within_any_margin_and_different_by_no_test(values):
+    same = dict(enumerate(values))
+    assert equivalent(same, same, 0.01).p == 0.0 and paired(same, same).p == 1.0
+
+
+def test_a_difference_beyond_the_margin_is_not_equivalence():
+    first, second = {0: 0.10, 1: 0.12, 2: 0.11}, {0: 0.05, 1: 0.06, 2: 0.07}
+    assert equivalent(first, second, 0.01).p > 0.9 and equivalent(first, second, 0.2).p < 0.01
+
+
+def test_replicates_that_diverged_or_stand_alone_are_left_out():
+    assert paired({0: 1.0, 1: 2.0, 2: math.nan, 3: 5.0}, {0: 0.0, 1: 0.5, 2: 1.0, 4: 1.0}).n == 2
+    assert equivalent({0: 1.0, 1: 2.0, 2: math.nan}, {0: 1.0, 1: 2.1, 2: 1.0}, 1.0).n == 2
+
+
+def test_too_few_replicates_and_a_margin_of_nothing_are_refused():
+    with pytest.raises(SettingError, match="at least two replicates, got 1"):
+        paired({0: 1.0}, {0: 2.0})
+    with pytest.raises(SettingError, match="two replicates on each side, got 1 and 3"):
+        welch([1.0, math.nan], [1.0, 2.0, 3.0])
+    with pytest.raises(SettingError, match="margin is 0"):
+        equivalent({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}, 0)
+
+
+def test_no_spread_is_certain_rather_than_an_error():
+    assert one_sample([0.2, 0.2, 0.2]).p == 0.0 and one_sample([0.0, 0.0]).p == 1.0
+    assert one_sample([0.2, 0.2], alternative="less").p == 1.0 and one_sample([0.0, 0.0], alternative="less").p == 0.5
+
+
+def test_claims_are_escaped_on_the_page_and_in_markdown():
+    claim = Claim("A & B 2021", "x < y", "1.0 | 2.0", "paired t(4) = 3.1", 5, 0.036, "agrees")
+    assert "A &amp; B 2021" in claims_table([claim]) and "x &lt; y" in claims_table([claim])
+    line = claims_markdown([claim]).splitlines()[2]
+    assert "1.0 \\| 2.0" in line and "n = 5, p = 0.036" in line and line.endswith("| agrees |")
+    assert claims_table([]) == ""
+
+
+def test_a_condition_is_read_by_name():
+    assert condition_value("batch_size=32 lr=0.1", "lr") == "0.1" and condition_value("lr=0.1", "batch_size") is None
+
+
+def test_the_markdown_page_is_made_from_the_run_and_leaves_nothing_where_it_cannot_be_written(tmp_path, invent):
+    folder = invent.run(tmp_path, invent.rows(levels=2))
+    write_markdown(folder, tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    assert text.startswith("# ") and "## What the run shows" in text and "Rewound to step 60" in text
+    for bad in (tmp_path / "missing" / "page.md", tmp_path):
+        with pytest.raises(StoreError):
+            write_markdown(folder, bad)
+    assert not (tmp_path / "missing").exists()

@@ -1,0 +1,106 @@
+"""Experiments whose next stage depends on what was measured: the run goes on until they ask for no more."""
+
+import csv
+import dataclasses
+
+import pytest
+
+import sparselt.experiments as experiments
+from sparselt.errors import SettingError
+from sparselt.experiments import EXPERIMENTS, Experiment, Lab, Measurement
+from sparselt.experiments.grids import Grids
+from sparselt.reproduce.cli import main
+from sparselt.reproduce.digits_resnet8 import MINI
+
+SMALL = [
+    *("digits_resnet8", "--scale", "smoke", "--replicates", "2", "--workers", "1"),
+    *("--set", "steps=24", "milestones=16"),
+]
+
+
+def search(lab: Lab):
+    """A level more as long as the error of the one before was measured, three at most."""
+    for replicate in range(lab.setting.replicates):
+        for level in range(3):
+            # The dense network's first weights are asked for at once: later it would be trained again for them.
+            stage = lab.ticket(replicate, 0, level) if level else lab.checkpoint(replicate, 0).stage
+            yield Measurement("search", "imp", replicate, 0, level, stage)
+            if lab.found(stage, "measurements.json") is None:
+                break
+
+
+def rows_of(folder) -> list[dict]:
+    (run,) = (folder / "runs").glob("digits_resnet8-smoke-????????")
+    with (run / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def searching(monkeypatch, tmp_path):
+    monkeypatch.setitem(EXPERIMENTS, "search", Experiment(search, "nobody"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_search_is_planned_again_until_it_asks_for_no_more(searching, capsys):
+    assert main([*SMALL, "--experiments", "search"]) == 0
+    errors = {(r["replicate"], r["level"]) for r in rows_of(searching) if r["metric"] == "test_error"}
+    assert errors == {(str(replicate), str(level)) for replicate in range(2) for level in range(3)}
+    assert capsys.readouterr().out.count("asks for more: 2 trainings") == 2
+    before = rows_of(searching)
+    assert main([*SMALL, "--experiments", "search"]) == 0 and rows_of(searching) == before
+    assert "Everything is in the store" in capsys.readouterr().out
+
+
+def test_a_search_that_diverges_ends_and_what_was_measured_is_kept(searching, capsys):
+    def breaking(lab: Lab):
+        """Trains well, then at a rate at which training diverges."""
+        yield Measurement("search", "imp", 0, 0, 0, lab.dense(0))
+        if lab.found(lab.dense(0), "measurements.json") is not None:
+            yield Measurement("search", "imp", 0, 0, 1, lab.changed(lr=1e30).dense(0))
+
+    experiments.EXPERIMENTS["search"] = Experiment(breaking, "nobody")
+    assert main([*SMALL, "--experiments", "search"]) == 1
+    assert "1 stages failed" in capsys.readouterr().out
+    assert {row["level"] for row in rows_of(searching)} == {"0"}
+
+
+def test_an_experiment_that_a_setting_cannot_run_is_refused_by_name_and_left_out_otherwise(searching, capsys):
+    EXPERIMENTS["search"] = Experiment(search, "nobody", lambda setting: "it needs a telescope")
+    assert main([*SMALL, "--experiments", "search"]) == 2
+    assert "cannot run search: it needs a telescope" in capsys.readouterr().err
+    assert main([*SMALL, "--dry-run"]) == 0
+    assert "Left out: search, for it needs a telescope" in " ".join(capsys.readouterr().out.split())
+
+
+def test_grids_are_set_like_the_settings_own_values_and_hold_nothing_past_the_end():
+    setting = MINI.with_values(["sibling_densities=0.3,0.15", "sibling_pretraining=0,2ep", "lr=0.1"]).check()
+    assert setting.grids.sibling_densities == (0.3, 0.15) and setting.grids.sibling_pretraining == (0, 40)
+    assert setting.lr == 0.1 and setting.grids.stability_levels == MINI.grids.stability_levels
+    short = dataclasses.replace(MINI, steps=100, milestones=(50,), levels=4, rewind_steps=(0, 40)).check()
+    assert short.grids.sibling_pretraining == (0, 20, 40, 80) and short.grids.stability_levels == ()
+    assert "warmup" not in short.grids.stability_rates and short.grids.adaptive_rewind_step == 60
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("sibling_pretraining=0,700", "step 700 is at or past the end of training"),
+        ("sibling_densities=0.2,1.5", "sibling_densities"),
+        ("sibling_densities=nan", "sibling_densities"),
+        ("sibling_counts=1", "2 to 64"),
+        ("variants=random,rewound", "variants holds 'rewound'"),
+        ("stability_levels=-1", "negative"),
+        ("flatness_images=0", "flatness_images is 0"),
+        ("repulsion_strengths=inf", "repulsion_strengths"),
+        ("heat_map=perhaps", "heat_map"),
+        ("sibling_counts=2,2", "names a value twice"),
+    ],
+)
+def test_a_grid_value_that_cannot_be_run_is_refused(value, words):
+    with pytest.raises(SettingError, match=words):
+        MINI.with_values([value]).check()
+
+
+def test_the_default_grids_apply_to_nothing_but_imp_and_connectivity():
+    assert Grids().check() == Grids()
