@@ -17,7 +17,7 @@ help:
 	@echo "The first of reproduce, test, lint and bench installs what is missing: system packages (apt) and .venv (PYTHON=python3.12)."
 
 reproduce: .venv/.installed
-	@.venv/bin/python -m sparselt.reproduce digits_resnet8 $(ARGS)
+	@.venv/bin/python -m sparselt.reproduce digits_resnet8 --experiments main $(ARGS)
 
 # Two processes of one thread each; a file's tests share a process, for their fixtures and compiled kernels.
 test: .venv/.installed

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "sparselt bench") -
         return campaign(arguments[1:])
     options = _options(arguments, prog)
     try:
-        chosen, device = _chosen(options.suites), _device(options.device)
+        chosen, device = _chosen(options.suites), chosen_device(options.device)
         return _run(chosen, options, device, output_folder(options.out), prog)
     except SparseltError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -59,6 +59,22 @@ def output_folder(asked: Path | None) -> Path:
     return folder
 
 
+def chosen_device(asked: str | None) -> str:
+    """`asked`, or the GPU if there is one; SettingError for a device that is not here."""
+    if asked not in (None, "cpu", "cuda"):
+        raise SettingError(f"device {asked!r} is unknown; expected cpu or cuda.")
+    if asked == "cpu":
+        return asked
+    import torch
+
+    available = torch.cuda.is_available()
+    if asked == "cuda" and not available:
+        raise SettingError(
+            "--device cuda, but torch sees no CUDA device here; run on a machine with one, or use --device cpu."
+        )
+    return "cuda" if available else "cpu"
+
+
 def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -84,21 +100,6 @@ def _chosen(names: Sequence[str]) -> list[str]:
     if find_spec("pytest_benchmark") is None:
         raise SettingError("the benchmarks need pytest-benchmark, which is missing: pip install pytest-benchmark")
     return list(dict.fromkeys(names)) or known
-
-
-def _device(asked: str | None) -> str:
-    if asked not in (None, "cpu", "cuda"):
-        raise SettingError(f"device {asked!r} is unknown; expected cpu or cuda.")
-    if asked == "cpu":
-        return asked
-    import torch
-
-    available = torch.cuda.is_available()
-    if asked == "cuda" and not available:
-        raise SettingError(
-            "--device cuda, but torch sees no CUDA device here; run on a machine with one, or use --device cpu."
-        )
-    return "cuda" if available else "cpu"
 
 
 def _run(names: Sequence[str], options: argparse.Namespace, device: str, folder: Path, prog: str) -> int:

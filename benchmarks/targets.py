@@ -51,6 +51,8 @@ TARGETS = (
     Target("data", "cpu", {"case": "the same operations as FFCV"}, "FFCV as it comes", 0.95),
     Target("data", "cpu", {"case": "CIFAR batch of 128"}, "torchvision", 30.0),
     Target("data", "cpu", {"case": "CIFAR batch of 512"}, "torchvision", 30.0),
+    Target("path", "cpu", {"case": "ResNet-20, float32"}, "plain loop", 2.0),
+    Target("path", "cpu", {"case": "ResNet-20, bfloat16"}, "plain loop", 2.0),
     Target("masked_sgd", "gpu", {"case": "ResNet-50", "density": 1.0}, _FUSED, 1.5),
     Target("masked_sgd", "gpu", {"case": "ResNet-50", "density": 1.0}, floor=0.85),
     Target("masked_sgd", "gpu", {"case": "ResNet-50", "density": 0.05}, _DENSE, 1.7),

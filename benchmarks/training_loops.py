@@ -5,8 +5,12 @@ training process, the mask multiplied into the weights before each forward pass,
 not work in place, as open_lth's does not. Every factor keeps those before it.
 """
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -21,7 +25,7 @@ BATCH = 128
 class Factors:
     """Which of our ways a loop goes. The default is none: the open_lth-style loop."""
 
-    loader: bool = False  # augmented by the `augment` kernel from uint8 in memory, not image by image
+    loader: bool = False  # ResidentTrainLoader: augmented by a kernel from uint8 in memory, not image by image
     layout: bool = False  # channels last
     network: bool = False  # our network, which works in place
     optimizer: bool = False  # MaskedSGD, not a multiplied mask and torch's SGD
@@ -38,11 +42,28 @@ LADDER: dict[str, Factors] = {
 }
 """Cumulative: each step names the factor that it adds."""
 
+PROCESSES = "+ a process a core"
+"""After `LADDER`, on a CPU: as many trainings at once as there are cores, one thread each, as a campaign runs them."""
 
-def epoch(factors: Factors, images: np.ndarray, labels: Tensor, density: float = 0.2) -> Callable[[], None]:
-    """A call that trains ResNet-20 for one pass over the images, in batches of 128.
+COHORTS = {"+ CUDA graph": 1, "+ cohort of 8": 8}
+"""After `LADDER`, on a GPU: networks that one captured step trains. Not yet measured on a device."""
 
-    images: uint8 [N, 32, 32, 3]; labels: int64 [N] in [0, 10). density: of the mask, which is random.
+
+@lru_cache(maxsize=1)
+def resident(images: int):
+    """Random images of CIFAR's shape in memory, as the resident loader has them."""
+    from sparselt.data import ResidentData, SyntheticImages, open_dataset, write_dataset
+
+    with TemporaryDirectory() as folder:
+        source = SyntheticImages(images, 4, classes=4, height=32, width=32, storage="raw")
+        write_dataset(source, Path(folder), workers=1)
+        return ResidentData.read(open_dataset(folder))
+
+
+def epoch(factors: Factors, images: int, device: str = "cpu", density: float = 0.2) -> Callable[[], None]:
+    """A call that trains ResNet-20 for one pass over so many images, in batches of 128.
+
+    density: of the mask, which is random.
     """
     from sparselt import MaskedSGD
     from sparselt.models import build_model
@@ -50,7 +71,7 @@ def epoch(factors: Factors, images: np.ndarray, labels: Tensor, density: float =
     torch.manual_seed(0)
     network = build_model("resnet20", classes=10, channels=3, seed=0) if factors.network else OutOfPlaceResNet20()
     memory = torch.channels_last if factors.layout else torch.contiguous_format
-    network = network.to(memory_format=memory).train()
+    network = network.to(device, memory_format=memory).train()
     parameters = dict(network.named_parameters())
     mask = {name: torch.rand(p.shape) < density for name, p in parameters.items() if p.dim() > 1}
     options = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
@@ -58,27 +79,89 @@ def epoch(factors: Factors, images: np.ndarray, labels: Tensor, density: float =
         optimizer = MaskedSGD(network.named_parameters(), mask=mask, **options)
     else:
         optimizer = torch.optim.SGD(network.parameters(), **options)
-    multiplied = {} if factors.optimizer else {name: layer.float() for name, layer in mask.items()}
-    batches = _kernel_batches(images, labels, memory) if factors.loader else _pil_batches(images, labels, memory)
+    multiplied = {} if factors.optimizer else {name: layer.float().to(device) for name, layer in mask.items()}
+    batches = _loader_batches(images, device) if factors.loader else _pil_batches(images)
 
     def run() -> None:
         for pixels, targets in batches():
+            pixels, targets = pixels.to(device).contiguous(memory_format=memory), targets.to(device)
             for name, layer in multiplied.items():
                 parameters[name].data *= layer
-            with torch.autocast("cpu", torch.bfloat16, enabled=factors.bfloat16):
+            with torch.autocast(device, torch.bfloat16, enabled=factors.bfloat16):
                 outputs = network(pixels)
             loss = F.cross_entropy(outputs.float(), targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        if device != "cpu":
+            torch.cuda.synchronize()
 
     return run
 
 
-def _pil_batches(images: np.ndarray, labels: Tensor, memory) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
+def cohort(networks: int, images: int, device: str = "cuda") -> Callable[[], float]:
+    """A call that trains so many networks side by side, on a GPU by one captured step, for a few steps.
+
+    It returns the seconds that `images` images of all of them together took.
+    """
+    from sparselt.models import build_model
+    from sparselt.training.cohort import Cohort
+    from sparselt.training.recipe import Recipe
+    from sparselt.training.schedule import Schedule
+
+    recipe = Recipe("resnet20", BATCH, 1000, Schedule("step", 0.05), precision="bfloat16")
+    models = [build_model("resnet20", classes=10, channels=3, seed=k).to(device) for k in range(networks)]
+    together = Cohort(models, recipe, _loader(images, device))
+    return lambda: images / together.images_per_second()
+
+
+class Processes:
+    """As many processes as asked, each with one thread and a training of its own; `run` lets each make one pass."""
+
+    def __init__(self, count: int, factors: Factors, images: int):
+        context = multiprocessing.get_context("spawn")
+        self.count, self._pipes, self._processes = count, [], []
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_train_on_demand, args=(theirs, factors, images, BATCH), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def run(self) -> None:
+        for pipe in self._pipes:
+            pipe.send(True)
+        for pipe in self._pipes:
+            pipe.recv()
+
+    def close(self) -> None:
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.join(10)
+
+
+def _train_on_demand(pipe, factors: Factors, images: int, batch: int) -> None:
+    global BATCH
+    BATCH = batch
+    torch.set_num_threads(1)
+    call = epoch(factors, images)
+    try:
+        while pipe.recv():
+            call()
+            pipe.send(True)
+    except EOFError:  # the other end is closed: nobody asks any more
+        return
+
+
+def _pil_batches(images: int) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
     from PIL import Image
     from torchvision import transforms
 
+    data = resident(images)
+    arrays: np.ndarray = data.images("train").permute(0, 2, 3, 1).contiguous().numpy()
+    labels = data.labels("train")
     each = transforms.Compose(
         [
             transforms.RandomHorizontalFlip(),
@@ -90,33 +173,25 @@ def _pil_batches(images: np.ndarray, labels: Tensor, memory) -> Callable[[], Ite
 
     class Images(torch.utils.data.Dataset):
         def __len__(self) -> int:
-            return len(images)
+            return len(arrays)
 
         def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
-            return each(Image.fromarray(images[place])), labels[place]
+            return each(Image.fromarray(arrays[place])), labels[place]
 
     loader = torch.utils.data.DataLoader(Images(), batch_size=BATCH, shuffle=True)
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for pixels, targets in loader:
-            yield pixels.contiguous(memory_format=memory), targets
-
-    return batches
+    return lambda: iter(loader)
 
 
-def _kernel_batches(images: np.ndarray, labels: Tensor, memory) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
-    from sparselt.kernels import augment
+def _loader_batches(images: int, device: str) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
+    loader, epochs = _loader(images, device), iter(range(10**9))
+    return lambda: ((batch.images, batch.labels) for batch in loader.epoch(next(epochs)))
 
-    resident = torch.from_numpy(images).permute(0, 3, 1, 2)
-    options = {"seed": 0, "epoch": 0, "padding": 4, "flip": True, "mean": MEAN, "std": STD}
-    options["channels_last"] = memory == torch.channels_last
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(images))
-        for indices in order.split(BATCH):
-            yield augment(resident[indices], indices, **options), labels[indices]
+def _loader(images: int, device: str):
+    from sparselt.data import PadCrop, ResidentTrainLoader
 
-    return batches
+    crop = PadCrop(4, True, MEAN, STD)
+    return ResidentTrainLoader(resident(images), BATCH, 0, 0, transform=crop, device=device)
 
 
 class OutOfPlaceResNet20(nn.Module):

@@ -16,6 +16,8 @@ DEFAULT_SCALES = MappingProxyType(
     {
         "digits_resnet8": "mini",
         "cifar10_resnet20": "paper",
+        "cifar10_resnet20_stabilizing": "paper",
+        "cifar10_resnet20_maene": "paper",
         "cifar100_resnet18": "paper",
         "imagenet_resnet50": "paper",
         "imagenet_resnet50_mild": "paper",

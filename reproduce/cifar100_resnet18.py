@@ -3,6 +3,7 @@
 import dataclasses
 
 from sparselt.data import CIFAR100, SyntheticImages
+from sparselt.experiments.grids import Grids
 from sparselt.experiments.setting import Setting
 from sparselt.reproduce import cifar10_resnet20 as cifar10
 
@@ -24,12 +25,36 @@ _BY_SCALE = {
         "rewind_steps": (0, 400, 3200),
         "control_levels": (4, 8, 11, 15),
         "control_rewind_step": 3200,
+        "grids": Grids(
+            landscape_levels=(0, 5, 10, 14),
+            adaptive_density=0.09,
+            adaptive_rewind_step=3200,
+            adaptive_images=10_000,
+            flatness_levels=(0, 3, 6, 9, 12, 15),
+            flatness_images=1000,
+            perturbation_level=6,
+            perturbation_scales=(0.5, 1.0, 2.0),
+        ),
+        "main": {"landscape_levels": ()},
     },
     "mini": {
         "title": "Iterative magnitude pruning of ResNet-18 on CIFAR-100",
         "source": CIFAR100(),
         "steps": 3900,
         "milestones": (1170, 2340, 3120),
+        "rewind_steps": (0, 100, 400),
+        "control_rewind_step": 400,
+        "grids": Grids(
+            landscape_levels=(3,),
+            landscape_points=9,
+            adaptive_density=0.3,
+            adaptive_rewind_step=400,
+            adaptive_images=1000,
+            flatness_levels=(0, 3, 6),
+            flatness_images=256,
+            perturbation_level=3,
+            perturbation_scales=(1.0,),
+        ),
     },
     "smoke": {
         "title": "Smoke test of the CIFAR-100 ResNet-18 protocol on synthetic images",
@@ -38,15 +63,28 @@ _BY_SCALE = {
         "milestones": (4, 6),
         "rewind_steps": (0, 2),
         "control_rewind_step": 2,
+        "grids": Grids(
+            landscape_levels=(1,),
+            landscape_points=4,
+            adaptive_density=0.6,
+            adaptive_rewind_step=2,
+            adaptive_images=32,
+            flatness_levels=(0, 1),
+            flatness_images=16,
+            flatness_eigenvalues=2,
+            flatness_products=4,
+            perturbation_scales=(1.0,),
+        ),
     },
 }
 
 
 def setting(scale: str) -> Setting:
-    """`paper` is the exact protocol; `mini` a twentieth of its steps (10 epochs), six levels, two replicates; `smoke`
-    every stage on 512 synthetic images of the same shape."""
+    """`paper` is the exact protocol; `mini` a twentieth of its steps (10 epochs), six levels, two replicates, for a GPU
+    or a day of CPU cores; `smoke` every stage on 512 synthetic images of the same shape."""
     base = cifar10.setting(scale)
     sources = {**base.sources, **_SOURCES}
     if scale == "mini":
         sources["levels"] = "ours: down to 26% of the weights"
+        sources |= dict.fromkeys(("steps", "milestones"), "a twentieth of the paper's")
     return dataclasses.replace(base, **_COMMON, **_BY_SCALE[scale], sources=sources)

@@ -3,6 +3,7 @@
 import dataclasses
 
 from sparselt.data import CIFAR10, SyntheticImages
+from sparselt.experiments.grids import VARIANTS, Grids
 from sparselt.experiments.setting import Setting
 
 _PAUL = "Paul et al. 2022, appendix C"
@@ -38,6 +39,32 @@ PAPER = Setting(
     replicates=4,
     control_levels=(3, 6, 9, 12),
     control_rewind_step=2000,
+    grids=Grids(
+        variants=("random", "reinit", "one_shot"),
+        instability_levels=(0, 8),
+        landscape_levels=(0, 4, 8, 11),
+        adaptive_density=0.09,
+        adaptive_rewind_step=2000,
+        adaptive_images=10_000,
+        sibling_pretraining=(0, 390, 780, 1560, 3120),
+        sibling_counts=(2, 4, 10),
+        sibling_densities=(0.2, 0.1),
+        sibling_retrained=(3120,),
+        sibling_levels=(1, 3),
+        sibling_iterative_counts=(4,),
+        flatness_levels=(0, 2, 4, 6, 8, 10, 12),
+        flatness_images=1000,
+        perturbation_level=6,
+        perturbation_scales=(0.5, 1.0, 2.0),
+    ),
+    main={
+        "variants": ("random", "reinit"),
+        "instability_levels": (),
+        "sibling_pretraining": (0, 390, 3120),
+        "sibling_counts": (4,),
+        "sibling_densities": (0.2,),
+        "sibling_levels": (1,),
+    },
     sources={
         "model": "ResNet-20 of He et al. 2016 with projection shortcuts; 270,896 prunable weights",
         "initialization": f"{_OURS}: torch's own",
@@ -60,31 +87,81 @@ PAPER = Setting(
         "rewound_momentum": f"a fresh optimizer whose clock stands at the rewind step, {_CODE}",
         "control_levels": "ours: four densities",
         "path_points": "Paul et al. 2022, Fig. 2: positions 0.1, …, 0.9 and the ends",
+        "instability_levels": "ours: the dense network, and 16.8% of the weights, as Linear Mode Connectivity has it",
+        "landscape_levels": "ours: four of the levels of Paul et al. 2022, Fig. 7",
+        "landscape_points": "Paul et al. 2022, Fig. 3: 51 × 51",
+        "adaptive_density": "Paul et al. 2022, section 2.2: about 9%",
+        "adaptive_rewind_step": f"the one that matches, {_PAUL}",
+        "adaptive_images": "ours; a random subsample may serve, Paul et al. 2022, section 2.2",
+        "sibling_pretraining": "ours: 0, 1, 2, 4 and 8 epochs; Movva et al. 2021 say a few",
+        "sibling_counts": "up to 10, Movva et al. 2021",
+        "sibling_densities": _OURS,
+        "flatness_levels": _OURS,
+        "perturbation_scales": "1 as in Paul et al. 2022, appendix D; half and twice that are ours",
     },
 )
 
-_TWENTIETH = "a twentieth of the paper's"
+_MINI = "ours: what two CPU cores do in less than three hours, all experiments together"
+_OTHER_GRIDS = (
+    *("instability_levels", "landscape_levels", "landscape_points", "adaptive_density", "adaptive_images"),
+    *("sibling_pretraining", "sibling_counts", "sibling_densities", "flatness_levels", "perturbation_scales"),
+)
+_MINI_GRIDS = Grids(
+    instability_levels=(0, 4),
+    landscape_levels=(3,),
+    landscape_points=9,
+    adaptive_density=0.3,
+    adaptive_rewind_step=100,
+    adaptive_images=1000,
+    sibling_pretraining=(0, 40, 100),
+    sibling_overlap=2,
+    sibling_retrained=(100,),
+    flatness_levels=(0, 3, 6),
+    flatness_images=256,
+    perturbation_level=3,
+    perturbation_scales=(1.0,),
+)
+_SMOKE_GRIDS = Grids(
+    variants=VARIANTS,
+    instability_levels=(0, 1),
+    landscape_levels=(1,),
+    landscape_points=5,
+    adaptive_density=0.6,
+    adaptive_rewind_step=4,
+    adaptive_images=64,
+    sibling_pretraining=(0, 4),
+    sibling_overlap=2,
+    sibling_densities=(0.5,),
+    sibling_retrained=(4,),
+    flatness_levels=(0, 1),
+    flatness_images=32,
+    flatness_eigenvalues=2,
+    flatness_products=8,
+    perturbation_scales=(1.0,),
+)
 _SMOKE_NOTE = "a smoke test: every stage in minutes, no finding can be seen"
 
 
 def setting(scale: str) -> Setting:
-    """`paper` is the exact protocol; `mini` a twentieth of its steps (8 epochs), six levels, two replicates; `smoke`
-    every stage on 512 synthetic images of the same shape."""
+    """`paper` is the exact protocol; `mini` two epochs of its 160, six levels, two replicates; `smoke` every stage on
+    512 synthetic images of the same shape."""
     if scale == "mini":
         return dataclasses.replace(
             PAPER,
             scale="mini",
-            steps=3120,
-            milestones=(1560, 2340),
+            steps=780,
+            milestones=(390, 585),
             levels=6,
-            rewind_steps=(0, 100, 400),
+            rewind_steps=(0, 40, 100),
             replicates=2,
             dense_replicates=4,
             control_levels=(3, 6),
-            control_rewind_step=400,
+            control_rewind_step=100,
+            grids=_MINI_GRIDS,
+            main={"instability_levels": (), "control_levels": (6,)},
             sources={
                 **PAPER.sources,
-                **dict.fromkeys(("steps", "milestones"), _TWENTIETH),
+                **dict.fromkeys(("steps", "milestones", *_OTHER_GRIDS), _MINI),
                 "levels": "half the paper's",
                 "rewind_steps": "ours: initialization, and two steps of the first epoch or so",
                 "replicates": "half the paper's",
@@ -108,6 +185,8 @@ def setting(scale: str) -> Setting:
             control_levels=(2,),
             control_rewind_step=4,
             path_points=5,
+            grids=_SMOKE_GRIDS,
+            main={},
             sources={
                 **PAPER.sources,
                 **dict.fromkeys(("batch_size", "steps", "milestones", "levels", "rewind_steps"), _SMOKE_NOTE),

@@ -3,6 +3,7 @@
 import dataclasses
 
 from sparselt.data import SyntheticImages
+from sparselt.experiments.grids import Grids
 from sparselt.experiments.setting import Setting
 
 _PAUL = "Paul et al. 2022, appendix C"
@@ -38,6 +39,17 @@ PAPER = Setting(
     replicates=4,
     control_levels=(3, 6, 9, 12),
     control_rewind_step=5000,
+    grids=Grids(
+        landscape_levels=(1, 6, 11),
+        adaptive_density=0.09,
+        adaptive_rewind_step=5000,
+        adaptive_images=10_000,
+        flatness_levels=(0, 4, 8, 12),
+        flatness_images=256,
+        perturbation_level=6,
+        perturbation_scales=(1.0,),
+    ),
+    main={"landscape_levels": ()},
     sources={
         "model": "torchvision's ResNet-50; 25,502,912 prunable weights",
         "batch_size": _PAUL,
@@ -80,6 +92,17 @@ def setting(scale: str) -> Setting:
             replicates=2,
             control_levels=(3, 6),
             control_rewind_step=500,
+            grids=Grids(
+                landscape_levels=(3,),
+                landscape_points=9,
+                adaptive_density=0.3,
+                adaptive_rewind_step=500,
+                adaptive_images=2000,
+                flatness_levels=(0, 3, 6),
+                flatness_images=128,
+                perturbation_level=3,
+                perturbation_scales=(1.0,),
+            ),
             sources={**PAPER.sources, "steps": "a tenth of the paper's", "levels": "half the paper's"},
         )
     if scale == "smoke":
@@ -105,6 +128,19 @@ def setting(scale: str) -> Setting:
             control_levels=(2,),
             control_rewind_step=6,
             path_points=5,
+            grids=Grids(
+                landscape_levels=(1,),
+                landscape_points=4,
+                adaptive_density=0.7,
+                adaptive_rewind_step=6,
+                adaptive_images=8,
+                flatness_levels=(1,),
+                flatness_images=8,
+                flatness_eigenvalues=1,
+                flatness_products=3,
+                perturbation_scales=(1.0,),
+            ),
+            main={},
             sources={
                 **PAPER.sources,
                 **dict.fromkeys(("batch_size", "steps", "lr", "levels", "replicates"), _SMOKE_NOTE),

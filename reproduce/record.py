@@ -12,8 +12,8 @@ from sparselt.runs.store import Store, versions
 
 _PROTOCOL = (
     "model", "initialization", "norm_scale", "techniques", "train_size", "eval_size", "eval_ratio",
-    "eval_interpolation", "padding", "flip", "batch_size", "micro_batches", "steps", "schedule", "lr", "milestones",
-    "lr_factor", "warmup_steps", "momentum", "weight_decay", "nesterov", "decoupled_weight_decay",
+    "eval_interpolation", "padding", "flip", "batch_size", "micro_batches", "compile", "steps", "schedule", "lr",
+    "milestones", "lr_factor", "warmup_steps", "momentum", "weight_decay", "nesterov", "decoupled_weight_decay",
     "precision", "levels", "fraction", "scope", "rewind_steps", "rewound_momentum", "replicates", "dense_replicates",
     "reshuffle", "control_levels", "control_rewind_step", "path_points", "threads", "seed",
 )  # fmt: skip

@@ -39,7 +39,7 @@ def reproduce(options: "Options") -> int:
     _check_device(options.device)
     data = _data(options, setting)
     workers = options.workers if options.workers is not None else _default_workers(options.device, setting)
-    pool = Workers(workers)
+    pool = Workers(workers, options.cohort)
     store = Store(options.out / "store", writable=not options.dry_run)
     lab = Lab(setting, options.device, data, found=_finder(store))
     measurements = _measurements(names, lab)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselt.errors import SettingError, TrainingError
-from sparselt.kernels import magnitude_mask
+from sparselt.kernels import magnitude_mask, magnitude_threshold
 from sparselt.masks import Mask
 
 Scope = Literal["global", "layerwise"]
@@ -63,26 +63,25 @@ def magnitude_prune(
         raise SettingError(f"pruning rule is {rule!r}; expected 'exact' or 'open_lth'")
     if rule == "open_lth" and scope != "global":
         raise SettingError(f"pruning rule 'open_lth' goes with scope 'global', got {scope!r}; choose rule 'exact'")
-    weights = dict(model.named_parameters()) if isinstance(model, nn.Module) else model
-    mask.check_fits(weights)
-    live = [int(torch.count_nonzero(layer)) for layer in mask.values()]
+    weights, layers, live = _arguments(model, mask)
     counts = [_to_prune(fraction, number) for number in (live if scope == "layerwise" else [sum(live)])]
-    if not any(live):
-        raise SettingError("no weight is left to prune; prune fewer times, or a smaller fraction")
     if rule == "open_lth" and counts[0] >= sum(live):
         raise SettingError(f"pruning rule 'open_lth' would leave none of {sum(live)} weights; prune a smaller fraction")
-    device = weights[next(iter(mask))].device
-    kept, threshold = magnitude_mask(
-        [weights[name].to(device) for name in mask],
-        [layer.to(device) for layer in mask.values()],
-        counts,
-        scope=scope,
-        rule=rule,
-    )
-    for name, number in zip(mask, threshold.not_finite.tolist(), strict=True):
-        if number:
-            raise TrainingError(f"cannot prune {name!r}: it holds weights that are not finite; the training diverged")
+    kept, threshold = magnitude_mask(weights, layers, counts, scope=scope, rule=rule)
+    _check_finite(mask, threshold.not_finite)
     return Mask({name: layer.to(mask[name].device) for name, layer in zip(mask, kept, strict=True)})
+
+
+def pruning_threshold(model: nn.Module | Mapping[str, Tensor], mask: Mask, fraction: float) -> float:
+    """The magnitude up to which `magnitude_prune`, with scope `global`, would prune: that of the last weight to go.
+
+    Arguments and errors as of `magnitude_prune`.
+    """
+    check_fraction(fraction)
+    weights, layers, live = _arguments(model, mask)
+    threshold = magnitude_threshold(weights, layers, _to_prune(fraction, sum(live)))
+    _check_finite(mask, threshold.not_finite)
+    return threshold.value.item()
 
 
 def check_fraction(fraction: float) -> None:
@@ -96,6 +95,23 @@ def check_fraction(fraction: float) -> None:
 def empty_layers(mask: Mask) -> list[str]:
     """Names of the layers in which no weight is left."""
     return [name for name, layer in mask.items() if not layer.any()]
+
+
+def _arguments(model, mask: Mask) -> tuple[list[Tensor], list[Tensor], list[int]]:
+    """Weights and mask of each masked layer on one device, and its number of live weights."""
+    weights = dict(model.named_parameters()) if isinstance(model, nn.Module) else model
+    mask.check_fits(weights)
+    live = [int(torch.count_nonzero(layer)) for layer in mask.values()]
+    if not any(live):
+        raise SettingError("no weight is left to prune; prune fewer times, or a smaller fraction")
+    device = weights[next(iter(mask))].device
+    return [weights[name].to(device) for name in mask], [layer.to(device) for layer in mask.values()], live
+
+
+def _check_finite(mask: Mask, not_finite: Tensor) -> None:
+    for name, number in zip(mask, not_finite.tolist(), strict=True):
+        if number:
+            raise TrainingError(f"cannot prune {name!r}: it holds weights that are not finite; the training diverged")
 
 
 def _to_prune(fraction: float, live: int) -> int:

@@ -1,132 +1,163 @@
-"""The networks on a line or a plane through trained ones: their weights, and what becomes of their buffers."""
+"""The networks on lines and planes through trained ones: their weights, made and evaluated many at a time."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, get_args
+import copy
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from sparselt.analysis.batch_norm import ENDS, Buffers, check_buffers, forget_statistics_, reestimate_together_
+from sparselt.analysis.side_by_side import SideBySide, evaluate_together
 from sparselt.errors import SettingError
 from sparselt.kernels import interpolate
 from sparselt.kernels.interpolate import gram_matrix
 from sparselt.pruning import prunable_parameters
-from sparselt.training.loop import autocast, evaluate
+from sparselt.training.folding import Folded
+from sparselt.training.loop import autocast
 
-Buffers = Literal["interpolate", "first", "second", "third", "reestimate"]
-
-CHUNK_BYTES = 1 << 28  # of weight sets made at a time: two of ResNet-50's, a whole path of ResNet-20's
+CHUNK_BYTES = 5 << 28  # of weight sets made at a time: a path of 11 points through ResNet-50
 
 _FLOATING = (torch.float32, torch.bfloat16, torch.float64)
-_ENDS = ("first", "second", "third")
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How networks between others are made and evaluated; see `evaluate_path`, whose arguments these are."""
+
+    prunable: Collection[str] | None = None
+    buffers: Buffers = "interpolate"
+    training_batches: Iterable | None = None
+    precision: str = "float32"
+    folded: bool = True
+    on_point: Callable[[int], None] = lambda done: None
 
 
 def evaluate_between(
     model: nn.Module,
-    ends: Sequence[Mapping[str, Tensor]],
-    coefficients: Tensor,
+    spans: Sequence[tuple[Sequence[State], Tensor]],
     batches: Iterable,
-    *,
-    prunable: Collection[str] | None,
-    buffers: Buffers,
-    training_batches: Iterable | None,
-    precision: str,
-    on_point,
+    how: Conditions,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Errors and losses at each coefficient; the arguments are those of `evaluate_path` and `evaluate_plane`."""
-    check_buffers(buffers, len(ends), training_batches)
-    _check_ends(model.state_dict(), ends)
-    extrapolating = _by_name(model, prunable)
-    errors, losses = [], []
-    for done, state in enumerate(_states(ends, coefficients, extrapolating, buffers)):
-        on_point(done)
-        model.load_state_dict(state)
-        if buffers == "reestimate":
-            reestimate_statistics_(model, training_batches, precision)
-        error, loss = evaluate(model, batches, precision)
-        errors.append(error)
-        losses.append(loss)
+    """Errors and losses of all networks, in order.
+
+    Args:
+        model: a network of the architecture, left as it is.
+        spans: state dicts of two or three ends, and the coefficients of the networks between them: [K] or [K, 2].
+        batches: gone through once for as many networks as `CHUNK_BYTES` hold.
+    """
+    expected = model.state_dict()
+    for ends, _ in spans:
+        check_buffers(how.buffers, len(ends), how.training_batches)
+        _check_ends(expected, ends, spans[0][0][0])
+    autocast(torch.device("cpu"), how.precision)
+    extrapolating = _by_name(model, how.prunable)
+    workspace = copy.deepcopy(model).eval()
+    folding = Folded(model) if how.folded and how.buffers != "per_batch" else None
+    if how.buffers == "per_batch":
+        forget_statistics_(workspace)
+    errors: list[float] = []
+    losses: list[float] = []
+
+    def on_evaluated(done: int, count: int) -> None:
+        if count:
+            how.on_point(len(errors) + done * len(networks) // count)
+
+    for rows in _rows(spans, expected, extrapolating, how.buffers):
+        if how.buffers == "reestimate":
+            reestimate_together_(workspace, rows, how.training_batches, how.precision)
+        networks = SideBySide(workspace, rows) if folding is None else SideBySide(folding.module, folding.fold_(rows))
+        found = evaluate_together(
+            networks,
+            batches,
+            how.precision,
+            in_pieces=how.buffers != "per_batch" and (how.folded or how.precision != "float32"),
+            on_evaluated=on_evaluated,
+        )
+        errors += found[0]
+        losses += found[1]
+        how.on_point(len(errors))
     return tuple(errors), tuple(losses)
 
 
-def check_buffers(buffers: str, ends: int, training_batches: Iterable | None) -> None:
-    """Raises a SettingError unless `buffers` is a choice that networks between so many ends have."""
-    choices = [choice for choice in get_args(Buffers) if choice not in _ENDS[ends:]]
-    if buffers not in choices:
-        raise SettingError(f"buffers is {buffers!r}; expected one of {', '.join(map(repr, choices))}")
-    if buffers == "reestimate" and training_batches is None:
-        raise SettingError("buffers='reestimate' needs training_batches, the batches whose statistics are taken")
-
-
-@torch.no_grad()
-def reestimate_statistics_(model: nn.Module, batches: Iterable, precision: str = "float32") -> None:
-    """Sets the statistics of every batch-norm layer to the mean of those of `batches`, with the weights as they are.
-
-    Every batch counts alike, whatever its size. Only batch-norm layers are in training mode meanwhile: nothing is
-    dropped out. A network without such layers stays as it is.
-
-    Raises:
-        SettingError: no batch at all.
-    """
-    kind = nn.modules.batchnorm._BatchNorm
-    layers = [module for module in model.modules() if isinstance(module, kind) and module.running_mean is not None]
-    if not layers:
-        return
-    modes, momenta = {module: module.training for module in model.modules()}, [layer.momentum for layer in layers]
-    model.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # torch then takes the mean over all batches
-        layer.train()
-    count = 0
-    try:
-        for count, (images, *_) in enumerate(batches, 1):  # noqa: B007
-            with autocast(images.device, precision):
-                model(images)
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        for module, training in modes.items():
-            module.training = training
-    if not count:
-        raise SettingError("there is no batch to take batch-norm statistics of; give batches that can be read again")
-
-
-def _states(
-    ends: Sequence[Mapping[str, Tensor]],
-    coefficients: Tensor,
+def _rows(
+    spans: Sequence[tuple[Sequence[State], Tensor]],
+    like: State,
     prunable: Mapping[str, bool],
     buffers: Buffers,
 ) -> Iterator[dict[str, Tensor]]:
-    """The state of each network, valid until the next is asked for. prunable: what `_by_name` says."""
-    owner = ends[_ENDS.index(buffers)] if buffers in _ENDS else ends[0]
+    """The states of as many networks as fit, tensor by tensor [K, ...], valid until the next are asked for.
+
+    like: the model's state, whose memory layout they take. prunable: what `_by_name` says.
+    """
+    laid_out: dict[int, State] = {}
+    first = spans[0][0][0]
+    for ends, _ in spans:
+        for end in ends:
+            if id(end) not in laid_out:
+                laid_out[id(end)] = {name: _like(tensor, like[name]) for name, tensor in end.items()}
     moving = [
         name
-        for name, tensor in ends[0].items()
+        for name, tensor in first.items()
         if tensor.is_floating_point() and (name in prunable or buffers == "interpolate")
     ]
-    if not moving:
-        yield from (dict(owner) for _ in coefficients)
-        return
-    # The distance in which outside points are projected is that of the weights, whatever becomes of the buffers.
-    weights = [[end[name] for name in moving if name in prunable] for end in ends]
-    gram = gram_matrix(weights) if len(ends) == 3 else None
-    coefficients = coefficients.to(ends[0][moving[0]].device)
-    size = sum(ends[0][name].nbytes for name in moving)
+    weights = [name for name in moving if name in prunable]
+    most = max(1, CHUNK_BYTES // max(1, sum(tensor.nbytes for tensor in first.values())))
     # One memory for all chunks: the first writing to fresh memory takes longer than all else.
-    rows: dict[str, Tensor] = {}
-    for some in coefficients.split(max(1, CHUNK_BYTES // max(1, size))):
-        for dtype in {ends[0][name].dtype for name in moving}:
-            names = [name for name in moving if ends[0][name].dtype == dtype]
-            found = interpolate(
-                [[end[name] for name in names] for end in ends],
-                some,
-                prunable=[prunable.get(name, False) for name in names],
-                gram=gram,
-                out=[rows[name][: len(some)] for name in names] if rows.keys() >= set(names) else None,
-            )
-            rows.update(zip(names, found, strict=True))
-        for k in range(len(some)):
-            yield {**owner, **{name: rows[name][k] for name in moving}}
+    memory: dict[str, Tensor] = {}
+    for chunk in _chunks(spans, most):
+        count = sum(len(some) for _, some in chunk)
+        if not memory:
+            memory = {name: _empty(count, tensor) for name, tensor in laid_out[id(chunk[0][0][0])].items()}
+        rows = {name: tensor[:count] for name, tensor in memory.items()}
+        start = 0
+        for ends, some in chunk:
+            place = slice(start, start + len(some))
+            start = place.stop
+            # The distance in which outside points are projected is that of the weights, whatever becomes of buffers.
+            gram = gram_matrix([[end[name] for name in weights] for end in ends]) if len(ends) == 3 else None
+            owner = laid_out[id(ends[ENDS.index(buffers) if buffers in ENDS else 0])]
+            for name in owner.keys() - set(moving):
+                rows[name][place] = owner[name]
+            for dtype in {first[name].dtype for name in moving}:
+                names = [name for name in moving if first[name].dtype == dtype]
+                interpolate(
+                    [[laid_out[id(end)][name] for name in names] for end in ends],
+                    some.to(first[names[0]].device),
+                    prunable=[prunable.get(name, False) for name in names],
+                    gram=gram,
+                    out=[rows[name][place] for name in names],
+                )
+        yield {name: tensor.to(like[name].device, like[name].dtype) for name, tensor in rows.items()}
+
+
+def _chunks(spans, most: int) -> Iterator[list[tuple[Sequence[State], Tensor]]]:
+    """The spans, cut and gathered so that each list has about equally many points, at most `most`."""
+    total = sum(len(coefficients) for _, coefficients in spans)
+    most = -(-total // max(1, -(-total // most)))
+    chunk, room = [], most
+    for ends, coefficients in spans:
+        while len(coefficients):
+            chunk.append((ends, coefficients[:room]))
+            coefficients, room = coefficients[room:], room - len(chunk[-1][1])
+            if not room:
+                yield chunk
+                chunk, room = [], most
+    if chunk:
+        yield chunk
+
+
+def _like(tensor: Tensor, model: Tensor) -> Tensor:
+    if tensor.stride() == model.stride():
+        return tensor
+    return torch.empty_like(model, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
+def _empty(count: int, tensor: Tensor) -> Tensor:
+    strides = (tensor.numel(), *tensor.stride())
+    return torch.empty_strided((count, *tensor.shape), strides, dtype=tensor.dtype, device=tensor.device)
 
 
 def _by_name(model: nn.Module, prunable: Collection[str] | None) -> dict[str, bool]:
@@ -142,8 +173,8 @@ def _by_name(model: nn.Module, prunable: Collection[str] | None) -> dict[str, bo
     return {name: id(parameter) in chosen for name, parameter in parameters.items()}
 
 
-def _check_ends(expected: Mapping[str, Tensor], ends: Sequence[Mapping[str, Tensor]]) -> None:
-    for which, end in zip(_ENDS, ends, strict=False):
+def _check_ends(expected: State, ends: Sequence[State], first: State) -> None:
+    for which, end in zip(ENDS, ends, strict=False):
         odd = sorted(expected.keys() ^ end.keys())
         if odd:
             where = "lacks" if odd[0] in expected else "has, and the model has not,"
@@ -154,10 +185,10 @@ def _check_ends(expected: Mapping[str, Tensor], ends: Sequence[Mapping[str, Tens
                     f"{name!r} of the {which} network has shape {tuple(tensor.shape)}, of the model "
                     f"{tuple(expected[name].shape)}; give state dicts of the model's architecture"
                 )
-            if (tensor.dtype, tensor.device) != (ends[0][name].dtype, ends[0][name].device):
+            if (tensor.dtype, tensor.device) != (first[name].dtype, first[name].device):
                 raise SettingError(
                     f"{name!r} of the {which} network is {tensor.dtype} on {tensor.device}, of the first "
-                    f"{ends[0][name].dtype} on {ends[0][name].device}; convert one of them"
+                    f"{first[name].dtype} on {first[name].device}; convert one of them"
                 )
             if tensor.is_floating_point() and tensor.dtype not in _FLOATING:
                 raise SettingError(f"{name!r} of the {which} network is {tensor.dtype}; expected float32 or bfloat16")

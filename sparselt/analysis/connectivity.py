@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sparselt.analysis.between import Buffers, evaluate_between
+from sparselt.analysis.batch_norm import Buffers
+from sparselt.analysis.between import Conditions, evaluate_between
 from sparselt.errors import SettingError
 
 
@@ -29,6 +30,16 @@ class Path:
         """The error barrier, see `error_barrier`."""
         return error_barrier(self.positions, self.errors)
 
+    @property
+    def loss_barrier(self) -> float:
+        """The barrier of the loss, in nats."""
+        return error_barrier(self.positions, self.losses)
+
+    @property
+    def instability(self) -> float:
+        """The error's instability, see `instability`."""
+        return instability(self.positions, self.errors)
+
 
 def error_barrier(positions: Sequence[float], errors: Sequence[float]) -> float:
     """Smallest ε ≥ 0 with E(γ) ≤ (1 − γ) E(0) + γ E(1) + ε at every position γ (Paul et al. 2022, Def. A.1).
@@ -41,15 +52,26 @@ def error_barrier(positions: Sequence[float], errors: Sequence[float]) -> float:
     Raises:
         SettingError: lists of different length, or positions that do not begin at 0, end at 1 and increase.
     """
-    if len(positions) != len(errors):
-        raise SettingError(f"a path of {len(positions)} positions has {len(errors)} errors; expected one each")
-    ascending = all(a < b for a, b in itertools.pairwise(positions))
-    if len(positions) < 2 or positions[0] != 0 or positions[-1] != 1 or not ascending:
-        raise SettingError(f"path positions are {list(positions)}; expected increasing numbers from 0 to 1")
+    _check(positions, errors)
     if not all(map(math.isfinite, errors)):
         return math.nan
     straight = [(1 - gamma) * errors[0] + gamma * errors[-1] for gamma in positions]
     return max(0.0, *(error - line for error, line in zip(errors[1:-1], straight[1:-1], strict=True)), 0.0)
+
+
+def instability(positions: Sequence[float], errors: Sequence[float]) -> float:
+    """The largest error on the path less the mean of its ends' (Frankle et al. 2020, section 2).
+
+    At least half the difference between the ends, where the error barrier is zero on a straight line. The paper calls a
+    network stable below 2%, over 30 points.
+
+    Args, raises:
+        Those of `error_barrier`.
+    """
+    _check(positions, errors)
+    if not all(map(math.isfinite, errors)):
+        return math.nan
+    return max(errors) - (errors[0] + errors[-1]) / 2
 
 
 def path_positions(points: int) -> tuple[float, ...]:
@@ -74,6 +96,7 @@ def evaluate_path(
     buffers: Buffers = "interpolate",
     training_batches: Iterable | None = None,
     precision: str = "float32",
+    folded: bool = True,
     on_point: Callable[[int], None] = lambda done: None,
 ) -> Path:
     """Error and loss, in eval mode, of the networks (1 − position) · first + position · second.
@@ -82,31 +105,34 @@ def evaluate_path(
     others stay at the nearer end (Paul et al. 2022, appendix C).
 
     Args:
-        model: a network of the architecture; its state is overwritten.
+        model: a network of the architecture, left as it is.
         first, second: state dicts of the two ends, on one device.
-        batches: the evaluation batches, each (images, labels, …); gone through once a position.
+        batches: the evaluation batches, each (images, labels, …); gone through once for as many positions as fit a
+            gigabyte.
         positions: where to evaluate; see `path_positions`.
         prunable: names of the parameters that extrapolate; default: those of `sparselt.prunable_parameters`.
-        buffers: where batch-norm statistics come from. `interpolate`: interpolated like weights (what the authors'
-            code does, and the default; counters are the first network's); `first` or `second`: all buffers are that
-            end's; `reestimate`: the mean over `training_batches`, gone through once a position.
-        precision: `float32`, or `bfloat16` autocast.
-        on_point: called with the number of positions done.
+        buffers: where batch-norm statistics come from, see `sparselt.analysis.batch_norm.Buffers`. With `per_batch`
+            the result depends on the batch size.
+        training_batches: for `reestimate`; gone through as often as `batches`.
+        precision: `float32`, or `bfloat16` autocast: faster, and it may flip single errors.
+        folded: whether batch norms are folded into convolutions where their statistics are fixed, and batches cut into
+            pieces for the caches. Outputs then agree to about 1e-5 of their size; without, those of float32 are equal
+            to the bit to `sparselt.training.loop.evaluate`'s.
+        on_point: called with the number of positions done, as it rises.
 
     Raises:
         SettingError: state dicts that do not fit the model or each other, an unknown choice of buffers, `reestimate`
             without batches, or a prunable name that is no parameter.
     """
-    coefficients = torch.tensor(positions, dtype=torch.float64)
-    errors, losses = evaluate_between(
-        model,
-        (first, second),
-        coefficients,
-        batches,
-        prunable=prunable,
-        buffers=buffers,
-        training_batches=training_batches,
-        precision=precision,
-        on_point=on_point,
-    )
+    spans = [((first, second), torch.tensor(positions, dtype=torch.float64))]
+    how = Conditions(prunable, buffers, training_batches, precision, folded, on_point)
+    errors, losses = evaluate_between(model, spans, batches, how)
     return Path(tuple(positions), errors, losses, buffers)
+
+
+def _check(positions: Sequence[float], errors: Sequence[float]) -> None:
+    if len(positions) != len(errors):
+        raise SettingError(f"a path of {len(positions)} positions has {len(errors)} errors; expected one each")
+    ascending = all(a < b for a, b in itertools.pairwise(positions))
+    if len(positions) < 2 or positions[0] != 0 or positions[-1] != 1 or not ascending:
+        raise SettingError(f"path positions are {list(positions)}; expected increasing numbers from 0 to 1")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sparselt.analysis.between import Buffers, evaluate_between
+from sparselt.analysis.batch_norm import Buffers
+from sparselt.analysis.between import Conditions, evaluate_between
 from sparselt.errors import SettingError
 
 
@@ -35,12 +36,14 @@ def evaluate_plane(
     buffers: Buffers = "interpolate",
     training_batches: Iterable | None = None,
     precision: str = "float32",
+    folded: bool = True,
     on_point: Callable[[int], None] = lambda done: None,
 ) -> Plane:
     """Error and loss, in eval mode, at points of the plane through three networks.
 
     Inside their triangle all parameters are interpolated. Outside it only prunable parameters extrapolate; the others
-    take the point of the triangle that is nearest in the distance between weights.
+    take the point of the triangle that is nearest in the distance between weights. A plane of 51 x 51 points through
+    ResNet-8 on the 500 digits takes 12 to 20 seconds of one CPU core.
 
     Args:
         coefficients: [K, 2] numbers, the points (s, t) of `Plane`; (0, 0), (1, 0) and (0, 1) are the networks.
@@ -53,15 +56,6 @@ def evaluate_plane(
     points = torch.as_tensor(coefficients, dtype=torch.float64)
     if points.dim() != 2 or points.shape[1] != 2:
         raise SettingError(f"plane coefficients have shape {tuple(points.shape)}; expected [K, 2], the pairs (s, t)")
-    errors, losses = evaluate_between(
-        model,
-        (first, second, third),
-        points,
-        batches,
-        prunable=prunable,
-        buffers=buffers,
-        training_batches=training_batches,
-        precision=precision,
-        on_point=on_point,
-    )
+    how = Conditions(prunable, buffers, training_batches, precision, folded, on_point)
+    errors, losses = evaluate_between(model, [((first, second, third), points)], batches, how)
     return Plane(tuple((s, t) for s, t in points.tolist()), errors, losses, buffers)

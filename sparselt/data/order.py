@@ -91,3 +91,13 @@ def steps_in(count: int, batch_size: int) -> int:
     if not 1 <= check_whole("batch_size", batch_size) <= count:
         raise DataError(f"batch size {batch_size} does not fit a split of {count} samples: choose 1 to {count}")
     return count // batch_size
+
+
+def check_indices(indices: np.ndarray, count: int) -> np.ndarray:
+    """The indices as int64 [N], or DataError where they are not samples of a split of `count`."""
+    chosen = np.asarray(indices)
+    if chosen.ndim != 1 or not len(chosen) or chosen.dtype.kind not in "iu":
+        raise DataError(f"indices are {chosen.dtype} {list(chosen.shape)}: expected whole numbers, at least one")
+    if chosen.min() < 0 or chosen.max() >= count:
+        raise DataError(f"indices go from {chosen.min()} to {chosen.max()}: the split has samples 0 to {count - 1}")
+    return chosen.astype(np.int64)

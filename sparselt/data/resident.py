@@ -11,7 +11,7 @@ from sparselt.data.batch import Batch, augmented, normalized
 from sparselt.data.beton import Beton
 from sparselt.data.dataset import Dataset
 from sparselt.data.manifest import Manifest
-from sparselt.data.order import Shard, batches_of, sample_order, steps_in
+from sparselt.data.order import Shard, batches_of, check_indices, sample_order, steps_in
 from sparselt.data.sources import SPLITS
 from sparselt.data.transforms import Normalize, PadCrop
 from sparselt.errors import DataError
@@ -175,7 +175,7 @@ class ResidentTrainLoader:
 class ResidentEvalLoader:
     """Every sample of a split exactly once, in order, never augmented. Small splits are normalised once and kept.
 
-    Of several ranks each has its part of the samples.
+    Of several ranks each has its part of the samples. indices: int64 [N], read only these samples, in this order.
     """
 
     def __init__(
@@ -186,16 +186,24 @@ class ResidentEvalLoader:
         device: torch.device | str = "cpu",
         split: str = "test",
         shard: Shard | None = None,
+        indices: np.ndarray | None = None,
     ):
         if not isinstance(transform, Normalize):
             raise DataError(f"{type(transform).__name__} cannot evaluate resident images: give a Normalize")
         _check_channels(resident, transform)
-        self._places = (shard or Shard.current()).share(resident.count(split))
-        self.count = len(self._places)
+        count = resident.count(split)
+        chosen = np.arange(count) if indices is None else check_indices(indices, count)
+        places = (shard or Shard.current()).share(len(chosen))
+        self.count = len(places)
         self.batch_size, self.transform, self.device = min(batch_size, self.count), transform, torch.device(device)
         steps_in(self.count, self.batch_size)
         images, labels = resident.on(split, self.device)
-        self._images, self._labels = (tensor[self._places.start : self._places.stop] for tensor in (images, labels))
+        self._indices = torch.from_numpy(chosen[places.start : places.stop]).to(self.device)
+        # A split that is read whole is not copied.
+        self._images, self._labels = (
+            tensor[places.start : places.stop] if indices is None else tensor[self._indices]
+            for tensor in (images, labels)
+        )
         self._kept: list[Batch] | None = None
 
     def __len__(self) -> int:
@@ -208,8 +216,7 @@ class ResidentEvalLoader:
 
     def _batches(self) -> Iterator[Batch]:
         for start in range(0, self.count, self.batch_size):
-            indices = torch.arange(start, min(start + self.batch_size, self.count), device=self.device)
-            indices += self._places.start
+            indices = self._indices[start : start + self.batch_size]
             images = normalized(self._images[start : start + self.batch_size], indices, self.transform)
             yield Batch(images, self._labels[start : start + self.batch_size], indices)
 

@@ -10,7 +10,7 @@ import torch
 from sparselt.data import ffcv_bridge
 from sparselt.data.batch import Batch, augmented, normalized
 from sparselt.data.dataset import Dataset
-from sparselt.data.order import Shard, batches_of, sample_order, steps_in
+from sparselt.data.order import Shard, batches_of, check_indices, sample_order, steps_in
 from sparselt.data.plain import PlainReader
 from sparselt.data.transforms import CenterCrop, Normalize, PadCrop, RandomResizedCrop
 from sparselt.errors import DataError
@@ -60,8 +60,8 @@ class StreamingTrainLoader:
 class StreamingEvalLoader:
     """Every sample of a split exactly once, in the order of the beton, never augmented.
 
-    transform: CenterCrop of pictures, Normalize of arrays. Of several ranks each has its part of the samples. The other
-    arguments are those of `StreamingTrainLoader`.
+    transform: CenterCrop of pictures, Normalize of arrays. Of several ranks each has its part of the samples. indices:
+    int64 [N], read only these samples, in this order. The other arguments are those of `StreamingTrainLoader`.
     """
 
     def __init__(
@@ -74,10 +74,13 @@ class StreamingEvalLoader:
         split: str = "test",
         shard: Shard | None = None,
         reader: str = "auto",
+        indices: np.ndarray | None = None,
     ):
         kind = CenterCrop if dataset.manifest.field == "rgb_image" else Normalize
         _check_transform(dataset, transform, kind, "evaluate streamed")
-        self._order = np.array((shard or Shard.current()).share(dataset.count(split)), dtype=np.int64)
+        count = dataset.count(split)
+        chosen = np.arange(count) if indices is None else check_indices(indices, count)
+        self._order = chosen[np.array((shard or Shard.current()).share(len(chosen)))]
         self.count = len(self._order)
         self.batch_size, self.transform = min(batch_size, self.count), transform
         steps_in(self.count, self.batch_size)

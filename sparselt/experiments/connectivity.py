@@ -1,13 +1,26 @@
-"""Are the solutions of successive levels linearly connected? (Paul et al. 2022, Figs. 2 and 6)"""
+"""Are solutions linearly connected: those of successive levels, and those that differ in SGD noise only?"""
 
 from collections.abc import Iterator
 
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
+from sparselt.runs.stage import Need
 
 
 def connectivity(lab: Lab) -> Iterator[Measurement]:
-    """Error and loss along the piecewise linear path through the solutions of levels 0, 1, …, L."""
+    """Are the solutions of successive levels linearly connected? (Paul et al. 2022, Figs. 2 and 6)
+
+    Variant `imp`: error and loss along the straight lines between the solutions of levels 0, 1, …, L, for every rewind
+    step, with the metrics of a path: path_error, path_loss, max_error, barrier (Def. A.1), instability, loss_barrier.
+
+    Condition `between=levels` (`heat_map`): max_error, barrier and instability of the lines between all pairs of levels
+    at the last rewind step (Fig. 2, right).
+
+    Condition `between=copies` (`instability_levels`): the line between two copies of one network that start from the
+    same step and differ in data order and augmentation (Frankle et al. 2020, Linear Mode Connectivity). Variants:
+    `dense` (level 0), `imp` (the ticket of the level), `random` (a mask of its layerwise densities). A copy starts with
+    a fresh optimizer; the first copy of the dense network is the dense network itself, which was never interrupted.
+    """
     setting = lab.setting
     for replicate in range(setting.replicates):
         for rewind_step in setting.rewind_steps:
@@ -24,3 +37,60 @@ def connectivity(lab: Lab) -> Iterator[Measurement]:
                     to_level=level + 1,
                     network=first,
                 )
+            yield from _copies(lab, replicate, rewind_step)
+        if setting.grids.heat_map:
+            yield _heat_map(lab, replicate, max(setting.rewind_steps))
+
+
+def _heat_map(lab: Lab, replicate: int, rewind_step: int) -> Measurement:
+    """The lines between all pairs of levels."""
+    networks = [lab.ticket(replicate, rewind_step, level) for level in range(lab.setting.levels + 1)]
+    needs = {f"network_{level}": network.file("final.safetensors") for level, network in enumerate(networks)}
+    points = lab.setting.path_points
+    pairs = len(networks) * (len(networks) - 1) // 2
+    stage = lab.evaluation(
+        "heat_map",
+        {"points": points, "batch_norm": "interpolate"},
+        needs,
+        f"all pairs of levels, replicate {replicate}, rewind {rewind_step}",
+        steps=len(networks) + pairs * (points - 2),
+    )
+    return Measurement(
+        "connectivity",
+        "imp",
+        replicate,
+        rewind_step,
+        0,
+        stage,
+        networks=tuple(networks),
+        condition="between=levels",
+        metrics=("max_error", "barrier", "instability"),
+    )
+
+
+def _copies(lab: Lab, replicate: int, rewind_step: int) -> Iterator[Measurement]:
+    """The line between a network and its copy, for every level at which instability is measured."""
+    for level in lab.setting.grids.instability_levels:
+        masks: dict[str, Need | None] = {"dense": None}
+        if level > 0:
+            masks = {
+                "imp": lab.mask(replicate, rewind_step, level),
+                "random": lab.random_mask(replicate, rewind_step, level),
+            }
+        for variant, mask in masks.items():
+            label = f"{variant}, replicate {replicate}, rewind {rewind_step}, level {level}"
+            first = lab.dense(replicate)
+            if mask is not None:
+                first = lab.rewound(replicate, rewind_step, mask, label, level=level)
+            copy = lab.rewound(replicate, rewind_step, mask, f"{label}, in another data order", level=level, copy=1)
+            yield Measurement(
+                "connectivity",
+                variant,
+                replicate,
+                rewind_step,
+                level,
+                lab.path(first, copy, f"path between copies, {label}"),
+                to_level=level,
+                network=first,
+                condition="between=copies",
+            )

@@ -30,10 +30,12 @@ class Grids:
         adaptive_rewind_step: rewind step of `adaptive`.
         adaptive_images: training images of its searches, a random subsample; 0: all of them.
         sibling_pretraining: steps of pretraining that siblings share.
+        sibling_overlap: siblings whose masks are compared after each pretraining.
         sibling_counts: how many siblings' masks are combined.
         sibling_densities: weights remaining of the combined masks.
         sibling_retrained: of `sibling_pretraining`, the steps whose combined masks are retrained.
         sibling_levels: prunings by which each sibling reaches a density: 1, one-shot, or more, iteratively.
+        sibling_iterative_counts: `sibling_counts` of siblings pruned more than once; each costs as many trainings.
         stability_levels: levels at which distances are measured.
         stability_rewind_steps: rewind steps of those.
         stability_rates: see `RATES`; those beside `standard` rewind to step 0.
@@ -42,12 +44,15 @@ class Grids:
         init_lr: learning rate of `rewind_to_init`.
         init_batch_sizes: batch sizes of `rewind_to_init`, at equal epochs.
         init_warmup_steps: warm-ups of it, at the setting's own batch size and learning rate.
-        init_levels: levels of it.
+        init_levels: rounds of it.
+        init_fraction: share of the live weights that each of its rounds removes; 0: the setting's own.
         repulsion_strengths: λ of the repelling (above 0) or attracting (below 0) loss.
         repulsion_levels: levels under it.
         flatness_levels: levels at which the Hessian's spectrum is taken.
         flatness_images: training images that it is taken on.
         flatness_eigenvalues: largest eigenvalues taken.
+        flatness_products: Hessian-vector products that they may take; the trace takes half as many, at least 2.
+        perturbation_level: level whose rewound network is perturbed, beside the dense network.
         perturbation_scales: norms of perturbations of the rewound network, over that of the pruning projection.
     """
 
@@ -61,10 +66,12 @@ class Grids:
     adaptive_rewind_step: int = 0
     adaptive_images: int = 0
     sibling_pretraining: tuple[int, ...] = ()
+    sibling_overlap: int = 3
     sibling_counts: tuple[int, ...] = (2,)
     sibling_densities: tuple[float, ...] = (0.2,)
     sibling_retrained: tuple[int, ...] = ()
     sibling_levels: tuple[int, ...] = (1,)
+    sibling_iterative_counts: tuple[int, ...] = (2,)
     stability_levels: tuple[int, ...] = ()
     stability_rewind_steps: tuple[int, ...] = ()
     stability_rates: tuple[str, ...] = ("standard",)
@@ -75,11 +82,14 @@ class Grids:
     init_batch_sizes: tuple[int, ...] = ()
     init_warmup_steps: tuple[int, ...] = ()
     init_levels: int = 0
+    init_fraction: float = 0.0
     repulsion_strengths: tuple[float, ...] = ()
     repulsion_levels: int = 0
     flatness_levels: tuple[int, ...] = ()
     flatness_images: int = 512
     flatness_eigenvalues: int = 5
+    flatness_products: int = 40
+    perturbation_level: int = 1
     perturbation_scales: tuple[float, ...] = ()
 
     def check(self) -> "Grids":
@@ -98,12 +108,24 @@ class Grids:
         for name in _RATES_AND_SHARES:
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingError(f"{name} is {getattr(self, name)}; expected zero or more")
+        if self.landscape_points < 4:
+            raise SettingError(f"landscape_points is {self.landscape_points}; expected at least 4")
         if self.adaptive_density >= 1:
             raise SettingError(f"adaptive_density is {self.adaptive_density}; expected less than 1, such as 0.09")
-        if any(not 0 < density < 1 for density in self.sibling_densities):
+        if any(not _LEAST <= density <= 1 - _LEAST for density in self.sibling_densities):
             raise SettingError(f"sibling_densities {list(self.sibling_densities)} are not all between 0 and 1")
-        if any(not 2 <= count <= 64 for count in self.sibling_counts):
-            raise SettingError(f"sibling_counts {list(self.sibling_counts)} are not all from 2 to 64")
+        for name in ("sibling_counts", "sibling_iterative_counts", "sibling_overlap"):
+            counts = getattr(self, name)
+            if any(not 2 <= count <= 64 for count in (counts if isinstance(counts, tuple) else (counts,))):
+                raise SettingError(f"{name} {counts}: expected 2 to 64 siblings")
+        if any(not 1 <= levels <= 64 for levels in self.sibling_levels):
+            raise SettingError(f"sibling_levels {list(self.sibling_levels)} are not all from 1, one-shot, to 64")
+        for step in self.sibling_retrained:
+            if step not in self.sibling_pretraining:
+                raise SettingError(
+                    f"sibling_retrained holds {step}, which is not among sibling_pretraining "
+                    f"{list(self.sibling_pretraining)}; add it there, or leave it out here"
+                )
         for name in (field.name for field in fields(self)):
             value = getattr(self, name)
             if isinstance(value, tuple):
@@ -142,8 +164,23 @@ STEPS = (
 )
 """The fields that count optimizer steps: they may be written `500it` or `4ep`."""
 
+# A part of all weights that is none: of 25 million 25.
+_LEAST = 1e-6
+
 _TEXTS = ("variants", "stability_rates")
-_POSITIVE = ("landscape_points", "landscape_replicates", "flatness_images", "flatness_eigenvalues")
+_POSITIVE = (
+    *("landscape_points", "landscape_replicates", "flatness_images", "flatness_eigenvalues"),
+    *("flatness_products", "perturbation_level"),
+)
 _RATES_AND_SHARES = (
-    *("adaptive_density", "adaptive_images", "low_lr", "warmup_lr", "init_lr", "init_levels", "repulsion_levels"),
+    *(
+        "adaptive_density",
+        "adaptive_images",
+        "low_lr",
+        "warmup_lr",
+        "init_lr",
+        "init_levels",
+        "init_fraction",
+        "repulsion_levels",
+    ),
 )

@@ -1,27 +1,126 @@
-"""Iterative magnitude pruning with weight rewinding, and two controls (Paul et al. 2022, Fig. 5)."""
+"""Iterative magnitude pruning, its controls and its variants: error against density (Paul et al. 2022, Fig. 5)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
+from sparselt.experiments.setting import Setting
+from sparselt.runs.stage import Need, Stage
+
+Retrain = Callable[[Stage, Need, int], Stage]
+_CHAINS = ("layerwise", "lr_rewinding", "fine_tuning")
+_LEAST_RATE = 0.01
 
 
 def imp(lab: Lab) -> Iterator[Measurement]:
-    """Test error of the dense network, of every level at every rewind step, and of the controls.
+    """Iterative magnitude pruning with weight rewinding, its controls and variants (Paul et al. 2022, Fig. 5).
 
-    Variants: `dense` (level 0), `imp`, `random` (same layerwise densities, same rewound weights) and `reinit` (the IMP
-    mask on a fresh initialization).
+    Test error of the dense network (`dense`, level 0), of every level at every rewind step (`imp`), and at the control
+    rewind step of what `Grids.variants` names. At the control levels, with as many weights as the ticket:
+
+    - `random`: a random mask of the ticket's layerwise densities, on the same rewound weights;
+    - `reinit`: the ticket's mask on a fresh initialization, trained in full (both Frankle et al. 2019);
+    - `shuffled`: the ticket's mask, its rewound weights permuted among the live positions of each layer, so that each
+      layer starts from the same numbers in other places. Ours, after the ablations of Frankle et al. 2021, Pruning
+      Neural Networks at Initialization, who shuffle the mask within each layer: that is `random`;
+    - `one_shot`: the dense network pruned once, and rewound (Frankle et al. 2019).
+
+    Chains, at every level up to the last control level; each prunes its own networks as often as IMP:
+
+    - `layerwise`: IMP that ranks the weights of each layer on its own;
+    - `lr_rewinding`: keeps the final weights and rewinds only the schedule (Renda et al. 2020);
+    - `fine_tuning`: keeps the final weights and trains on at the schedule's last learning rate, for as many steps as a
+      rewound network is trained (Renda et al. 2020, who fine-tune for the same number of epochs). Where that rate is
+      all but zero, as a cosine's, 1% of the peak is taken instead, which is ours.
+
+    Where a kept network trains on, it does so in the ticket's data order and with a fresh optimizer.
+
+    Metrics: test_error, test_loss, train_loss; `empty_layer`, with `layer=name` as condition, where pruning has left
+    none of a layer's weights.
     """
     setting = lab.setting
     for replicate in range(max(setting.replicates, setting.dense_replicates)):
         yield Measurement("imp", "dense", replicate, None, 0, lab.dense(replicate))
     for replicate in range(setting.replicates):
-        for rewind_step in setting.rewind_steps:
+        for step in setting.rewind_steps:
             for level in range(1, setting.levels + 1):
-                yield Measurement(
-                    "imp", "imp", replicate, rewind_step, level, lab.ticket(replicate, rewind_step, level)
-                )
+                network, mask = lab.ticket(replicate, step, level), lab.mask(replicate, step, level)
+                yield from _masked("imp", replicate, step, level, network, mask)
         step = setting.control_rewind_step
         for level in setting.control_levels:
-            yield Measurement("imp", "random", replicate, step, level, lab.random_control(replicate, step, level))
-            yield Measurement("imp", "reinit", replicate, step, level, lab.reinit_control(replicate, step, level))
+            yield from _controls(lab, replicate, step, level)
+        for variant, retrain in _retrained(lab, replicate, step).items():
+            yield from _chain(lab, variant, retrain, replicate, step)
+
+
+def _controls(lab: Lab, replicate: int, step: int, level: int) -> Iterator[Measurement]:
+    """What is compared with one ticket."""
+    variants = lab.setting.grids.variants
+    mask = lab.mask(replicate, step, level)
+    place = f"replicate {replicate}, level {level}"
+    if "random" in variants:
+        yield Measurement("imp", "random", replicate, step, level, lab.random_control(replicate, step, level))
+    if "reinit" in variants:
+        yield Measurement("imp", "reinit", replicate, step, level, lab.reinit_control(replicate, step, level))
+    if "shuffled" in variants:
+        weights = lab.shuffled(replicate, step, level)
+        seeds = lab.seeds(replicate, level, step)
+        network = lab.training(seeds, start_step=step, label=f"shuffled weights, {place}", weights=weights, mask=mask)
+        yield Measurement("imp", "shuffled", replicate, step, level, network)
+    if "one_shot" in variants:
+        once = lab.pruned(lab.dense(replicate), None, f"one-shot mask, {place}", equal=mask)
+        network = lab.rewound(replicate, step, once, f"one-shot, {place}", level=level)
+        yield from _masked("one_shot", replicate, step, level, network, once)
+
+
+def _retrained(lab: Lab, replicate: int, step: int) -> dict[str, Retrain]:
+    """How each chain trains the network that was just pruned: of network, mask and level."""
+
+    def kept(lab: Lab, what: str) -> Retrain:
+        def retrain(network: Stage, mask: Need, level: int) -> Stage:
+            label = f"{what}, replicate {replicate}, level {level}"
+            weights = network.file("final.safetensors")
+            seeds = lab.seeds(replicate, level, step)
+            return lab.training(seeds, start_step=step, label=label, weights=weights, mask=mask)
+
+        return retrain
+
+    def rewound(network: Stage, mask: Need, level: int) -> Stage:
+        return lab.rewound(replicate, step, mask, f"layerwise, replicate {replicate}, level {level}", level=level)
+
+    chains = {"layerwise": rewound, "lr_rewinding": kept(lab, "learning rate rewound")}
+    if "fine_tuning" in lab.setting.grids.variants:
+        chains["fine_tuning"] = kept(_fine_tuning_lab(lab), "fine-tuned")
+    return {variant: chains[variant] for variant in _CHAINS if variant in lab.setting.grids.variants}
+
+
+def _chain(lab: Lab, variant: str, retrain: Retrain, replicate: int, step: int) -> Iterator[Measurement]:
+    """Prunes and trains in turn, down to the last control level."""
+    scope = "layerwise" if variant == "layerwise" else lab.setting.scope
+    network, mask = lab.dense(replicate), None
+    for level in range(1, max(lab.setting.control_levels, default=0) + 1):
+        label = f"{variant} mask, replicate {replicate}, level {level}"
+        mask = lab.pruned(network, mask, label, scope=scope)
+        network = retrain(network, mask, level)
+        yield from _masked(variant, replicate, step, level, network, mask)
+
+
+def _masked(variant: str, replicate: int, step: int, level: int, network: Stage, mask: Need) -> Iterator[Measurement]:
+    """A network's measurements, and which layers of its mask are empty."""
+    yield Measurement("imp", variant, replicate, step, level, network)
+    yield Measurement("imp", variant, replicate, step, level, mask.stage.want("values.json"))
+
+
+def _fine_tuning_lab(lab: Lab) -> Lab:
+    """The lab whose schedule stays at the last learning rate."""
+    setting = lab.setting
+    rate = fine_tuning_rate(setting)
+    # Decoupled decay goes with the rate over its peak, which is now the peak itself: one decay for both schedules.
+    decay = setting.weight_decay * (rate / setting.lr if setting.decoupled_weight_decay else 1)
+    return lab.changed(schedule="step", lr=rate, milestones=(), warmup_steps=0, weight_decay=decay)
+
+
+def fine_tuning_rate(setting: Setting) -> float:
+    """The learning rate of the schedule's last step; 1% of the peak where that is less than 0.01% of it."""
+    last = setting.recipe.schedule.learning_rate(setting.steps - 1, setting.steps)
+    return last if last >= _LEAST_RATE**2 * setting.lr else _LEAST_RATE * setting.lr

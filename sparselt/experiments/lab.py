@@ -122,6 +122,13 @@ class Lab:
         label = f"reinitialized control, replicate {replicate}, level {level}"
         return self.training(seeds, mask=self.mask(replicate, rewind_step, level), label=label)
 
+    def shuffled(self, replicate: int, rewind_step: int, level: int) -> Need:
+        """The ticket's rewound weights, permuted among the live positions of each layer; momentum is not restored."""
+        seed = derive_seed(self.setting.seed, "shuffled weights", replicate, rewind_step, level)
+        needs = {"weights": self.checkpoint(replicate, rewind_step), "mask": self.mask(replicate, rewind_step, level)}
+        label = f"shuffled weights, replicate {replicate}, level {level}"
+        return Stage("shuffle", {"seed": seed}, needs, label=label, steps=1).file("weights.safetensors")
+
     def pruned(
         self,
         network: Stage,
@@ -130,14 +137,18 @@ class Lab:
         *,
         fraction: float | None = None,
         scope: str | None = None,
+        equal: Need | None = None,
     ) -> Need:
         """The mask that magnitude pruning of a trained network gives; `mask` is its own, None if it is dense.
 
-        `fraction` and `scope` are the setting's unless given.
+        `fraction` and `scope` are the setting's unless given; with `equal`, a mask, as many weights are left as in it.
         """
         setting = self.setting
         spec: dict[str, Any] = {"fraction": fraction or setting.fraction, "scope": scope or setting.scope}
         needs = {"weights": network.file("final.safetensors")}
+        if equal is not None:
+            del spec["fraction"]
+            needs["equal"] = equal
         if mask is None:
             spec |= {"model": setting.model, "classes": setting.classes, "channels": setting.channels}
         else:
@@ -148,7 +159,7 @@ class Lab:
         """Error and loss on the straight line between two trained networks."""
         points = self.setting.path_points
         needs = {"first": first.file("final.safetensors"), "second": second.file("final.safetensors")}
-        spec = {"points": points, "batch_norm": "interpolated"}
+        spec = {"points": points, "batch_norm": "interpolate"}
         return self.evaluation("path", spec, needs, label, steps=points, output="path.json")
 
     def evaluation(

@@ -23,6 +23,8 @@ class Measurement:
         network: the training whose density the rows state, where the stage's own numbers do not; None if it is `stage`
             itself.
         condition: what else sets these rows apart, as `name=value`, several with spaces between: `batch_size=256`.
+        networks: the trainings of levels 0, 1, …, where the stage's numbers are of several; instead of `network`.
+        metrics: those of the stage's that are wanted; empty: all.
     """
 
     experiment: str
@@ -34,11 +36,13 @@ class Measurement:
     to_level: int | None = None
     network: Stage | None = None
     condition: str = ""
+    networks: tuple[Stage, ...] = ()
+    metrics: tuple[str, ...] = ()
 
     @property
     def stages(self) -> list[Stage]:
         """What has to have run before `rows` can be read."""
-        return [self.stage] if self.network is None else [self.stage, self.network]
+        return [self.stage, *self.networks] if self.network is None else [self.stage, self.network]
 
     def rows(self, read: Read) -> Iterator[dict[str, Any]]:
         """The rows, without setting and scale; `read` returns a JSON output of a finished stage."""
@@ -53,8 +57,12 @@ class Measurement:
         }
         if self.network is not None or self.stage.kind == "train":
             place["density"] = read(self.network or self.stage, "measurements.json")["density"]
+        densities = [read(network, "measurements.json")["density"] for network in self.networks]
         for value in _values(self.stage, read):
-            yield place | value
+            if densities:
+                place["density"] = densities[value["level"]]
+            if not self.metrics or value["metric"] in self.metrics:
+                yield place | value
 
 
 def _values(stage: Stage, read: Read) -> Iterator[Mapping[str, Any]]:

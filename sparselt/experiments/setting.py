@@ -40,7 +40,7 @@ class Setting:
         eval_interpolation: how the crop is resized, see `sparselt.data.CenterCrop` (`streaming`).
         padding, flip: random shift by up to `padding` pixels, random mirror image (`resident`; `flip` serves both).
         model, batch_size, steps, momentum, weight_decay, nesterov, decoupled_weight_decay, precision, threads,
-            initialization, norm_scale, micro_batches, rewound_momentum: see `sparselt.training.recipe.Recipe`.
+            initialization, norm_scale, micro_batches, compile, rewound_momentum: see `sparselt.training.recipe.Recipe`.
         techniques: a name of `sparselt.training.techniques.TECHNIQUES`.
         schedule, lr, milestones, lr_factor, warmup_steps: see `sparselt.training.schedule.Schedule`.
         levels, fraction, scope: prunings, share of live weights that each removes, and how they are ranked.
@@ -219,9 +219,10 @@ class Setting:
         return self.changed(**values)
 
     def changed(self, **values: Any) -> "Setting":
-        """The setting with fields replaced, of itself or its grids."""
+        """The setting with fields replaced, of itself or its grids; `grids` itself may be one of them."""
         names = {f.name for f in dataclasses.fields(Grids)}
-        grids = dataclasses.replace(self.grids, **{name: value for name, value in values.items() if name in names})
+        grids = values.pop("grids", self.grids)
+        grids = dataclasses.replace(grids, **{name: value for name, value in values.items() if name in names})
         return dataclasses.replace(self, grids=grids, **{n: value for n, value in values.items() if n not in names})
 
 

@@ -33,20 +33,32 @@ def write_report(folder: str | Path) -> Path:
 
 
 def console_summary(folder: str | Path, console: "Console") -> None:
-    """Print the table of a run, as wide as the console allows, and where its files are."""
+    """Print the tables of a run and the papers' findings, as wide as the console allows, and where its files are."""
+    from sparselt.report.claims import claims, claims_rich
+    from sparselt.report.others import others_table
     from sparselt.report.run import read_run
+    from sparselt.report.sections.imp import empty_layers
+    from sparselt.report.summary import is_core
     from sparselt.report.tables import control_table, level_tables, table_notes
 
     run = read_run(folder)
     levels = run.data.levels
-    for table in [*level_tables(levels, console.width), control_table(levels)]:
+    core = any(map(is_core, run.rows))
+    tables = [*level_tables(levels, console.width), control_table(levels)] if core else []
+    for table in [*tables, others_table(run.rows)]:
         if table is not None:
             console.print(table)
             console.print()
     synthetic = ["The data is synthetic: these numbers check the machinery and say nothing about lottery tickets."]
-    for note in table_notes(levels) + synthetic * run.record["synthetic"]:
+    for note in (table_notes(levels) if core else []) + synthetic * run.record["synthetic"]:
         console.print(note, highlight=False, markup=False)
+    for warning in empty_layers(run.data):
+        console.print(warning, style="yellow", highlight=False, markup=False)
     console.print()
+    found = claims(run.data)
+    if found:
+        console.print(claims_rich(found))
+        console.print()
     for name in ("report.html", "figures", "results.csv", "results.json", "ledger.csv"):
         path = run.folder / name
         if path.exists():

@@ -8,7 +8,12 @@ from sparselt.report.sections import SECTIONS
 
 
 def claims(data: Data) -> list[Claim]:
-    """Every claim that the run's measurements bear on, in the order of the sections."""
+    """Every claim that the run's measurements bear on, in the order of the sections.
+
+    None at scale smoke and on synthetic data, which check the machinery: what they show is not about lottery tickets.
+    """
+    if data.record["scale"] == "smoke" or data.record["synthetic"]:
+        return []
     found = []
     for name, section in SECTIONS.items():
         if data.select(experiment=name):
@@ -38,6 +43,30 @@ def claims_markdown(found: Sequence[Claim]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
+def claims_rich(found: Sequence[Claim]):
+    """The claims as a rich table for the terminal: the verdict beside the finding and what was measured, by paper."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    table.add_column("agrees?", no_wrap=True)
+    table.add_column("what the papers find, and what was measured here")
+    for paper in dict.fromkeys(claim.paper for claim in found):
+        table.add_row("", Text(paper, "bold"))
+        for claim in found:
+            if claim.paper == paper:
+                tested = f" (n = {claim.n}" + (")" if claim.p is None else f", {_p(claim.p)})")
+                verdict, style = _SHORT[claim.verdict]
+                table.add_row(Text(verdict, style), Text.assemble(claim.claim, ": ", (claim.here + tested, "dim")))
+    return table
+
+
+_SHORT = {
+    "agrees": ("agrees", "bold green"),
+    "does not agree": ("does not", "bold red"),
+    "cannot be seen at this scale": ("not seen", ""),
+}
 _HEADINGS = ["paper", "finding", "here", "statistic", "agrees?"]
 
 

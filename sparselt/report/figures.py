@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+CORE = "core"
+"""The key of the figures that a page shows first, of IMP, its controls and the lines between levels."""
+
 _MARKERS = ("o", "s", "D", "v", "P", "*")
 _CONTROL_MARKERS = {"random": "x", "reinit": "+"}
 _CAPTIONS = {
@@ -92,13 +95,13 @@ def save_figures(folder: Path, data: Data) -> dict[str, dict[str, Drawn]]:
 
 
 def _drawings(data: Data) -> Iterator[tuple[str, dict[str, Drawing]]]:
-    """The drawings of each experiment; those of IMP and its connectivity come first, under `imp`."""
+    """Those of IMP and its connectivity come first, under `CORE`; then each section's own, under its experiment."""
     figures = {
         "error_against_density": error_against_density(data.levels),
         "error_along_path": error_along_path(data.rows, data.levels),
         "barriers": barriers(data.rows, data.levels),
     }
-    yield "imp", {name: Drawing(figure, *_CAPTIONS[name]) for name, figure in figures.items() if figure is not None}
+    yield CORE, {name: Drawing(figure, *_CAPTIONS[name]) for name, figure in figures.items() if figure is not None}
     for experiment, section in SECTIONS.items():
         if data.select(experiment=experiment):
             yield experiment, section.drawings(data)

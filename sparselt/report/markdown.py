@@ -9,6 +9,7 @@ from sparselt.report.page import statement
 from sparselt.report.results import write_text
 from sparselt.report.run import read_run
 from sparselt.report.sections import SECTIONS
+from sparselt.report.summary import is_core
 
 
 def write_markdown(folder: str | Path, path: str | Path) -> None:
@@ -27,7 +28,9 @@ def write_markdown(folder: str | Path, path: str | Path) -> None:
     found = claims(data)
     if found:
         parts += ["## The papers' findings", claims_markdown(found).rstrip(), _HOW_TO_READ]
-    parts += ["## What the run shows", _list(findings(data.levels))]
+    parts.append("## What the run shows")
+    if any(map(is_core, run.rows)):
+        parts.append(_list(findings(data.levels)))
     for name, section in SECTIONS.items():
         texts = section.findings(data) if data.select(experiment=name) else []
         if texts:
@@ -41,8 +44,9 @@ def write_markdown(folder: str | Path, path: str | Path) -> None:
 
 
 _HOW_TO_READ = (
-    "*agrees*: the test supports the paper's finding; *does not agree*: the measurements contradict it; *cannot be seen "
-    "at this scale*: neither. ± is the standard deviation over replicates. Tests were not corrected for their number."
+    "*agrees*: the test supports the paper's finding; *does not agree*: the measurements contradict it; *cannot be "
+    "seen at this scale*: neither. ± is the standard deviation over replicates. "
+    "Tests were not corrected for their number."
 )
 
 

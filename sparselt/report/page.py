@@ -2,18 +2,19 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 
 from sparselt.report.claims import claims, claims_table
 from sparselt.report.drawing import COLOURS, GREY, INK
-from sparselt.report.figures import Drawn
+from sparselt.report.figures import CORE, Drawn
 from sparselt.report.findings import agreements, findings
+from sparselt.report.others import others_html
 from sparselt.report.page_style import STYLE
 from sparselt.report.run import Cost, Run, costs
 from sparselt.report.section import Data
 from sparselt.report.sections import SECTIONS
-from sparselt.report.summary import Summary
+from sparselt.report.summary import Summary, is_core
 from sparselt.report.tables import html_tables
 from sparselt.report.wording import count, duration, listing
 
@@ -26,20 +27,15 @@ UNMASKING = (
 def page(run: Run, drawings: Mapping[str, Mapping[str, Drawn]]) -> str:
     """The HTML of a run; `drawings` is what figures.save_figures returned."""
     record, data = run.record, run.data
-    levels, core = data.levels, drawings.get("imp", {})
     title = record["title"]
     parts = [
         f"<h1>{escape(title)}</h1>",
         _notice(record),
         f"<p>{escape(statement(record))}</p>",
-        _shows(record, levels),
+        *(_core(record, data.levels, drawings.get(CORE, {})) if any(map(is_core, run.rows)) else ()),
         claims_table(claims(data)),
-        "<h2>Figures</h2>",
-        *(_figure(name, drawing) for name, drawing in core.items()),
-        "" if core else "<p>The results hold nothing that a figure could show.</p>",
-        "<h2>Every level</h2>",
-        html_tables(levels),
         *(_section(name, data, drawings.get(name, {})) for name in SECTIONS),
+        others_html(run.rows),
         _protocol(record),
         _cost(run),
         _record(run),
@@ -52,6 +48,16 @@ def page(run: Run, drawings: Mapping[str, Mapping[str, Drawn]]) -> str:
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
+
+
+def _core(record: Mapping, levels: Summary, drawings: Mapping[str, Drawn]) -> Iterator[str]:
+    """IMP, its controls and the lines between its levels."""
+    yield _shows(record, levels)
+    yield "<h2>Figures</h2>"
+    yield from (_figure(name, drawing) for name, drawing in drawings.items())
+    yield "" if drawings else "<p>The results hold nothing that a figure could show.</p>"
+    yield "<h2>Every level</h2>"
+    yield html_tables(levels)
 
 
 def _notice(record: Mapping) -> str:
@@ -123,6 +129,8 @@ def _section(name: str, data: Data, drawings: Mapping[str, Drawn]) -> str:
         return ""
     items = "\n".join(f"<li>{escape(text)}</li>" for text in SECTIONS[name].findings(data))
     figures = "\n".join(_figure(*drawing) for drawing in drawings.items())
+    if not items and not figures:
+        return ""
     return (
         f'<h2 id="{name}">{escape(SECTIONS[name].title)}</h2>\n'
         + (f"<ul>\n{items}\n</ul>\n" if items else "")
@@ -187,12 +195,8 @@ def _record(run: Run) -> str:
     )
     names = ("results.csv", "results.json", "ledger.csv", "record.json", "figures")
     links = ", ".join(f'<a href="{name}">{name}</a>' for name in names if (run.folder / name).exists())
-    others = sorted({row.experiment for row in run.rows} - {"imp", "connectivity", *SECTIONS})
-    more = (
-        f"<p>results.csv also holds {escape(listing(others))}, which this page does not draw.</p>\n" if others else ""
-    )
     paper = f'<p class="note">Unmasking: {escape(UNMASKING)}.</p>'
-    return f"<h2>Record</h2>\n{table}<p>Beside this page: {links}.</p>\n{more}{paper}"
+    return f"<h2>Record</h2>\n{table}<p>Beside this page: {links}.</p>\n{paper}"
 
 
 def _table(names: Sequence[str], lines: Iterable[Sequence[str]], text: Sequence[int] = (0,)) -> str:

@@ -3,27 +3,24 @@
 import heapq
 import multiprocessing
 import os
-import signal
-import threading
-import time
-import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from sparselt.errors import SettingError, SparseltError, StoreError
-from sparselt.runs.kinds import KINDS, Task
+from sparselt.errors import SettingError, StoreError
+from sparselt.runs.cohorts import group_of, mates_of
+from sparselt.runs.kinds import KINDS
 from sparselt.runs.ledger import Entry
 from sparselt.runs.plan import Plan
 from sparselt.runs.stage import Stage
 from sparselt.runs.store import Store
+from sparselt.runs.worker import Outcome, measure_cohort, run_cohort, run_stage, start_worker
 
-_REPORT_EVERY = 0.3
-_progress_queue = None
+__all__ = ["Outcome", "Watcher", "Workers", "default_workers", "execute", "run_stage"]
+
+_MOST_TOGETHER = 64
 
 
 class Watcher(Protocol):
@@ -39,16 +36,6 @@ class Watcher(Protocol):
         """Called a few times a second."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a worker says of one stage: units made, seconds, UTC time of the end, and the error's text if it failed."""
-
-    steps: int
-    seconds: float
-    finished: str
-    error: str = ""
-
-
 class Workers:
     """A pool of worker processes that keep their imports from stage to stage.
 
@@ -56,13 +43,18 @@ class Workers:
 
     Args:
         count: number of processes, at least 1.
+        cohort: how many equal trainings a process makes side by side, at least 1. Default: on a GPU what a short
+            measurement there says is best, on a CPU one (see `sparselt.runs.cohorts`).
     """
 
-    def __init__(self, count: int):
+    def __init__(self, count: int, cohort: int | None = None):
         most = 8 * len(os.sched_getaffinity(0))
         if not 1 <= count <= most:
             raise SettingError(f"number of workers is {count}; expected at least 1 and at most {most}, 8 for each core")
-        self.count = count
+        if cohort is not None and not 1 <= cohort <= _MOST_TOGETHER:
+            raise SettingError(f"cohort is {cohort} networks; expected 1 to {_MOST_TOGETHER}")
+        self.count, self._cohort = count, cohort
+        self._measured: dict[str, int] = {}
         self._context = multiprocessing.get_context("spawn")
         self.queue = self._context.SimpleQueue()
         self._pool: ProcessPoolExecutor | None = None
@@ -82,9 +74,22 @@ class Workers:
         """Runs `function(*arguments)` in a worker; processes start on the first call."""
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
-                self.count, self._context, initializer=_start_worker, initargs=(self.queue,)
+                self.count, self._context, initializer=start_worker, initargs=(self.queue,)
             )
         return self._pool.submit(function, *arguments)
+
+    def joins(self, stage: Stage) -> bool:
+        """Whether this stage may be run as one unit with others."""
+        return self._cohort != 1 and (self._cohort is not None or stage.spec.get("device", "cpu") != "cpu")
+
+    def cohort_of(self, stage: Stage, root: Path) -> int:
+        """How many trainings like this one to make side by side; the first of its group on a GPU is measured."""
+        if not self.joins(stage) or self._cohort is not None:
+            return self._cohort or 1
+        group = group_of(stage)
+        if group not in self._measured:
+            self._measured[group] = _result(self.submit(measure_cohort, stage, str(root)), [stage])
+        return self._measured[group]
 
 
 def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> list[Entry]:
@@ -99,63 +104,38 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
     missing = {stage.key: stage for stage in plan.missing(store)}
     entries = {stage.key: _found(stage, store) for stage in plan.stages if stage.key not in missing}
     waits_for = {key: {n.stage.key for n in s.needs.values()} & missing.keys() for key, s in missing.items()}
-    priority = plan.remaining_work()
-    ready = [(-priority[key], key) for key, needs in waits_for.items() if not needs]
+    priority = _priorities(plan)
+    ready = [(priority[key], key) for key, needs in waits_for.items() if not needs]
     heapq.heapify(ready)
-    running: dict[Future, Stage] = {}
+    running: dict[Future, list[Stage]] = {}
     while ready or running:
         while ready and len(running) < workers.count:
-            stage = missing[heapq.heappop(ready)[1]]
-            running[workers.submit(run_stage, stage, str(store.root))] = stage
+            stages = _take(ready, missing, workers, store)
+            function, what = (run_cohort, stages) if len(stages) > 1 else (run_stage, stages[0])
+            running[workers.submit(function, what, str(store.root))] = stages
         done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
         while not workers.queue.empty():
             key, steps = workers.queue.get()
             watcher.progressed(missing[key], steps)
         watcher.idle()
         for future in done:
-            stage = running.pop(future)
-            entry = _entry(stage, _result(future, stage))
-            entries[stage.key] = entry
-            watcher.finished(stage, entry)
-            if entry.status == "failed":
-                for lost in _descendants(stage, missing.values()):
-                    if lost.key not in entries:
-                        waits_for.pop(lost.key)
-                        entries[lost.key] = Entry(lost.key, lost.kind, lost.label, "skipped", 0, 0.0, "")
-                        watcher.finished(lost, entries[lost.key])
-            for key, needs in waits_for.items():
-                if stage.key in needs:
-                    needs.remove(stage.key)
-                    if not needs:
-                        heapq.heappush(ready, (-priority[key], key))
+            stages = running.pop(future)
+            outcomes = _result(future, stages)
+            for stage, outcome in zip(stages, outcomes if isinstance(outcomes, list) else [outcomes], strict=True):
+                entry = entries[stage.key] = _entry(stage, outcome)
+                watcher.finished(stage, entry)
+                if entry.status == "failed":
+                    for lost in _descendants(stage, missing.values()):
+                        if lost.key not in entries:
+                            waits_for.pop(lost.key)
+                            entries[lost.key] = Entry(lost.key, lost.kind, lost.label, "skipped", 0, 0.0, "")
+                            watcher.finished(lost, entries[lost.key])
+                for key, needs in waits_for.items():
+                    if stage.key in needs:
+                        needs.remove(stage.key)
+                        if not needs:
+                            heapq.heappush(ready, (priority[key], key))
     return [entries[stage.key] for stage in plan.stages]
-
-
-def run_stage(stage: Stage, root: str) -> Outcome:
-    """Runs one stage in this process and commits its files. An error comes back as text, which survives pickling."""
-    store = Store(Path(root))
-    temporary = store.begin(stage)
-    began = time.perf_counter()
-    try:
-        task = Task(
-            spec=stage.spec,
-            inputs={name: store.verify(need.stage, need.file) for name, need in stage.needs.items()},
-            outputs=stage.outputs,
-            folder=temporary,
-            report=_reporter(stage),
-            local=stage.local,
-        )
-        steps = KINDS[stage.kind].run(task)
-        seconds = time.perf_counter() - began
-        finished = _now()
-        store.commit(stage, temporary, seconds=seconds, steps=steps, finished=finished)
-        return Outcome(steps, seconds, finished)
-    except Exception as error:
-        expected = isinstance(error, SparseltError | OSError)
-        text = str(error) if expected else traceback.format_exc().strip()
-        return Outcome(0, time.perf_counter() - began, _now(), f"{stage.label or stage.kind}: {text}")
-    finally:
-        store.discard(temporary)
 
 
 def default_workers(threads: int) -> int:
@@ -163,40 +143,35 @@ def default_workers(threads: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // max(1, threads))
 
 
-def _start_worker(queue) -> None:
-    global _progress_queue
-    _progress_queue = queue
-    # Ctrl-C reaches the whole process group; the parent decides what happens to the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _priorities(plan: Plan) -> dict[str, tuple[bool, int]]:
+    """What comes first, smallest first: what takes no time and makes trainings ready together; then work left."""
+    left = plan.remaining_work()
+    return {
+        stage.key: (KINDS[stage.kind].counts not in ("masks", "networks"), -left[stage.key]) for stage in plan.stages
+    }
 
 
-def _end_with_parent() -> None:
-    # A parent that was killed cannot stop its workers, and each holds hundreds of megabytes.
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Workers, store: Store) -> list[Stage]:
+    """The first of the heap, and those of the others that are to be trained together with it."""
+    stage = missing[heapq.heappop(ready)[1]]
+    mates = mates_of(stage, (missing[key] for _, key in sorted(ready))) if workers.joins(stage) else []
+    if not mates:
+        return [stage]
+    stages = [stage, *mates][: workers.cohort_of(stage, store.root)]
+    taken = {stage.key for stage in stages}
+    ready[:] = [entry for entry in ready if entry[1] not in taken]
+    heapq.heapify(ready)
+    return stages
 
 
-def _reporter(stage: Stage) -> Callable[[int], None]:
-    last = 0.0
-
-    def report(steps: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if _progress_queue is not None and now - last > _REPORT_EVERY:
-            last = now
-            _progress_queue.put((stage.key, steps))
-
-    return report
-
-
-def _result(future: Future, stage: Stage) -> Outcome:
+def _result(future: Future, stages: list[Stage]) -> Any:
     try:
         return future.result()
     except BrokenProcessPool as error:
+        names = "', '".join(stage.label or stage.kind for stage in stages)
         raise StoreError(
-            f"a worker process was killed while it ran '{stage.label or stage.kind}' (out of memory?); what had "
-            "finished is kept: run the same command again, with fewer --workers"
+            f"a worker process was killed while it ran '{names}' (out of memory?); what had finished is kept: run the "
+            "same command again, with fewer --workers"
         ) from error
 
 
@@ -219,7 +194,3 @@ def _descendants(lost: Stage, stages: Iterable[Stage]) -> list[Stage]:
             gone.add(stage.key)
             found.append(stage)
     return found
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -2,11 +2,10 @@
 
 import copy
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 class Folded:
@@ -37,22 +36,37 @@ class Folded:
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> nn.Module:
         """`module`, now with the weights of this state dict of the network."""
-        folded = dict(state)
-        for conv, (norm, eps) in self._pairs.items():
-            weight, bias = fuse_conv_bn_weights(
-                state[f"{conv}.weight"],
-                state.get(f"{conv}.bias"),
-                *(state[f"{norm}.{name}"] for name in ("running_mean", "running_var")),
-                eps,
-                *(state.get(f"{norm}.{name}") for name in ("weight", "bias")),
-            )
-            folded[f"{conv}.weight"], folded[f"{conv}.bias"] = weight, bias
+        folded = self._fold_state(state, torch.mul)
         for name, tensor in self.module.state_dict().items():
             tensor.copy_(folded[name])
         return self.module
 
+    @torch.no_grad()
+    def fold_(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The states of `module`, from those of K networks ([K, ...] each), whose convolutions are overwritten."""
+        return self._fold_state(rows, Tensor.mul_)
+
+    def _fold_state(
+        self, state: Mapping[str, Tensor], multiply: Callable[[Tensor, Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        folded = dict(state)
+        for conv, (norm, eps) in self._pairs.items():
+            factor = (state[f"{norm}.running_var"] + eps).rsqrt_()
+            if f"{norm}.weight" in state:
+                factor *= state[f"{norm}.weight"]
+            shift = -state[f"{norm}.running_mean"]
+            if f"{conv}.bias" in state:
+                shift += state[f"{conv}.bias"]
+            shift *= factor
+            if f"{norm}.bias" in state:
+                shift += state[f"{norm}.bias"]
+            folded[f"{conv}.weight"] = multiply(state[f"{conv}.weight"], factor[..., None, None, None])
+            folded[f"{conv}.bias"] = shift
+        return folded
+
     def _fold(self, traced: fx.GraphModule) -> fx.GraphModule:
         modules = dict(traced.named_modules())
+        owners = Counter(id(parameter) for _, parameter in traced.named_parameters(remove_duplicate=False))
         calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
         for node in list(traced.graph.nodes):
             before = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
@@ -61,7 +75,10 @@ class Folded:
             if calls[node.target] > 1 or calls[before.target] > 1:
                 continue
             norm, conv = modules[node.target], modules[before.target]
-            if type(norm) is nn.BatchNorm2d and norm.track_running_stats and isinstance(conv, nn.Conv2d):
+            if not (type(norm) is nn.BatchNorm2d and norm.track_running_stats and isinstance(conv, nn.Conv2d)):
+                continue
+            # A weight that two convolutions share would have to be folded in two ways.
+            if all(owners[id(parameter)] == 1 for parameter in conv.parameters()):
                 self._pairs[before.target] = (node.target, norm.eps)
                 node.replace_all_uses_with(before)
                 traced.graph.erase_node(node)

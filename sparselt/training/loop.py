@@ -1,7 +1,7 @@
 """The training loop and the evaluation of one network."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +31,7 @@ def train(
     *,
     start_step: int = 0,
     on_step: Callable[[int], None] = lambda step: None,
+    penalty: Callable[[nn.Module], Tensor] | None = None,
 ) -> Trained:
     """Trains `model` in place from `start_step` to the end of the recipe.
 
@@ -43,6 +44,8 @@ def train(
         optimizer: a `MaskedSGD` over the model's named parameters.
         loader: `.steps_per_epoch` and `.epoch(e, start_step)`, see `sparselt.data`.
         on_step: called with the number of steps that have been made, before each step and once at the end.
+        penalty: a differentiable scalar that every step adds to the loss, such as `Repulsion`. In full precision, once
+            a step whatever the micro-batches; no part of the losses that are returned.
 
     Raises:
         TrainingError: the loss of the last epoch is not finite.
@@ -52,6 +55,7 @@ def train(
     average = WeightAverage(techniques.ema_half_life) if techniques.ema_half_life else None
     first_of_last_epoch = max(start_step, recipe.steps - loader.steps_per_epoch)
     last_losses: list[Tensor] = []
+    (forward,) = forward_passes([model], recipe)
     step = start_step
     for images, labels in _batches(loader, start_step, recipe.steps):
         on_step(step)
@@ -60,7 +64,9 @@ def train(
         if techniques.progressive_resizing:
             images = resize(images, training_side(images.shape[2], step, recipe.steps))
         optimizer.zero_grad()
-        loss = _gradients(model, images, labels, recipe)
+        loss = gradients(forward, images, labels, recipe)
+        if penalty is not None:
+            penalty(model).backward()
         optimizer.step()
         if step >= first_of_last_epoch:
             last_losses.append(loss)
@@ -70,13 +76,22 @@ def train(
     on_step(step)
     if average is not None:
         average.copy_to(model)
-    losses = torch.stack(last_losses).double().cpu()
+    return trained(torch.stack(last_losses), step - start_step, step)
+
+
+def trained(last_losses: Tensor, steps: int, step: int) -> Trained:
+    """What a training has measured that ends at `step` after `steps` steps. last_losses: of its last epoch's batches.
+
+    Raises:
+        TrainingError: one of them is not finite.
+    """
+    losses = last_losses.double().cpu()
     if not torch.isfinite(losses).all():
         raise TrainingError(
             f"the training diverged: its loss is {losses[-1].item()} at step {step}; lower the learning rate"
         )
     std = losses.std().item() if len(losses) > 1 else 0.0
-    return Trained(train_loss=losses.mean().item(), train_loss_std=std, steps=step - start_step)
+    return Trained(train_loss=losses.mean().item(), train_loss_std=std, steps=steps)
 
 
 def training_loss(outputs: Tensor | tuple[Tensor, Tensor], labels: Tensor, techniques: Techniques = PLAIN) -> Tensor:
@@ -91,6 +106,31 @@ def training_loss(outputs: Tensor | tuple[Tensor, Tensor], labels: Tensor, techn
     if techniques.bce:
         return smoothed_bce(outputs.float(), labels, techniques.label_smoothing)
     return F.cross_entropy(outputs.float(), labels, label_smoothing=techniques.label_smoothing)
+
+
+def gradients(forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
+    """Adds the gradient of the batch's mean loss to the parameters'; returns that loss. forward: the network."""
+    parts = recipe.micro_batches
+    losses = []
+    for some, their_labels in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+        with autocast(images.device, recipe.precision):
+            loss = training_loss(forward(some), their_labels, recipe.techniques) / parts
+        loss.backward()
+        losses.append(loss.detach())
+    return losses[0] if parts == 1 else torch.stack(losses).sum()
+
+
+def forward_passes(models: Sequence[nn.Module], recipe: Recipe) -> list[Callable[[Tensor], Tensor]]:
+    """The networks' forward passes as the recipe wants them: as they are, or through `torch.compile`.
+
+    Every shape is compiled for itself. What cannot be compiled whole raises, where torch would fall back silently to
+    other arithmetic.
+    """
+    if not recipe.compile:
+        return list(models)
+    # What earlier trainings compiled must not count against torch's limit, past which it no longer compiles.
+    torch.compiler.reset()
+    return [torch.compile(model, fullgraph=True, dynamic=False) for model in models]
 
 
 @torch.no_grad()
@@ -122,18 +162,6 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     if precision != "float32":
         raise SettingError(f"precision is {precision!r}; expected 'float32' or 'bfloat16'")
     return contextlib.nullcontext()
-
-
-def _gradients(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
-    """Adds the gradient of the batch's mean loss to the parameters'; returns that loss."""
-    parts = recipe.micro_batches
-    losses = []
-    for some, their_labels in zip(images.chunk(parts), labels.chunk(parts), strict=True):
-        with autocast(images.device, recipe.precision):
-            loss = training_loss(model(some), their_labels, recipe.techniques) / parts
-        loss.backward()
-        losses.append(loss.detach())
-    return losses[0] if parts == 1 else torch.stack(losses).sum()
 
 
 def _batches(loader, start_step: int, stop_step: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from sparselt.analysis import between, evaluate_path, evaluate_plane
+from sparselt import kernels
+from sparselt.analysis import between, evaluate_path, evaluate_plane, side_by_side
 from sparselt.data import Batch
 from sparselt.errors import SettingError
 from sparselt.kernels.interpolate import gram_matrix, project_to_hull
+from sparselt.models import build_model
 from sparselt.training.loop import evaluate
 
 POSITIONS = (0.0, 0.3, 0.75, 1.0)
@@ -100,19 +102,69 @@ def test_a_plane_is_that_of_its_networks_inside_and_outside_the_triangle(states,
     answers = [direct(states, p, h, buffers) for p, h in zip(PLANE, hull, strict=True)]
     assert plane.losses == pytest.approx([loss for _, loss in answers], rel=1e-4)
     assert plane.errors == pytest.approx([error for error, _ in answers], abs=0.03)
-    assert done == list(range(len(PLANE))) and plane.buffers == buffers
+    assert done == sorted(done) and done[-1] == len(PLANE) and set(done) >= set(range(1, len(PLANE)))
+    assert plane.buffers == buffers
     torch.testing.assert_close(torch.tensor(plane.coefficients), PLANE)
 
 
 def test_corners_of_a_plane_and_ends_of_a_path_are_the_networks_to_the_bit(states):
-    plane = evaluate_plane(network(0), *states, batches(8), [(0, 0), (1, 0), (0, 1)])
-    path = evaluate_path(network(0), *states[:2], batches(8), (0, 1))
+    plane = evaluate_plane(network(0), *states, batches(8), [(0, 0), (1, 0), (0, 1)], folded=False)
+    path = evaluate_path(network(0), *states[:2], batches(8), (0, 1), folded=False)
     alone = []
     for state in states:
         model = network(0)
         model.load_state_dict(state)
         alone.append(evaluate(model, batches(8))[1])
     assert plane.losses == tuple(alone) and path.losses == tuple(alone[:2])
+
+
+def test_a_path_is_evaluate_s_to_the_bit_in_any_memory_layout_of_the_ends():
+    """Weights from files are NCHW, the networks channels-last: the kernels, and so the bits, follow the network."""
+    images = torch.randn(50, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    data = [Batch(images.contiguous(memory_format=torch.channels_last), torch.arange(50) % 10, torch.arange(50))]
+    models = [build_model("resnet20", classes=10, channels=3, seed=seed, norm_scale="uniform") for seed in (0, 1)]
+    states = [{name: t.contiguous().clone() for name, t in model.state_dict().items()} for model in models]
+    path = evaluate_path(models[0].train(), *states, data, (0, 0.4, 1), folded=False)
+    alone = []
+    for position in (0, 0.4, 1):
+        state = {
+            name: between_two(a, b, position) if a.is_floating_point() else a
+            for (name, a), b in zip(states[0].items(), states[1].values(), strict=True)
+        }
+        models[1].load_state_dict(state)
+        alone.append(evaluate(models[1], data)[1])
+    assert path.losses == tuple(alone)
+    assert models[0].training and all(torch.equal(t, states[0][n]) for n, t in models[0].state_dict().items())
+
+
+def between_two(first, second, position: float) -> torch.Tensor:
+    return kernels.interpolate([first, second], torch.tensor([position], dtype=torch.float64))[0]
+
+
+def test_per_batch_normalizes_each_batch_with_its_own_statistics(states):
+    model = network(0)
+    model.load_state_dict(states[1])
+    model[1].train()
+    with torch.no_grad():
+        outputs = [model(batch.images) for batch in batches(8)]
+    labels = [batch.labels for batch in batches(8)]
+    expected = nn.functional.cross_entropy(torch.cat(outputs), torch.cat(labels))
+    path = evaluate_path(network(0), *states[:2], batches(8), (0, 0.5, 1), buffers="per_batch")
+    assert path.losses[-1] == pytest.approx(expected.item(), rel=1e-5)
+    whole = [Batch(*(torch.cat(parts) for parts in zip(*batches(8), strict=True)))]
+    other = evaluate_path(network(0), *states[:2], whole, (0, 0.5, 1), buffers="per_batch")
+    assert other.losses != pytest.approx(path.losses, rel=1e-3)  # another batch size, another result
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_pieces_for_the_caches_change_nothing_but_rounding(states, monkeypatch, precision):
+    def path():
+        return evaluate_path(network(0), *states[:2], batches(8), POSITIONS, precision=precision)
+
+    whole = path()
+    monkeypatch.setattr(side_by_side, "PIECE_BYTES", 1)  # 8 images
+    assert path().losses == pytest.approx(whole.losses, rel=1e-5)
+    assert path().errors == whole.errors
 
 
 def test_the_memory_for_weight_sets_changes_nothing(states, monkeypatch):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sparselt.analysis import error_barrier, evaluate_path, path_positions
+from sparselt.analysis import Path, between, error_barrier, evaluate_path, instability, path_positions
 from sparselt.data import Batch
 from sparselt.errors import SettingError
 
@@ -56,13 +56,29 @@ def test_barrier_is_the_smallest_lift_that_covers_the_path(errors):
     assert error_barrier(positions, errors[::-1]) == pytest.approx(barrier, abs=1e-12)
 
 
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=12))
+def test_instability_is_measured_from_the_mean_of_the_ends(errors):
+    positions = path_positions(len(errors))
+    found = instability(positions, errors)
+    assert found == max(errors) - (errors[0] + errors[-1]) / 2
+    assert found >= abs(errors[0] - errors[-1]) / 2 - 1e-12
+
+
+def test_a_path_has_both_barriers_of_the_error_and_one_of_the_loss():
+    path = Path((0.0, 0.5, 1.0), (0.1, 0.4, 0.3), (1.0, 3.0, 2.0))
+    assert (path.barrier, path.instability) == pytest.approx((0.2, 0.2)) and path.loss_barrier == pytest.approx(1.5)
+    diverged = Path((0.0, 0.5, 1.0), (0.1, 0.9, 0.3), (1.0, math.nan, 2.0))
+    assert math.isnan(diverged.loss_barrier) and diverged.instability == pytest.approx(0.7)
+
+
 @pytest.mark.parametrize(
     ("positions", "errors"),
     [([0, 1], [0.1]), ([0, 0.5], [0, 0]), ([0.1, 1], [0, 0]), ([0, 0.7, 0.6, 1], [0] * 4), ([0], [0])],
 )
 def test_what_is_no_path_is_refused(positions, errors):
-    with pytest.raises(SettingError):
-        error_barrier(positions, errors)
+    for measure in (error_barrier, instability):
+        with pytest.raises(SettingError):
+            measure(positions, errors)
 
 
 @pytest.mark.parametrize("points", [2, 0, -1])
@@ -73,12 +89,14 @@ def test_a_path_needs_a_point_between_its_ends(points):
 
 @pytest.mark.parametrize("errors", [[0, math.nan, 0], [math.nan, 0.5, 0], [0, 0.9, math.inf]])
 def test_a_path_with_a_value_that_is_not_finite_has_no_barrier_to_state(errors):
-    assert math.isnan(error_barrier([0, 0.5, 1], errors))
+    assert math.isnan(error_barrier([0, 0.5, 1], errors)) and math.isnan(instability([0, 0.5, 1], errors))
 
 
-def test_batches_that_cannot_be_read_again_and_an_unknown_precision_are_refused():
+def test_batches_that_cannot_be_read_again_and_an_unknown_precision_are_refused(monkeypatch):
     model = nn.Linear(2, 2)
     state, batch = model.state_dict(), (torch.zeros(3, 2), torch.zeros(3, dtype=torch.long))
+    assert len(evaluate_path(model, state, state, iter([batch]), [0, 0.5, 1]).errors) == 3  # one pass
+    monkeypatch.setattr(between, "CHUNK_BYTES", 1)
     with pytest.raises(SettingError, match="read again"):
         evaluate_path(model, state, state, iter([batch]), [0, 0.5, 1])
     with pytest.raises(SettingError, match="precision is 'f8'"):

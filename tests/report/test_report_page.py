@@ -124,10 +124,11 @@ def test_page_escapes_what_the_record_and_the_rows_say(tmp_path, invent):
     )
     record["protocol"] = [[evil, evil, evil]]
     rows = invent.rows(levels=1, setting=evil)
-    rows.append(rows[-1] | {"experiment": evil, "metric": evil, "variant": evil})
+    place = {"experiment": evil, "variant": evil, "condition": evil}
+    rows.append(rows[-1] | place | {"metric": "test_error", "value": 0.5, "position": None})
     page = report(invent.run(tmp_path, rows, record, [("a", evil, evil, "ran", 1, 1.0, "")]))
     assert "script" not in page.tags
-    assert page.words.count(evil) == 14
+    assert page.words.count(evil) == 16
 
 
 @pytest.mark.parametrize("synthetic", [True, False])

@@ -7,7 +7,8 @@ import pytest
 
 SMALL = (
     *("digits_resnet8", "--scale", "smoke", "--replicates", "2", "--workers", "1"),
-    *("--set", "steps=30", "milestones=20", "rewind_steps=0,1ep"),
+    *("--set", "steps=30", "milestones=20", "rewind_steps=0,1ep", "variants=random,reinit", "instability_levels="),
+    *("--experiments", "imp", "connectivity"),
 )
 
 

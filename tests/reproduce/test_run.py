@@ -7,7 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from conftest import SMALL, reproduce
+
+from sparselt.experiments import EXPERIMENTS
 
 
 def run_folder(folder: Path) -> Path:
@@ -74,11 +77,27 @@ def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_one_never_killed(finish
 
 
 def test_another_experiment_trains_nothing_anew(finished):
-    result = reproduce(*SMALL, "--experiments", "connectivity", cwd=finished[0], check=True)
+    result = reproduce(
+        *SMALL[: SMALL.index("--experiments")], "--experiments", "connectivity", cwd=finished[0], check=True
+    )
     assert "Everything is in the store" in result.stdout
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
-    result = reproduce("digits_resnet8", "--dry-run", cwd=tmp_path, check=True)
-    assert "188 trainings serve all curves; each curve trained alone would take 452" in result.stdout
-    assert "97,120 steps" in result.stdout and not list(tmp_path.iterdir())
+    result = reproduce("digits_resnet8", "--experiments", "main", "--dry-run", cwd=tmp_path, check=True)
+    assert "trainings serve all curves" in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_every_experiment_runs_at_smoke_scale_and_has_its_part_of_the_page(tmp_path):
+    result = reproduce("digits_resnet8", "--scale", "smoke", cwd=tmp_path, check=True)
+    folder = run_folder(tmp_path)
+    with (folder / "results.csv").open() as file:
+        found = {row["experiment"] for row in csv.DictReader(file)}
+    assert found == set(EXPERIMENTS) and "What was measured asks for more" in result.stdout
+    page = (folder / "report.html").read_text()
+    for name in set(EXPERIMENTS) - {"imp"}:
+        assert f'<h2 id="{name}">' in page, name
+    assert len(list((folder / "figures").glob("*.png"))) >= 12
+    assert "The papers' findings" not in page, "a smoke run judges no claim"

@@ -44,6 +44,49 @@ def test_workers_and_one_process_give_equal_bytes_and_failures_take_only_what_ne
     assert {entry.status for entry in again} == {"found"} and all(entry.seconds > 0 for entry in again)
 
 
+class Noting(Workers):
+    """Workers that remember which stages ran as one unit."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.units = []
+
+    def submit(self, function, what, *arguments):
+        self.units.append(what if isinstance(what, list) else [what])
+        return super().submit(function, what, *arguments)
+
+
+def test_trainings_side_by_side_give_the_bytes_they_give_alone_and_fail_alone(bench, tmp_path):
+    lab, broken = bench.lab(), bench.lab(lr=1e30)
+    wanted = [lab.ticket(replicate, rewind, 1) for replicate, rewind in ((0, 0), (1, 0), (1, 2))]
+    wanted.append(lab.dense(1).want("step-0.safetensors", "momentum-0.safetensors", "momentum-9.safetensors"))
+    lost = broken.ticket(0, 0, 1)
+    plan, store = Plan([*wanted, lost]), Store(tmp_path)
+    with Noting(1, 3) as workers:
+        entries = {entry.stage: entry for entry in execute(plan, store, workers, Quiet())}
+    together = [{stage.key for stage in unit} for unit in workers.units if len(unit) > 1]
+    assert {lab.dense(0).key, lab.dense(1).key, broken.dense(0).key} in together
+    # A start two steps later is near enough to be trained along.
+    assert {len(unit) for unit in together} == {3} and len(together) == 2
+    for stage in plan.trainings():
+        if stage.key in (broken.dense(0).key, lost.key):
+            continue
+        bench.run(stage)
+        files = store.record(stage)["files"]
+        assert stage.outputs | {"final.safetensors"} <= files.keys()
+        for name in files:
+            ours, theirs = (s.folder(stage) / name for s in (bench.store, store))
+            assert ours.read_bytes() == theirs.read_bytes(), (stage.label, name)
+        assert entries[stage.key].status == "ran" and entries[stage.key].seconds > 0
+    assert entries[broken.dense(0).key].status == "failed" and "diverged" in entries[broken.dense(0).key].label
+    assert entries[lost.key].status == "skipped"
+
+
 def test_no_worker_is_refused():
     with pytest.raises(SparseltError, match="at least 1"):
         Workers(0)
+
+
+def test_no_network_at_a_time_is_refused():
+    with pytest.raises(SparseltError, match="cohort is 0"):
+        Workers(1, 0)

@@ -15,17 +15,20 @@ def plan_of(found):
     return Plan(stage for m in found for stage in m.stages)
 
 
-def test_the_digits_take_188_trainings_however_many_experiments_ask():
-    both, imp = measurements(MINI), measurements(MINI, "imp")
-    assert len(plan_of(both).trainings()) == len(plan_of(imp).trainings()) == 188
-    assert sum(stage.steps for stage in plan_of(both).trainings()) == 97_120
-    # 12 dense; in each of 4 replicates 3 rewind steps of 13 for either experiment, and a chain of 12 levels that the
-    # deepest control's mask needs, with 4 trainings, for either control: 12 + 4 · (2 · 39 + 2 · 16).
-    assert trainings_alone(both) == 12 + 4 * (2 * 39 + 2 * 16) == 452
+MAIN = MINI.changed(**MINI.main)
+
+
+def test_the_digits_take_202_trainings_however_many_experiments_ask():
+    both, imp = measurements(MAIN, "imp", "connectivity"), measurements(MAIN, "imp")
+    assert len(plan_of(both).trainings()) == len(plan_of(imp).trainings()) == 202
+    assert sum(stage.steps for stage in plan_of(both).trainings()) == 104_600
+    # 12 dense; in each of 5 replicates 3 rewind steps of 13 for either experiment, 13 more for the lines between all
+    # pairs, and a chain of 12 levels that the control's mask needs, with one training, for either control.
+    assert trainings_alone(both) == 12 + 5 * (2 * 39 + 13 + 2 * 13) == 597
 
 
 def test_one_dense_training_serves_every_rewind_step():
-    plan = plan_of(measurements(MINI))
+    plan = plan_of(measurements(MAIN, "imp", "connectivity"))
     dense = [stage for stage in plan.trainings() if "mask" not in stage.needs]
     assert len(dense) == MINI.dense_replicates == 12
     wanted = {
@@ -36,6 +39,15 @@ def test_one_dense_training_serves_every_rewind_step():
         "measurements.json",
     }
     assert [stage.outputs for stage in dense].count(frozenset(wanted)) == MINI.replicates
+
+
+def test_no_two_measurements_of_all_experiments_stand_in_the_same_cells():
+    found = measurements(MINI)
+    cells = [
+        (m.experiment, m.variant, m.replicate, m.rewind_step, m.level, m.to_level, m.condition, m.stage.key)
+        for m in found
+    ]
+    assert len(set(cells)) == len(cells)
 
 
 def test_every_stage_comes_after_what_it_needs():
@@ -55,9 +67,9 @@ def test_a_longer_chain_goes_first():
 
 def test_a_chain_of_a_hundred_levels_is_planned():
     deep = dataclasses.replace(
-        MINI, levels=100, fraction=0.05, replicates=1, dense_replicates=0, rewind_steps=(0,), control_levels=()
+        MAIN, levels=100, fraction=0.05, replicates=1, dense_replicates=0, rewind_steps=(0,), control_levels=()
     )
-    assert len(plan_of(measurements(deep)).trainings()) == 101
+    assert len(plan_of(measurements(deep, "imp", "connectivity")).trainings()) == 101
 
 
 def test_another_replicate_count_keeps_the_trainings_of_the_first_replicates():

@@ -43,6 +43,35 @@ def test_one_folded_network_serves_many_states_and_leaves_the_model_alone():
     assert first.training and all(torch.equal(tensor, kept[name]) for name, tensor in first.state_dict().items())
 
 
+def test_networks_side_by_side_are_folded_as_each_alone():
+    models = [lived_in("resnet8", 1, 8, seed=seed) for seed in range(3)]
+    states = [{name: tensor.clone() for name, tensor in model.state_dict().items()} for model in models]
+    folded = Folded(models[0])
+    rows = folded.fold_({name: torch.stack([state[name] for state in states]) for name in states[0]})
+    for k, state in enumerate(states):
+        alone = folded.load(state).state_dict()
+        assert all(torch.equal(rows[name][k], tensor) for name, tensor in alone.items())
+        assert all(torch.equal(tensor, models[k].state_dict()[name]) for name, tensor in state.items())
+
+
+def test_a_weight_that_two_convolutions_share_keeps_its_norms():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+            self.conv2.weight = self.conv1.weight
+            self.norm1, self.norm2 = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return self.norm2(self.conv2(self.norm1(self.conv1(x))))
+
+    model, images = Tied(), torch.randn(4, 4, 8, 8)
+    with torch.no_grad():
+        model(images)
+    folded = Folded(model).load(model.state_dict())
+    torch.testing.assert_close(folded(images), model.eval()(images))
+
+
 def test_a_norm_that_something_else_needs_is_kept():
     class Both(nn.Module):
         def __init__(self):

@@ -105,6 +105,14 @@ def test_a_training_with_a_weight_average_ends_as_the_average_of_what_it_was():
     assert list(seen) == list(range(STEPS + 1))
 
 
+def test_a_network_is_compiled_only_where_the_recipe_says_so():
+    """Not run here: compiling takes ten times as long as all the rest of this file."""
+    model = network()
+    assert loop.forward_passes([model], PLAIN) == [model]
+    (forward,) = loop.forward_passes([model], dataclasses.replace(PLAIN, compile=True))
+    assert isinstance(forward, torch._dynamo.OptimizedModule) and forward._orig_mod is model
+
+
 def test_the_mild_recipe_trains_and_starts_anywhere():
     recipe = dataclasses.replace(PLAIN, techniques=TECHNIQUES["mild"])
     model = trained(recipe, start_step=40)

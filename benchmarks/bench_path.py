@@ -1,0 +1,107 @@
+"""Error and loss at 11 points of a path through ResNet-20, against a loop over the points as one writes it by hand.
+
+1,000 random images of CIFAR's shape. The loop is written after open_lth's way: for every point the state dict is made
+by torch.lerp, tensor by tensor, loaded into a network in NCHW float32 that does not work in place, and evaluated batch
+by batch. `plain loop` finds its batches in memory; `DataLoader loop` reads them anew at every point, image by image
+through PIL, as open_lth's evaluation does. Batches are of 128, open_lth's for both training and test.
+"""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sparselt.analysis import evaluate_path, path_positions
+from sparselt.benchmarks.conditions import conditions
+from sparselt.benchmarks.harness import Case, Competitor
+from sparselt.benchmarks.networks import training_step
+from sparselt.benchmarks.training_loops import BATCH, MEAN, STD, OutOfPlaceResNet20
+from sparselt.models import build_model
+
+HERE = conditions()
+POINTS, IMAGES = 11, HERE.scaled(256 if HERE.quick else 1000)
+
+
+class Problem:
+    """Two ends for our network and for the loop's, and the test images in both layouts."""
+
+    def __init__(self):
+        generator = np.random.default_rng(0)
+        self.pixels = generator.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
+        self.labels = torch.from_numpy(generator.integers(0, 10, IMAGES)).to(HERE.device)
+        mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
+        images = ((torch.from_numpy(self.pixels).permute(0, 3, 1, 2) / 255 - mean) / std).to(HERE.device)
+        self.batches = {
+            memory: list(
+                zip(images.contiguous(memory_format=memory).split(BATCH), self.labels.split(BATCH), strict=True)
+            )
+            for memory in (torch.contiguous_format, torch.channels_last)
+        }
+        self.model = build_model("resnet20", classes=10, channels=3, seed=0).to(HERE.device)
+        self.theirs = OutOfPlaceResNet20().to(HERE.device).eval()
+        self.ends = [
+            self._lived_in(lambda seed=seed: build_model("resnet20", classes=10, channels=3, seed=seed))
+            for seed in (0, 1)
+        ]
+        self.their_ends = [self._lived_in(OutOfPlaceResNet20) for _ in range(2)]
+
+    def ours(self, precision: str, **options) -> None:
+        evaluate_path(
+            self.model,
+            *self.ends,
+            self.batches[torch.channels_last],
+            path_positions(POINTS),
+            precision=precision,
+            **options,
+        )
+
+    def loop(self, batches) -> None:
+        for position in path_positions(POINTS):
+            state = {
+                name: torch.lerp(a, b, position) if a.is_floating_point() else a
+                for (name, a), b in zip(self.their_ends[0].items(), self.their_ends[1].values(), strict=True)
+            }
+            self.theirs.load_state_dict(state)
+            wrong, loss = 0, 0.0
+            with torch.no_grad():
+                for images, labels in batches:
+                    outputs = self.theirs(images.to(HERE.device))
+                    loss += F.cross_entropy(outputs, labels.to(HERE.device), reduction="sum").item()
+                    wrong += (outputs.argmax(1) != labels.to(HERE.device)).sum().item()
+
+    def _lived_in(self, build) -> dict[str, torch.Tensor]:
+        """The state of a fresh network whose norms have seen a batch."""
+        model = build().to(HERE.device)
+        with torch.no_grad():
+            model(self.batches[torch.contiguous_format][0][0])
+        return model.state_dict()
+
+    def from_disk_format(self) -> torch.utils.data.DataLoader:
+        from PIL import Image
+        from torchvision import transforms
+
+        each = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+        pixels, labels = self.pixels, self.labels.tolist()
+
+        class Images(torch.utils.data.Dataset):
+            def __len__(self) -> int:
+                return len(pixels)
+
+            def __getitem__(self, place: int):
+                return each(Image.fromarray(pixels[place])), labels[place]
+
+        return torch.utils.data.DataLoader(Images(), batch_size=BATCH)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_path_of_resnet_20(precision, compare):
+    problem = Problem()
+    loader = problem.from_disk_format()
+    rivals = [
+        Competitor("plain loop", lambda: problem.loop(problem.batches[torch.contiguous_format])),
+        Competitor("DataLoader loop", lambda: problem.loop(loader)),
+    ]
+    if precision == "float32":
+        rivals.append(Competitor("sparselt, not folded", lambda: problem.ours(precision, folded=False)))
+    case = Case("path", f"ResNet-20, {precision}", size=POINTS * IMAGES, K=POINTS, dtype=precision, unit="images")
+    compare(case, Competitor("evaluate_path", lambda: problem.ours(precision)), rivals, step=training_step("ResNet-20"))

@@ -1,0 +1,98 @@
+"""ResNet-20 on CIFAR-10 as Frankle et al. 2019 train it, for stability; a mini scale and a smoke scale."""
+
+import dataclasses
+
+from sparselt.experiments.grids import RATES, Grids
+from sparselt.experiments.setting import Setting
+from sparselt.reproduce import cifar10_resnet20 as unmasking
+
+_FRANKLE = "Frankle et al. 2019, Stabilizing the Lottery Ticket Hypothesis, the table of networks"
+_OURS = "ours"
+
+# What differs from Paul et al. 2022 at every scale.
+_COMMON = {
+    "name": "cifar10_resnet20_stabilizing",
+    "paper": "Frankle et al. 2019, Stabilizing the Lottery Ticket Hypothesis",
+    "dense_replicates": 0,
+}
+_SOURCES = {
+    **dict.fromkeys(("batch_size", "schedule", "lr", "momentum"), _FRANKLE),
+    **dict.fromkeys(("low_lr", "warmup_lr"), f"{_FRANKLE}: at these rates IMP wins from initialization"),
+    "weight_decay": f"{_OURS}: that of Paul et al. 2022",
+    "rewound_momentum": f"{_OURS}: that of Paul et al. 2022",
+    "reshuffle": f"{_OURS}: one order for all levels; stability to data order trains a second copy in another",
+    "stability_levels": "16.7% of the weights remaining, as in the text of section 4",
+}
+_BY_SCALE = {
+    "paper": {
+        "title": "Stability of the subnetworks of ResNet-20 on CIFAR-10",
+        "steps": 30_000,
+        "milestones": (20_000, 25_000),
+        "levels": 8,
+        "rewind_steps": (0, 100, 250, 500, 1000, 2000),
+        "replicates": 4,
+        "control_levels": (2, 4, 6, 8),
+        "control_rewind_step": 500,
+        "grids": Grids(
+            heat_map=False,
+            stability_levels=(8,),
+            stability_rewind_steps=(0, 100, 250, 500, 1000, 2000),
+            stability_rates=RATES,
+            low_lr=0.01,
+            warmup_lr=0.03,
+            warmup_lr_steps=20_000,
+        ),
+        "main": {
+            "rewind_steps": (0, 500),
+            "control_levels": (8,),
+            "stability_rewind_steps": (0, 500),
+            "stability_rates": ("standard",),
+        },
+    },
+    "mini": {
+        "title": "Stability of the subnetworks of ResNet-20 on CIFAR-10",
+        "steps": 780,
+        "milestones": (520, 650),
+        "levels": 4,
+        "rewind_steps": (0, 40, 100),
+        "control_levels": (4,),
+        "control_rewind_step": 100,
+        "grids": Grids(
+            heat_map=False,
+            stability_levels=(4,),
+            stability_rewind_steps=(0, 40, 100),
+            stability_rates=RATES,
+            low_lr=0.01,
+            warmup_lr=0.03,
+            warmup_lr_steps=520,
+        ),
+        "main": {"stability_rewind_steps": (0, 100), "stability_rates": ("standard",)},
+    },
+    "smoke": {
+        "title": "Smoke test of the protocol of Stabilizing on synthetic images",
+        "milestones": (10, 13),
+        "grids": Grids(
+            heat_map=False,
+            stability_levels=(1,),
+            stability_rewind_steps=(0, 4),
+            stability_rates=RATES,
+            low_lr=0.01,
+            warmup_lr=0.03,
+            warmup_lr_steps=10,
+        ),
+        "main": {},
+    },
+}
+
+
+def setting(scale: str) -> Setting:
+    """`paper` is the exact protocol of ResNet-20, rewound to the steps of ours; `mini` two epochs, four levels, two
+    replicates; `smoke` every stage on 512 synthetic images of the same shape."""
+    base, values = unmasking.setting(scale), _BY_SCALE[scale]
+    of_paper = {name: text for name, text in unmasking.PAPER.sources.items() if hasattr(base, name)}
+    note = (
+        _FRANKLE if scale == "paper" else f"{_OURS}: the {scale} scale of cifar10_resnet20, ÷10 at two thirds and 5/6"
+    )
+    sources = {**of_paper, **_SOURCES, **dict.fromkeys(("steps", "milestones"), note)}
+    sources |= dict.fromkeys(("levels", "rewind_steps", "replicates", "control_levels"), _OURS)
+    return dataclasses.replace(base, **_COMMON, **values, sources=sources)

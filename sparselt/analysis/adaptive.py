@@ -1,0 +1,267 @@
+"""How much one IMP level may prune: the adaptive heuristic of Paul et al. 2022, section 2.2.
+
+1. The threshold: the dense network's training loss plus ε, the standard deviation of that loss across the batches of
+   the last epoch. Literally these are the two numbers that a training measures (`sparselt.training.loop.Trained`):
+   `TrainThreshold(trained.train_loss, trained.train_loss_std)`. They are of a network that is still moving, in training
+   mode, on augmented images. The losses along a path are of a network at rest; the paper does not say in which mode it
+   takes them, nor on which images. The alternative, `dense_threshold`, measures the dense network as the paths are.
+2. `adaptive_fraction`: the largest ratio p of 10%, 20%, … for which the training loss stays below the threshold along
+   the whole linear path from w(L) to its projection.
+3. max(p, 20%) is pruned.
+"""
+
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparselt.analysis.connectivity import path_positions
+from sparselt.errors import SettingError
+from sparselt.kernels import interpolate
+from sparselt.masks import Mask
+from sparselt.pruning import Scope, check_fraction, magnitude_prune
+from sparselt.training.folding import Folded
+from sparselt.training.loop import autocast, training_loss
+from sparselt.training.techniques import PLAIN, Techniques
+
+FRACTIONS = tuple(tenth / 10 for tenth in range(1, 10))
+MINIMUM = 0.2
+
+_CHUNK_BYTES = 1 << 28  # of weight sets made at a time
+
+
+@dataclass(frozen=True)
+class TrainThreshold:
+    """Step 1: the dense network's training loss (nats) and its standard deviation across batches, ε."""
+
+    loss: float
+    epsilon: float
+
+    @property
+    def value(self) -> float:
+        """The training loss at which a network leaves the train LCS-set."""
+        return self.loss + self.epsilon
+
+
+@dataclass(frozen=True)
+class AdaptiveSearch:
+    """Steps 2 and 3. What another threshold would have chosen, `dataclasses.replace(search, threshold=…)` says.
+
+    Args:
+        fractions: the ratios tried, increasing.
+        positions: where on the path, 0 (the network) to 1 (its projection).
+        losses: of each fraction the mean training loss (nats) at each position.
+        threshold: what all of them must be below.
+        minimum: what is pruned at least.
+    """
+
+    fractions: tuple[float, ...]
+    positions: tuple[float, ...]
+    losses: tuple[tuple[float, ...], ...]
+    threshold: float
+    minimum: float = MINIMUM
+
+    @property
+    def largest(self) -> float | None:
+        """The largest fraction whose path stays below the threshold, None if there is none. A NaN is not below.
+
+        Of all fractions: that a smaller one fails rules out none of the larger.
+        """
+        below = [all(loss < self.threshold for loss in path) for path in self.losses]
+        return max(itertools.compress(self.fractions, below), default=None)
+
+    @property
+    def fraction(self) -> float:
+        """What is pruned: the largest fraction, or the minimum if that is more or there is none."""
+        return max(self.largest or 0.0, self.minimum)
+
+    @property
+    def note(self) -> str:
+        """Why the minimum is pruned although its path is not known to stay below the threshold; empty if it does."""
+        if self.largest is not None and self.largest >= self.minimum:
+            return ""
+        found = f"none of {len(self.fractions)} fractions" if self.largest is None else f"no more than {self.largest:g}"
+        return (
+            f"{found} can be pruned with a training loss below {self.threshold:.6g} all along the path; "
+            f"the minimum, {self.minimum:g}, is pruned"
+        )
+
+
+def adaptive_fraction(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    mask: Mask,
+    batches: Iterable,
+    threshold: float,
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    positions: Sequence[float] = path_positions(11),
+    scope: Scope = "global",
+    minimum: float = MINIMUM,
+    techniques: Techniques = PLAIN,
+    precision: str = "float32",
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> AdaptiveSearch:
+    """Sweeps pruning ratios at the solution w(L): training losses on the paths to all its projections.
+
+    Every ratio is evaluated, also beyond the first that fails: the paper sweeps and takes the maximum, and does not say
+    that losses grow with the ratio. All networks see a batch before the next is read, in eval mode: one pass over the
+    data. They are w(L) with the weights that would be pruned multiplied by 1 - position. All else is that of w(L),
+    batch-norm statistics included (as on a path of `evaluate_path` with interpolated buffers: both ends have the same).
+
+    Args:
+        model: a network of the architecture, left as it is.
+        weights: the state dict of w(L).
+        mask: its mask; `Mask.ones_like(model)` for a dense network.
+        batches: training images, each batch (images, labels, …); a random subsample may serve, see `subsample_indices`.
+        threshold: step 1, see `TrainThreshold`; the loss must stay strictly below.
+        fractions, positions: increasing; positions from 0 to 1. The paper does not say how many there are on a path.
+        scope: as of `magnitude_prune`.
+        minimum: the least that is pruned.
+        techniques: those of the training whose loss the threshold is, for they decide what loss is measured.
+        precision: `float32`, or `bfloat16` autocast.
+        on_batch: called with the number of batches done.
+
+    Raises:
+        SettingError: fractions, positions, minimum or threshold as they cannot be; a state dict of another model; no
+            batch; no weight left to prune.
+        MaskError: a mask of another model.
+        TrainingError: a live weight of w(L) that is not finite.
+    """
+    _check(fractions, positions, minimum, threshold)
+    _check_state(model, weights)
+    masks = [magnitude_prune(weights, mask, fraction, scope) for fraction in fractions]
+    networks = _Paths(model, weights, masks, positions[1:])
+    (start, *others), _ = _losses(model, networks, batches, techniques, precision, on_batch)
+    each = len(positions) - 1
+    return AdaptiveSearch(
+        fractions=tuple(fractions),
+        positions=tuple(positions),
+        losses=tuple((start, *others[each * k : each * (k + 1)]) for k in range(len(masks))),
+        threshold=threshold,
+        minimum=minimum,
+    )
+
+
+def dense_threshold(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    batches: Iterable,
+    *,
+    techniques: Techniques = PLAIN,
+    precision: str = "float32",
+) -> TrainThreshold:
+    """Step 1 at rest: the loss of the trained dense network, in eval mode, and its standard deviation across `batches`.
+
+    Not the paper's text, which takes both from the last epoch of training; see the top of this file. ε depends on the
+    size of the batches: give those of the recipe. The mean counts every sample alike, as the search does.
+
+    Args:
+        weights: the state dict of the trained dense network.
+        batches: training images, as those of the search, in batches of the recipe's size.
+
+    Raises:
+        SettingError: a state dict of another model, or fewer than two batches, which have no standard deviation.
+    """
+    _check_state(model, weights)
+    (mean,), each = _losses(model, [weights], batches, techniques, precision, lambda done: None)
+    if len(each) < 2:
+        raise SettingError(f"a standard deviation across batches needs at least 2 of them, got {len(each)}")
+    return TrainThreshold(mean, torch.cat(each).std().item())
+
+
+def subsample_indices(count: int, size: int | None, seed: int) -> np.ndarray:
+    """Which of `count` samples a random subsample of `size` holds: int64, increasing; all of them if size is None.
+
+    Those of a smaller size are among those of a larger one of the same seed.
+
+    Raises:
+        SettingError: a size that is not 1 to `count`.
+    """
+    if size is None:
+        return np.arange(count)
+    if not 1 <= size <= count:
+        raise SettingError(f"a subsample of {size} of {count} samples; expected 1 to {count}, or None for all of them")
+    key = np.frombuffer(hashlib.sha256(f"subsample/{seed}".encode()).digest()[:16], dtype=np.uint64)
+    return np.sort(np.random.Generator(np.random.Philox(key=key)).permutation(count)[:size])
+
+
+class _Paths:
+    """The states of w(L) and then, path by path, of the networks on it after w(L): made anew each time, none kept."""
+
+    def __init__(self, model: nn.Module, weights: Mapping[str, Tensor], masks: list[Mask], positions: Sequence[float]):
+        self._weights, self._masks = weights, masks
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        # A weight that two layers share stands in a mask once, in a state dict twice.
+        self._names = {
+            name: [other for other, parameter in parameters.items() if parameter is parameters[name]]
+            for name in masks[0]
+        }
+        self._positions = torch.tensor(positions, dtype=torch.float64, device=weights[next(iter(masks[0]))].device)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        yield dict(self._weights)
+        first = [self._weights[name] for name in self._names]
+        size = sum(weight.nbytes for weight in first)
+        for mask in self._masks:
+            projection = [weight * mask[name].to(weight.device) for name, weight in zip(mask, first, strict=True)]
+            for some in self._positions.split(max(1, _CHUNK_BYTES // size)):
+                rows = interpolate([first, projection], some)
+                for place in range(len(some)):
+                    moved = zip(self._names.values(), rows, strict=True)
+                    yield dict(self._weights) | {name: row[place] for names, row in moved for name in names}
+
+
+@torch.no_grad()
+def _losses(
+    model: nn.Module,
+    states: Iterable[Mapping[str, Tensor]],
+    batches: Iterable,
+    techniques: Techniques,
+    precision: str,
+    on_batch: Callable[[int], None],
+) -> tuple[list[float], list[Tensor]]:
+    """The mean loss of each state over all samples, and every batch's losses: float64 [states] each."""
+    folded = Folded(model)
+    each, sizes = [], []
+    for images, labels, *_ in batches:
+        losses = []
+        for state in states:
+            with autocast(images.device, precision):
+                outputs = folded.load(state)(images)
+            losses.append(training_loss(outputs, labels, techniques))
+        each.append(torch.stack(losses).double())
+        sizes.append(len(labels))
+        on_batch(len(each))
+    if not each:
+        raise SettingError("there is no batch to evaluate on; give batches that can be read again, not an iterator")
+    total = sum(losses * size for losses, size in zip(each, sizes, strict=True))
+    return (total / sum(sizes)).tolist(), each
+
+
+def _check(fractions: Sequence[float], positions: Sequence[float], minimum: float, threshold: float) -> None:
+    for fraction in (*fractions, minimum):
+        check_fraction(fraction)
+    if not fractions or any(b <= a for a, b in itertools.pairwise(fractions)):
+        raise SettingError(f"fractions to try are {list(fractions)}; expected increasing ones, such as 0.1, 0.2, …")
+    ascending = all(a < b for a, b in itertools.pairwise(positions))
+    if len(positions) < 2 or positions[0] != 0 or positions[-1] != 1 or not ascending:
+        raise SettingError(f"path positions are {list(positions)}; expected increasing numbers from 0 to 1")
+    if not math.isfinite(threshold):
+        raise SettingError(f"the threshold is {threshold!r}; expected a loss, see TrainThreshold")
+
+
+def _check_state(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    odd = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+    if odd:
+        raise SettingError(
+            f"{odd[0]!r} has shape {found.get(odd[0], 'none')} in the weights, {expected.get(odd[0], 'none')} in the "
+            "model; give a state dict of the model's architecture"
+        )

@@ -1,0 +1,96 @@
+"""Where the batch-norm statistics of a network between trained ones come from: a choice, recorded with every result."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from sparselt.analysis.side_by_side import SideBySide
+from sparselt.errors import SettingError
+from sparselt.training.loop import autocast
+
+Buffers = Literal["interpolate", "first", "second", "third", "reestimate", "per_batch"]
+"""interpolate: interpolated like weights, as the authors' code of Paul et al. 2022 does (integers are the first
+network's). first, second, third: all buffers are that end's. reestimate: the mean of the statistics of training batches
+under the network's own weights. per_batch: those of each evaluation batch itself, so that error and loss depend on the
+batch size and on which samples share a batch."""
+
+ENDS = ("first", "second", "third")
+
+
+def check_buffers(buffers: str, ends: int, training_batches: Iterable | None) -> None:
+    """Raises a SettingError unless `buffers` is a choice that networks between so many ends have."""
+    choices = [choice for choice in get_args(Buffers) if choice not in ENDS[ends:]]
+    if buffers not in choices:
+        raise SettingError(f"buffers is {buffers!r}; expected one of {', '.join(map(repr, choices))}")
+    if buffers == "reestimate" and training_batches is None:
+        raise SettingError("buffers='reestimate' needs training_batches, the batches whose statistics are taken")
+
+
+def forget_statistics_(model: nn.Module) -> None:
+    """Takes the statistics of all batch norms away: in eval mode each then normalizes with those of its batch."""
+    for layer in _layers(model):
+        layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+
+
+@torch.no_grad()
+def reestimate_statistics_(model: nn.Module, batches: Iterable, precision: str = "float32") -> None:
+    """Sets the statistics of every batch-norm layer to the mean of those of `batches`, with the weights as they are.
+
+    Every batch counts alike, whatever its size. Only batch-norm layers are in training mode meanwhile: nothing is
+    dropped out. A network without such layers stays as it is.
+
+    Raises:
+        SettingError: no batch at all.
+    """
+    for layer in _layers(model):
+        layer.reset_running_stats()
+    _collect([lambda: model], model, batches, precision)
+
+
+@torch.no_grad()
+def reestimate_together_(model: nn.Module, rows: Mapping[str, Tensor], batches: Iterable, precision: str) -> None:
+    """The same for K networks, whose states are `rows` ([K, ...] each): the batches are read once for all of them.
+
+    model: a network of the architecture, used as workspace.
+    """
+    layers = _layers(model)
+    for name, module in model.named_modules():
+        if module in layers:
+            rows[f"{name}.running_mean"].zero_()
+            rows[f"{name}.running_var"].fill_(1)
+            rows[f"{name}.num_batches_tracked"].zero_()
+    networks = SideBySide(model, rows)
+    _collect([functools.partial(networks.__getitem__, k) for k in range(len(networks))], model, batches, precision)
+
+
+def _collect(networks: Sequence[Callable[[], nn.Module]], model: nn.Module, batches: Iterable, precision: str) -> None:
+    """Lets networks, each made of `model` by a call, see the batches; their batch norms, as reset, take the mean."""
+    layers = _layers(model)
+    if not layers:
+        return
+    modes, momenta = {module: module.training for module in model.modules()}, [layer.momentum for layer in layers]
+    model.eval()
+    for layer in layers:
+        layer.momentum = None  # torch then takes the mean over all batches
+        layer.train()
+    count = 0
+    try:
+        for count, (images, *_) in enumerate(batches, 1):  # noqa: B007
+            with autocast(images.device, precision):
+                for network in networks:
+                    network()(images)
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for module, training in modes.items():
+            module.training = training
+    if not count:
+        raise SettingError("there is no batch to take batch-norm statistics of; give batches that can be read again")
+
+
+def _layers(model: nn.Module) -> list[nn.Module]:
+    kind = nn.modules.batchnorm._BatchNorm
+    return [module for module in model.modules() if isinstance(module, kind) and module.running_mean is not None]

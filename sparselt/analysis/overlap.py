@@ -1,0 +1,137 @@
+"""How much masks overlap, beside what chance alone would give (Movva et al. 2021).
+
+Chance is that of masks drawn independently. *Global* chance knows only the density of each mask: Jaccard d / (2 − d)
+for two of density d; for k of them a union of 1 − (1 − d)^k and an intersection of d^k of all weights. *Layerwise*
+chance also knows the density of each layer, as `Mask.random_like` does. Global pruning gives all masks similar unequal
+layers, so layerwise chance is the higher overlap, and the one to exceed.
+
+The chance of a Jaccard is the ratio of the expected sizes of intersection and union. That differs from the expected
+ratio by a share of the order of 1 / live weights.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sparselt.errors import MaskError, SettingError
+from sparselt.masks import Mask
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Overlap of k masks; every number is in [0, 1]. jaccard and its chances are means over the k(k − 1)/2 pairs.
+
+    union, intersection: live weights of all masks combined over all weights.
+    chance, layerwise_chance: see the module.
+    """
+
+    jaccard: float
+    jaccard_chance: float
+    jaccard_layerwise_chance: float
+    union: float
+    union_chance: float
+    union_layerwise_chance: float
+    intersection: float
+    intersection_chance: float
+    intersection_layerwise_chance: float
+
+
+def mask_overlap(masks: Sequence[Mask]) -> Overlap:
+    """Everything about the overlap of two or more masks over the same layers.
+
+    Raises:
+        SettingError: fewer than two masks.
+        MaskError: masks over different layers.
+    """
+    jaccard = mean_pairwise_jaccard(masks)
+    union = intersection = masks[0]
+    for mask in masks[1:]:
+        union, intersection = union | mask, intersection & mask
+    densities = [mask.density for mask in masks]
+    return Overlap(
+        jaccard=jaccard,
+        jaccard_chance=_mean(jaccard_chance(a, b) for a, b in itertools.combinations(densities, 2)),
+        jaccard_layerwise_chance=_mean(layerwise_jaccard_chance(a, b) for a, b in itertools.combinations(masks, 2)),
+        union=union.density,
+        union_chance=union_chance(densities),
+        union_layerwise_chance=layerwise_union_chance(masks),
+        intersection=intersection.density,
+        intersection_chance=intersection_chance(densities),
+        intersection_layerwise_chance=layerwise_intersection_chance(masks),
+    )
+
+
+def mean_pairwise_jaccard(masks: Sequence[Mask]) -> float:
+    """Mean of `Mask.jaccard` over all pairs of two or more masks."""
+    if len(masks) < 2:
+        raise SettingError(f"masks to compare: {len(masks)}; expected two or more")
+    return _mean(a.jaccard(b) for a, b in itertools.combinations(masks, 2))
+
+
+def jaccard_chance(first: float, second: float) -> float:
+    """Jaccard of independent masks of two densities: ab / (a + b − ab), which is d / (2 − d) if both are d.
+
+    1.0 for two empty masks, like `Mask.jaccard`.
+    """
+    return _jaccard(first * second, _union([first, second]))
+
+
+def union_chance(densities: Sequence[float]) -> float:
+    """Density of the union of independent masks: 1 − Π(1 − d)."""
+    return _union(densities)
+
+
+def intersection_chance(densities: Sequence[float]) -> float:
+    """Density of the intersection of independent masks: Π d."""
+    return math.prod(densities)
+
+
+def layerwise_jaccard_chance(first: Mask, second: Mask) -> float:
+    """Jaccard of masks drawn with the layer densities a, b of two masks: Σ n·a·b / Σ n·(a + b − ab).
+
+    n is the number of weights of a layer. For equal densities this is Σ n·d² / Σ n·(2d − d²).
+    """
+    layers = _layers([first, second])
+    expected_intersection = sum(size * math.prod(densities) for size, densities in layers)
+    return _jaccard(expected_intersection, sum(size * _union(densities) for size, densities in layers))
+
+
+def layerwise_union_chance(masks: Sequence[Mask]) -> float:
+    """Density of the union of masks drawn with the layer densities of `masks`."""
+    layers = _layers(masks)
+    return sum(size * _union(densities) for size, densities in layers) / sum(size for size, _ in layers)
+
+
+def layerwise_intersection_chance(masks: Sequence[Mask]) -> float:
+    """Density of the intersection of masks drawn with the layer densities of `masks`."""
+    layers = _layers(masks)
+    return sum(size * math.prod(densities) for size, densities in layers) / sum(size for size, _ in layers)
+
+
+def _layers(masks: Sequence[Mask]) -> list[tuple[int, list[float]]]:
+    """Number of weights of each layer, and its density in each mask."""
+    for mask in masks[1:]:
+        if mask.keys() != masks[0].keys():
+            odd = sorted(mask.keys() ^ masks[0].keys())[0]
+            raise MaskError(f"masks over different layers have no overlap: {odd!r} stands in only one of them")
+        mask.check_fits(masks[0])
+    by_mask = [mask.layer_densities() for mask in masks]
+    return [(layer.numel(), [densities[name] for densities in by_mask]) for name, layer in masks[0].items()]
+
+
+def _union(densities: Sequence[float]) -> float:
+    # Not 1 − Π(1 − d): that loses the digits of small densities.
+    union = 0.0
+    for density in densities:
+        union += density * (1 - union)
+    return union
+
+
+def _jaccard(intersection: float, union: float) -> float:
+    return intersection / union if union else 1.0
+
+
+def _mean(values) -> float:
+    values = list(values)
+    return math.fsum(values) / len(values)

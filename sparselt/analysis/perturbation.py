@@ -1,0 +1,63 @@
+"""A network moved in a random direction: how much it bears early in training (Paul et al. 2022, appendix D)."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparselt.errors import SettingError
+from sparselt.masks import Mask
+
+
+def perturbed(state: Mapping[str, Tensor], mask: Mask, distance: float, seed: int) -> dict[str, Tensor]:
+    """`state` moved by `distance` in a random direction of its live weights; everything else is as it was.
+
+    The direction is uniform over all directions: a standard normal draw a weight, from `seed` and the layer's name only
+    (so that a mask within another gets that part of the other's direction), scaled to the distance over all layers
+    together. Paul et al. 2022 move the dense network at the rewind point by `projection_distance`; how the direction is
+    drawn they do not say.
+
+    Args:
+        state: a state dict; not changed. Tensors that do not move are shared with the result.
+        mask: the live weights, which may move; `Mask.ones_like(model)` for a dense network. Where pruned, `state` keeps
+            what it has, exactly 0.0 in a pruned network.
+        distance: the L2 norm of the move, 0 or more. It is that of the float64 move; the weights round it.
+
+    Raises:
+        MaskError: a mask of another network.
+        SettingError: a distance that is negative or not finite; no live weight.
+    """
+    mask.check_fits(state)
+    if not (math.isfinite(distance) and distance >= 0):
+        raise SettingError(f"perturbation distance is {distance!r}; expected a number of 0 or more")
+    moves = {}
+    for name, layer in mask.items():
+        key = np.frombuffer(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16], dtype=np.uint64)
+        draw = np.random.Generator(np.random.Philox(key=key)).standard_normal(layer.numel())
+        moves[name] = torch.from_numpy(draw).view(layer.shape) * layer.cpu()
+    norm = math.sqrt(sum(float(move.square().sum()) for move in moves.values()))
+    if norm == 0:
+        raise SettingError("no weight is alive in the mask, so that nothing can be perturbed")
+    moved = dict(state)
+    for name, move in moves.items():
+        weight = state[name]
+        there = (weight.double() + (move * (distance / norm)).to(weight.device)).to(weight.dtype)
+        moved[name] = torch.where(mask[name].to(weight.device), there, weight)
+    return moved
+
+
+def projection_distance(state: Mapping[str, Tensor], mask: Mask) -> float:
+    """‖w - m ⊙ w‖, the L2 distance that applying `mask` moves the network by; over the mask's layers.
+
+    Appendix D of Paul et al. 2022 takes it at the rewind point under the mask of level 1: the strength of the
+    perturbation that pruning itself is, and what `perturbed` is compared at.
+
+    Raises:
+        MaskError: a mask of another network.
+    """
+    mask.check_fits(state)
+    pruned = (state[name].double().masked_fill(layer.to(state[name].device), 0.0) for name, layer in mask.items())
+    return math.sqrt(sum(float(weight.square().sum()) for weight in pruned))

@@ -1,0 +1,106 @@
+"""How many trainings does a ticket take if each level prunes what it can? (Paul et al. 2022, section 2.2, Fig. 4)"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from sparselt.experiments.lab import Lab
+from sparselt.experiments.measurement import Measurement
+from sparselt.experiments.setting import Setting
+from sparselt.runs.stage import Need, Stage, plain
+from sparselt.training.recipe import derive_seed
+
+_TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
+
+
+def adaptive(lab: Lab) -> Iterator[Measurement]:
+    """Trainings and test error down to a given density: adaptive pruning against the same fraction at every level.
+
+    Paul et al. 2022, section 2.2 and Fig. 4. Variants: `dense` (level 0), `adaptive` and `fixed` (IMP at the setting's
+    fraction), from the same seeds and rewind step, each to its first level at or below the density in the condition
+    `target`. Besides test errors, for each level from which `adaptive` pruned: `fraction` (pruned), `largest_fraction`
+    (whose path stays below the `threshold`; 0 where none does), `pruned_density`, and for each fraction tried, its
+    position, the `largest_loss` on the path.
+    """
+    grids = lab.setting.grids
+    condition = f"target={grids.adaptive_density:g}"
+    for replicate in range(lab.setting.replicates):
+        dense = lab.dense(replicate)
+        yield Measurement("adaptive", "dense", replicate, None, 0, dense, condition=condition)
+        yield from _fixed(lab, replicate, condition)
+        yield from _adaptive(lab, replicate, condition)
+
+
+def why_not(setting: Setting) -> str:
+    """Why a setting cannot run it."""
+    return "" if setting.grids.adaptive_density else "its grid names no adaptive_density to stop at"
+
+
+def fixed_levels(setting: Setting) -> int:
+    """The first level of the fixed schedule whose density is at or below the target."""
+    wanted = math.log(setting.grids.adaptive_density) / math.log(1 - setting.fraction)
+    # Rounded before the ceiling: 0.8⁴ asked for takes 4 levels, whatever the last bit of the quotient.
+    return math.ceil(round(wanted, 9))
+
+
+def search_stage(
+    lab: Lab,
+    kind: str,
+    replicate: int,
+    network: Stage,
+    mask: Need | None,
+    label: str,
+    fractions: Sequence[float],
+    **spec,
+) -> Stage:
+    """A stage that sweeps pruning fractions at a trained network, see `sparselt.runs.kinds.adaptive.sweep`.
+
+    Args:
+        mask: the network's; None if it is dense.
+        spec: further values; `images` is the subsample of the training set, 0 for all of it, and `work` what else the
+            stage evaluates, in networks on those images.
+    """
+    setting, work = lab.setting, spec.pop("work", 0)
+    needs = {"weights": network.file("final.safetensors"), "dense": lab.dense(replicate).file("measurements.json")}
+    needs |= {"mask": mask} if mask else {}
+    common = {
+        "fractions": list(fractions),
+        "points": setting.path_points,
+        "scope": setting.scope,
+        "minimum": setting.fraction,
+        "techniques": plain(setting.recipe.techniques),
+        "subsample_seed": derive_seed(setting.seed, "training subsample", replicate),
+    }
+    networks = 1 + len(fractions) * (setting.path_points - 1) + work
+    images = min(spec["images"] or setting.train_count, setting.train_count)
+    steps = max(1, round(networks * images / setting.test_count))
+    return lab.evaluation(kind, common | spec, needs, label, steps=steps)
+
+
+def _fixed(lab: Lab, replicate: int, condition: str) -> Iterator[Measurement]:
+    step = lab.setting.grids.adaptive_rewind_step
+    for level in range(1, fixed_levels(lab.setting) + 1):
+        ticket = lab.ticket(replicate, step, level)
+        yield Measurement("adaptive", "fixed", replicate, step, level, ticket, condition=condition)
+
+
+def _adaptive(lab: Lab, replicate: int, condition: str) -> Iterator[Measurement]:
+    """As far as can be planned: to the first level whose search has not run."""
+    grids = lab.setting.grids
+    step = grids.adaptive_rewind_step
+    place = ("adaptive", "adaptive", replicate, step)
+    network, mask, level = lab.dense(replicate), None, 0
+    while True:
+        label = f"adaptive search, replicate {replicate}, rewind {step}, level {level}"
+        search = search_stage(
+            *(lab, "adaptive_prune", replicate, network, mask, label, _TENTHS), images=grids.adaptive_images
+        )
+        yield Measurement(*place, level, search, network=network, condition=condition)
+        found = lab.found(search, "values.json")
+        if found is None:
+            return
+        level, mask = level + 1, search.file("mask.safetensors")
+        label = f"adaptive, replicate {replicate}, rewind {step}, level {level}"
+        network = lab.rewound(replicate, step, mask, label, level=level)
+        yield Measurement(*place, level, network, condition=condition)
+        if found["density"] <= grids.adaptive_density:
+            return

@@ -1,0 +1,127 @@
+"""Do siblings agree on what to prune, and is a combination of their masks better than one? (Movva et al. 2021)"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sparselt.experiments.lab import Lab
+from sparselt.experiments.measurement import Measurement
+from sparselt.runs.stage import Need, Stage
+from sparselt.training.recipe import derive_seed
+
+
+def siblings(lab: Lab) -> Iterator[Measurement]:
+    """Overlap of siblings' masks against chance; test error of their union and intersection at equal density.
+
+    Siblings share the first steps of training (`sibling_pretraining`, the column rewind_step) and differ in the data
+    order of the rest; each trains to the end and is pruned by magnitude (Movva et al. 2021, abstract; the numbers are
+    ours). None of them has the order in which the combined masks are retrained, so that no mask fits it by its origin.
+
+    Variants: `siblings`, the overlap of the masks of k siblings of one density, as metrics `jaccard`, `union`,
+    `intersection` and the chance of each; `union` and `intersection`, the combined masks retrained from the shared
+    weights, with the metric `sibling_density` that reaches them, and `layer_density` by condition `layer`; `single`,
+    the mask of the first sibling, and `random`, a random mask of the largest union's layerwise densities, retrained
+    alike; `dense`. All masks of a density hold equally many weights. Column level: prunings of each sibling, 1 for
+    one-shot. Conditions: `siblings`, how many are compared or combined, and `density`, what was asked for.
+    """
+    setting, grids = lab.setting, lab.setting.grids
+    for replicate in range(setting.replicates):
+        yield Measurement("siblings", "dense", replicate, None, 0, lab.dense(replicate))
+        for pretraining in grids.sibling_pretraining:
+            retrained = pretraining in grids.sibling_retrained
+            for levels in grids.sibling_levels if retrained else (1,):
+                counts = grids.sibling_counts if levels == 1 else grids.sibling_iterative_counts
+                for density in grids.sibling_densities:
+                    family = _Family(lab, replicate, pretraining, levels, density)
+                    compared = {grids.sibling_overlap} if levels == 1 else set()
+                    for count in sorted(compared | set(counts if retrained else ())):
+                        yield family.overlap(count)
+                    if retrained:
+                        yield from family.retrained(counts)
+
+
+def why_not(setting) -> str:
+    """Why a setting does not run it."""
+    return "" if setting.grids.sibling_pretraining else "its grid names no sibling_pretraining"
+
+
+@dataclass(frozen=True)
+class _Sibling:
+    """The last training of a sibling, the mask that it wore (None: dense), and that mask pruned to the density."""
+
+    network: Stage
+    worn: Need | None
+    mask: Need
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Siblings of one replicate and pretraining, each pruned to one density in so many levels."""
+
+    lab: Lab
+    replicate: int
+    pretraining: int
+    levels: int
+    density: float
+
+    def overlap(self, count: int) -> Measurement:
+        """How much the masks of the first `count` siblings overlap."""
+        needs = {f"mask_{k}": sibling.mask for k, sibling in enumerate(self._first(count))}
+        label = self._label(f"overlap of {count} siblings")
+        stage = Stage("overlap", {}, needs, frozenset({"values.json"}), label, steps=1)
+        return self._measured("siblings", count, stage)
+
+    def retrained(self, counts: Sequence[int]) -> Iterator[Measurement]:
+        """The combined masks, that of the first sibling and a random one, each with its retraining."""
+        for count in counts:
+            for how in ("union", "intersection"):
+                combined = self._combined(count, how)
+                mask = combined.file("mask.safetensors")
+                yield self._measured(how, count, combined.want("values.json"))
+                yield self._measured(how, count, self._retraining(mask, f"{how} of {count} siblings"))
+        yield self._measured("single", 1, self._retraining(self._first(1)[0].mask, "mask of one sibling"))
+        if self.levels == 1 and counts:
+            seed = derive_seed(
+                self.lab.setting.seed, "sibling random mask", self.replicate, self.pretraining, str(self.density)
+            )
+            like = {"mask": self._combined(max(counts), "union").file("mask.safetensors")}
+            label = self._label(f"random mask like the union of {max(counts)} siblings")
+            mask = Stage("random_mask", {"seed": seed}, like, label=label, steps=1).file("mask.safetensors")
+            yield self._measured("random", max(counts), self._retraining(mask, "random mask like a union"))
+
+    def _combined(self, count: int, how: str) -> Stage:
+        """Union or intersection, with as many weights as the first sibling's own mask."""
+        first = self._first(count)
+        needs = {f"weights_{k}": sibling.network.file("final.safetensors") for k, sibling in enumerate(first)}
+        needs |= {f"worn_{k}": sibling.worn for k, sibling in enumerate(first) if sibling.worn is not None}
+        needs["equal"] = first[0].mask
+        spec = {"how": how, "scope": self.lab.setting.scope, "condition": self._condition(count)}
+        return Stage("combine", spec, needs, label=self._label(f"{how} of {count} siblings"), steps=1)
+
+    def _first(self, count: int) -> list[_Sibling]:
+        """Siblings are the copies 1, 2, …: copy 0 has the data order of the retraining."""
+        return [self._sibling(copy) for copy in range(1, count + 1)]
+
+    def _sibling(self, copy: int) -> _Sibling:
+        # Rounded: the last digit of a root is the C library's, and the stage's identity should not be.
+        fraction = round(1 - self.density ** (1 / self.levels), 9)
+        worn = None
+        for level in range(1, self.levels + 1):
+            label = self._label(f"sibling {copy}" + (f" at level {level - 1}" if level > 1 else ""))
+            network = self.lab.rewound(self.replicate, self.pretraining, worn, label, level=level, copy=copy)
+            mask = self.lab.pruned(network, worn, self._label(f"mask of sibling {copy}"), fraction=fraction)
+            found, worn = _Sibling(network, worn, mask), mask
+        return found
+
+    def _retraining(self, mask: Need, what: str) -> Stage:
+        label = self._label(f"retrained {what}")
+        return self.lab.rewound(self.replicate, self.pretraining, mask, label, level=self.levels)
+
+    def _measured(self, variant: str, count: int, stage: Stage) -> Measurement:
+        place = (variant, self.replicate, self.pretraining, self.levels)
+        return Measurement("siblings", *place, stage, condition=self._condition(count))
+
+    def _condition(self, count: int) -> str:
+        return f"siblings={count} density={self.density:g}"
+
+    def _label(self, what: str) -> str:
+        return f"{what}, replicate {self.replicate}, pretraining {self.pretraining}, density {self.density:g}"

@@ -1,0 +1,101 @@
+"""Are the subnetworks of IMP stable to pruning and to data order? (Frankle et al. 2019, Stabilizing)"""
+
+from collections.abc import Iterator
+
+from sparselt.errors import SettingError
+from sparselt.experiments.lab import Lab
+from sparselt.experiments.measurement import Measurement
+from sparselt.experiments.setting import Setting
+from sparselt.runs.stage import Need, Stage
+
+
+def stability(lab: Lab) -> Iterator[Measurement]:
+    """How far subnetworks end from the dense network, and from themselves trained in another data order.
+
+    Frankle et al. 2019. Stability to pruning compares a subnetwork with the dense network restricted to its
+    mask, both trained on one data order; stability to data order compares two copies of it that differ in that order.
+
+    Variants: `dense`, `imp`, and `random`, a random mask of the same layerwise densities on the same rewound weights.
+    Conditions: `rate=standard` at each of `stability_rewind_steps`; `rate=low` and `rate=warmup` at step 0; with
+    `stability=pruning` or `stability=order` beside it on a distance.
+    Metrics: `l2_distance` and `angle` (degrees) over the weights of the mask; `test_error` of the subnetwork.
+    """
+    grids = lab.setting.grids
+    for rate, rated in _labs(lab).items():
+        condition = f"rate={rate}"
+        for replicate in range(lab.setting.replicates):
+            yield Measurement("stability", "dense", replicate, None, 0, rated.dense(replicate), condition=condition)
+            for step in grids.stability_rewind_steps if rate == "standard" else (0,):
+                for level in grids.stability_levels:
+                    masks = {
+                        "imp": rated.mask(replicate, step, level),
+                        "random": rated.random_mask(replicate, step, level),
+                    }
+                    for variant, mask in masks.items():
+                        yield from _measured(rated, condition, variant, mask, replicate, step, level)
+
+
+def why_not(setting: Setting) -> str:
+    """Why a setting cannot run it; empty if it can."""
+    grids = setting.grids
+    if not grids.stability_levels or not grids.stability_rates:
+        return "its grid names no stability_levels, or no stability_rates"
+    if "standard" in grids.stability_rates and not grids.stability_rewind_steps:
+        return "its grid names no stability_rewind_steps for the rate 'standard'"
+    if setting.reshuffle == "level":
+        return "reshuffle=level gives every level its own data order, and distances would not tell it from pruning"
+    return ""
+
+
+def _measured(
+    lab: Lab, condition: str, variant: str, mask: Need, replicate: int, step: int, level: int
+) -> Iterator[Measurement]:
+    """Error of one subnetwork, and its distances to the dense network and to its copy."""
+
+    def label(what: str) -> str:
+        return f"{what}, replicate {replicate}, rewind {step}, level {level}"
+
+    network = lab.rewound(replicate, step, mask, label(f"{variant} mask"), level=level)
+    copy = lab.rewound(replicate, step, mask, label(f"{variant} mask in another data order"), level=level, copy=1)
+    yield Measurement("stability", variant, replicate, step, level, network, condition=condition)
+    for name, other in (("pruning", lab.dense(replicate)), ("order", copy)):
+        needs = {"first": other.file("final.safetensors"), "second": network.file("final.safetensors"), "mask": mask}
+        stage = Stage(
+            "distances",
+            {"threads": lab.setting.threads},
+            needs,
+            frozenset({"values.json"}),
+            label(f"stability to {name} of {variant}"),
+            steps=1,
+        )
+        yield Measurement(
+            "stability", variant, replicate, step, level, stage, condition=f"{condition} stability={name}"
+        )
+
+
+def _labs(lab: Lab) -> dict[str, Lab]:
+    """The lab of each learning rate.
+
+    Raises:
+        SettingError: a grid that cannot be run, named.
+    """
+    grids = lab.setting.grids
+    if min(grids.stability_levels) < 1:
+        raise SettingError(f"stability_levels {list(grids.stability_levels)} holds 0, which is not pruned; from 1 on")
+    labs = {}
+    for rate in grids.stability_rates:
+        if rate == "standard":
+            labs[rate] = lab
+        elif rate == "low":
+            labs[rate] = lab.changed(lr=_positive(grids.low_lr, "low_lr", rate))
+        else:
+            name = "warmup_lr" if grids.warmup_lr else "low_lr"
+            steps = _positive(grids.warmup_lr_steps, "warmup_lr_steps", rate)
+            labs[rate] = lab.changed(lr=_positive(getattr(grids, name), name, rate), warmup_steps=steps)
+    return labs
+
+
+def _positive(value: float, name: str, rate: str) -> float:
+    if not value > 0:
+        raise SettingError(f"{name} is {value}; expected a positive number for the rate {rate!r} of stability_rates")
+    return value

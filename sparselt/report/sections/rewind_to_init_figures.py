@@ -1,0 +1,246 @@
+"""The figures of `rewind_to_init`, after those of Maene et al. 2021."""
+
+import math
+from typing import TYPE_CHECKING
+
+from sparselt.report.drawing import COLOURS, GREY, INK, barrier_axis, error_axis, label_ends
+from sparselt.report.section import Data, Drawing
+from sparselt.report.sections.rewind_to_init_data import EXPERIMENT, Condition, Rounds
+from sparselt.report.summary import Statistic
+from sparselt.report.verdicts import Values
+from sparselt.report.wording import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MARKERS = ("o", "s", "D", "v", "P", "*")
+_Line = tuple[str, str, str, str, dict[int, Values]]
+"""Label, colour, marker, line style, and by level the values of the replicates."""
+
+
+def drawings(data: Data) -> dict[str, Drawing]:
+    """Barriers, errors, angles, histograms, and the repelling loss; each where it was measured."""
+    rounds = Rounds(data)
+    found = {
+        "init_barriers": _barriers(rounds),
+        "init_errors": _errors(rounds),
+        "init_angles": _angles(rounds),
+        "init_histograms": _histograms(data, rounds),
+        "init_repulsion": _repulsion(rounds),
+    }
+    return {name: drawing for name, drawing in found.items() if drawing is not None}
+
+
+def _barriers(rounds: Rounds) -> Drawing | None:
+    lines = [
+        (label, colour, marker, style, {k: rounds.at("barrier", c, k, k + 1) for k in rounds.levels(c)[:-1]})
+        for label, colour, marker, style, c in _looks(rounds)
+    ]
+    drawn = _finite(lines, scale=100)
+    if not drawn:
+        return None
+    figure, axes = _canvas(3.6)
+    ends = _draw(axes, drawn, shift=0.5)
+    barrier_axis(axes, max(mean + std for *_, means in drawn for mean, std in means.values()))
+    _level_axis(axes, rounds)
+    label_ends(axes, ends)
+    return Drawing(
+        figure,
+        "Barriers between successive rounds, rewound to initialization",
+        "After Maene et al.: the error barrier on the straight line from each round's solution to the next, by batch "
+        "size at equal epochs and one learning rate, and by warm-up. Mean and standard deviation over replicates. "
+        "Dashed grey: the 2 points of Linear Mode Connectivity. Lines are evaluated at the setting's path_points; the "
+        "paper takes 20 points.",
+    )
+
+
+def _errors(rounds: Rounds) -> Drawing | None:
+    lines = [
+        (label, colour, marker, style, {level: rounds.errors("imp", c, level) for level in rounds.levels(c)})
+        for label, colour, marker, style, c in _looks(rounds)
+    ]
+    return _error_drawing(
+        [("", lines)],
+        rounds,
+        "Test error of rewinding to initialization",
+        "Level 0 is the dense network of each condition. Mean and standard deviation over replicates.",
+    )
+
+
+def _repulsion(rounds: Rounds) -> Drawing | None:
+    panels = []
+    for condition in rounds.repelled:
+        base, levels = condition.base, rounds.levels(condition)
+        what = "repelled" if condition.repulsion > 0 else "attracted"
+        lines: list[_Line] = [
+            ("IMP", COLOURS[1], "o", "-", {k: rounds.errors("imp", base, k) for k in levels}),
+            (f"IMP, {what}", COLOURS[0], "s", "-", {k: rounds.errors("imp", condition, k) for k in levels}),
+            ("reinit", GREY, "+", "none", {k: rounds.errors("reinit", base, k) for k in levels[1:]}),
+            (f"reinit, {what}", INK, "x", "none", {k: rounds.errors("reinit", condition, k) for k in levels[1:]}),
+        ]
+        panels.append((f"λ = {condition.repulsion:g}, {base.name}", lines))
+    return _error_drawing(
+        panels,
+        rounds,
+        "The loss that repels from earlier solutions, or attracts to them",
+        "After Maene et al.: every round trains with (λ/R)·Σ cos² to all R earlier solutions in its loss. λ above 0 "
+        "repels, at the largest batch size; below 0 it attracts, at the smallest. In grey and black, the mask on a "
+        "fresh initialization. Mean and standard deviation over replicates.",
+    )
+
+
+def _error_drawing(panels: list[tuple[str, list[_Line]]], rounds: Rounds, heading: str, caption: str) -> Drawing | None:
+    drawn = [(title, _finite(lines, scale=100)) for title, lines in panels]
+    drawn = [(title, lines) for title, lines in drawn if lines]
+    if not drawn:
+        return None
+    figure, _ = _canvas(3.3 * len(drawn), rows=len(drawn))
+    for axes, (title, lines) in zip(figure.axes, drawn, strict=True):
+        ends = _draw(axes, lines)
+        error_axis(axes, [mean for *_, means in lines for mean, _ in means.values()])
+        axes.set_ylabel("test error, %" + (" (log scale)" if axes.get_yscale() == "log" else ""))
+        if title:
+            axes.set_title(title, fontsize=10, loc="left")
+        _level_axis(axes, rounds)
+        label_ends(axes, ends)
+    return Drawing(figure, heading, caption)
+
+
+def _angles(rounds: Rounds) -> Drawing | None:
+    from matplotlib.figure import Figure
+
+    conditions = [c for c in rounds.extremes if math.isfinite(max(map(max, rounds.matrix(c)), default=math.nan))]
+    conditions = [c for c in conditions if len(rounds.levels(c)) > 1]
+    if not conditions:
+        return None
+    figure = Figure(figsize=(6.2, 3.5 if len(conditions) > 1 else 4.6), layout="constrained")
+    panels = figure.subplots(1, len(conditions), squeeze=False)[0]
+    for axes, condition in zip(panels, conditions, strict=True):
+        matrix = rounds.matrix(condition)
+        image = axes.imshow(matrix, cmap="viridis", vmin=0, vmax=1)
+        names = [*map(str, rounds.levels(condition)), "init"]
+        axes.set_xticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), names)
+        axes.spines[["top", "right", "bottom", "left"]].set_visible(False)
+        axes.tick_params(length=0)
+        axes.set_title(condition.name, fontsize=10)
+        if len(names) <= 9:
+            for i, row in enumerate(matrix):
+                for j, value in enumerate(row):
+                    if i != j and math.isfinite(value):
+                        colour = "white" if value < 0.6 else "black"
+                        axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=colour)
+    panels[0].set_ylabel("level")
+    figure.colorbar(image, ax=list(panels), shrink=0.8, label="angular distance, 1: orthogonal")
+    return Drawing(
+        figure,
+        "Angular distance between all rounds and the initialization",
+        "After Maene et al.: 2·angle/π between the solutions of each two levels on their shared weights, and, in the "
+        "last row, to the initialization. Means over replicates, for the smallest and the largest batch size.",
+    )
+
+
+def _histograms(data: Data, rounds: Rounds) -> Drawing | None:
+    from matplotlib.figure import Figure
+
+    rows = data.select(experiment=EXPERIMENT, metric="weight_share")
+    conditions = [c for c in rounds.extremes if any(row.condition == c.text for row in rows)]
+    if not conditions:
+        return None
+    replicate = min(row.replicate for row in rows)
+    levels = sorted({row.level for row in rows})
+    figure = Figure(figsize=(6.2, 1.2 + 1.5 * len(conditions)), layout="constrained")
+    panels = figure.subplots(len(conditions), len(levels), squeeze=False)
+    for line, condition in zip(panels, conditions, strict=True):
+        for axes, level in zip(line, levels, strict=True):
+            shares = {r.position: r.value for r in rows if (r.condition, r.level, r.replicate) ==
+                      (condition.text, level, replicate)}  # fmt: skip
+            axes.set_yticks([])
+            axes.spines["left"].set_visible(False)
+            threshold = rounds.at("threshold", condition, level).get(replicate, math.nan)
+            if shares:
+                places = sorted(shares)
+                axes.stairs([shares[place] for place in places], _edges(places), fill=True, color=COLOURS[1])
+            if math.isfinite(threshold):
+                for side in (-threshold, threshold):
+                    axes.axvline(side, color=COLOURS[0], linewidth=0.9)
+            shape = Statistic.of(rounds.at("bimodality", condition, level).values()).mean
+            density = percent(rounds.density(condition, level))
+            axes.set_title(f"{condition.name}, {density}\nbimodality {shape:.2f}", fontsize=8.5)
+    for axes in panels[-1]:
+        axes.set_xlabel("weight")
+    return Drawing(
+        figure,
+        "Live weights and the next pruning threshold",
+        "After Maene et al.: the live weights of all layers after training, and in orange the magnitude below which "
+        f"the next round prunes; replicate {replicate}, at the smallest and the largest batch size. Bimodality: "
+        "Sarle's coefficient, each layer in its own scale, mean over replicates; 0.33 for normal weights, above 0.56 "
+        "suggests two humps.",
+    )
+
+
+def _edges(places: list[float]) -> list[float]:
+    half = (places[1] - places[0]) / 2 if len(places) > 1 else 0.5
+    return [places[0] - half, *(place + half for place in places)]
+
+
+def _looks(rounds: Rounds) -> list[tuple[str, str, str, str, Condition]]:
+    """Each condition with its label, colour, marker and line: batch sizes solid, warm-ups dotted."""
+    plain = [
+        (c.name, COLOURS[k % len(COLOURS)], _MARKERS[k % len(_MARKERS)], "-", c) for k, c in enumerate(rounds.plain)
+    ]
+    first = len(plain)
+    return plain + [
+        (c.name, COLOURS[k % len(COLOURS)], _MARKERS[k % len(_MARKERS)], ":", c)
+        for k, c in enumerate(rounds.warm, first)
+    ]
+
+
+def _finite(lines: list[_Line], scale: float) -> list[tuple]:
+    """The lines with mean and standard deviation in place of values, without what is not finite."""
+    drawn = []
+    for *look, values in lines:
+        means = {}
+        for level, group in values.items():
+            statistic = Statistic.of(group.values())
+            if statistic.n:
+                means[level] = (scale * statistic.mean, scale * (statistic.std or 0))
+        if means:
+            drawn.append((*look, means))
+    return drawn
+
+
+def _draw(axes: "Axes", lines: list[tuple], shift: float = 0.0) -> list[tuple[str, str, float]]:
+    """Draws means with bars, side by side by a hair; the labels for the lines' ends."""
+    ends = []
+    for place, (label, colour, marker, style, means) in enumerate(lines):
+        hair = 0.06 * (place - (len(lines) - 1) / 2)
+        levels = sorted(means)
+        axes.errorbar(
+            [level + shift + hair for level in levels],
+            [means[level][0] for level in levels],
+            [means[level][1] for level in levels],
+            color=colour,
+            marker=marker,
+            linestyle=style,
+            elinewidth=0.7,
+        )
+        ends.append((label, colour, means[levels[-1]][0]))
+    return ends
+
+
+def _level_axis(axes: "Axes", rounds: Rounds) -> None:
+    widest = max(rounds.plain + rounds.warm, key=rounds.last)
+    levels = rounds.levels(widest)
+    labels = [f"{level}\n{percent(rounds.density(widest, level)).rstrip('%')}" for level in levels]
+    axes.set_xticks(levels, labels)
+    axes.set_xlim(-0.2, levels[-1] + 0.2)
+    axes.set_xlabel("level, with weights remaining in %")
+
+
+def _canvas(height: float, rows: int = 1) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.2, height), layout="constrained")
+    return figure, figure.subplots(rows, 1, squeeze=False)[0][0]

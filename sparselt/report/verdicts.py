@@ -1,0 +1,129 @@
+"""Verdicts over replicates, by the same rules in every section.
+
+A finding agrees where the test supports it (p < 0.05 in its direction), does not agree where the data contradict it (as
+significantly the other way), and cannot be seen at this scale otherwise, or with fewer than two replicates.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sparselt.errors import SettingError
+from sparselt.report.inference import equivalent, paired
+from sparselt.report.section import Claim, Verdict
+from sparselt.report.summary import Statistic
+
+SIGNIFICANT = 0.05
+_MOSTLY = 0.9
+
+Values = Mapping[int, float]
+"""A measurement by replicate."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A test of a finding: see `Claim`, whose last columns these are."""
+
+    statistic: str
+    n: int
+    p: float | None
+    verdict: Verdict
+
+    def claim(self, paper: str, claim: str, here: str) -> Claim:
+        """The finding with this verdict."""
+        return Claim(paper, claim, here, self.statistic, self.n, self.p, self.verdict)
+
+
+def lower(first: Values, second: Values) -> Judged:
+    """Whether `first` is lower than `second`: a one-sided paired t test over the replicates that both have."""
+    try:
+        test, other = paired(first, second, "less"), paired(first, second, "greater")
+    except SettingError:
+        return _too_few(first, second)
+    verdict = _verdict(test.p, other.p)
+    return Judged(f"one-sided {test.text}", test.n, test.p, verdict)
+
+
+def lower_than(values: Values, limit: float) -> Judged:
+    """Whether the mean of `values` is below a number that was fixed beforehand."""
+    judged = lower(values, dict.fromkeys(values, limit))
+    return dataclasses.replace(judged, statistic=judged.statistic.replace("paired t", "t"))
+
+
+def equal(first: Values, second: Values, margin: float, unit: str, scale: float = 1.0) -> Judged:
+    """Whether `first` and `second` differ by less than `margin`: two one-sided paired t tests.
+
+    Contradicted where they differ significantly and by more than the margin. `scale` turns a value into `unit`.
+    """
+    try:
+        test, other = equivalent(first, second, margin), paired(first, second)
+    except SettingError:
+        return _too_few(first, second)
+    apart = abs(other.mean) > margin and other.p < SIGNIFICANT
+    text = f"two one-sided paired t, margin {scale * margin:.3g} {unit}"
+    verdict = _verdict(test.p, 0.0 if apart else 1.0)
+    return Judged(text, test.n, test.p, verdict)
+
+
+def rising_together(points: Mapping[int, Sequence[tuple[float, float]]]) -> Judged:
+    """Whether two measurements rise together within replicates: their correlation for repeated measures (Bland and
+    Altman 1995, "Calculating correlation coefficients with repeated observations"), one-sided.
+
+    Args:
+        points: by replicate, the pairs of values at its conditions.
+    """
+    from scipy import stats
+
+    centred: list[tuple[float, float]] = []
+    finite_points = [[pair for pair in pairs if all(map(math.isfinite, pair))] for pairs in points.values()]
+    replicates = [finite for finite in finite_points if finite]
+    for finite in replicates:
+        means = [math.fsum(values) / len(finite) for values in zip(*finite, strict=True)]
+        centred += [(x - means[0], y - means[1]) for x, y in finite]
+    freedom = len(centred) - len(replicates) - 1
+    squares = [math.fsum(pair[k] ** 2 for pair in centred) for k in (0, 1)]
+    if len(replicates) < 2 or freedom < 1 or not all(squares):
+        return Judged("too few values that differ", len(centred), None, "cannot be seen at this scale")
+    r = math.fsum(x * y for x, y in centred) / math.sqrt(squares[0] * squares[1])
+    r = min(1.0, max(-1.0, r))
+    t = r * math.sqrt(freedom / (1 - r * r)) if abs(r) < 1 else math.copysign(math.inf, r)
+    p = float(stats.t.sf(t, freedom))
+    return Judged(f"correlation within replicates, r = {r:.2f}", len(centred), p, _verdict(p, 1 - p))
+
+
+def coincidence(both: int, first_only: int, second_only: int, neither: int, of: str) -> Judged:
+    """Whether one thing holds if and only if another does: Fisher's exact test, one-sided, of a table of counts.
+
+    Agrees where p < 0.05 and at least 9 of 10 coincide; does not agree where a one-sided binomial test says that fewer
+    than 9 of 10 do (p < 0.05). What is counted should be independent; where it is not, p is smaller than it should be.
+
+    Args:
+        of: what is counted, such as `pairs of levels`.
+    """
+    from scipy import stats
+
+    total, agreeing = both + first_only + second_only + neither, both + neither
+    p = float(stats.fisher_exact([[both, first_only], [second_only, neither]], alternative="greater").pvalue)
+    against = float(stats.binomtest(agreeing, total, _MOSTLY, alternative="less").pvalue)
+    found = _verdict(p if agreeing >= _MOSTLY * total else 1.0, against)
+    return Judged(f"Fisher's exact test, one-sided, over {of}", total, p, found)
+
+
+def spread(values: Iterable[float], decimals: int = 1, scale: float = 1.0) -> str:
+    """`12.3 ± 0.4` in units of their own; without the deviation for one value, `–` for none that is finite."""
+    statistic = Statistic.of(values)
+    if not statistic.n:
+        return "–"
+    text = f"{round(scale * statistic.mean, decimals) + 0.0:.{decimals}f}"  # never -0.0
+    return text if statistic.std is None else f"{text} ± {scale * statistic.std:.{decimals}f}"
+
+
+def _verdict(p: float, p_against: float) -> Verdict:
+    if p < SIGNIFICANT:
+        return "agrees"
+    return "does not agree" if p_against < SIGNIFICANT else "cannot be seen at this scale"
+
+
+def _too_few(first: Values, second: Values) -> Judged:
+    return Judged("no test", len(first.keys() & second.keys()), None, "cannot be seen at this scale")

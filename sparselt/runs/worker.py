@@ -1,0 +1,153 @@
+"""What a worker process does: runs a stage, or several as one unit, and commits what they made."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sparselt.errors import SparseltError
+from sparselt.runs.kinds import KINDS, Task
+from sparselt.runs.stage import Stage
+from sparselt.runs.store import Store
+
+_REPORT_EVERY = 0.3
+_progress_queue = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker says of one stage: units made, seconds, UTC time of the end, and the error's text if it failed.
+
+    Of stages that ran as one unit, each has its share of the seconds.
+    """
+
+    steps: int
+    seconds: float
+    finished: str
+    error: str = ""
+
+
+def run_stage(stage: Stage, root: str) -> Outcome:
+    """Runs one stage in this process and commits its files. An error comes back as text, which survives pickling."""
+    job = _Job(stage, Store(Path(root)), 1)
+    try:
+        return job.commit(KINDS[stage.kind].run(job.task()))
+    except Exception as error:
+        return job.failed(error)
+    finally:
+        job.close()
+
+
+def run_cohort(stages: Sequence[Stage], root: str) -> list[Outcome]:
+    """Trains the networks of several stages side by side. One that fails fails alone, the others are committed."""
+    from sparselt.runs.kinds.together import train_together
+
+    store = Store(Path(root))
+    jobs = [_Job(stage, store, len(stages)) for stage in stages]
+    outcomes: dict[int, Outcome] = {}
+    try:
+        tasks: dict[int, Task] = {}
+        for k, job in enumerate(jobs):
+            try:
+                tasks[k] = job.task()
+            except SparseltError as error:
+                outcomes[k] = job.failed(error)
+        places = list(tasks)
+        for place, result in train_together(list(tasks.values())):
+            k = places[place]
+            outcomes[k] = jobs[k].failed(result) if isinstance(result, Exception) else jobs[k].commit(result)
+    except Exception as error:
+        for k, job in enumerate(jobs):
+            outcomes.setdefault(k, job.failed(error))
+    finally:
+        for job in jobs:
+            job.close()
+    return [outcomes[k] for k in range(len(jobs))]
+
+
+def measure_cohort(stage: Stage, root: str) -> int:
+    """How many trainings like this one are best made side by side on its device; 1 where none can be measured."""
+    from sparselt.runs.kinds.together import best_cohort
+
+    job = _Job(stage, Store(Path(root)), 1)
+    try:
+        return best_cohort(job.task())
+    except Exception:  # the training itself will say what is wrong
+        return 1
+    finally:
+        job.close()
+
+
+def start_worker(queue) -> None:
+    """Makes this process one that reports progress to `queue` and ends with its parent."""
+    global _progress_queue
+    _progress_queue = queue
+    # Ctrl-C reaches the whole process group; the parent decides what happens to the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+class _Job:
+    """One stage on its way from its inputs to its place in the store."""
+
+    def __init__(self, stage: Stage, store: Store, together: int):
+        self._stage, self._store, self._together = stage, store, together
+        self._folder = store.begin(stage)
+        self._began = time.perf_counter()
+
+    def task(self) -> Task:
+        """What the stage's function is given. StoreError for an input that was damaged."""
+        stage = self._stage
+        return Task(
+            spec=stage.spec,
+            inputs={name: self._store.verify(need.stage, need.file) for name, need in stage.needs.items()},
+            outputs=stage.outputs,
+            folder=self._folder,
+            report=_reporter(stage),
+            local=stage.local,
+        )
+
+    def commit(self, steps: int) -> Outcome:
+        seconds, finished = self._seconds(), _now()
+        self._store.commit(self._stage, self._folder, seconds=seconds, steps=steps, finished=finished)
+        return Outcome(steps, seconds, finished)
+
+    def failed(self, error: Exception) -> Outcome:
+        expected = isinstance(error, SparseltError | OSError)
+        text = str(error) if expected else "".join(traceback.format_exception(error)).strip()
+        return Outcome(0, self._seconds(), _now(), f"{self._stage.label or self._stage.kind}: {text}")
+
+    def close(self) -> None:
+        self._store.discard(self._folder)
+
+    def _seconds(self) -> float:
+        return (time.perf_counter() - self._began) / self._together
+
+
+def _end_with_parent() -> None:
+    # A parent that was killed cannot stop its workers, and each holds hundreds of megabytes.
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _reporter(stage: Stage) -> Callable[[int], None]:
+    last = 0.0
+
+    def report(steps: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if _progress_queue is not None and now - last > _REPORT_EVERY:
+            last = now
+            _progress_queue.put((stage.key, steps))
+
+    return report
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

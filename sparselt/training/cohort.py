@@ -1,0 +1,239 @@
+"""Several networks of one shape trained side by side on one device; each gets, to the bit, what it gets alone."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from sparselt.errors import SettingError, TrainingError
+from sparselt.networks import mask_of_networks
+from sparselt.optim import MaskedSGD
+from sparselt.training.captured import capture, on_streams, pinned_algorithms
+from sparselt.training.loop import Trained, forward_passes, trained
+from sparselt.training.recipe import Recipe
+from sparselt.training.step import Branch
+
+if TYPE_CHECKING:
+    from sparselt.data import ResidentTrainLoader
+
+_TIMED = 20  # steps
+
+
+@dataclass(frozen=True)
+class Member:
+    """What one network of a cohort starts from, and who watches it.
+
+    Args:
+        recipe: the cohort's, but for the schedule.
+        loader: of the cohort's data and device; the seeds of order and augmentation are its own.
+        state: weights and buffers at the start, on any device; masked weights are taken as 0.
+        start_step: where clock and data position stand.
+        mask: None: dense.
+        momentum: by parameter name, as `checkpoint.save_momentum` wrote it; None: zero.
+        on_step: called with the number of steps that have been made and the network, as `loop.train` does. On a GPU
+            the host is ahead of the device: reading the network waits for it, doing nothing costs nothing.
+    """
+
+    recipe: Recipe
+    loader: "ResidentTrainLoader"
+    state: Mapping[str, Tensor]
+    start_step: int = 0
+    mask: Mapping[str, Tensor] | None = None
+    momentum: Mapping[str, Tensor] | None = None
+    on_step: Callable[[int, "Network"], None] = field(default=lambda step, network: None)
+
+
+class Network:
+    """A network in training, as `on_step` sees it."""
+
+    def __init__(self, branch: Branch, optimizer: MaskedSGD, begun: bool):
+        self.model, self._branch, self._optimizer, self._begun = branch.model, branch, optimizer, begun
+
+    def momentum(self) -> dict[str, Tensor]:
+        """The momentum of each parameter that has one, by name: before the first step of those it was given with."""
+        if not self._begun and self._branch.step == self._branch.start_step:
+            return {}
+        buffers = {name: self._optimizer.state.get(p, {}) for name, p in self.model.named_parameters()}
+        return {name: state["momentum_buffer"] for name, state in buffers.items() if state}
+
+
+class Cohort:
+    """K networks that are trained together, again and again: each `train` starts up to K new members.
+
+    On a GPU the step is one CUDA graph (`captured`); a new start is copied into its memory, so nothing is captured
+    again for another level, mask, seed or learning rate. On a CPU the same step runs eagerly, network after network.
+
+    Args:
+        models: K networks of one architecture, on the loader's device. Their weights do not matter.
+        recipe: of all members. See `reason_against`.
+        loader: whose data, augmentation and device all members share.
+        captured: whether the step is a CUDA graph. Default: on a GPU.
+
+    Raises:
+        SettingError: networks that cannot be trained so, see `reason_against`.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        recipe: Recipe,
+        loader: "ResidentTrainLoader",
+        captured: bool | None = None,
+    ):
+        against = reason_against(recipe, models[0])
+        if against:
+            raise SettingError(f"a cohort cannot train {recipe.model}: {against}")
+        if loader.shard.world_size > 1:
+            raise SettingError("a cohort trains in one process; its loader reads one rank's share of each batch")
+        self._recipe, self._loader = recipe, loader
+        forwards = forward_passes(models, recipe)
+        self._branches = [
+            Branch(model, forward, loader, recipe) for model, forward in zip(models, forwards, strict=True)
+        ]
+        self._optimizer = MaskedSGD.of_networks(
+            models,
+            lr=[branch.rate for branch in self._branches],
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.nesterov,
+            decoupled_weight_decay=recipe.decoupled_weight_decay,
+        )
+        self._graph = None
+        if captured if captured is not None else loader.device.type == "cuda":
+            with pinned_algorithms():
+                self._graph = capture(self._step, self._branches)
+
+    @property
+    def size(self) -> int:
+        """K."""
+        return len(self._branches)
+
+    def reads(self, loader: "ResidentTrainLoader") -> bool:
+        """Whether members with this loader fit: the same data in the same memory, augmented alike."""
+        return loader._images is self._loader._images and loader.transform == self._loader.transform
+
+    def images_per_second(self) -> float:
+        """Of all K networks together, measured over a few steps."""
+        for branch in self._branches:
+            branch.idle()
+        with pinned_algorithms():
+            self._run(self._branches)
+            self._wait()
+            began = time.perf_counter()
+            for _ in range(_TIMED):
+                self._run(self._branches)
+            self._wait()
+        return _TIMED * self.size * self._recipe.batch_size / (time.perf_counter() - began)
+
+    def train(self, members: Sequence[Member]) -> Iterator[tuple[int, nn.Module, Trained | TrainingError]]:
+        """Trains up to K members and yields each when it is done: its place, its network, what was measured.
+
+        The network stands as trained until the next one is asked for. A member that diverged comes with the error; its
+        NaN touch nobody else.
+
+        Raises:
+            SettingError: more than K members, or one that does not fit the others; nothing has been trained then.
+        """
+        self._check(members)
+        branches = self._branches[: len(members)]
+        for branch, member in zip(branches, members, strict=True):
+            branch.load(member.state, member.loader, member.recipe, member.start_step)
+        for branch in self._branches[len(members) :]:
+            branch.idle()
+        self._restart(members)
+        with pinned_algorithms():
+            yield from self._train(members, branches)
+
+    def _train(self, members, branches) -> Iterator[tuple[int, nn.Module, Trained | TrainingError]]:
+        running = list(range(len(members)))
+        networks = [
+            Network(branch, self._optimizer, member.momentum is not None)
+            for branch, member in zip(branches, members, strict=True)
+        ]
+        while running:
+            for k in running:
+                members[k].on_step(branches[k].step, networks[k])
+                branches[k].begin_step()
+            self._run([branches[k] for k in running])
+            for k in [k for k in running if branches[k].done]:
+                running.remove(k)
+                branch = branches[k]
+                members[k].on_step(branch.step, networks[k])
+                try:
+                    result = trained(branch.last_losses(), branch.step - branch.start_step, branch.step)
+                except TrainingError as error:
+                    result = error
+                yield k, branch.model, result
+
+    def _run(self, branches: Sequence[Branch]) -> None:
+        """One step of these branches; a captured one makes the others idle along."""
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self._step(branches)
+
+    def _wait(self) -> None:
+        if self._loader.device.type == "cuda":
+            torch.cuda.synchronize(self._loader.device)
+
+    def _step(self, branches: Sequence[Branch]) -> None:
+        """The body of the step, which is captured on a GPU: a gradient for each branch, then one launch for all."""
+        self._optimizer.zero_grad()
+        if self._loader.device.type == "cuda":
+            on_streams(branches)
+        else:
+            for branch in branches:
+                branch.compute()
+        self._optimizer.step()
+
+    @torch.no_grad()
+    def _restart(self, members: Sequence[Member]) -> None:
+        """Momentum and masks of the members, written where a captured step reads them."""
+        optimizer = self._optimizer
+        arena = optimizer._current_arena()
+        if self._recipe.momentum:
+            arena.momentum.zero_()
+            arena.begun.zero_()
+            for i, parameter in enumerate(arena.parameters):
+                optimizer.state[parameter]["momentum_buffer"] = arena.buffers[i]
+            places = {name: i for i, name in enumerate(optimizer._names())}
+            for k, member in enumerate(members):
+                for name, momentum in (member.momentum or {}).items():
+                    i = places[f"{k}.{name}"]
+                    arena.write(i, momentum)
+                    arena.set_begun(i, True)
+        bits = arena.mask
+        masks = [member.mask for member in members] + [None] * (self.size - len(members))
+        optimizer.set_mask(mask_of_networks([branch.model for branch in self._branches], masks))
+        arena.mask = bits.copy_(arena.mask)
+
+    def _check(self, members: Sequence[Member]) -> None:
+        if not 1 <= len(members) <= self.size:
+            raise SettingError(f"{len(members)} members for a cohort of {self.size}; expected 1 to {self.size}")
+        for member in members:
+            recipe, schedule = self._recipe, member.recipe.schedule
+            if replace(recipe, schedule=schedule) != member.recipe:
+                raise SettingError(f"a member's recipe is {member.recipe}; the cohort's is {recipe}")
+            if recipe.decoupled_weight_decay and schedule.peak != recipe.schedule.peak:
+                raise SettingError(
+                    f"a member's peak learning rate is {schedule.peak}, the cohort's {recipe.schedule.peak}, which "
+                    "decoupled weight decay divides by; train it in a cohort of its own"
+                )
+            if not self.reads(member.loader):
+                raise SettingError("a member's loader reads other data, or augments otherwise, than the cohort's")
+            if not 0 <= member.start_step < recipe.steps:
+                raise SettingError(f"start_step is {member.start_step}; expected 0 to {recipe.steps - 1}")
+
+
+def reason_against(recipe: Recipe, model: nn.Module) -> str:
+    """Why networks of this recipe have to be trained one by one by `loop.train`; empty if they need not."""
+    if recipe.techniques.progressive_resizing:
+        return "progressive resizing changes the shape of the step"
+    if recipe.techniques.ema_half_life:
+        return "a weight average is kept by the host"
+    if any(isinstance(module, nn.modules.dropout._DropoutNd) for module in model.modules()):
+        return "its dropout draws from one generator for all networks"
+    return ""

@@ -1,0 +1,128 @@
+"""The step of one network whose data is on its device, and in which all that changes from step to step is data there.
+
+So a step can be captured in a CUDA graph once (`captured`) and replayed for every batch, epoch and level. On a CPU the
+same lines run eagerly and give, to the bit, what `loop.train` gives.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparselt.data.batch import augmented
+from sparselt.data.order import batches_of, sample_order
+from sparselt.training.loop import gradients
+
+if TYPE_CHECKING:
+    from sparselt.data import ResidentTrainLoader
+    from sparselt.training.recipe import Recipe
+
+_SPARE = 24  # steps without a training, which warm a capture up or are timed
+
+
+class Branch:
+    """A network, the resident data it sees, and where it stands.
+
+    model: on the loader's device. `load` gives it another start; nothing is allocated anew then, so that a captured
+        step goes on with it.
+    forward: the model's forward pass, see `loop.forward_passes`.
+    rate: float64 [], the learning rate, for the optimizer to read.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward: Callable[[Tensor], Tensor],
+        loader: "ResidentTrainLoader",
+        recipe: "Recipe",
+    ):
+        device = loader.device
+        self.model, self.recipe = model.train(), recipe
+        self._forward = forward
+        self._images, self._labels, self._transform = loader._images, loader._labels, loader.transform
+        self.rate = torch.full((), recipe.schedule.peak, dtype=torch.float64, device=device)
+        # A network that is done before others of its cohort idles, at rate 0, for at most as many steps again.
+        self._rates = torch.zeros(2 * recipe.steps + _SPARE, dtype=torch.float64, device=device)
+        self._clock = torch.zeros(1, dtype=torch.int64, device=device)
+        self._epoch, self._seed = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
+        self._order = torch.zeros(loader.steps_per_epoch, recipe.batch_size, dtype=torch.int64, device=device)
+        self._losses = torch.zeros(loader.steps_per_epoch, device=device)
+
+    def load(
+        self, state: Mapping[str, Tensor], loader: "ResidentTrainLoader", recipe: "Recipe", start_step: int
+    ) -> None:
+        """Stands at `start_step` of a training, with weights and buffers `state`.
+
+        loader, recipe: may differ from those before in the seeds and in the schedule.
+        """
+        with torch.no_grad():
+            for name, tensor in self.model.state_dict().items():
+                tensor.copy_(state[name])
+        rates = [recipe.schedule.learning_rate(step, recipe.steps) for step in range(recipe.steps)]
+        _send(np.array(rates + [0.0] * (recipe.steps + _SPARE)), self._rates)
+        self._loader, self.start_step, self.step = loader, start_step, start_step
+        self._clock.fill_(start_step)
+        seed = loader.augmentation_seed
+        self._seed.fill_(seed - 2**64 if seed >= 2**63 else seed)
+        self._losses.zero_()
+
+    def idle(self) -> None:
+        """Has no training to make: a captured step computes it all the same, and nobody looks."""
+        self._clock.zero_()
+        self._rates.zero_()
+
+    @property
+    def done(self) -> bool:
+        """Whether the training has reached its end."""
+        return self.step == self.recipe.steps
+
+    def begin_step(self) -> None:
+        """What the host does before a step: once an epoch it sends the order. It waits for nothing."""
+        epoch, position = divmod(self.step, len(self._order))
+        if position == 0 or self.step == self.start_step:
+            _send(_batches(self._loader.order_seed, epoch, self._loader.count, self.recipe.batch_size), self._order)
+            self._epoch.fill_(epoch)
+        self.step += 1
+
+    def compute(self) -> None:
+        """Augmentation, forward and backward pass of the next batch; `rate` is then what the step is to be made with.
+
+        Reads and writes memory of this branch only, and decides nothing on the host.
+        """
+        position = self._clock % len(self._order)
+        indices = self._order.index_select(0, position).view(-1)
+        chosen = self._images.flatten(1).index_select(0, indices).view(-1, *self._images.shape[1:])
+        images = augmented(
+            chosen,
+            indices,
+            self._transform,
+            seed=self._seed,
+            epoch=self._epoch,
+            padding=self._transform.padding,
+            flip=self._transform.flip,
+        )
+        self.rate.copy_(self._rates.index_select(0, self._clock).view(()))
+        loss = gradients(self._forward, images, self._labels.index_select(0, indices), self.recipe)
+        self._losses.index_copy_(0, position, loss.view(1))
+        self._clock += 1
+
+    def last_losses(self) -> Tensor:
+        """float32, the batch losses of the last epoch in their order, or of all steps if there were fewer. Waits."""
+        last = min(self.step - self.start_step, len(self._order))
+        return self._losses.cpu()[torch.arange(self.step - last, self.step) % len(self._order)]
+
+
+def _send(array: np.ndarray, to: Tensor) -> None:
+    """Copies into a tensor of that shape, on a GPU without waiting."""
+    host = torch.from_numpy(array)
+    to.copy_(host.pin_memory() if to.is_cuda else host, non_blocking=True)
+
+
+# Rewind points and levels of a replicate share their order.
+@functools.lru_cache(maxsize=16)
+def _batches(seed: int, epoch: int, count: int, batch_size: int) -> np.ndarray:
+    """int64 [steps, batch_size]: the samples of each batch of an epoch."""
+    return batches_of(sample_order(seed, epoch, count), batch_size)

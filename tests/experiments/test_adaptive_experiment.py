@@ -1,0 +1,142 @@
+"""Adaptive pruning: what is planned from what was found, and every stage of a tiny run against direct computation."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sparselt import Mask, magnitude_prune
+from sparselt.analysis import subsample_indices
+from sparselt.data import ResidentData
+from sparselt.experiments import EXPERIMENTS, Lab
+from sparselt.experiments.adaptive import fixed_levels
+from sparselt.experiments.grids import Grids
+from sparselt.models import build_model
+from sparselt.runs.kinds import KINDS, Task
+from sparselt.runs.plan import Plan
+
+ADAPTIVE = EXPERIMENTS["adaptive"]
+GRIDS = Grids(adaptive_density=0.6, adaptive_rewind_step=6, adaptive_images=80)
+
+
+def plan_of(measurements) -> Plan:
+    return Plan(stage for m in measurements for stage in m.stages)
+
+
+def finder(store):
+    return lambda stage, file: store.read(stage, file) if store.has(stage.want(file)) else None
+
+
+@pytest.fixture(scope="module")
+def finished(bench):
+    """The measurements of one replicate that has gone all the way, round by round."""
+    lab = Lab(bench.setting(grids=GRIDS, replicates=1), found=finder(bench.store))
+    rounds = []
+    while True:
+        measurements = list(ADAPTIVE(lab))
+        rounds.append(len(measurements))
+        missing = plan_of(measurements).missing(bench.store)
+        if not missing:
+            return measurements, rounds
+        bench.run(*missing)
+
+
+def test_at_first_only_the_search_at_the_dense_network_is_planned(bench):
+    measurements = list(ADAPTIVE(bench.lab(grids=GRIDS)))
+    plan = plan_of(measurements)
+    assert fixed_levels(bench.setting(grids=GRIDS)) == 3  # 0.8³ = 51%
+    assert len(plan.trainings()) == 2 * (1 + 3)
+    assert sum(stage.kind == "adaptive_prune" for stage in plan.stages) == 2
+
+
+def test_the_fixed_schedule_is_that_of_imp_where_its_rewind_step_is_one_of_theirs(bench):
+    lab = bench.lab(grids=GRIDS, levels=3)
+    both = plan_of([*EXPERIMENTS["imp"](lab), *ADAPTIVE(lab)])
+    assert len(both.trainings()) == len(plan_of(EXPERIMENTS["imp"](lab)).trainings())
+    elsewhere = bench.lab(grids=dataclasses.replace(GRIDS, adaptive_rewind_step=9), levels=3)
+    more = plan_of([*EXPERIMENTS["imp"](elsewhere), *ADAPTIVE(elsewhere)])
+    assert len(more.trainings()) == len(both.trainings()) + 2 * 3
+
+
+@pytest.mark.parametrize("densities", [[0.5], [0.8, 0.64, 0.6], [0.8, 0.7, 0.61, 0.2]])
+def test_levels_go_on_until_the_density_is_reached(bench, densities):
+    def found(stage, file):
+        level = int(stage.label.rsplit(" ", 1)[1])
+        return {"density": densities[level]}
+
+    measurements = [m for m in ADAPTIVE(Lab(bench.setting(grids=GRIDS, replicates=1), found=found))]
+    trained = [m for m in measurements if m.variant == "adaptive" and m.stage.kind == "train"]
+    assert [m.level for m in trained] == list(range(1, len(densities) + 1))
+    searches = [m.stage for m in measurements if m.stage.kind == "adaptive_prune"]
+    assert [m.stage.needs["mask"].stage.key for m in trained] == [search.key for search in searches]
+    assert len(plan_of(measurements).trainings()) == 1 + 3 + len(densities)
+
+
+def test_a_run_reaches_the_density_and_asks_for_nothing_more(bench, finished):
+    measurements, rounds = finished
+    assert len(rounds) <= 2 + 3 and rounds == sorted(rounds)
+    rows = [row for m in measurements for row in m.rows(bench.store.read)]
+    densities = [row["density"] for row in rows if row["variant"] == "adaptive" and row["metric"] == "test_error"]
+    assert all(density > 0.6 for density in densities[:-1]) and densities[-1] <= 0.6
+    fractions = {row["level"]: row["value"] for row in rows if row["metric"] == "fraction"}
+    expected = 1.0
+    for level, density in enumerate(densities):
+        expected *= 1 - fractions[level]
+        assert density == pytest.approx(expected, rel=1e-3)
+    assert {row["condition"] for row in rows} == {"target=0.6"}
+
+
+def test_the_search_is_that_of_the_paper(bench, finished):
+    """Threshold, losses along the paths, choice and mask, each by itself in plain torch."""
+    first = next(m.stage for m in finished[0] if m.stage.kind == "adaptive_prune")
+    dense = first.needs["weights"].stage
+    measured, state = bench.json(dense, "measurements.json"), bench.tensors(dense, "final.safetensors")
+    values = bench.json(first, "values.json")["values"]
+    found = {(value["metric"], value.get("position")): value["value"] for value in values}
+    threshold = measured["train_loss"] + measured["train_loss_std"]
+    assert found["threshold", None] == threshold
+    resident = ResidentData.open(bench.store.folder(first.needs["train"].stage))
+    chosen = subsample_indices(resident.count("train"), 80, first.spec["subsample_seed"])
+    normal = resident.manifest.normalization
+    images = (resident.images("train")[chosen].float() / normal.scale - normal.mean[0]) / normal.std[0]
+    labels = resident.labels("train")[chosen]
+    model = build_model("resnet8", classes=10, channels=1, seed=0).eval()
+    below = []
+    for tenth in range(1, 10):
+        mask = magnitude_prune(state, Mask.ones_like(model), tenth / 10)
+        losses = []
+        for position in (0.0, 0.5, 1.0):
+            there = {
+                name: (1 - position) * tensor + position * tensor * mask[name] if name in mask else tensor
+                for name, tensor in state.items()
+            }
+            model.load_state_dict(there)
+            with torch.no_grad():
+                losses.append(F.cross_entropy(model(images), labels).item())
+        assert found["largest_loss", tenth / 10] == pytest.approx(max(losses), rel=1e-4)
+        below += [tenth / 10] if max(losses) < threshold else []
+    assert found["largest_fraction", None] == max(below, default=0.0)
+    assert found["fraction", None] == max([*below, 0.2])
+    pruned = Mask.load(bench.store.folder(first) / "mask.safetensors")
+    expected = magnitude_prune(state, Mask.ones_like(model), found["fraction", None])
+    assert all(torch.equal(pruned[name], expected[name]) for name in expected)
+
+
+def test_a_threshold_that_no_ratio_meets_prunes_the_least_and_says_so(bench, finished, tmp_path):
+    search = next(m.stage for m in finished[0] if m.stage.kind == "adaptive_prune")
+    inputs = {name: bench.store.folder(need.stage) / need.file for name, need in search.needs.items()}
+    dense = tmp_path / "measurements.json"
+    dense.write_text(json.dumps({"train_loss": 1e-9, "train_loss_std": 0.0}))
+    task = Task(search.spec, inputs | {"dense": dense}, search.outputs, tmp_path, lambda steps: None, {})
+    KINDS["adaptive_prune"].run(task)
+    found = json.loads((tmp_path / "values.json").read_text())
+    values = {value["metric"]: value["value"] for value in found["values"]}
+    assert (values["fraction"], values["largest_fraction"]) == (0.2, 0.0)
+    assert "none of 9 fractions" in found["note"] and found["density"] == pytest.approx(0.8, rel=1e-3)
+
+
+def test_a_setting_without_a_density_says_why_it_cannot_run_it(bench):
+    setting = bench.setting(grids=Grids())
+    assert "adaptive_density" in ADAPTIVE.why_not(setting) and not list(ADAPTIVE(Lab(setting)))

@@ -1,0 +1,110 @@
+"""Flatness and perturbations: the plan, and every stage of a tiny run against direct computation."""
+
+import math
+
+import pytest
+import torch
+
+from sparselt import Mask
+from sparselt.analysis import subsample_indices
+from sparselt.analysis.flatness import hessian_eigenvalues
+from sparselt.data import ResidentData
+from sparselt.errors import SettingError
+from sparselt.experiments import EXPERIMENTS, Lab
+from sparselt.experiments.grids import Grids
+from sparselt.models import build_model
+from sparselt.runs.kinds import KINDS, Task
+from sparselt.runs.plan import Plan
+
+FLATNESS = EXPERIMENTS["flatness"]
+GRIDS = Grids(flatness_levels=(0, 1), flatness_images=40, flatness_eigenvalues=2, perturbation_scales=(1.0,))
+
+
+@pytest.fixture(scope="module")
+def finished(bench):
+    """The measurements of one replicate at one rewind step."""
+    measurements = list(FLATNESS(bench.lab(grids=GRIDS, replicates=1, rewind_steps=(6,))))
+    bench.run(*(stage for m in measurements for stage in m.stages))
+    return measurements
+
+
+def stage_of(measurements, kind, level):
+    return next(m.stage for m in measurements if m.stage.kind == kind and m.level == level)
+
+
+def test_rewind_steps_share_the_dense_network_and_each_perturbation_trains_once(bench):
+    measurements = list(FLATNESS(bench.lab(grids=GRIDS, replicates=1)))
+    plan = Plan(stage for m in measurements for stage in m.stages)
+    # At either rewind step the dense network and level 1, and the next levels' masks: 1 dense, 2 of level 1, and of
+    # each a perturbed one.
+    assert len(plan.trainings()) == 1 + 2 + 2 * 2
+    assert sum(stage.kind == "flatness" for stage in plan.stages) == 3
+    assert sum(m.stage.kind == "flatness" for m in measurements) == 4
+
+
+def test_every_number_has_a_place_of_its_own(bench, finished):
+    rows = [row for m in finished for row in m.rows(bench.store.read)]
+    keys = {tuple(row.get(name) for name in _KEY) for row in rows}
+    assert len(keys) == len(rows)
+    metrics = {row["metric"] for row in rows}
+    assert {"eigenvalue_1", "eigenvalue_2", "trace", "largest_prunable_fraction", "barrier"} <= metrics
+
+
+_KEY = ("variant", "replicate", "rewind_step", "level", "to_level", "metric", "position", "condition")
+
+
+def test_the_spectrum_is_that_of_the_training_images(bench, finished):
+    stage = stage_of(finished, "flatness", 1)
+    values = {value["metric"]: value["value"] for value in bench.json(stage, "values.json")["values"]}
+    resident = ResidentData.open(bench.store.folder(stage.needs["train"].stage))
+    chosen = subsample_indices(resident.count("train"), 40, stage.spec["subsample_seed"])
+    normal = resident.manifest.normalization
+    images = (resident.images("train")[chosen].float() / normal.scale - normal.mean[0]) / normal.std[0]
+    model = build_model("resnet8", classes=10, channels=1, seed=0)
+    model.load_state_dict(bench.tensors(stage.needs["weights"].stage, "final.safetensors"))
+    mask = Mask.load(bench.store.folder(stage.needs["mask"].stage) / "mask.safetensors")
+    expected = hessian_eigenvalues(model, [(images, resident.labels("train")[chosen])], mask, 1, seed=5)
+    assert values["eigenvalue_1"] == pytest.approx(expected.values[0], rel=0.02)
+    assert values["eigenvalue_1"] >= values["eigenvalue_2"] and values["trace_standard_error"] > 0
+    measured = bench.json(stage.needs["dense"].stage, "measurements.json")
+    assert values["threshold"] == measured["train_loss"] + measured["train_loss_std"]
+    # The more a limit allows, the more can be pruned.
+    wider = max(("largest_prunable_fraction", values["threshold"]), ("largest_own_fraction", _own(values, measured)),
+                key=lambda pair: pair[1])[0]  # fmt: skip
+    assert values[wider] == max(values["largest_prunable_fraction"], values["largest_own_fraction"])
+
+
+def _own(values, measured) -> float:
+    return values["loss"] + measured["train_loss_std"]
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_perturbation_is_as_long_as_the_next_pruning_is_and_moves_live_weights_only(bench, finished, level):
+    stage = stage_of(finished, "perturb", level)
+    moved = bench.tensors(stage, "weights.safetensors")
+    start = bench.tensors(stage.needs["weights"].stage, stage.needs["weights"].file)
+    load = {name: Mask.load(bench.store.folder(stage.needs[name].stage) / "mask.safetensors")
+            for name in ("mask", "next_mask") if name in stage.needs}  # fmt: skip
+    following = load["next_mask"]
+    mask = load.get("mask") or Mask({name: torch.ones_like(layer) for name, layer in following.items()})
+    projection = math.hypot(*(float((start[n] * (mask[n] & ~following[n])).norm()) for n in mask))
+    move = math.hypot(*(float((moved[n] - start[n] * mask[n]).norm()) for n in mask))
+    assert projection > 0 and move == pytest.approx(projection, rel=1e-4)
+    assert all(not moved[name][~mask[name]].any() for name in mask)
+    assert all(torch.equal(moved[name], start[name]) for name in start if name not in mask)
+
+
+@pytest.mark.parametrize("kind", ["flatness", "perturb"])
+def test_equal_runs_give_equal_bytes(bench, finished, tmp_path, kind):
+    stage = stage_of(finished, kind, 1)
+    inputs = {name: bench.store.folder(need.stage) / need.file for name, need in stage.needs.items()}
+    KINDS[kind].run(Task(stage.spec, inputs, stage.outputs, tmp_path, lambda steps: None, {}))
+    for name in stage.outputs:
+        assert (tmp_path / name).read_bytes() == (bench.store.folder(stage) / name).read_bytes()
+
+
+def test_settings_that_cannot_run_it_say_why(bench):
+    setting = bench.setting(grids=Grids())
+    assert "flatness_levels" in FLATNESS.why_not(setting) and not list(FLATNESS(Lab(setting)))
+    with pytest.raises(SettingError, match="perturbation_level is 0"):
+        bench.setting(grids=Grids(perturbation_level=0))

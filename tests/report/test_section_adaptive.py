@@ -1,0 +1,110 @@
+"""What the report says of adaptive pruning, from invented chains of levels."""
+
+import math
+import random
+
+import pytest
+
+from sparselt.report.results import Row
+from sparselt.report.section import Data
+from sparselt.report.sections.adaptive import SECTION
+from sparselt.runs.ledger import Entry
+
+CONDITION = "target=0.09"
+
+
+def row(variant, replicate, level, density, metric, value, position=None) -> Row:
+    step = None if variant == "dense" else 60
+    place = ("invented", "mini", "adaptive", variant, replicate, step, level, density, metric, value)
+    return Row(*place, position=position, condition=CONDITION)
+
+
+def chain(variant, replicate, fractions, error, rng) -> list[Row]:
+    """A schedule that prunes these fractions; its errors grow towards `error`."""
+    rows, density = [], 1.0
+    for level, fraction in enumerate(fractions):
+        if variant == "adaptive":
+            rows.append(row(variant, replicate, level, density, "fraction", fraction))
+            rows.append(row(variant, replicate, level, density, "largest_fraction", fraction if level else 0.1))
+        density *= 1 - fraction
+        share = (level + 1) / len(fractions)
+        rows.append(row(variant, replicate, level + 1, density, "test_error", error * share + rng.gauss(0, 0.0005)))
+    return rows
+
+
+def invented(replicates=5, error=0.02, schedule=(0.2, 0.6, 0.4, 0.3, 0.3, 0.25), seed=0) -> list[Row]:
+    rng, rows = random.Random(seed), []
+    for k in range(replicates):
+        rows.append(row("dense", k, 0, 1.0, "test_error", 0.012 + 0.002 * (k % 3)))
+        rows += chain("fixed", k, [0.2] * 11, 0.02, rng)
+        rows += chain("adaptive", k, schedule + ((0.2,) if k == 1 else ()), error, rng)
+    return rows
+
+
+def data(rows, ledger=()) -> Data:
+    return Data(rows, {}, ledger)
+
+
+def test_fewer_trainings_at_equal_error_agree_with_both_claims():
+    fewer, lossless = SECTION.claims(data(invented()))
+    assert (fewer.verdict, lossless.verdict) == ("agrees", "agrees")
+    assert "6.2 ± 0.4 against 11.0 ± 0.0" in fewer.here and fewer.n == lossless.n == 5 and fewer.p < 0.001
+
+
+def test_a_higher_error_does_not_agree():
+    fewer, lossless = SECTION.claims(data(invented(error=0.06)))
+    assert (fewer.verdict, lossless.verdict) == ("agrees", "does not agree")
+
+
+def test_a_lower_error_loses_no_accuracy():
+    assert SECTION.claims(data(invented(error=0.01)))[1].verdict == "agrees"
+
+
+def test_as_many_trainings_do_not_agree_nor_contradict():
+    fewer = SECTION.claims(data(invented(schedule=(0.2,) * 11)))[0]
+    assert fewer.verdict != "agrees"
+
+
+def test_one_replicate_is_judged_by_nobody():
+    for claim in SECTION.claims(data(invented(replicates=1))):
+        assert claim.verdict == "cannot be seen at this scale" and claim.p is None
+    assert SECTION.drawings(data(invented(replicates=1)))
+
+
+def test_the_findings_name_prunings_without_a_fraction_that_fits():
+    texts = " ".join(SECTION.findings(data(invented())))
+    assert "At 5 of 31 prunings no fraction that high" in texts and "20.0%" in texts
+    assert "6.2 ± 0.4 trainings after the dense one, the fixed schedule 11.0 ± 0.0" in texts
+
+
+def test_a_chain_that_was_cut_short_is_not_compared():
+    rows = [r for r in invented() if not (r.variant == "adaptive" and r.level > 3)]
+    assert SECTION.claims(data(rows)) == []
+    assert "cannot be compared" in SECTION.findings(data(rows))[0]
+    assert SECTION.drawings(data(rows))
+
+
+@pytest.mark.parametrize("variant", ["adaptive", "fixed", "dense"])
+def test_diverged_trainings_are_drawn_around(variant):
+    rows = [
+        Row(**{name: getattr(r, name) for name in Row.__slots__} | {"value": math.nan})
+        if r.variant == variant and r.metric == "test_error"
+        else r
+        for r in invented()
+    ]
+    assert SECTION.drawings(data(rows))
+    assert SECTION.findings(data(rows))
+    assert SECTION.claims(data(rows))[1].verdict != "agrees" or variant == "dense"
+
+
+def test_time_counts_the_searches():
+    ledger = []
+    for k in range(5):
+        for level in range(7):
+            ledger.append(("adaptive_prune", f"adaptive search, replicate {k}, rewind 60, level {level}", 1.0))
+            ledger.append(("train", f"adaptive, replicate {k}, rewind 60, level {level + 1}", 2.0))
+        ledger += [("train", f"replicate {k}, rewind 60, level {level + 1}", 2.0) for level in range(11)]
+    entries = [Entry(str(n), kind, label, "ran", 1, seconds, "") for n, (kind, label, seconds) in enumerate(ledger)]
+    (text,) = [text for text in SECTION.findings(data(invented(), entries)) if "In time" in text]
+    assert "takes 85% of" in text and "33% is spent searching" in text
+    assert not any("In time" in text for text in SECTION.findings(data(invented(), entries[:-1])))

@@ -1,0 +1,112 @@
+"""What the report says of lines between levels and copies, from invented barriers."""
+
+import math
+
+import pytest
+
+from sparselt.report.results import Row
+from sparselt.report.section import Data
+from sparselt.report.sections.connectivity import SECTION
+
+LEVELS = 6
+
+
+def row(experiment, variant, replicate, step, level, metric, value, to_level=None, condition="") -> Row:
+    place = ("invented", "mini", experiment, variant, replicate, step, level, 0.8**level, metric, value)
+    return Row(*place, to_level=to_level, condition=condition)
+
+
+def invented(replicates=5, early=0.3, late=0.002, rise=0.05) -> list[Row]:
+    """Rewound to 0 no level matches and barriers are `early`; rewound to 60 all match and barriers are `late`."""
+    rows = []
+    for k in range(replicates):
+        wobble = 0.002 * (k % 2) - 0.001
+        rows.append(row("imp", "dense", k, None, 0, "test_error", 0.02 + wobble))
+        for step, error, height in ((0, 0.02 + rise, early), (60, 0.02, late)):
+            rows += [row("imp", "imp", k, step, level, "test_error", error + wobble) for level in range(1, LEVELS + 1)]
+            for level in range(LEVELS):
+                barrier = height + 0.0001 * k * (1 + (step == 0))
+                rows.append(row("connectivity", "imp", k, step, level, "barrier", barrier, level + 1))
+            for variant, level in (("dense", 0), ("imp", 4), ("random", 4)):
+                value = (0.5 if step == 0 else 0.01) + wobble * (1 + k)
+                place = ("connectivity", variant, k, step, level)
+                rows.append(row(*place, "instability", value, level, "between=copies"))
+        for i in range(LEVELS + 1):
+            rows.append(row("connectivity", "imp", k, 60, i, "max_error", 0.02, i, "between=levels"))
+            for j in range(i + 1, LEVELS + 1):
+                values = {"max_error": 0.02 + 0.01 * (j - i), "barrier": late * (j - i), "instability": late}
+                rows += [
+                    row("connectivity", "imp", k, 60, i, metric, value, j, "between=levels")
+                    for metric, value in values.items()
+                ]
+    return rows
+
+
+def verdicts(rows) -> list[str]:
+    return [claim.verdict for claim in SECTION.claims(Data(rows, {}))]
+
+
+def test_barriers_exactly_where_levels_fail_agree():
+    claims = SECTION.claims(Data(invented(), {}))
+    assert [claim.verdict for claim in claims] == ["agrees"] * 5
+    coincide, piecewise, none, dense, ticket = claims
+    assert coincide.n == 2 * (LEVELS - 1) and "both or neither at 10 of 10 pairs" in coincide.here
+    # All ten pairs on the diagonal: 1 / C(10, 5).
+    assert coincide.p == pytest.approx(1 / 252)
+    assert "0.2 ± 0.0 points rewound to step 60, 30.0 ± 0.0 to step 0" in piecewise.here
+    assert "over 5 pairs that match" in none.here
+    assert "dense" in dense.claim and "41.0% of the weights" in ticket.here
+
+
+def test_barriers_where_levels_match_and_none_where_they_fail_do_not_agree():
+    assert verdicts(invented(early=0.002, late=0.3))[:3] == ["does not agree"] * 3
+
+
+def test_a_run_that_shows_one_side_only_cannot_be_judged():
+    assert verdicts(invented(rise=0.0, early=0.001))[0] == "cannot be seen at this scale"
+
+
+def test_one_replicate_is_judged_by_nobody():
+    claims = SECTION.claims(Data(invented(replicates=1), {}))
+    assert {claim.verdict for claim in claims} == {"cannot be seen at this scale"}
+
+
+def test_far_pairs_and_copies_are_told():
+    far, *copies = SECTION.findings(Data(invented(late=0.005), {}))
+    # 21 pairs; the barrier is 0.5 points a level, below 2 for those up to 3 apart.
+    assert far.startswith("Of 21 pairs of levels, rewound to step 60, 15 have a mean barrier below 2 points")
+    assert "from level 0 to 6 it is 3.0, and it is largest, 3.0, from level 0 to 6" in far
+    assert "On 0 of these lines the mean of the largest error is itself a matching one." in far
+    assert len(copies) == 3 and copies[1].startswith("Instability of IMP's subnetwork at 41.0% of the weights")
+
+
+def test_both_figures_are_drawn_and_none_without_their_rows():
+    rows = invented()
+    assert list(SECTION.drawings(Data(rows, {}))) == ["heat_map", "instability"]
+    plain = [r for r in rows if not r.condition]
+    assert SECTION.drawings(Data(plain, {})) == {} and SECTION.findings(Data(plain, {})) == []
+    assert len(SECTION.claims(Data(plain, {}))) == 3
+
+
+def test_without_the_networks_own_errors_matching_is_not_judged_but_barriers_are():
+    data = Data([r for r in invented() if r.experiment == "connectivity"], {})
+    assert [claim.verdict for claim in SECTION.claims(data)] == ["agrees"] * 3
+    assert len(SECTION.drawings(data)) == 2 and "matching" not in SECTION.findings(data)[0]
+
+
+def test_rows_between_distant_levels_and_copies_leave_the_summary_alone():
+    rows = invented()
+    assert Data(rows, {}).levels == Data([r for r in rows if not r.condition], {}).levels
+
+
+@pytest.mark.parametrize("lost", [{0}, {0, 1, 2, 3, 4}])
+def test_diverged_rows_are_drawn_grey_or_not_at_all(lost):
+    rows = [
+        row("connectivity", r.variant, r.replicate, r.rewind_step, r.level, r.metric, math.nan, r.to_level, r.condition)
+        if r.experiment == "connectivity" and r.replicate in lost
+        else r
+        for r in invented()
+    ]
+    data = Data(rows, {})
+    assert len(SECTION.drawings(data)) == (2 if lost == {0} else 0)
+    assert all(claim.here for claim in SECTION.claims(data)) and SECTION.findings(data)

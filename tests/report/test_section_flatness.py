@@ -1,0 +1,95 @@
+"""What the report says of flatness and perturbations, from invented networks."""
+
+import math
+import random
+
+import pytest
+
+from sparselt.report.results import Row
+from sparselt.report.section import Data
+from sparselt.report.sections.flatness import SECTION
+
+LEVELS = (0, 3, 6, 9)
+
+
+def row(variant, replicate, step, level, metric, value, to_level=None, condition="") -> Row:
+    place = ("invented", "mini", "flatness", variant, replicate, step, level, 0.8**level, metric, value)
+    return Row(*place, to_level=to_level, condition=condition)
+
+
+def invented(replicates=5, sign=-1, barrier=0.004, seed=0) -> list[Row]:
+    """Fractions that fall (sign -1) or rise with the eigenvalue; barriers of tens of points at step 0."""
+    rng, rows = random.Random(seed), []
+    for k in range(replicates):
+        for step in (0, 200):
+            for level in LEVELS:
+                eigenvalue = 1 + level + 5 * (step == 0) * (level > 0) + (rng.random() if level else 0)
+                fraction = 0.5 + sign * 0.03 * eigenvalue
+                values = {"eigenvalue_1": eigenvalue, "trace": 10 * eigenvalue}
+                values |= {"largest_prunable_fraction": fraction, "largest_own_fraction": fraction + 0.1}
+                rows += [row("imp", k, step, level, metric, value) for metric, value in values.items()]
+            for variant, level, scales in (("perturbed", 6, (0.5, 1.0, 2.0)), ("perturbed_dense", 0, (1.0,))):
+                for scale in scales:
+                    height = (0.4 if step == 0 else barrier) * scale + 0.002 * rng.random()
+                    condition = f"scale={scale:g}"
+                    rows.append(row(variant, k, step, level, "barrier", height, level, condition))
+                    rows.append(row(variant, k, step, level, "relative_perturbation", 0.1, None, condition))
+    return rows
+
+
+def data(rows) -> Data:
+    return Data(rows, {})
+
+
+def without(rows, value, **columns) -> list[Row]:
+    """The rows with another value where the columns agree."""
+    values = [{name: getattr(r, name) for name in Row.__slots__} for r in rows]
+    return [
+        Row(**(v | {"value": value})) if all(v[name] == wanted for name, wanted in columns.items()) else Row(**v)
+        for v in values
+    ]
+
+
+def test_fractions_that_fall_with_curvature_and_low_barriers_agree():
+    limits, returns = SECTION.claims(data(invented()))
+    assert (limits.verdict, returns.verdict) == ("agrees", "agrees")
+    assert "-1.00 ± 0.00" in limits.here and limits.n == returns.n == 5
+    # 7 networks a replicate: the dense one is shared by both rewind steps.
+    assert "over all 35 networks -1.00" in limits.here
+    assert "points at rewind step 200, 40." in returns.here
+
+
+def test_fractions_that_rise_and_high_barriers_do_not_agree():
+    limits, returns = SECTION.claims(data(invented(sign=1, barrier=0.3)))
+    assert (limits.verdict, returns.verdict) == ("does not agree", "does not agree")
+
+
+def test_one_replicate_is_judged_by_nobody():
+    for claim in SECTION.claims(data(invented(replicates=1))):
+        assert claim.verdict == "cannot be seen at this scale" and claim.p is None
+
+
+def test_fractions_that_are_all_tied_have_no_correlation():
+    rows = without(invented(), 0.0, metric="largest_prunable_fraction")
+    limits, _ = SECTION.claims(data(rows))
+    assert limits.verdict == "cannot be seen at this scale" and "undefined" in limits.here
+    assert any("At 40 of 40 networks not even 5%" in text for text in SECTION.findings(data(rows)))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{}, {"metric": "eigenvalue_1"}, {"metric": "barrier"}, {"replicate": 2}, {"metric": "largest_prunable_fraction"}],
+)
+def test_numbers_that_are_not_finite_are_drawn_around(columns):
+    rows = without(invented(), math.nan, **columns)
+    assert SECTION.findings(data(rows)) is not None
+    for claim in SECTION.claims(data(rows)):
+        assert claim.verdict == "agrees" or columns != {"replicate": 2}
+    for drawing in SECTION.drawings(data(rows)).values():
+        drawing.figure.draw_without_rendering()
+
+
+def test_without_perturbations_only_the_spectrum_is_reported():
+    rows = [r for r in invented() if r.variant == "imp"]
+    assert set(SECTION.drawings(data(rows))) == {"flatness_by_level", "flatness_against_fraction"}
+    assert len(SECTION.claims(data(rows))) == 1

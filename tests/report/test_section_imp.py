@@ -1,0 +1,106 @@
+"""What the report says of IMP's controls and variants, from invented errors."""
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from sparselt.report import console_summary
+from sparselt.report.results import Row
+from sparselt.report.section import Data
+from sparselt.report.sections.imp import SECTION, VARIANTS
+
+CHAINS = ("layerwise", "lr_rewinding", "fine_tuning")
+
+
+def row(variant, replicate, step, level, value, metric="test_error", condition="") -> Row:
+    place = ("invented", "mini", "imp", variant, replicate, step, level, 0.8**level, metric, value)
+    return Row(*place, condition=condition)
+
+
+def invented(replicates=5, early=0.0, late=0.0, control=0.04, levels=(1, 2, 3)) -> list[Row]:
+    """Dense error 2% ± 0.2; IMP `early` above it rewound to step 0, `late` rewound to 60; controls `control` above."""
+    rows = []
+    for k in range(replicates):
+        wobble = 0.002 * (k % 2) - 0.001
+        rows.append(row("dense", k, None, 0, 0.02 + wobble))
+        for level in levels:
+            rows += [row("imp", k, 0, level, 0.02 + early + wobble + 0.0001 * k)]
+            rows += [row("imp", k, 60, level, 0.02 + late + wobble)]
+            rows += [row(variant, k, 60, level, 0.02 + late - 0.001 + wobble + 0.0001 * k) for variant in CHAINS]
+        for variant in ("random", "reinit", "shuffled", "one_shot"):
+            rows.append(row(variant, k, 60, 3, 0.02 + control + wobble + 0.0002 * k))
+    return rows
+
+
+def verdicts(rows) -> list[str]:
+    return [claim.verdict for claim in SECTION.claims(Data(rows, {}))]
+
+
+def test_tickets_that_match_early_only_and_beat_their_controls_agree():
+    claims = SECTION.claims(Data(invented(early=0.05), {}))
+    assert [claim.verdict for claim in claims] == ["agrees"] * 3
+    assert all(claim.n == 5 for claim in claims)
+    assert "51.2% of the weights, the sparsest level that matches" in claims[0].here
+    assert "levels that match: none" in claims[0].here
+
+
+def test_tickets_that_match_from_step_0_and_lose_to_their_controls_do_not_agree():
+    assert verdicts(invented(early=-0.005, control=-0.01)) == ["does not agree"] * 3
+
+
+def test_rewinding_to_0_that_matches_although_it_is_worse_does_not_agree():
+    assert verdicts(invented(early=0.0004))[0] == "does not agree"
+
+
+def test_where_nothing_matches_rewinding_cannot_be_judged():
+    claim = SECTION.claims(Data(invented(early=0.3, late=0.2), {}))[0]
+    assert (claim.verdict, claim.n, claim.p) == ("cannot be seen at this scale", 0, None)
+
+
+def test_one_replicate_is_judged_by_nobody():
+    assert set(verdicts(invented(replicates=1, early=0.05))) == {"cannot be seen at this scale"}
+
+
+def test_every_variant_is_compared_at_its_sparsest_level():
+    texts = SECTION.findings(Data(invented(), {}))
+    assert len(texts) == len(VARIANTS)
+    assert texts[0].startswith("Shuffled weights: 6.") and "n = 5, p = " in texts[0] and "0 of 1 level." in texts[0]
+    assert "below IMP's at 3 of 3 levels" in texts[-1] and texts[-1].startswith("Fine-tuned")
+
+
+def test_empty_layers_are_named_with_the_tickets_they_are_empty_in():
+    rows = invented()
+    rows += [row("imp", k, 0, 3, 1.0, "empty_layer", "layer=stages.2.conv.weight") for k in (0, 2)]
+    text = SECTION.findings(Data(rows, {}))[-1]
+    assert "layer stages.2.conv.weight of imp rewound to step 0 at level 3 (replicate 0, 2)" in text
+
+
+def test_the_figure_of_variants_is_drawn_only_where_there_are_some():
+    assert list(SECTION.drawings(Data(invented(), {}))) == ["variants"]
+    plain = [r for r in invented() if r.variant not in VARIANTS]
+    assert SECTION.drawings(Data(plain, {})) == {} and SECTION.findings(Data(plain, {})) == []
+
+
+@pytest.mark.parametrize("lost", ["some", "all"])
+def test_diverged_replicates_are_drawn_and_told(lost):
+    rows = [
+        row(r.variant, r.replicate, r.rewind_step, r.level, math.nan)
+        if r.variant in VARIANTS and (lost == "all" or r.replicate == 0)
+        else r
+        for r in invented()
+    ]
+    data = Data(rows, {})
+    assert len(SECTION.drawings(data)) == (lost == "some")
+    assert len(SECTION.findings(data)) == len(VARIANTS) and len(SECTION.claims(data)) == 3
+
+
+def test_empty_layers_are_warned_of_in_the_terminal_by_name(tmp_path, invent):
+    rows = invent.rows(levels=2)
+    place = {name: rows[-1][name] for name in ("setting", "scale")}
+    place |= {"experiment": "imp", "variant": "imp", "replicate": 1, "rewind_step": 60, "level": 2, "density": 0.64}
+    rows.append(place | {"metric": "empty_layer", "value": 1.0, "condition": "layer=classifier.weight"})
+    console = Console(width=200, record=True, file=io.StringIO())
+    console_summary(invent.run(tmp_path, rows), console)
+    assert "no weight in layer classifier.weight of imp rewound to step 60 at level 2" in console.export_text()

@@ -1,0 +1,114 @@
+"""What the report says of planes and lines around solutions, from invented landscapes."""
+
+import math
+
+import pytest
+
+from sparselt.report.results import Row
+from sparselt.report.section import Data
+from sparselt.report.sections.landscape import SECTION
+
+LEVELS = 6
+SIDE = 7
+
+
+def row(experiment, replicate, step, level, metric, value, condition="", at=(None, None), variant="imp") -> Row:
+    place = ("invented", "mini", experiment, variant, replicate, step, level, 0.8**level, metric, value)
+    to_level = level + 1 if experiment == "landscape" else None
+    return Row(*place, to_level=to_level, position=at[0], position_2=at[1], condition=condition)
+
+
+def invented(replicates=5, far=0.3, near=0.0, rising=True, planes=True) -> list[Row]:
+    """The error rises by `far` on the way to the next solution rewound to 0, where IMP fails, by `near` to 60."""
+    rows = []
+    for k in range(replicates):
+        wobble = 0.004 * (k % 2) - 0.002
+        rows.append(row("imp", k, None, 0, "test_error", 0.02 + wobble, variant="dense"))
+        for step, error, rise in ((0, 0.07, far), (60, 0.02, near)):
+            rows += [row("imp", k, step, level, "test_error", error + wobble) for level in range(1, LEVELS + 1)]
+            for level in range(LEVELS):
+                away = 0.002 * (level if rising else LEVELS - level) ** 2 + 0.00005 * k * level
+                for line, height in (("projection", away), ("next", rise)):
+                    place = ("landscape", k, step, level)
+                    errors = {0.0: error, 0.5: error + height, 1.0: error}
+                    for position, value in errors.items():
+                        rows.append(row(*place, "path_error", value, f"line={line}", (position, None)))
+                    rows.append(row(*place, "max_error", error + height, f"line={line}"))
+            if planes and k == 0:
+                rows += _plane(step, 2)
+    return rows
+
+
+def _plane(step, level) -> list[Row]:
+    networks = {"solution": (0.0, 3.0), "projection": (0.0, 0.0), "next_solution": (4.0, 0.0)}
+    place = ("landscape", 0, step, level)
+    rows = [row(*place, f"{name}_error", 0.02, "plane=grid", at) for name, at in networks.items()]
+    for down in range(SIDE):
+        for across in range(SIDE):
+            value = min(0.9, 0.02 + 0.02 * ((across - 1) ** 2 + (down - 4) ** 2))
+            rows.append(row(*place, "plane_error", value, "plane=grid", (across - 1.0, down - 1.0)))
+    return rows
+
+
+def verdicts(rows) -> list[str]:
+    return [claim.verdict for claim in SECTION.claims(Data(rows, {}))]
+
+
+def test_next_solutions_inside_exactly_where_imp_succeeds_agree():
+    following, projections = SECTION.claims(Data(invented(), {}))
+    assert (following.verdict, projections.verdict) == ("agrees", "agrees")
+    assert following.n == 2 * (LEVELS - 1)
+    assert following.here == "of 5 pairs that match 5 inside, of 5 that do not 5 outside"
+    assert "ρ = 1.00 ± 0.00" in projections.here and projections.n == 5
+
+
+def test_next_solutions_inside_where_imp_fails_do_not_agree():
+    assert verdicts(invented(far=0.0, near=0.3, rising=False)) == ["does not agree", "does not agree"]
+
+
+def test_one_replicate_is_judged_by_nobody():
+    data = Data(invented(replicates=1), {})
+    assert SECTION.claims(data) == [] and "cannot be judged" in SECTION.findings(data)[0]
+    assert set(SECTION.drawings(data)) == {"planes", "rise_along_lines"}
+
+
+def test_membership_is_counted_on_average_and_one_by_one():
+    texts = SECTION.findings(Data(invented(), {}))
+    # ε is 0.0022: of the projections' rises, 0.002 a squared level, those at levels 0 and 1 are within it.
+    assert (
+        texts[0].startswith("Rewound to step 0, the LCS-set")
+        and "the next solution at 0 of 6 levels (none)" in texts[0]
+    )
+    assert "its projection at 2 of 6 levels (0–1) and the next solution at 6 of 6 levels (0–5)" in texts[1]
+    assert "the next solution in 30 of 30" in texts[1]
+
+
+def test_planes_are_drawn_where_there_are_some():
+    found = SECTION.drawings(Data(invented(), {}))
+    assert set(found) == {"planes", "rise_along_lines"}
+    # Two panels, of either rewind step, and the colours.
+    assert len(found["planes"].figure.axes) == 3
+    assert set(SECTION.drawings(Data(invented(planes=False), {}))) == {"rise_along_lines"}
+
+
+@pytest.mark.parametrize("lost", [{0}, {0, 1, 2, 3, 4}])
+def test_diverged_networks_and_points_of_a_plane_are_drawn_and_told(lost):
+    rows = [
+        row(
+            "landscape",
+            r.replicate,
+            r.rewind_step,
+            r.level,
+            r.metric,
+            math.nan,
+            r.condition,
+            (r.position, r.position_2),
+        )
+        if r.experiment == "landscape" and r.replicate in lost
+        else r
+        for r in invented()
+    ]
+    data = Data(rows, {})
+    assert set(SECTION.drawings(data)) == {"planes"} | ({"rise_along_lines"} if lost == {0} else set())
+    assert len(SECTION.findings(data)) == 2 and len(SECTION.claims(data)) == 2
+    assert SECTION.claims(data)[0].verdict != "agrees"

@@ -1,0 +1,116 @@
+"""The section on rewinding to initialization, from invented numbers: the paper's findings, and odd runs."""
+
+import math
+import random
+
+import pytest
+
+from sparselt.report.results import Row
+from sparselt.report.section import Data
+from sparselt.report.sections.rewind_to_init import SECTION
+
+UNSEEN = "cannot be seen at this scale"
+BATCHES = ("batch_size=32 lr=0.1", "batch_size=128 lr=0.1")
+WARM = ("batch_size=64 lr=0.3 warmup_steps=0", "batch_size=64 lr=0.3 warmup_steps=300")
+
+
+def rows(replicates=5, batches=BATCHES, warm=WARM, repulsion=(2, -1), levels=6, change=None):
+    """Invented: the last of `batches` and of `warm` is stable; λ = 2 undoes that, λ = −1 makes the first stable."""
+    rng = random.Random(0)
+    repelled = [f"{batches[-1 if strength > 0 else 0]} repulsion={strength}" for strength in repulsion if batches]
+    for condition in (*batches, *warm, *repelled):
+        last = [group[-1] for group in (batches, warm) if group]
+        stable = (condition in last) if "repulsion" not in condition else "-1" in condition
+        for replicate in range(replicates):
+
+            def row(variant, level, metric, value, to_level=None, position=None, r=replicate, c=condition):
+                value = change(metric, value, r) if change else value
+                step = None if variant == "dense" else 0
+                where = ("i", "mini", "rewind_to_init", variant, r, step, level, 0.64**level, metric, value)
+                return Row(*where, to_level, position, None, c)
+
+            yield row("dense", 0, "test_error", 0.015 + rng.gauss(0, 0.003))
+            for level in range(levels + 1):
+                rise = 0.0 if stable else 0.006 * level
+                yield row("imp", level, "angular_distance_to_initialization", rng.gauss(0.8, 0.02))
+                for other in range(level + 1, levels + 1):
+                    yield row("imp", level, "angular_distance", rng.gauss(0.3 if stable else 0.9, 0.02), other)
+                for metric in ("threshold", "threshold_ratio", "bimodality"):
+                    yield row("imp", level, metric, rng.gauss(0.5, 0.02))
+                if level:
+                    yield row("imp", level, "test_error", 0.012 + rise + abs(rng.gauss(0, 0.0005)))
+                if level < levels and "repulsion" not in condition:
+                    yield row("imp", level, "barrier", abs(rng.gauss(0.002 if stable else 0.5, 0.001)), level + 1)
+                if level in (0, levels):
+                    for place in range(5):
+                        yield row("imp", level, "weight_share", 0.2, position=place - 2.0)
+            if condition in (batches[-1:], *repelled) or condition == (batches or [""])[-1]:
+                yield row("reinit", levels, "test_error", 0.05 + rng.gauss(0, 0.0005))
+
+
+def data(**shape) -> Data:
+    return Data(list(rows(**shape)), {})
+
+
+def test_the_papers_findings_agree_where_the_numbers_have_them():
+    found = SECTION.claims(data())
+    assert [(claim.claim, claim.verdict) for claim in found if claim.verdict != "agrees"] == []
+    assert len(found) == 11
+    assert {claim.n for claim in found} == {5}
+
+
+def test_a_large_batch_that_is_no_more_stable_contradicts_the_paper():
+    found = SECTION.claims(data(batches=("batch_size=128 lr=0.1", "batch_size=32 lr=0.1"), warm=(), repulsion=()))
+    assert {claim.verdict for claim in found} == {"does not agree"}
+
+
+def test_the_same_region_is_judged_at_medium_sparsity():
+    claim = next(c for c in SECTION.claims(data()) if "medium" in c.claim)
+    assert "from 41.0% down to 10.7%" in claim.here
+
+
+CASES = {
+    "one replicate": {"replicates": 1},
+    "one batch size": {"batches": BATCHES[:1]},
+    "only warm-ups": {"batches": (), "repulsion": ()},
+    "no warm-up": {"warm": ()},
+    "no repulsion": {"repulsion": ()},
+    "one level": {"levels": 1},
+    "angles not defined": {"change": lambda metric, value, replicate: math.nan if "angular" in metric else value},
+    "a diverged replicate": {"change": lambda metric, value, replicate: math.nan if replicate == 1 else value},
+    "nothing finite": {"change": lambda metric, value, replicate: math.nan},
+    "everything zero": {"change": lambda metric, value, replicate: 0.0},
+}
+
+
+@pytest.mark.parametrize("shape", CASES.values(), ids=CASES)
+def test_odd_runs_are_reported_without_a_number_that_is_none(shape):
+    found = data(**shape)
+    texts = [*SECTION.findings(found), *(part for c in SECTION.claims(found) for part in (c.claim, c.here))]
+    drawings = SECTION.drawings(found)
+    texts += [text for drawing in drawings.values() for text in (drawing.heading, drawing.caption)]
+    assert texts
+    assert not any("nan" in text.lower().split() or "None" in text for text in texts)
+    for drawing in drawings.values():
+        drawing.figure.canvas.draw()
+
+
+def test_one_replicate_judges_nothing():
+    found = SECTION.claims(data(replicates=1))
+    assert {claim.verdict for claim in found} == {UNSEEN}
+    assert all(claim.p is None for claim in found)
+
+
+def test_every_measurement_has_its_figure():
+    assert set(SECTION.drawings(data())) == {
+        "init_barriers",
+        "init_errors",
+        "init_angles",
+        "init_histograms",
+        "init_repulsion",
+    }
+
+
+def test_a_run_without_the_experiment_has_nothing_to_say():
+    empty = Data([], {})
+    assert (SECTION.drawings(empty), SECTION.findings(empty), SECTION.claims(empty)) == ({}, [], [])

@@ -1,0 +1,119 @@
+import math
+import random
+
+import pytest
+
+from sparselt.report.results import Row
+from sparselt.report.section import Data
+from sparselt.report.sections.sibling_values import Place, against, averaged, table
+from sparselt.report.sections.siblings import SECTION
+
+CHANCE = {0.2: (0.17, 0.11), 0.1: (0.09, 0.05)}
+
+
+def rows(replicates=5, union=0.0, jaccard=(0.19, 0.35, 0.74), steps=(0, 20, 160), counts=(2, 10), dense=True, seed=0):
+    """Invented: union off intersection by `union`; all other differences are noise of 0.05 points."""
+    rng = random.Random(seed)
+
+    def row(variant, replicate, step, level, density, metric, value, condition=""):
+        where = ("invented", "paper", "siblings", variant, replicate, step, level, density, metric, value)
+        return Row(*where, condition=condition)
+
+    for replicate in range(replicates):
+        if dense:
+            yield row("dense", replicate, None, 0, 1.0, "test_error", rng.gauss(0.012, 0.002))
+        for density, (layerwise, everywhere) in CHANCE.items():
+            place = f"siblings=2 density={density:g}"
+            for step, mean in zip(steps, jaccard, strict=True):
+                values = {"jaccard": mean, "jaccard_layerwise_chance": layerwise, "jaccard_chance": everywhere}
+                for metric, value in values.items():
+                    noise = rng.gauss(0, 0.005)
+                    yield row("siblings", replicate, step, 1, density, metric, value + noise, place)
+            for level in (1, 2):
+                single = rng.gauss(0.02, 0.0005)
+                last = (replicate, steps[-1], level, density, "test_error")
+                yield row("single", *last, single, f"siblings=1 density={density:g}")
+                for count in counts:
+                    place = f"siblings={count} density={density:g}"
+                    for how, offset in (("union", union), ("intersection", 0.0)):
+                        yield row(how, *last, single + offset + rng.gauss(0, 0.0005), place)
+                        yield row(how, *last[:-1], "sibling_density", density / 2, place)
+                        yield row(how, *last[:-1], "layer_density", 0.0, f"{place} layer=fc.weight")
+            yield row("random", replicate, steps[-1], 1, density, "test_error", 0.03, place)
+
+
+def data(**shape) -> Data:
+    return Data(list(rows(**shape)), {})
+
+
+def verdicts(**shape) -> list[str]:
+    return [claim.verdict for claim in SECTION.claims(data(**shape))]
+
+
+def test_every_finding_of_the_abstract_is_a_claim_with_n_and_p():
+    found = SECTION.claims(data())
+    assert [claim.verdict for claim in found] == ["agrees"] * 5
+    assert all(claim.n == 5 and 0 <= claim.p < 0.05 for claim in found)
+    assert "10 siblings" in found[-1].claim
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ({"jaccard": (0.5, 0.6, 0.74)}, {0: "does not agree"}),
+        ({"jaccard": (0.19, 0.15, 0.12)}, {1: "does not agree"}),
+        ({"union": 0.02}, {2: "does not agree", 3: "does not agree", 4: "does not agree"}),
+        ({"replicates": 1}, dict.fromkeys(range(5), "cannot be seen at this scale")),
+        ({"dense": False}, {0: "agrees", 2: "cannot be seen at this scale"}),
+    ],
+)
+def test_a_claim_is_judged_as_the_numbers_say(shape, expected):
+    found = verdicts(**shape)
+    assert {place: found[place] for place in expected} == expected
+
+
+def test_one_replicate_is_said_to_be_too_few_and_draws_all_the_same():
+    one = data(replicates=1)
+    assert all("cannot be judged" in claim.statistic and claim.p is None for claim in SECTION.claims(one))
+    assert "One replicate: no standard deviation, and no claim can be judged." in SECTION.findings(one)
+    assert set(SECTION.drawings(one)) == {"sibling_overlap", "sibling_error_160"}
+
+
+def test_differences_are_paired_by_replicate_and_a_diverged_retraining_drops_its_replicate():
+    whole = list(rows())
+    one = next(k for k, row in enumerate(whole) if row.variant == "union" and row.metric == "test_error")
+    broken = whole.copy()
+    broken[one] = type(whole[one])(**{name: getattr(whole[one], name) for name in Row.__slots__} | {"value": math.nan})
+    errors, fewer = (
+        {place: v for place, v in table(Data(some, {}), "test_error").items() if place.levels == 1}
+        for some in (whole, broken)
+    )
+    found = against(errors, "union", "single", [2, 10])
+    by_hand = [
+        errors[Place("union", 160, 1, count, density)][3] - errors[Place("single", 160, 1, 1, density)][3]
+        for density in (0.2, 0.1)
+        for count in (2, 10)
+    ]
+    assert found[3] == pytest.approx(sum(by_hand) / 4)
+    assert against(fewer, "union", "single", [2, 10]) == {k: v for k, v in found.items() if k != 0}
+    lost = Data(broken, {})
+    assert "1 retraining diverged and is left out." in SECTION.findings(lost)
+    assert SECTION.claims(lost)[2].n == 4
+    assert SECTION.drawings(lost).keys() == SECTION.drawings(Data(whole, {})).keys()
+    assert averaged([]) == {}
+
+
+def test_findings_say_what_was_not_retrained_and_that_a_layer_is_empty():
+    texts = SECTION.findings(data())
+    assert "Masks after 0 and 20 steps of shared pretraining were compared, not retrained." in texts
+    assert "Combined masks left no weight in fc.weight (80 masks)." in texts
+    assert any("in 2 prunings" in text for text in texts)
+
+
+def test_overlap_alone_and_nothing_at_all_are_reported_without_error():
+    overlap = Data([row for row in rows() if row.variant == "siblings"], {})
+    assert list(SECTION.drawings(overlap)) == ["sibling_overlap"]
+    assert len(SECTION.claims(overlap)) == 2
+    assert SECTION.findings(overlap)
+    empty = Data([], {})
+    assert (SECTION.drawings(empty), SECTION.findings(empty), SECTION.claims(empty)) == ({}, [], [])

@@ -1,0 +1,84 @@
+"""Verdicts: supported, contradicted or neither, on numbers whose answer is known."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparselt.report.verdicts import equal, lower, lower_than, rising_together, spread
+
+UNSEEN = "cannot be seen at this scale"
+LOW = {k: 1.0 + 0.1 * k for k in range(5)}
+HIGH = {k: value + 1 + 0.05 * k for k, value in LOW.items()}
+
+
+def test_a_finding_agrees_one_way_and_is_contradicted_the_other():
+    assert (lower(LOW, HIGH).verdict, lower(HIGH, LOW).verdict) == ("agrees", "does not agree")
+    assert lower(LOW, HIGH).n == 5
+
+
+def test_what_only_scatters_cannot_be_seen():
+    scattered = {k: value + (-1) ** k for k, value in LOW.items()}
+    assert lower(LOW, scattered).verdict == lower(scattered, LOW).verdict == UNSEEN
+
+
+@given(st.dictionaries(st.integers(0, 1), st.floats(-1, 1), max_size=1))
+def test_one_replicate_tests_nothing(values):
+    for judged in (lower(values, values), equal(values, values, 0.1, "points"), lower_than(values, 3.0)):
+        assert (judged.verdict, judged.p, judged.n) == (UNSEEN, None, len(values))
+
+
+def test_a_diverged_replicate_is_left_out():
+    assert lower(LOW | {0: math.nan}, HIGH).n == 4
+
+
+def test_equality_needs_a_small_difference_and_little_scatter():
+    near = {k: value + 0.01 * (-1) ** k for k, value in LOW.items()}
+    assert equal(LOW, near, 0.1, "points").verdict == "agrees"
+    assert equal(LOW, near, 0.001, "points").verdict == UNSEEN
+    assert equal(LOW, HIGH, 0.1, "points").verdict == "does not agree"
+    assert "margin 10 points" in equal(LOW, near, 0.1, "points", 100).statistic
+
+
+def test_no_margin_is_no_test():
+    assert equal(LOW, LOW, 0.0, "points").verdict == UNSEEN
+
+
+def test_a_limit_is_judged_as_a_number_without_spread():
+    assert lower_than(LOW, 5.0).verdict == "agrees"
+    assert lower_than(LOW, 0.0).verdict == "does not agree"
+    assert "paired" not in lower_than(LOW, 5.0).statistic
+
+
+def test_correlation_is_within_replicates_not_between_them():
+    # Within each replicate the two fall together in part and rise in part; between replicates they rise.
+    points = {k: [(10.0 * k + x, 10.0 * k - x) for x in (0, 1, 2)] for k in range(4)}
+    assert rising_together(points).verdict == "does not agree"
+    points = {k: [(x + 0.1 * k * x, 2.0 * x + k) for x in (0, 1, 2)] for k in range(4)}
+    judged = rising_together(points)
+    assert (judged.verdict, judged.n) == ("agrees", 12)
+
+
+def test_correlation_equals_the_pooled_one_of_centred_values():
+    from scipy import stats
+
+    points = {0: [(1.0, 2.0), (2.0, 1.0), (4.0, 5.0)], 1: [(0.0, 0.5), (3.0, 2.5), (math.nan, 1.0)]}
+    x = [1 - 7 / 3, 2 - 7 / 3, 4 - 7 / 3, -1.5, 1.5]
+    y = [2 - 8 / 3, 1 - 8 / 3, 5 - 8 / 3, -1.0, 1.0]
+    r = stats.pearsonr(x, y).statistic
+    judged = rising_together(points)
+    assert f"r = {r:.2f}" in judged.statistic
+    assert judged.p == pytest.approx(stats.t.sf(r * math.sqrt(2 / (1 - r * r)), 2))
+
+
+@pytest.mark.parametrize("points", [{}, {0: [(1.0, 1.0), (2.0, 2.0)]}, {k: [(1.0, 1.0)] * 3 for k in range(3)}])
+def test_correlation_of_too_little_is_not_judged(points):
+    assert rising_together(points).verdict == UNSEEN
+
+
+def test_spread_states_what_there_is():
+    assert spread([0.01, 0.03], 1, 100) == "2.0 ± 1.4"
+    assert spread([2.0, math.nan]) == "2.0"
+    assert spread([math.nan]) == "–"
+    assert spread([-0.001, 0.0005]) == "0.0 ± 0.0"

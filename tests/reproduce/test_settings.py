@@ -1,0 +1,49 @@
+"""Every setting at every scale: what it can run, planned without running it."""
+
+import pytest
+
+from sparselt.experiments import EXPERIMENTS, MAIN, Lab
+from sparselt.reproduce import DEFAULT_SCALES, SCALES, load_setting
+from sparselt.runs.plan import Plan
+
+OF_THEIR_OWN = {
+    "cifar10_resnet20": {"landscape", "adaptive", "flatness", "siblings"},
+    "cifar10_resnet20_stabilizing": {"stability"},
+    "cifar10_resnet20_maene": {"rewind_to_init"},
+    "cifar100_resnet18": {"landscape", "adaptive", "flatness"},
+    "imagenet_resnet50": {"landscape", "adaptive", "flatness"},
+    "imagenet_resnet50_mild": {"landscape", "adaptive", "flatness"},
+    "digits_resnet8": set(EXPERIMENTS) - {"imp", "connectivity"},
+}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", DEFAULT_SCALES)
+def test_every_scale_runs_the_experiments_of_its_setting(name, scale):
+    setting = load_setting(name, scale).check()
+    assert (setting.name, setting.scale) == (name, scale)
+    runs = {experiment for experiment, driver in EXPERIMENTS.items() if not driver.why_not(setting)}
+    assert runs == OF_THEIR_OWN[name] | {"imp", "connectivity"}
+    # What `check` left out of a grid would be a number in the setting's file that nothing runs.
+    assert setting.grids == load_setting(name, scale).grids
+
+
+@pytest.mark.parametrize("scale", ["mini", "smoke"])
+@pytest.mark.parametrize("name", DEFAULT_SCALES)
+def test_the_main_findings_take_no_more_trainings_than_all_experiments(name, scale):
+    setting = load_setting(name, scale)
+
+    def trainings(setting, names):
+        lab = Lab(setting.check())
+        return len(Plan(stage for n in names for m in EXPERIMENTS[n](lab) for stage in m.stages).trainings())
+
+    assert trainings(setting.changed(**setting.main), MAIN) <= trainings(setting, EXPERIMENTS)
+
+
+def test_recipes_of_different_papers_are_different_settings():
+    names = ("cifar10_resnet20", "cifar10_resnet20_stabilizing", "cifar10_resnet20_maene")
+    paul, frankle, maene = (load_setting(name, "paper") for name in names)
+    assert (frankle.steps, frankle.milestones, frankle.lr) == (30_000, (20_000, 25_000), 0.1)
+    assert (maene.steps, maene.milestones) == (85 * 390, (56 * 390, 71 * 390))
+    assert (maene.weight_decay, maene.levels, maene.rewind_steps) == (1e-5, 25, (0,))
+    assert len({setting.recipe for setting in (paul, frankle, maene)}) == 3
