@@ -1,5 +1,7 @@
 """The command line of `python -m sparselt.reproduce`: options, and how errors reach a person."""
 
+import dataclasses
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,10 +44,13 @@ class Options:
     """Print the plan and stop."""
     list: bool = False
     """Show the settings and experiments and stop."""
+    command: tyro.conf.Suppress[str] = ""
+    """What was called, for the record."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 0, 2 for bad input, 1 for a stage that failed, 130 when interrupted."""
+    given = sys.argv[1:] if arguments is None else arguments
     options = tyro.cli(
         Options, args=arguments, prog="python -m sparselt.reproduce", config=(tyro.conf.FlagCreatePairsOff,)
     )
@@ -56,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise SettingError(f"no setting given; expected one of {', '.join(DEFAULT_SCALES)} (see --list)")
         from sparselt.reproduce.run import reproduce
 
-        return reproduce(options)
+        command = shlex.join(["python", "-m", "sparselt.reproduce", *given])
+        return reproduce(dataclasses.replace(options, command=command))
     except SparseltError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -73,9 +79,9 @@ def _list() -> int:
     from sparselt.reproduce import load_setting
 
     console = Console()
-    table = Table(title="Settings", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(title="Settings", title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("setting", "scale", "steps", "levels", "rewind to", "runs", "data"):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, no_wrap=name != "rewind to", overflow="fold")
     for name, default in DEFAULT_SCALES.items():
         for scale in SCALES:
             setting = load_setting(name, scale)

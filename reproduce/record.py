@@ -7,6 +7,7 @@ from typing import Any
 
 from sparselt.experiments import Lab
 from sparselt.experiments.setting import Setting
+from sparselt.reproduce import load_setting
 from sparselt.runs.stage import plain
 from sparselt.runs.store import Store, versions
 
@@ -61,7 +62,22 @@ def protocol(setting: Setting) -> list[tuple[str, Any, str]]:
     values = {name: getattr(setting, name) for name in names}
     values |= {f.name: getattr(setting.grids, f.name) for f in fields(setting.grids)}
     asked = {name: value for name, value in values.items() if name in names or value not in ((), 0, 0.0)}
-    return [(name, plain(value), setting.sources.get(name, "ours")) for name, value in asked.items()]
+    default = load_setting(setting.name)
+    return [(name, plain(value), _source(setting, default, name)) for name, value in asked.items()]
+
+
+def _source(setting: Setting, default: Setting, name: str) -> str:
+    """Where a number comes from; that of the default scale's number holds for that number only."""
+    source = setting.sources.get(name, "ours")
+    of = setting.grids if hasattr(setting.grids, name) else setting
+    usual = getattr(default.grids if of is setting.grids else default, name)
+    if getattr(of, name) == usual or source != default.sources.get(name, "ours") or source == "ours":
+        return source
+    return f"changed for scale {setting.scale}, or by --set, from {_text(usual)}: {source}"
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _device_name(device: str) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +89,23 @@ def _rounds(
 
 
 def _measurements(names: Iterable[str], lab: Lab) -> list[Measurement]:
-    return [measurement for name in names for measurement in EXPERIMENTS[name](lab)]
+    """What the experiments measure now.
+
+    Raises:
+        SettingError: two trainings in the same cells of the table, which a driver of the user's may yield.
+    """
+    found = [measurement for name in names for measurement in EXPERIMENTS[name](lab)]
+    cells: set[tuple] = set()
+    for m in found:
+        if m.stage.kind == "train":
+            cell = (m.experiment, m.variant, m.replicate, m.rewind_step, m.level, m.to_level, m.condition)
+            if cell in cells:
+                raise SettingError(
+                    f"experiment {m.experiment} measures variant {m.variant}, replicate {m.replicate}, rewind step "
+                    f"{m.rewind_step}, level {m.level} twice; tell them apart by Measurement(condition='name=value')"
+                )
+            cells.add(cell)
+    return found
 
 
 def _plan(measurements: Iterable[Measurement]) -> Plan:
@@ -216,7 +231,7 @@ def _report(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(
-            folder / "record.json", record | {"command": _command(), "failed": [entry.label for entry in failed]}
+            folder / "record.json", record | {"command": options.command, "failed": [entry.label for entry in failed]}
         )
         write_ledger(entries, folder / "ledger.csv")
     except OSError as error:
@@ -236,10 +251,6 @@ def _report(
             f"\n{len(failed)} stages failed and {skipped} that need them were skipped; the rest is kept.", style="red"
         )
     return 1 if failed else 0
-
-
-def _command() -> str:
-    return " ".join(["python -m sparselt.reproduce", *sys.argv[1:]])
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

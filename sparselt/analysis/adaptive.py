@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparselt.analysis.connectivity import path_positions
+from sparselt.analysis.connectivity import check_positions, path_positions
 from sparselt.errors import SettingError
 from sparselt.kernels import interpolate
 from sparselt.masks import Mask
@@ -129,7 +129,7 @@ def adaptive_fraction(
 
     Raises:
         SettingError: fractions, positions, minimum or threshold as they cannot be; a state dict of another model; no
-            batch; no weight left to prune.
+            batch with samples; no weight left to prune.
         MaskError: a mask of another model.
         TrainingError: a live weight of w(L) that is not finite.
     """
@@ -166,7 +166,8 @@ def dense_threshold(
         batches: training images, as those of the search, in batches of the recipe's size.
 
     Raises:
-        SettingError: a state dict of another model, or fewer than two batches, which have no standard deviation.
+        SettingError: a state dict of another model, or fewer than two batches with samples, which have no standard
+            deviation.
     """
     _check_state(model, weights)
     (mean,), each = _losses(model, [weights], batches, techniques, precision, lambda done: None)
@@ -230,6 +231,8 @@ def _losses(
     folded = Folded(model)
     each, sizes = [], []
     for images, labels, *_ in batches:
+        if not len(labels):
+            continue
         losses = []
         for state in states:
             with autocast(images.device, precision):
@@ -239,7 +242,9 @@ def _losses(
         sizes.append(len(labels))
         on_batch(len(each))
     if not each:
-        raise SettingError("there is no batch to evaluate on; give batches that can be read again, not an iterator")
+        raise SettingError(
+            "there is no batch with samples to evaluate on; give batches that can be read again, not an iterator"
+        )
     total = sum(losses * size for losses, size in zip(each, sizes, strict=True))
     return (total / sum(sizes)).tolist(), each
 
@@ -249,11 +254,9 @@ def _check(fractions: Sequence[float], positions: Sequence[float], minimum: floa
         check_fraction(fraction)
     if not fractions or any(b <= a for a, b in itertools.pairwise(fractions)):
         raise SettingError(f"fractions to try are {list(fractions)}; expected increasing ones, such as 0.1, 0.2, …")
-    ascending = all(a < b for a, b in itertools.pairwise(positions))
-    if len(positions) < 2 or positions[0] != 0 or positions[-1] != 1 or not ascending:
-        raise SettingError(f"path positions are {list(positions)}; expected increasing numbers from 0 to 1")
-    if not math.isfinite(threshold):
-        raise SettingError(f"the threshold is {threshold!r}; expected a loss, see TrainThreshold")
+    check_positions(positions)
+    if not 0 < threshold < math.inf:
+        raise SettingError(f"the threshold is {threshold!r}; expected a loss above 0, see TrainThreshold")
 
 
 def _check_state(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparselt.analysis.side_by_side import SideBySide
 from sparselt.errors import SettingError
@@ -15,7 +16,8 @@ Buffers = Literal["interpolate", "first", "second", "third", "reestimate", "per_
 """interpolate: interpolated like weights, as the authors' code of Paul et al. 2022 does (integers are the first
 network's). first, second, third: all buffers are that end's. reestimate: the mean of the statistics of training batches
 under the network's own weights. per_batch: those of each evaluation batch itself, so that error and loss depend on the
-batch size and on which samples share a batch."""
+batch size and on which samples share a batch. The last two are about batch norm alone: all other buffers, running
+statistics of instance norm among them, are interpolated."""
 
 ENDS = ("first", "second", "third")
 
@@ -33,6 +35,11 @@ def forget_statistics_(model: nn.Module) -> None:
     """Takes the statistics of all batch norms away: in eval mode each then normalizes with those of its batch."""
     for layer in _layers(model):
         layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+
+
+def sees_batch(model: nn.Module) -> bool:
+    """Whether a batch norm has no statistics of its own: then in eval mode too it normalizes with its batch's."""
+    return any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
 
 
 @torch.no_grad()
@@ -59,9 +66,10 @@ def reestimate_together_(model: nn.Module, rows: Mapping[str, Tensor], batches: 
     layers = _layers(model)
     for name, module in model.named_modules():
         if module in layers:
-            rows[f"{name}.running_mean"].zero_()
-            rows[f"{name}.running_var"].fill_(1)
-            rows[f"{name}.num_batches_tracked"].zero_()
+            prefix = f"{name}." if name else ""
+            rows[f"{prefix}running_mean"].zero_()
+            rows[f"{prefix}running_var"].fill_(1)
+            rows[f"{prefix}num_batches_tracked"].zero_()
     networks = SideBySide(model, rows)
     _collect([functools.partial(networks.__getitem__, k) for k in range(len(networks))], model, batches, precision)
 
@@ -92,5 +100,4 @@ def _collect(networks: Sequence[Callable[[], nn.Module]], model: nn.Module, batc
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    kind = nn.modules.batchnorm._BatchNorm
-    return [module for module in model.modules() if isinstance(module, kind) and module.running_mean is not None]
+    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sparselt.analysis.batch_norm import ENDS, Buffers, check_buffers, forget_statistics_, reestimate_together_
+from sparselt.analysis.batch_norm import (
+    ENDS,
+    Buffers,
+    check_buffers,
+    forget_statistics_,
+    reestimate_together_,
+    sees_batch,
+)
 from sparselt.analysis.side_by_side import SideBySide, evaluate_together
 from sparselt.errors import SettingError
 from sparselt.kernels import interpolate
@@ -49,15 +56,20 @@ def evaluate_between(
         batches: gone through once for as many networks as `CHUNK_BYTES` hold.
     """
     expected = model.state_dict()
-    for ends, _ in spans:
+    for ends, coefficients in spans:
         check_buffers(how.buffers, len(ends), how.training_batches)
-        _check_ends(expected, ends, spans[0][0][0])
+        for which, end in zip(ENDS, ends, strict=False):
+            check_state(f"the {which} network", end, expected, spans[0][0][0])
+        if not coefficients.isfinite().all():
+            found = coefficients[~coefficients.isfinite()][0].item()
+            raise SettingError(f"a position is {found}, which is not finite; expected numbers such as 0.5")
     autocast(torch.device("cpu"), how.precision)
     extrapolating = _by_name(model, how.prunable)
     workspace = copy.deepcopy(model).eval()
     folding = Folded(model) if how.folded and how.buffers != "per_batch" else None
     if how.buffers == "per_batch":
         forget_statistics_(workspace)
+    samples_apart = how.buffers != "per_batch" and not sees_batch(model)
     errors: list[float] = []
     losses: list[float] = []
 
@@ -65,7 +77,8 @@ def evaluate_between(
         if count:
             how.on_point(len(errors) + done * len(networks) // count)
 
-    for rows in _rows(spans, expected, extrapolating, how.buffers):
+    parameters = {name for name, _ in model.named_parameters()}
+    for rows in _rows(spans, expected, extrapolating, parameters, how.buffers):
         if how.buffers == "reestimate":
             reestimate_together_(workspace, rows, how.training_batches, how.precision)
         networks = SideBySide(workspace, rows) if folding is None else SideBySide(folding.module, folding.fold_(rows))
@@ -73,7 +86,7 @@ def evaluate_between(
             networks,
             batches,
             how.precision,
-            in_pieces=how.buffers != "per_batch" and (how.folded or how.precision != "float32"),
+            in_pieces=samples_apart and (how.folded or how.precision != "float32"),
             on_evaluated=on_evaluated,
         )
         errors += found[0]
@@ -86,11 +99,13 @@ def _rows(
     spans: Sequence[tuple[Sequence[State], Tensor]],
     like: State,
     prunable: Mapping[str, bool],
+    parameters: Collection[str],
     buffers: Buffers,
 ) -> Iterator[dict[str, Tensor]]:
     """The states of as many networks as fit, tensor by tensor [K, ...], valid until the next are asked for.
 
-    like: the model's state, whose memory layout they take. prunable: what `_by_name` says.
+    like: the model's state, whose memory layout they take. prunable: what `_by_name` says. parameters: the names over
+    which distances are taken, each parameter's once.
     """
     laid_out: dict[int, State] = {}
     first = spans[0][0][0]
@@ -101,9 +116,9 @@ def _rows(
     moving = [
         name
         for name, tensor in first.items()
-        if tensor.is_floating_point() and (name in prunable or buffers == "interpolate")
+        if tensor.is_floating_point() and (name in prunable or buffers not in ENDS)
     ]
-    weights = [name for name in moving if name in prunable]
+    weights = [name for name in moving if name in parameters]
     most = max(1, CHUNK_BYTES // max(1, sum(tensor.nbytes for tensor in first.values())))
     # One memory for all chunks: the first writing to fresh memory takes longer than all else.
     memory: dict[str, Tensor] = {}
@@ -163,6 +178,8 @@ def _empty(count: int, tensor: Tensor) -> Tensor:
 def _by_name(model: nn.Module, prunable: Collection[str] | None) -> dict[str, bool]:
     """Whether each parameter extrapolates, under every name that it has in a state dict."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    if isinstance(prunable, str):
+        raise SettingError(f"prunable is {prunable!r}; expected names in a list or set")
     for name in prunable or ():
         if name not in parameters:
             raise SettingError(f"prunable name {name!r} is no parameter of the network; see model.named_parameters()")
@@ -173,22 +190,22 @@ def _by_name(model: nn.Module, prunable: Collection[str] | None) -> dict[str, bo
     return {name: id(parameter) in chosen for name, parameter in parameters.items()}
 
 
-def _check_ends(expected: State, ends: Sequence[State], first: State) -> None:
-    for which, end in zip(ENDS, ends, strict=False):
-        odd = sorted(expected.keys() ^ end.keys())
-        if odd:
-            where = "lacks" if odd[0] in expected else "has, and the model has not,"
-            raise SettingError(f"the {which} network {where} {odd[0]!r}; give state dicts of the model's architecture")
-        for name, tensor in end.items():
-            if tensor.shape != expected[name].shape:
-                raise SettingError(
-                    f"{name!r} of the {which} network has shape {tuple(tensor.shape)}, of the model "
-                    f"{tuple(expected[name].shape)}; give state dicts of the model's architecture"
-                )
-            if (tensor.dtype, tensor.device) != (first[name].dtype, first[name].device):
-                raise SettingError(
-                    f"{name!r} of the {which} network is {tensor.dtype} on {tensor.device}, of the first "
-                    f"{first[name].dtype} on {first[name].device}; convert one of them"
-                )
-            if tensor.is_floating_point() and tensor.dtype not in _FLOATING:
-                raise SettingError(f"{name!r} of the {which} network is {tensor.dtype}; expected float32 or bfloat16")
+def check_state(which: str, state: State, expected: State, first: State) -> None:
+    """Raises a SettingError about `which` network unless its state fits the model's and the first network's."""
+    odd = sorted(expected.keys() ^ state.keys())
+    if odd:
+        where = "lacks" if odd[0] in expected else "has, and the model has not,"
+        raise SettingError(f"{which} {where} {odd[0]!r}; give state dicts of the model's architecture")
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise SettingError(
+                f"{name!r} of {which} has shape {tuple(tensor.shape)}, of the model {tuple(expected[name].shape)}; "
+                "give state dicts of the model's architecture"
+            )
+        if (tensor.dtype, tensor.device) != (first[name].dtype, first[name].device):
+            raise SettingError(
+                f"{name!r} of {which} is {tensor.dtype} on {tensor.device}, of the first {first[name].dtype} on "
+                f"{first[name].device}; convert one of them"
+            )
+        if tensor.is_floating_point() and tensor.dtype not in _FLOATING:
+            raise SettingError(f"{name!r} of {which} is {tensor.dtype}; expected float32 or bfloat16")

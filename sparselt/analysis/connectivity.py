@@ -116,13 +116,16 @@ def evaluate_path(
         training_batches: for `reestimate`; gone through as often as `batches`.
         precision: `float32`, or `bfloat16` autocast: faster, and it may flip single errors.
         folded: whether batch norms are folded into convolutions where their statistics are fixed, and batches cut into
-            pieces for the caches. Outputs then agree to about 1e-5 of their size; without, those of float32 are equal
-            to the bit to `sparselt.training.loop.evaluate`'s.
+            pieces for the caches (not where batch norm takes the statistics of each batch). Outputs of float32 then
+            agree to about 1e-5 of their size; without, they are equal to the bit to
+            `sparselt.training.loop.evaluate`'s. A network whose forward pass mixes the samples of a batch in any other
+            way needs folded=False, and float32: bfloat16 is always cut into pieces.
         on_point: called with the number of positions done, as it rises.
 
     Raises:
         SettingError: state dicts that do not fit the model or each other, an unknown choice of buffers, `reestimate`
-            without batches, or a prunable name that is no parameter.
+            without batches, or a prunable name that is no parameter; a position that is
+            not finite.
     """
     spans = [((first, second), torch.tensor(positions, dtype=torch.float64))]
     how = Conditions(prunable, buffers, training_batches, precision, folded, on_point)
@@ -133,6 +136,11 @@ def evaluate_path(
 def _check(positions: Sequence[float], errors: Sequence[float]) -> None:
     if len(positions) != len(errors):
         raise SettingError(f"a path of {len(positions)} positions has {len(errors)} errors; expected one each")
+    check_positions(positions)
+
+
+def check_positions(positions: Sequence[float]) -> None:
+    """Raises a SettingError unless positions begin at 0, end at 1 and increase."""
     ascending = all(a < b for a, b in itertools.pairwise(positions))
     if len(positions) < 2 or positions[0] != 0 or positions[-1] != 1 or not ascending:
         raise SettingError(f"path positions are {list(positions)}; expected increasing numbers from 0 to 1")

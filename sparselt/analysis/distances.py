@@ -63,9 +63,9 @@ def angular_distance_matrix(
         initialization: dense weights, as last row and column, like the paper's figure.
 
     Returns:
-        float64 [N, N] on the CPU, or [N + 1, N + 1] with an initialization; symmetric, 0 on the diagonal. NaN where a
-        network is zero on the weights of a pair, or a pair shares none. Cosines are sums in float64, so that distances
-        are known to 1e-7; for exact smaller ones see `angular_distance`.
+        float64 [N, N] on the CPU, or [N + 1, N + 1] with an initialization; symmetric. NaN where a network is zero on
+        the weights of a pair, or a pair shares none; a network with itself is a pair too, and otherwise exactly 0.
+        Cosines are sums in float64, so that distances are known to 1e-7; for exact smaller ones see `angular_distance`.
 
     Raises:
         SettingError: no network, or not as many masks as networks.

@@ -58,7 +58,10 @@ def hessian_eigenvalues(
 ) -> Eigenvalues:
     """The `count` algebraically largest eigenvalues, by Lanczos' method with full reorthogonalization.
 
-    Of eigenvalues that are exactly equal it can miss copies when it stops early.
+    The largest clearly positive eigenvalues are what it is for. When it stops early it can miss eigenvalues that are
+    equal, or closer together than the tolerance, and then names the next distinct ones. The Hessian of many weights
+    and few samples has most of its eigenvalues near zero: of those, each number is an eigenvalue within its residual,
+    but larger ones may have been skipped. A smaller tolerance with more products finds more of them.
 
     Args:
         model: the trained network, masked; its mode and gradients are left as they were. Computed in its dtype.
@@ -73,12 +76,15 @@ def hessian_eigenvalues(
         on_product: called with the number of products made.
 
     Raises:
-        SettingError: count or max_products below 1, no live weight, no batch, or a parameter that takes no gradient.
+        SettingError: count or max_products below 1, a tolerance that is negative or not finite, no live weight, no
+            batch with samples, or a parameter that takes no gradient.
         MaskError: a mask of another model.
         TrainingError: a product that is not finite.
     """
     if count < 1 or max_products < 1:
         raise SettingError(f"{count} eigenvalues of {max_products} products; expected at least 1 of each")
+    if not 0 <= tolerance < math.inf:
+        raise SettingError(f"the tolerance is {tolerance!r}; expected a share of the largest eigenvalue, such as 1e-4")
     with _Hessian(model, batches, mask, prunable_only, loss) as hessian:
         return _lanczos(hessian, count, tolerance, max_products, torch.Generator().manual_seed(seed), on_product)
 
@@ -148,6 +154,8 @@ class _Hessian:
         total = torch.zeros_like(dense, dtype=torch.float64)
         samples = 0
         for images, labels, *_ in self._batches:
+            if not len(labels):
+                continue
             product = torch.cat([piece.reshape(-1) for piece in self._along(images, labels, direction)])
             total.add_(product, alpha=len(labels))
             samples += len(labels)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparselt.errors import SettingError
+from sparselt.errors import SettingError, TrainingError
 from sparselt.masks import Mask
 from sparselt.pruning import pruning_threshold
 
@@ -62,8 +62,14 @@ def weight_histogram(
     """
     if not (isinstance(bins, int) and bins >= 1):
         raise SettingError(f"a histogram has {bins!r} bins; expected a whole number from 1")
-    threshold = pruning_threshold(weights, mask, fraction)
+    mask.check_fits(weights)
     layers = [weights[name].detach().cpu()[layer.cpu()].double() for name, layer in mask.items()]
+    if not sum(map(len, layers)):
+        raise SettingError("no weight is alive in the mask, so there is nothing to count; choose another mask")
+    for name, layer in zip(mask, layers, strict=True):
+        if not layer.isfinite().all():
+            raise TrainingError(f"{name!r} holds live weights that are not finite; the training diverged")
+    threshold = pruning_threshold(weights, mask, fraction)
     values = torch.cat(layers).numpy()
     limit = float(np.abs(values).max()) if limit is None else limit
     if not (isinstance(limit, int | float) and math.isfinite(limit) and limit > 0):

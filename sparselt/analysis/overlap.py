@@ -41,7 +41,7 @@ def mask_overlap(masks: Sequence[Mask]) -> Overlap:
     """Everything about the overlap of two or more masks over the same layers.
 
     Raises:
-        SettingError: fewer than two masks.
+        SettingError: fewer than two masks, or what is no sequence.
         MaskError: masks over different layers.
     """
     jaccard = mean_pairwise_jaccard(masks)
@@ -64,6 +64,8 @@ def mask_overlap(masks: Sequence[Mask]) -> Overlap:
 
 def mean_pairwise_jaccard(masks: Sequence[Mask]) -> float:
     """Mean of `Mask.jaccard` over all pairs of two or more masks."""
+    if not isinstance(masks, Sequence):
+        raise SettingError(f"masks to compare are a {type(masks).__name__}; expected a list")
     if len(masks) < 2:
         raise SettingError(f"masks to compare: {len(masks)}; expected two or more")
     return _mean(a.jaccard(b) for a, b in itertools.combinations(masks, 2))
@@ -72,18 +74,21 @@ def mean_pairwise_jaccard(masks: Sequence[Mask]) -> float:
 def jaccard_chance(first: float, second: float) -> float:
     """Jaccard of independent masks of two densities: ab / (a + b − ab), which is d / (2 − d) if both are d.
 
-    1.0 for two empty masks, like `Mask.jaccard`.
+    1.0 for two empty masks, like `Mask.jaccard`. A density outside [0, 1] is a SettingError, here and below.
     """
+    _check_densities([first, second])
     return _jaccard(first * second, _union([first, second]))
 
 
 def union_chance(densities: Sequence[float]) -> float:
     """Density of the union of independent masks: 1 − Π(1 − d)."""
+    _check_densities(densities)
     return _union(densities)
 
 
 def intersection_chance(densities: Sequence[float]) -> float:
     """Density of the intersection of independent masks: Π d."""
+    _check_densities(densities)
     return math.prod(densities)
 
 
@@ -118,6 +123,12 @@ def _layers(masks: Sequence[Mask]) -> list[tuple[int, list[float]]]:
         mask.check_fits(masks[0])
     by_mask = [mask.layer_densities() for mask in masks]
     return [(layer.numel(), [densities[name] for densities in by_mask]) for name, layer in masks[0].items()]
+
+
+def _check_densities(densities: Sequence[float]) -> None:
+    for density in densities:
+        if not 0 <= density <= 1:
+            raise SettingError(f"a density is {density!r}; expected a number from 0 to 1")
 
 
 def _union(densities: Sequence[float]) -> float:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sparselt.analysis.batch_norm import Buffers
-from sparselt.analysis.between import Conditions, evaluate_between
-from sparselt.analysis.connectivity import Path
+from sparselt.analysis.between import Conditions, check_state, evaluate_between
+from sparselt.analysis.connectivity import Path, check_positions
 from sparselt.errors import SettingError
 
 
@@ -63,10 +63,13 @@ def pairwise_max_error(
             those at the other end of a line are still that network's own.
 
     Raises:
-        SettingError: also for fewer than two networks.
+        SettingError: also for fewer than two networks, or positions that do not increase from 0 to 1.
     """
     if len(states) < 2:
         raise SettingError(f"a heat map of {len(states)} networks has no pair; give two or more")
+    check_positions(positions)
+    for number, state in enumerate(states):
+        check_state(f"network {number}", state, model.state_dict(), states[0])
     numbers = range(len(states))
     ends = torch.zeros(1, dtype=torch.float64)
     inner = torch.tensor(positions[1:-1], dtype=torch.float64)

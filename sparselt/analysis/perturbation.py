@@ -28,7 +28,7 @@ def perturbed(state: Mapping[str, Tensor], mask: Mask, distance: float, seed: in
 
     Raises:
         MaskError: a mask of another network.
-        SettingError: a distance that is negative or not finite; no live weight.
+        SettingError: a distance that is negative, not finite, or beyond the weights' dtype; no live weight.
     """
     mask.check_fits(state)
     if not (math.isfinite(distance) and distance >= 0):
@@ -45,6 +45,8 @@ def perturbed(state: Mapping[str, Tensor], mask: Mask, distance: float, seed: in
     for name, move in moves.items():
         weight = state[name]
         there = (weight.double() + (move * (distance / norm)).to(weight.device)).to(weight.dtype)
+        if (weight.isfinite() & ~there.isfinite()).any():
+            raise SettingError(f"a distance of {distance!r} takes {name!r} beyond {weight.dtype}; choose a smaller one")
         moved[name] = torch.where(mask[name].to(weight.device), there, weight)
     return moved
 

@@ -17,6 +17,7 @@ GRID_POINTS = 51  # a side (appendix C)
 VERTICAL_STRETCH = 2.0  # how many times as long a unit of y is drawn as one of x (appendix C)
 
 _NAMES = ("first", "second", "third")
+_UNEVEN = 1e-6  # of a cell: how far the cells of an even grid may differ
 _ROUNDING = 1e-12  # of an interpolated error, against one that is exactly the threshold
 
 
@@ -134,7 +135,7 @@ def lcs_set(
 
     Args:
         errors: [len(y), len(x)], the error at each grid point. A line that meets one that is not finite is cut there.
-        x, y: increasing coordinates of the grid's columns and rows.
+        x, y: increasing, evenly spaced coordinates of the grid's columns and rows, as of `PlaneAxes.grid`.
         origin: (x, y) of the network, inside the grid; on a grid point its error is that point's.
         threshold: in the unit of the errors.
 
@@ -142,7 +143,7 @@ def lcs_set(
         bool [len(y), len(x)].
 
     Raises:
-        SettingError: errors of another shape, a grid that does not increase, an origin outside it.
+        SettingError: errors of another shape, a grid that does not increase evenly, an origin outside it.
     """
     errors, x, y = (np.asarray(values, dtype=np.float64) for values in (errors, x, y))
     _check_grid(errors, x, y, origin)
@@ -169,6 +170,8 @@ def _check_grid(errors: np.ndarray, x: np.ndarray, y: np.ndarray, origin: tuple[
     for name, line in (("x", x), ("y", y)):
         if line.ndim != 1 or len(line) < 2 or not (np.diff(line) > 0).all():
             raise SettingError(f"the grid's {name} is {line!r}; expected at least two increasing numbers")
+        if np.ptp(np.diff(line)) > _UNEVEN * np.diff(line).mean():
+            raise SettingError(f"the grid's {name} is {line!r}; expected evenly spaced numbers, as of PlaneAxes.grid")
     if errors.shape != (len(y), len(x)):
         raise SettingError(f"errors have shape {errors.shape}; expected (len(y), len(x)) = {(len(y), len(x))}")
     if not (x[0] <= origin[0] <= x[-1] and y[0] <= origin[1] <= y[-1]):

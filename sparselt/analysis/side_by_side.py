@@ -23,14 +23,18 @@ class SideBySide:
 
     Args:
         module: overwritten; its mode stays. Tensors that it has not are left out.
-        rows: every tensor of its state dict for K networks, [K, ...].
+        rows: every tensor of its state dict for K networks, [K, ...]. Of a tensor with several names, as in a layer
+            that is registered twice, only the first name's count, and take what the module writes.
     """
 
     def __init__(self, module: nn.Module, rows: Mapping[str, Tensor]):
         self.module = module
+        first_names: dict[int, str] = {}
         own = module.state_dict(keep_vars=True)
-        self._targets = list(own.values())
-        self._states = list(zip(*(rows[name].unbind() for name in own), strict=True))
+        for name, tensor in own.items():
+            first_names.setdefault(id(tensor), name)
+        self._targets = [own[name] for name in first_names.values()]
+        self._states = list(zip(*(rows[name].unbind() for name in first_names.values()), strict=True))
 
     def __len__(self) -> int:
         return len(self._states)

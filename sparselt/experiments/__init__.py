@@ -30,7 +30,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 """By name, in the order in which a report shows them."""
 
-MAIN = ("imp", "connectivity", "adaptive", "siblings", "stability", "rewind_to_init")
+MAIN = ("imp", "connectivity", "siblings", "stability", "rewind_to_init")
 """What `--experiments main` runs: the main finding of each of the four papers."""
 
 __all__ = ["EXPERIMENTS", "MAIN", "Experiment", "Lab", "Measurement"]

@@ -19,6 +19,7 @@ class Grids:
 
     Args:
         variants: of `imp`, see `VARIANTS`.
+        variant_replicates: replicates of the variants other than `random` and `reinit`; 0: all.
         heat_map: `connectivity` evaluates the lines between all pairs of levels at the last rewind step, not only
             between successive ones.
         instability_levels: `connectivity` trains a second copy, in another data order, of these levels from each
@@ -57,6 +58,7 @@ class Grids:
     """
 
     variants: tuple[str, ...] = ("random", "reinit")
+    variant_replicates: int = 0
     heat_map: bool = True
     instability_levels: tuple[int, ...] = ()
     landscape_levels: tuple[int, ...] = ()
@@ -113,7 +115,9 @@ class Grids:
         if self.adaptive_density >= 1:
             raise SettingError(f"adaptive_density is {self.adaptive_density}; expected less than 1, such as 0.09")
         if any(not _LEAST <= density <= 1 - _LEAST for density in self.sibling_densities):
-            raise SettingError(f"sibling_densities {list(self.sibling_densities)} are not all between 0 and 1")
+            raise SettingError(
+                f"sibling_densities {list(self.sibling_densities)} are not all from {_LEAST} to {1 - _LEAST}"
+            )
         for name in ("sibling_counts", "sibling_iterative_counts", "sibling_overlap"):
             counts = getattr(self, name)
             if any(not 2 <= count <= 64 for count in (counts if isinstance(counts, tuple) else (counts,))):
@@ -146,6 +150,7 @@ class Grids:
         }
         for name in ("instability_levels", "stability_levels", "flatness_levels"):
             kept[name] = tuple(level for level in getattr(self, name) if level <= levels)
+        kept["perturbation_level"] = max(1, min(self.perturbation_level, levels - 1))
         kept["landscape_levels"] = tuple(level for level in self.landscape_levels if level < levels)
         if self.adaptive_rewind_step >= steps:
             kept["adaptive_rewind_step"] = max(rewind_steps)
@@ -165,7 +170,13 @@ STEPS = (
 """The fields that count optimizer steps: they may be written `500it` or `4ep`."""
 
 # A part of all weights that is none: of 25 million 25.
-_LEAST = 1e-6
+_LEAST = 1e-3
+
+ROOM_ABOVE = {
+    **dict.fromkeys(("control_levels", "instability_levels", "stability_levels", "flatness_levels"), 0),
+    **dict.fromkeys(("landscape_levels", "perturbation_level"), 1),
+}
+"""The fields that name levels, and how many levels a setting must have above them."""
 
 _TEXTS = ("variants", "stability_rates")
 _POSITIVE = (
@@ -173,14 +184,6 @@ _POSITIVE = (
     *("flatness_products", "perturbation_level"),
 )
 _RATES_AND_SHARES = (
-    *(
-        "adaptive_density",
-        "adaptive_images",
-        "low_lr",
-        "warmup_lr",
-        "init_lr",
-        "init_levels",
-        "init_fraction",
-        "repulsion_levels",
-    ),
+    *("adaptive_density", "adaptive_images", "low_lr", "warmup_lr", "init_lr", "init_levels", "init_fraction"),
+    *("repulsion_levels", "variant_replicates"),
 )

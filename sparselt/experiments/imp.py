@@ -47,15 +47,16 @@ def imp(lab: Lab) -> Iterator[Measurement]:
                 network, mask = lab.ticket(replicate, step, level), lab.mask(replicate, step, level)
                 yield from _masked("imp", replicate, step, level, network, mask)
         step = setting.control_rewind_step
+        others = replicate < (setting.grids.variant_replicates or setting.replicates)
         for level in setting.control_levels:
-            yield from _controls(lab, replicate, step, level)
-        for variant, retrain in _retrained(lab, replicate, step).items():
+            yield from _controls(lab, replicate, step, level, others)
+        for variant, retrain in _retrained(lab, replicate, step).items() if others else ():
             yield from _chain(lab, variant, retrain, replicate, step)
 
 
-def _controls(lab: Lab, replicate: int, step: int, level: int) -> Iterator[Measurement]:
-    """What is compared with one ticket."""
-    variants = lab.setting.grids.variants
+def _controls(lab: Lab, replicate: int, step: int, level: int, others: bool) -> Iterator[Measurement]:
+    """What is compared with one ticket: the controls, and with `others` the variants."""
+    variants = [v for v in lab.setting.grids.variants if others or v in ("random", "reinit")]
     mask = lab.mask(replicate, step, level)
     place = f"replicate {replicate}, level {level}"
     if "random" in variants:

@@ -35,6 +35,7 @@ class Lab:
         self.device = device
         self.found = found
         self._folder = data
+        self._changes = ""
         # A level asks twice for the one before it (weights and mask): without a memory that doubles at every level.
         self._masks: dict[tuple[int, int, int], Need] = {}
         count = setting.train_count + setting.test_count
@@ -58,7 +59,10 @@ class Lab:
         Raises:
             SettingError: values that cannot be run.
         """
-        return Lab(self.setting.changed(**values).check(), self.device, self._folder, self.found)
+        lab = Lab(self.setting.changed(**values).check(), self.device, self._folder, self.found)
+        told = ", ".join(f"{name} {value}" for name, value in values.items() if isinstance(value, int | float | str))
+        lab._changes = self._changes + (f"; {told}" if told else "")
+        return lab
 
     def dense(self, replicate: int) -> Stage:
         """Level 0: the dense network, from initialization. One training for every rewind step and experiment."""
@@ -224,6 +228,7 @@ class Lab:
             spec["repulsion"] = repulsion
             needs |= {f"solution_{place}": solution for place, solution in enumerate(solutions)}
         outputs = frozenset({"measurements.json"})
+        label += self._changes
         return Stage("train", spec, {**self.data, **needs}, outputs, label, steps=setting.steps - start_step)
 
     def seeds(

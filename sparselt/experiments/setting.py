@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from sparselt.data import CIFAR10, MNIST, Digits, SyntheticImages
 from sparselt.errors import SettingError
-from sparselt.experiments.grids import STEPS, Grids
+from sparselt.experiments.grids import ROOM_ABOVE, STEPS, Grids
 from sparselt.models import check_model
 from sparselt.models.initialization import Initialization, NormScale
 from sparselt.pruning import check_fraction
@@ -216,6 +216,14 @@ class Setting:
             for step in values[name] if isinstance(values[name], tuple) else (values[name],):
                 if step >= steps:
                     raise SettingError(f"{name}: step {step} is at or past the end of training ({steps} steps)")
+        levels = values.get("levels", self.levels)
+        for name in values.keys() & ROOM_ABOVE.keys():
+            for level in values[name] if isinstance(values[name], tuple) else (values[name],):
+                if level + ROOM_ABOVE[name] > levels:
+                    most = levels - ROOM_ABOVE[name]
+                    raise SettingError(
+                        f"{name}: level {level} of a setting of {levels} levels; expected {most} at most"
+                    )
         return self.changed(**values)
 
     def changed(self, **values: Any) -> "Setting":

@@ -34,7 +34,7 @@ def write_report(folder: str | Path) -> Path:
 
 def console_summary(folder: str | Path, console: "Console") -> None:
     """Print the tables of a run and the papers' findings, as wide as the console allows, and where its files are."""
-    from sparselt.report.claims import claims, claims_rich
+    from sparselt.report.claims import claims, claims_rich, not_judged
     from sparselt.report.others import others_table
     from sparselt.report.run import read_run
     from sparselt.report.sections.imp import empty_layers
@@ -58,6 +58,9 @@ def console_summary(folder: str | Path, console: "Console") -> None:
     found = claims(run.data)
     if found:
         console.print(claims_rich(found))
+        console.print()
+    elif reason := not_judged(run.data):
+        console.print(reason, highlight=False, markup=False)
         console.print()
     for name in ("report.html", "figures", "results.csv", "results.json", "ledger.csv"):
         path = run.folder / name

@@ -21,6 +21,17 @@ def claims(data: Data) -> list[Claim]:
     return found
 
 
+def not_judged(data: Data) -> str:
+    """Why a run that bears on findings judges none of them; empty if it judges some, or bears on none."""
+    if claims(data) or not any(data.select(experiment=name) for name in SECTIONS):
+        return ""
+    if data.record["synthetic"]:
+        return "The papers' findings are not judged on synthetic data."
+    if data.record["scale"] == "smoke":
+        return "The papers' findings are not judged at scale smoke, which checks that every stage works."
+    return ""
+
+
 def claims_table(found: Sequence[Claim]) -> str:
     """The claims as HTML; empty where there is none."""
     if not found:
@@ -56,7 +67,7 @@ def claims_rich(found: Sequence[Claim]):
         table.add_row("", Text(paper, "bold"))
         for claim in found:
             if claim.paper == paper:
-                tested = f" (n = {claim.n}" + (")" if claim.p is None else f", {_p(claim.p)})")
+                tested = f" (n = {claim.n}, {claim.statistic if claim.p is None else _p(claim.p)})"
                 verdict, style = _SHORT[claim.verdict]
                 table.add_row(Text(verdict, style), Text.assemble(claim.claim, ": ", (claim.here + tested, "dim")))
     return table

@@ -39,14 +39,17 @@ STYLE = {
 _LOG_TICKS = [digit * 10.0**power for power in range(-4, 3) for digit in (1, 2, 5)]
 
 
-def error_axis(axes: "Axes", means: Sequence[float]) -> None:
-    """Linear from zero; logarithmic, and said so, where the largest mean would press the others into a corner."""
-    low, high = min(means), max(means)
+def error_axis(axes: "Axes", means: Sequence[float], tops: Sequence[float] = ()) -> None:
+    """Test errors in percent, linear from zero; logarithmic, and said so, where the largest mean would press the others
+    into a corner. The axis holds `tops` as well, the upper ends of error bars and of the dense band."""
+    low, high, top = min(means), max(means), max((value for value in tops if math.isfinite(value)), default=0.0)
+    axes.set_ylabel("test error, %")
     if not 0 < 5 * low < high:
-        axes.set_ylim(0, max(1.08 * high, 0.1))
+        axes.set_ylim(0, max(1.08 * high, 1.03 * top, 0.1))
         return
+    axes.set_ylabel("test error, % (log scale)")
     axes.set_yscale("log")
-    low, high = 0.8 * low, 1.25 * high
+    low, high = 0.8 * low, max(1.25 * high, 1.05 * top)
     ticks = [tick for tick in _LOG_TICKS if low <= tick <= high]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_yticks([], minor=True)
@@ -70,12 +73,14 @@ def barrier_axis(axes: "Axes", largest: float) -> None:
 
 
 def matching_band(axes: "Axes", levels: Summary) -> None:
-    """The dense mean as a line; the band up to mean + epsilon, in which a mean matches."""
+    """The dense mean as a line; the band up to mean + epsilon, in which a mean matches. Limits that were set before are
+    moved up to hold it."""
     if levels.dense is None or not math.isfinite(levels.dense.mean):
         return
     axes.axhline(100 * levels.dense.mean, color=GREY, linewidth=0.8, zorder=1)
     if levels.threshold is not None:
         axes.axhspan(100 * levels.dense.mean, 100 * levels.threshold, color=GREY, alpha=0.25, linewidth=0, zorder=0)
+        axes.set_ylim(top=max(axes.get_ylim()[1], 102 * levels.threshold))
 
 
 def dense_label(levels: Summary) -> list[tuple[str, str, float]]:
@@ -108,7 +113,7 @@ def label_ends(axes: "Axes", labels: Sequence[tuple[str, str, float]]) -> None:
     low, high = (axes.transData.transform((1, y))[1] for y in axes.get_ylim())
     height = axes.get_window_extent().height / axes.figure.dpi
     labels = sorted(labels, key=lambda label: label[2])
-    ends = [min(1.0, (axes.transData.transform((1, y))[1] - low) / (high - low)) for *_, y in labels]
+    ends = [min(1.0, max(0.0, (axes.transData.transform((1, y))[1] - low) / (high - low))) for *_, y in labels]
     for (text, colour, _), end, place in zip(labels, ends, _apart(ends, 0.17 / height), strict=True):
         leader = {"color": colour, "linewidth": 0.6, "transform": axes.transAxes, "clip_on": False}
         axes.plot([1.005, 1.03], [end, place], **leader, scalex=False, scaley=False)

@@ -131,8 +131,8 @@ def error_against_density(levels: Summary) -> "Figure | None":
         bars = [100 * (entry.error.std or 0) * (entry.level > 0) for entry in entries]
         axes.errorbar(x, y, bars, color=colour, marker=marker, linestyle=line, elinewidth=0.8, zorder=3)
         labels.append((label, colour, y[-1]))
-    error_axis(axes, [100 * entry.error.mean for *_, entries in series for entry in entries])
-    axes.set_ylabel("test error, % (log scale)")
+    drawn = [entry.error for *_, entries in series for entry in entries]
+    error_axis(axes, [100 * error.mean for error in drawn], [100 * (error.mean + (error.std or 0)) for error in drawn])
     matching_band(axes, levels)
     axes.set_xscale("log")
     axes.set_xlim(densities[0] * 1.04, densities[-1] / 1.04)
@@ -168,7 +168,7 @@ def error_along_path(rows: Iterable[Row], levels: Summary) -> "Figure | None":
     top.set_ylim(bottom=0)
     labels = [(f"rewind {step:,}", _colour(levels, step), mean[max(mean)]) for step, mean in means.items()]
     if zoomed:
-        bottom.set_ylim(max(0, low - room), high + room)
+        bottom.set_ylim(max(0, low - room), max(high + room, 102 * (levels.threshold or 0)))
         bottom.set_ylabel("the same, enlarged")
         label_ends(bottom, [label for label in labels if label[2] <= high + room] + dense_label(levels))
         top.tick_params(labelbottom=False)

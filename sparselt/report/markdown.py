@@ -5,6 +5,7 @@ from pathlib import Path
 from sparselt.errors import StoreError
 from sparselt.report.claims import claims, claims_markdown
 from sparselt.report.findings import findings
+from sparselt.report.others import others_markdown
 from sparselt.report.page import statement
 from sparselt.report.results import write_text
 from sparselt.report.run import read_run
@@ -35,6 +36,8 @@ def write_markdown(folder: str | Path, path: str | Path) -> None:
         texts = section.findings(data) if data.select(experiment=name) else []
         if texts:
             parts += [f"### {section.title}", _list(texts)]
+    if others := others_markdown(run.rows):
+        parts += ["### Other experiments", others]
     versions = ", ".join(f"{name} {version}" for name, version in sorted((record.get("versions") or {}).items()))
     facts = [f"{name}: {record[name]}" for name in ("command", "seed", "device") if record.get(name) is not None]
     parts += ["## Record", _list([*facts, f"versions: {versions}", f"measurements: {len(run.rows):,}"])]

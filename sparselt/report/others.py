@@ -47,6 +47,15 @@ def others_html(rows: Iterable[Row]) -> str:
     )
 
 
+def others_markdown(rows: Iterable[Row]) -> str:
+    """The same as a Markdown table; empty where there are none."""
+    lines = _lines(rows)
+    if not lines:
+        return ""
+    table = [_HEADINGS, ["---"] * len(_HEADINGS), *lines]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in table)
+
+
 def _lines(rows: Iterable[Row]) -> Sequence[tuple[str, ...]]:
     groups: dict[tuple, list[Row]] = defaultdict(list)
     for row in rows:

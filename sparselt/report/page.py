@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 
-from sparselt.report.claims import claims, claims_table
+from sparselt.report.claims import claims, claims_table, not_judged
 from sparselt.report.drawing import COLOURS, GREY, INK
 from sparselt.report.figures import CORE, Drawn
 from sparselt.report.findings import agreements, findings
@@ -34,6 +34,7 @@ def page(run: Run, drawings: Mapping[str, Mapping[str, Drawn]]) -> str:
         f"<p>{escape(statement(record))}</p>",
         *(_core(record, data.levels, drawings.get(CORE, {})) if any(map(is_core, run.rows)) else ()),
         claims_table(claims(data)),
+        f'<p class="note">{escape(reason)}</p>' if (reason := not_judged(data)) else "",
         *(_section(name, data, drawings.get(name, {})) for name in SECTIONS),
         others_html(run.rows),
         _protocol(record),

@@ -1,7 +1,7 @@
 """Verdicts over replicates, by the same rules in every section.
 
 A finding agrees where the test supports it (p < 0.05 in its direction), does not agree where the data contradict it (as
-significantly the other way), and cannot be seen at this scale otherwise, or with fewer than two replicates.
+significantly the other way), and cannot be seen at this scale otherwise, or with fewer than `REPLICATES` of them.
 """
 
 import dataclasses
@@ -9,12 +9,20 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sparselt.errors import SettingError
 from sparselt.report.inference import equivalent, paired
 from sparselt.report.section import Claim, Verdict
 from sparselt.report.summary import Statistic
+from sparselt.report.wording import points
 
 SIGNIFICANT = 0.05
+
+REPLICATES = 3
+"""The least number of replicates that any finding is judged by. Two leave a t test a single degree of freedom: what it
+finds then is luck, one way or the other."""
+
+TOO_FEW = "fewer than three replicates: not judged"
+"""The statistic of what is not judged for their want."""
+
 _MOSTLY = 0.9
 
 Values = Mapping[int, float]
@@ -37,10 +45,9 @@ class Judged:
 
 def lower(first: Values, second: Values) -> Judged:
     """Whether `first` is lower than `second`: a one-sided paired t test over the replicates that both have."""
-    try:
-        test, other = paired(first, second, "less"), paired(first, second, "greater")
-    except SettingError:
-        return _too_few(first, second)
+    if _common(first, second) < REPLICATES:
+        return too_few(_common(first, second))
+    test, other = paired(first, second, "less"), paired(first, second, "greater")
     verdict = _verdict(test.p, other.p)
     return Judged(f"one-sided {test.text}", test.n, test.p, verdict)
 
@@ -51,39 +58,61 @@ def lower_than(values: Values, limit: float) -> Judged:
     return dataclasses.replace(judged, statistic=judged.statistic.replace("paired t", "t"))
 
 
-def equal(first: Values, second: Values, margin: float, unit: str, scale: float = 1.0) -> Judged:
+def not_higher(first: Values, second: Values, epsilon: float) -> Judged:
+    """Whether the error `first` is higher than `second` by less than ε: a one-sided t test of the difference."""
+    higher = {k: first[k] - second[k] for k in first.keys() & second.keys()}
+    judged = lower_than(higher, epsilon)
+    if judged.p is None:
+        return judged
+    text = f"{judged.statistic}, higher by less than the {epsilon_text(epsilon)}{significant(first, second)}"
+    return dataclasses.replace(judged, statistic=text)
+
+
+def equal(first: Values, second: Values, margin: float, margin_text: str) -> Judged:
     """Whether `first` and `second` differ by less than `margin`: two one-sided paired t tests.
 
-    Contradicted where they differ significantly and by more than the margin. `scale` turns a value into `unit`.
+    Contradicted where they differ significantly and by more than the margin. A difference from zero that is significant
+    is said in the statistic.
+
+    Args:
+        margin: above zero; none is judged where it is not.
+        margin_text: its value with its unit, and where it comes from.
     """
-    try:
-        test, other = equivalent(first, second, margin), paired(first, second)
-    except SettingError:
-        return _too_few(first, second)
+    if _common(first, second) < REPLICATES:
+        return too_few(_common(first, second))
+    if not margin > 0:
+        return Judged("no margin above zero: not judged", _common(first, second), None, "cannot be seen at this scale")
+    test, other = equivalent(first, second, margin), paired(first, second)
     apart = abs(other.mean) > margin and other.p < SIGNIFICANT
-    text = f"two one-sided paired t, margin {scale * margin:.3g} {unit}"
-    verdict = _verdict(test.p, 0.0 if apart else 1.0)
-    return Judged(text, test.n, test.p, verdict)
+    text = f"two one-sided paired t, {margin_text}{significant(first, second)}"
+    return Judged(text, test.n, test.p, _verdict(test.p, 0.0 if apart else 1.0))
 
 
-def rising_together(points: Mapping[int, Sequence[tuple[float, float]]]) -> Judged:
+def epsilon_text(epsilon: float) -> str:
+    """The margin of errors that the papers call matching, for `equal`."""
+    return f"margin ε = {points(epsilon)} points, the standard deviation of the dense error"
+
+
+def rising_together(pairs: Mapping[int, Sequence[tuple[float, float]]]) -> Judged:
     """Whether two measurements rise together within replicates: their correlation for repeated measures (Bland and
     Altman 1995, "Calculating correlation coefficients with repeated observations"), one-sided.
 
     Args:
-        points: by replicate, the pairs of values at its conditions.
+        pairs: by replicate, the two values at each of its conditions.
     """
     from scipy import stats
 
     centred: list[tuple[float, float]] = []
-    finite_points = [[pair for pair in pairs if all(map(math.isfinite, pair))] for pairs in points.values()]
+    finite_points = [[pair for pair in own if all(map(math.isfinite, pair))] for own in pairs.values()]
     replicates = [finite for finite in finite_points if finite]
     for finite in replicates:
         means = [math.fsum(values) / len(finite) for values in zip(*finite, strict=True)]
         centred += [(x - means[0], y - means[1]) for x, y in finite]
     freedom = len(centred) - len(replicates) - 1
     squares = [math.fsum(pair[k] ** 2 for pair in centred) for k in (0, 1)]
-    if len(replicates) < 2 or freedom < 1 or not all(squares):
+    if len(replicates) < REPLICATES:
+        return too_few(len(replicates))
+    if freedom < 1 or not all(squares):
         return Judged("too few values that differ", len(centred), None, "cannot be seen at this scale")
     r = math.fsum(x * y for x, y in centred) / math.sqrt(squares[0] * squares[1])
     r = min(1.0, max(-1.0, r))
@@ -92,7 +121,7 @@ def rising_together(points: Mapping[int, Sequence[tuple[float, float]]]) -> Judg
     return Judged(f"correlation within replicates, r = {r:.2f}", len(centred), p, _verdict(p, 1 - p))
 
 
-def coincidence(both: int, first_only: int, second_only: int, neither: int, of: str) -> Judged:
+def coincidence(both: int, first_only: int, second_only: int, neither: int, of: str, replicates: int) -> Judged:
     """Whether one thing holds if and only if another does: Fisher's exact test, one-sided, of a table of counts.
 
     Agrees where p < 0.05 and at least 9 of 10 coincide; does not agree where a one-sided binomial test says that fewer
@@ -100,14 +129,30 @@ def coincidence(both: int, first_only: int, second_only: int, neither: int, of: 
 
     Args:
         of: what is counted, such as `pairs of levels`.
+        replicates: how many the counted means are taken over.
     """
     from scipy import stats
 
+    if replicates < REPLICATES:
+        return too_few(both + first_only + second_only + neither)
     total, agreeing = both + first_only + second_only + neither, both + neither
     p = float(stats.fisher_exact([[both, first_only], [second_only, neither]], alternative="greater").pvalue)
     against = float(stats.binomtest(agreeing, total, _MOSTLY, alternative="less").pvalue)
     found = _verdict(p if agreeing >= _MOSTLY * total else 1.0, against)
     return Judged(f"Fisher's exact test, one-sided, over {of}", total, p, found)
+
+
+def significant(first: Values, second: Values, name: str = "the difference itself") -> str:
+    """To be added to the statistic of an equality: whether the two differ by a two-sided paired t test all the same."""
+    if _common(first, second) < REPLICATES:
+        return ""
+    test = paired(first, second)
+    return f"; {name} is significant, p = {test.p:.2g}" if test.p < SIGNIFICANT else ""
+
+
+def too_few(n: int) -> Judged:
+    """What fewer than `REPLICATES` replicates come to."""
+    return Judged(TOO_FEW, n, None, "cannot be seen at this scale")
 
 
 def spread(values: Iterable[float], decimals: int = 1, scale: float = 1.0) -> str:
@@ -125,5 +170,5 @@ def _verdict(p: float, p_against: float) -> Verdict:
     return "does not agree" if p_against < SIGNIFICANT else "cannot be seen at this scale"
 
 
-def _too_few(first: Values, second: Values) -> Judged:
-    return Judged("no test", len(first.keys() & second.keys()), None, "cannot be seen at this scale")
+def _common(first: Values, second: Values) -> int:
+    return sum(math.isfinite(first[k]) and math.isfinite(second[k]) for k in first.keys() & second.keys())

@@ -60,12 +60,9 @@ def pinned_algorithms() -> Iterator[None]:
 
     Otherwise two runs, or a network alone and in a cohort, may take different ones, whose results differ in rounding.
     """
-    before = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
-    try:
+    unchanged = {"enabled": None, "benchmark_limit": None, "allow_tf32": None, "fp32_precision": None}
+    with torch.backends.cudnn.flags(benchmark=False, deterministic=True, **unchanged):
         yield
-    finally:
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before
 
 
 def _streams(device: torch.device, count: int) -> list[torch.cuda.Stream]:

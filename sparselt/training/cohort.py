@@ -3,21 +3,19 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from sparselt.data import ResidentTrainLoader
 from sparselt.errors import SettingError, TrainingError
 from sparselt.networks import mask_of_networks
 from sparselt.optim import MaskedSGD
 from sparselt.training.captured import capture, on_streams, pinned_algorithms
+from sparselt.training.joining import check_networks, difference_in_shapes, reason_against_loader
 from sparselt.training.loop import Trained, forward_passes, trained
 from sparselt.training.recipe import Recipe
 from sparselt.training.step import Branch
-
-if TYPE_CHECKING:
-    from sparselt.data import ResidentTrainLoader
 
 _TIMED = 20  # steps
 
@@ -29,16 +27,16 @@ class Member:
     Args:
         recipe: the cohort's, but for the schedule.
         loader: of the cohort's data and device; the seeds of order and augmentation are its own.
-        state: weights and buffers at the start, on any device; masked weights are taken as 0.
+        state: weights and buffers at the start, all of them, on any device; masked weights are taken as 0.
         start_step: where clock and data position stand.
         mask: None: dense.
-        momentum: by parameter name, as `checkpoint.save_momentum` wrote it; None: zero.
+        momentum: by parameter name, as `checkpoint.save_momentum` wrote it; None: zero. Parameters may be left out.
         on_step: called with the number of steps that have been made and the network, as `loop.train` does. On a GPU
             the host is ahead of the device: reading the network waits for it, doing nothing costs nothing.
     """
 
     recipe: Recipe
-    loader: "ResidentTrainLoader"
+    loader: ResidentTrainLoader
     state: Mapping[str, Tensor]
     start_step: int = 0
     mask: Mapping[str, Tensor] | None = None
@@ -66,29 +64,32 @@ class Cohort:
     On a GPU the step is one CUDA graph (`captured`); a new start is copied into its memory, so nothing is captured
     again for another level, mask, seed or learning rate. On a CPU the same step runs eagerly, network after network.
 
+    The networks must draw nothing at random. Modules known to draw are refused; what a forward pass draws by functions,
+    such as `F.dropout` or `torch.rand`, is not seen, and such networks get other numbers together than alone.
+
     Args:
         models: K networks of one architecture, on the loader's device. Their weights do not matter.
-        recipe: of all members. See `reason_against`.
+        recipe: of all members. See `joining.reason_against`.
         loader: whose data, augmentation and device all members share.
         captured: whether the step is a CUDA graph. Default: on a GPU.
 
     Raises:
-        SettingError: networks that cannot be trained so, see `reason_against`.
+        SettingError: no network; networks that cannot be trained so, see `joining.reason_against`, or whose names or
+            shapes differ; a loader that streams, is one rank's, or has another batch size than the recipe.
     """
 
     def __init__(
         self,
         models: Sequence[nn.Module],
         recipe: Recipe,
-        loader: "ResidentTrainLoader",
+        loader: ResidentTrainLoader,
         captured: bool | None = None,
     ):
-        against = reason_against(recipe, models[0])
-        if against:
-            raise SettingError(f"a cohort cannot train {recipe.model}: {against}")
-        if loader.shard.world_size > 1:
-            raise SettingError("a cohort trains in one process; its loader reads one rank's share of each batch")
+        check_networks(models, recipe)
+        if against := reason_against_loader(loader, recipe):
+            raise SettingError(f"a cohort cannot train so: {against}")
         self._recipe, self._loader = recipe, loader
+        self._newest: object = None  # whatever run began last: the networks' memory is its own
         forwards = forward_passes(models, recipe)
         self._branches = [
             Branch(model, forward, loader, recipe) for model, forward in zip(models, forwards, strict=True)
@@ -111,43 +112,51 @@ class Cohort:
         """K."""
         return len(self._branches)
 
-    def reads(self, loader: "ResidentTrainLoader") -> bool:
+    def reads(self, loader: ResidentTrainLoader) -> bool:
         """Whether members with this loader fit: the same data in the same memory, augmented alike."""
         return loader._images is self._loader._images and loader.transform == self._loader.transform
 
     def images_per_second(self) -> float:
         """Of all K networks together, measured over a few steps."""
+        self._newest = object()
         for branch in self._branches:
             branch.idle()
-        with pinned_algorithms():
+        self._run(self._branches)
+        self._wait()
+        began = time.perf_counter()
+        for _ in range(_TIMED):
             self._run(self._branches)
-            self._wait()
-            began = time.perf_counter()
-            for _ in range(_TIMED):
-                self._run(self._branches)
-            self._wait()
+        self._wait()
         return _TIMED * self.size * self._recipe.batch_size / (time.perf_counter() - began)
 
     def train(self, members: Sequence[Member]) -> Iterator[tuple[int, nn.Module, Trained | TrainingError]]:
         """Trains up to K members and yields each when it is done: its place, its network, what was measured.
 
-        The network stands as trained until the next one is asked for. A member that diverged comes with the error; its
-        NaN touch nobody else.
+        The network stands as trained until the next is asked for, of this run or another. A member that diverged comes
+        with the error; its NaN touch nobody else. Every network begins in train mode, as `loop.train` has it, and
+        `on_step` must leave it so: an eager step goes by the mode, a captured one is train mode's whatever it is.
+
+        A cohort has memory for one run: a call of this or of `images_per_second` ends the run before, which raises a
+        SettingError when it is asked to go on.
+
+        The members are checked by the call itself, before anything is written.
 
         Raises:
-            SettingError: more than K members, or one that does not fit the others; nothing has been trained then.
+            SettingError: more than K members, or one that does not fit; it is named by its place.
+            MaskError: a mask of another network.
         """
         self._check(members)
+        self._newest = run = object()
+        return self._train(run, list(members))
+
+    def _train(self, run: object, members: list[Member]) -> Iterator[tuple[int, nn.Module, Trained | TrainingError]]:
+        self._check_newest(run)
         branches = self._branches[: len(members)]
         for branch, member in zip(branches, members, strict=True):
             branch.load(member.state, member.loader, member.recipe, member.start_step)
         for branch in self._branches[len(members) :]:
             branch.idle()
         self._restart(members)
-        with pinned_algorithms():
-            yield from self._train(members, branches)
-
-    def _train(self, members, branches) -> Iterator[tuple[int, nn.Module, Trained | TrainingError]]:
         running = list(range(len(members)))
         networks = [
             Network(branch, self._optimizer, member.momentum is not None)
@@ -156,24 +165,36 @@ class Cohort:
         while running:
             for k in running:
                 members[k].on_step(branches[k].step, networks[k])
+                self._check_newest(run)
                 branches[k].begin_step()
             self._run([branches[k] for k in running])
             for k in [k for k in running if branches[k].done]:
                 running.remove(k)
                 branch = branches[k]
                 members[k].on_step(branch.step, networks[k])
+                self._check_newest(run)
                 try:
                     result = trained(branch.last_losses(), branch.step - branch.start_step, branch.step)
                 except TrainingError as error:
                     result = error
                 yield k, branch.model, result
+                self._check_newest(run)
+
+    def _check_newest(self, run: object) -> None:
+        """SettingError unless the networks are still this run's: whenever the caller has had the word."""
+        if run is not self._newest:
+            raise SettingError(
+                "this run of the cohort cannot go on: another run has begun in its memory since; "
+                "finish one before the next, or give each a cohort of its own"
+            )
 
     def _run(self, branches: Sequence[Branch]) -> None:
         """One step of these branches; a captured one makes the others idle along."""
-        if self._graph is not None:
-            self._graph.replay()
-        else:
-            self._step(branches)
+        with pinned_algorithms():
+            if self._graph is not None:
+                self._graph.replay()
+            else:
+                self._step(branches)
 
     def _wait(self) -> None:
         if self._loader.device.type == "cuda":
@@ -213,27 +234,33 @@ class Cohort:
     def _check(self, members: Sequence[Member]) -> None:
         if not 1 <= len(members) <= self.size:
             raise SettingError(f"{len(members)} members for a cohort of {self.size}; expected 1 to {self.size}")
-        for member in members:
-            recipe, schedule = self._recipe, member.recipe.schedule
-            if replace(recipe, schedule=schedule) != member.recipe:
-                raise SettingError(f"a member's recipe is {member.recipe}; the cohort's is {recipe}")
-            if recipe.decoupled_weight_decay and schedule.peak != recipe.schedule.peak:
-                raise SettingError(
-                    f"a member's peak learning rate is {schedule.peak}, the cohort's {recipe.schedule.peak}, which "
-                    "decoupled weight decay divides by; train it in a cohort of its own"
-                )
-            if not self.reads(member.loader):
-                raise SettingError("a member's loader reads other data, or augments otherwise, than the cohort's")
-            if not 0 <= member.start_step < recipe.steps:
-                raise SettingError(f"start_step is {member.start_step}; expected 0 to {recipe.steps - 1}")
+        for k, member in enumerate(members):
+            if against := self._reason_against_member(member):
+                raise SettingError(f"member {k}: {against}")
+        networks = [branch.model for branch in self._branches[: len(members)]]
+        mask_of_networks(networks, [member.mask for member in members])
 
-
-def reason_against(recipe: Recipe, model: nn.Module) -> str:
-    """Why networks of this recipe have to be trained one by one by `loop.train`; empty if they need not."""
-    if recipe.techniques.progressive_resizing:
-        return "progressive resizing changes the shape of the step"
-    if recipe.techniques.ema_half_life:
-        return "a weight average is kept by the host"
-    if any(isinstance(module, nn.modules.dropout._DropoutNd) for module in model.modules()):
-        return "its dropout draws from one generator for all networks"
-    return ""
+    def _reason_against_member(self, member: Member) -> str:
+        recipe, schedule, model = self._recipe, member.recipe.schedule, self._branches[0].model
+        if replace(recipe, schedule=schedule) != member.recipe:
+            return f"its recipe is {member.recipe}; the cohort's is {recipe}"
+        if recipe.decoupled_weight_decay and schedule.peak != recipe.schedule.peak:
+            return (
+                f"its peak learning rate is {schedule.peak}, the cohort's {recipe.schedule.peak}, which decoupled "
+                "weight decay divides by; train it in a cohort of its own"
+            )
+        if against := reason_against_loader(member.loader, recipe):
+            return against
+        if not self.reads(member.loader):
+            return "its loader reads other data, or augments otherwise, than the cohort's"
+        if not 0 <= member.start_step < recipe.steps:
+            return f"its start_step is {member.start_step}; expected 0 to {recipe.steps - 1}"
+        if unlike := difference_in_shapes(member.state, model.state_dict()):
+            return f"its state {unlike}"
+        if member.momentum and not recipe.momentum:
+            return "it brings momentum, and its recipe trains without"
+        parameters, momentum = dict(model.named_parameters()), member.momentum or {}
+        known = {name: parameter for name, parameter in parameters.items() if name in momentum}
+        if unlike := difference_in_shapes(momentum, known):
+            return f"its momentum {unlike}"
+        return ""

@@ -54,10 +54,11 @@ class Branch:
     def load(
         self, state: Mapping[str, Tensor], loader: "ResidentTrainLoader", recipe: "Recipe", start_step: int
     ) -> None:
-        """Stands at `start_step` of a training, with weights and buffers `state`.
+        """Stands at `start_step` of a training, with weights and buffers `state` and in train mode.
 
         loader, recipe: may differ from those before in the seeds and in the schedule.
         """
+        self.model.train()
         with torch.no_grad():
             for name, tensor in self.model.state_dict().items():
                 tensor.copy_(state[name])
@@ -71,6 +72,7 @@ class Branch:
 
     def idle(self) -> None:
         """Has no training to make: a captured step computes it all the same, and nobody looks."""
+        self.model.train()
         self._clock.zero_()
         self._rates.zero_()
 

@@ -231,8 +231,11 @@ def test_subsamples_differ_by_seed_and_none_is_everything():
         ({"minimum": 0}, "pruning fraction is 0"),
         ({"positions": (0.0, 0.5)}, "path positions"),
         ({"threshold": math.nan}, "threshold is nan"),
+        ({"threshold": 0.0}, "threshold is 0.0"),
+        ({"threshold": -1.0}, "threshold is -1.0"),
         ({"precision": "float16"}, "precision is 'float16'"),
         ({"batches": []}, "no batch"),
+        ({"batches": [(torch.zeros(0, 1, 6, 6), torch.zeros(0, dtype=torch.long))]}, "no batch"),
         ({"scope": "local"}, "scope is 'local'"),
     ],
 )
@@ -255,3 +258,30 @@ def test_weights_that_do_not_fit_are_refused_by_name():
     broken = state | {"4.weight": torch.full((3, 64), math.nan)}
     with pytest.raises(TrainingError, match=r"'4\.weight'"):
         adaptive_fraction(network(1), broken, mask, batches(8), 1.0)
+
+
+def empty() -> Batch:
+    return Batch(torch.zeros(0, 1, 6, 6), torch.zeros(0, dtype=torch.long), torch.arange(0))
+
+
+def test_empty_batches_are_skipped(search):
+    state, mask = ticket()
+    data = [empty(), *batches(8), empty()]
+    assert search == adaptive_fraction(network(1), state, mask, data, 1.0, fractions=FRACTIONS, positions=POSITIONS)
+    assert dense_threshold(network(1), state, data) == dense_threshold(network(1), state, batches(8))
+    with pytest.raises(SettingError, match="at least 2 of them, got 1"):
+        dense_threshold(network(1), state, [batches(8)[0], empty()])
+
+
+def test_a_network_that_cannot_be_traced_is_searched_as_it_is():
+    class Centred(nn.Sequential):
+        def forward(self, images):
+            return super().forward(images - torch.tensor([0.1]))
+
+    state, mask = ticket()
+    moved = [batch._replace(images=batch.images + 0.1) for batch in batches(8)]
+    found = [
+        adaptive_fraction(model, state, mask, data, 1.0, fractions=(0.3,), positions=(0.0, 1.0)).losses[0]
+        for model, data in ((network(1), batches(8)), (Centred(*network(1)), moved))
+    ]
+    assert found[0] == pytest.approx(found[1], rel=1e-4)

@@ -225,3 +225,16 @@ def test_what_cannot_be_evaluated_is_refused_before_the_model_changes(states, ch
 def test_coefficients_of_a_plane_come_in_pairs(states, coefficients):
     with pytest.raises(SettingError, match=r"expected \[K, 2\]"):
         evaluate_plane(network(0), *states, batches(8), coefficients)
+
+
+@pytest.mark.parametrize("points", [[(0, float("nan"))], [(float("inf"), 0)]])
+def test_points_that_are_nowhere_are_refused(states, points):
+    with pytest.raises(SettingError, match="not finite"):
+        evaluate_plane(network(0), *states, batches(8), points)
+    with pytest.raises(SettingError, match="not finite"):
+        evaluate_path(network(0), *states[:2], batches(8), [sum(points[0])])
+
+
+def test_a_name_is_no_collection_of_names(states):
+    with pytest.raises(SettingError, match=r"prunable is '0\.weight'; expected names"):
+        evaluate_path(network(0), *states[:2], batches(8), POSITIONS, prunable="0.weight")

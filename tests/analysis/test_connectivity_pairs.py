@@ -74,3 +74,16 @@ def test_stages_measure_paths_and_heat_maps(bench):
             assert cell["max_error", 0, 1] == path["max_error"] and cell["max_error", 0, 0] == path["errors"][0]
             assert cell["barrier", 0, 1] == path["barrier"] and cell["instability", 0, 1] == path["instability"]
         assert all(0 <= value <= 1 for value in cell.values())
+
+
+@pytest.mark.parametrize("positions", [[0, 0.5], [0.1, 1], [0, 0.7, 0.5, 1], [0, float("nan"), 1], []])
+def test_positions_that_are_no_path_from_one_network_to_the_other_are_refused(networks, positions):
+    model, states, batches = networks
+    with pytest.raises(SettingError, match="path positions are"):
+        pairwise_max_error(model, states, batches, positions)
+
+
+def test_the_network_that_does_not_fit_is_named_by_its_number(networks):
+    model, states, batches = networks
+    with pytest.raises(SettingError, match=r"^network 2 lacks '"):
+        pairwise_max_error(model, [*states[:2], {}], batches, POSITIONS)

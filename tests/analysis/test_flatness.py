@@ -114,6 +114,13 @@ def test_a_diagonal_hessian_with_repeated_and_negative_eigenvalues_is_found_whol
     assert (trace.mean, trace.samples) == (pytest.approx(8.0), 3) and trace.standard_error < 1e-14
 
 
+def test_empty_batches_add_nothing_to_a_hessian():
+    model, mask = tiny_network(), Mask.ones_like(tiny_network())
+    data = [*batches(), *batches((0,))]
+    assert hessian_eigenvalues(model, data, mask, 2) == hessian_eigenvalues(model, batches(), mask, 2)
+    assert hessian_trace(model, data, mask, samples=2) == hessian_trace(model, batches(), mask, samples=2)
+
+
 def test_directions_without_influence_have_eigenvalue_zero():
     model, mask = Quadratic([3.0, 1.0]), Mask({"weight": torch.ones(2) > 0})
     found = hessian_eigenvalues(model, batches(), mask, 4, loss=first, prunable_only=False, **EXACT)
@@ -160,6 +167,9 @@ def test_what_has_no_hessian_is_refused():
     eigenvalues = partial(hessian_eigenvalues, model)
     with pytest.raises(SettingError, match="0 eigenvalues"):
         eigenvalues(batches(), mask, 0)
+    for tolerance in (-1e-4, math.nan, math.inf):
+        with pytest.raises(SettingError, match=f"tolerance is {tolerance}"):
+            eigenvalues(batches(), mask, 1, tolerance=tolerance)
     with pytest.raises(SettingError, match="read again"):
         eigenvalues(iter(batches()), mask, 3)
     with pytest.raises(SettingError, match="no live weight"):

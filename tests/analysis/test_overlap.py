@@ -136,3 +136,19 @@ def test_one_mask_and_masks_of_different_networks_are_refused():
         mask_overlap([mask_of([1]), mask_of([1], [1])])
     with pytest.raises(MaskError, match="'w1'"):
         layerwise_union_chance([mask_of([1]), mask_of([1], [1])])
+
+
+@pytest.mark.parametrize("density", [-0.1, 1.1, math.nan])
+def test_what_is_no_density_has_no_chance(density):
+    for chance in (
+        lambda: union_chance([0.5, density]),
+        lambda: intersection_chance([density]),
+        lambda: jaccard_chance(density, 0.5),
+    ):
+        with pytest.raises(SettingError, match=f"density is {density}; expected a number from 0 to 1"):
+            chance()
+
+
+def test_masks_that_can_be_gone_through_once_only_are_refused():
+    with pytest.raises(SettingError, match="masks to compare are a generator; expected a list"):
+        mask_overlap(mask_of([1]) for _ in range(2))

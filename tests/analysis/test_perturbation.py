@@ -85,6 +85,8 @@ def test_what_cannot_be_perturbed_is_refused():
     for distance in (-1.0, math.nan, math.inf):
         with pytest.raises(SettingError, match="perturbation distance"):
             perturbed(state(), mask(0.5), distance, seed=0)
+    with pytest.raises(SettingError, match=r"distance of 1e\+300 .* 'a\.weight'"):
+        perturbed(state(), mask(0.5), 1e300, seed=0)
     with pytest.raises(SettingError, match="no weight is alive"):
         perturbed(state(), mask(0.0), 1.0, seed=0)
     for function in (lambda s: perturbed(s, mask(0.5), 1.0, 0), lambda s: projection_distance(s, mask(0.5))):

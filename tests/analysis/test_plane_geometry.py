@@ -219,6 +219,7 @@ def test_columns_are_x_and_rows_are_y():
         ((np.zeros((3, 2)), np.arange(3), np.arange(2), (0, 0)), r"errors have shape \(3, 2\); expected"),
         ((np.zeros((2, 3)), np.array([0, 2, 1]), np.arange(2), (0, 0)), "grid's x"),
         ((np.zeros((1, 3)), np.arange(3), np.arange(1), (0, 0)), "grid's y"),
+        ((np.zeros((2, 3)), np.array([0, 1, 3]), np.arange(2), (0, 0)), "grid's x .* evenly spaced"),
         ((np.zeros((2, 3)), np.arange(3), np.arange(2), (0, 1.5)), r"origin \(0, 1.5\) is outside"),
         ((np.zeros((2, 3)), np.arange(3), np.arange(2), (np.nan, 1)), "outside the grid"),
     ],

@@ -110,3 +110,11 @@ def test_diverged_rows_are_drawn_grey_or_not_at_all(lost):
     data = Data(rows, {})
     assert len(SECTION.drawings(data)) == (2 if lost == {0} else 0)
     assert all(claim.here for claim in SECTION.claims(data)) and SECTION.findings(data)
+
+
+@pytest.mark.parametrize(("rise", "texts"), [(0.0001, ["all ≤ 2"]), (0.03, ["≤ 2", "5", "10", "18"])])
+def test_the_colours_of_barriers_promise_none_that_there_are_not(rise, texts):
+    figure = SECTION.drawings(Data(invented(late=rise), {}))["heat_map"].figure
+    figure.draw_without_rendering()
+    bar = next(axes for axes in figure.axes if axes.get_ylabel() == "error barrier, points")
+    assert [text.get_text() for text in bar.get_yticklabels()] == texts

@@ -8,6 +8,7 @@ import pytest
 from sparselt.report.results import Row
 from sparselt.report.section import Data
 from sparselt.report.sections.flatness import SECTION
+from sparselt.report.verdicts import TOO_FEW
 
 LEVELS = (0, 3, 6, 9)
 
@@ -67,6 +68,22 @@ def test_fractions_that_rise_and_high_barriers_do_not_agree():
 def test_one_replicate_is_judged_by_nobody():
     for claim in SECTION.claims(data(invented(replicates=1))):
         assert claim.verdict == "cannot be seen at this scale" and claim.p is None
+
+
+def test_a_correlation_is_stated_with_its_number_of_networks_and_its_p_or_that_it_is_not_judged():
+    whole, one = SECTION.findings(data(invented())), SECTION.findings(data(invented(replicates=1)))
+    assert "p = " in whole[0] and "over all 35 networks together" in whole[0]
+    assert f"(1 replicate: {TOO_FEW})" in one[0] and "over all 7 networks together" in one[0]
+    few = SECTION.findings(data([r for r in invented() if r.level in (0, 3)]))
+    assert "not judged, no replicate has 4 networks" in few[0]
+
+
+def test_perturbations_stand_at_ticks_with_their_own_scales():
+    axes = SECTION.drawings(data(invented()))["perturbation"].figure.axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0.5", "1", "2"]
+    rows = [r for r in invented() if r.condition in ("", "scale=1")]
+    axes = SECTION.drawings(data(rows))["perturbation"].figure.axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1"]
 
 
 def test_fractions_that_are_all_tied_have_no_correlation():

@@ -114,3 +114,16 @@ def test_every_measurement_has_its_figure():
 def test_a_run_without_the_experiment_has_nothing_to_say():
     empty = Data([], {})
     assert (SECTION.drawings(empty), SECTION.findings(empty), SECTION.claims(empty)) == ({}, [], [])
+
+
+def test_error_axes_hold_their_bars_and_the_caption_names_the_panel_with_reinitialized_networks():
+    drawings = SECTION.drawings(
+        data(change=lambda metric, value, k: value * (1 + k) if metric == "test_error" else value)
+    )
+    for name in ("init_errors", "init_repulsion"):
+        for axes in drawings[name].figure.axes:
+            ends = [point[1] for bars in axes.containers for point in bars[2][0].get_segments() for point in point]
+            assert max(ends) <= axes.get_ylim()[1]
+            assert axes.get_ylabel().endswith("(log scale)") == (axes.get_yscale() == "log")
+    kept = [row for row in rows() if not (row.variant == "reinit" and BATCHES[0] in row.condition)]
+    assert "in the panel λ = 2, batch 128 only" in SECTION.drawings(Data(kept, {}))["init_repulsion"].caption

@@ -1,12 +1,15 @@
+import dataclasses
 import math
 import random
 
 import pytest
 
+from sparselt.report.drawing import COLOURS
 from sparselt.report.results import Row
 from sparselt.report.section import Data
 from sparselt.report.sections.sibling_values import Place, against, averaged, table
 from sparselt.report.sections.siblings import SECTION
+from sparselt.report.verdicts import TOO_FEW
 
 CHANCE = {0.2: (0.17, 0.11), 0.1: (0.09, 0.05)}
 
@@ -52,9 +55,24 @@ def verdicts(**shape) -> list[str]:
 
 def test_every_finding_of_the_abstract_is_a_claim_with_n_and_p():
     found = SECTION.claims(data())
-    assert [claim.verdict for claim in found] == ["agrees"] * 5
+    assert [claim.verdict for claim in found] == ["agrees"] * 8
     assert all(claim.n == 5 and 0 <= claim.p < 0.05 for claim in found)
     assert "10 siblings" in found[-1].claim
+    for way, claims in (("(one-shot,", found[2:5]), ("(in 2 prunings,", found[5:])):
+        assert all(way in claim.claim for claim in claims)
+        assert all("the standard deviation of the dense error" in claim.statistic for claim in claims)
+
+
+def test_iterative_siblings_are_judged_apart_from_one_shot_ones():
+    worse = [
+        dataclasses.replace(row, value=row.value + 0.02 + 0.0001 * row.replicate)
+        if (row.variant, row.level, row.metric) == ("union", 2, "test_error")
+        else row
+        for row in rows()
+    ]
+    found = SECTION.claims(Data(worse, {}))
+    assert [claim.verdict for claim in found] == ["agrees"] * 5 + ["does not agree"] * 3
+    assert "the difference itself is significant, p = " in found[5].statistic
 
 
 @pytest.mark.parametrize(
@@ -72,10 +90,11 @@ def test_a_claim_is_judged_as_the_numbers_say(shape, expected):
     assert {place: found[place] for place in expected} == expected
 
 
-def test_one_replicate_is_said_to_be_too_few_and_draws_all_the_same():
-    one = data(replicates=1)
-    assert all("cannot be judged" in claim.statistic and claim.p is None for claim in SECTION.claims(one))
-    assert "One replicate: no standard deviation, and no claim can be judged." in SECTION.findings(one)
+@pytest.mark.parametrize("replicates", [1, 2])
+def test_too_few_replicates_are_said_to_be_too_few_and_drawn_all_the_same(replicates):
+    one = data(replicates=replicates)
+    assert all(claim.statistic == TOO_FEW and claim.p is None for claim in SECTION.claims(one))
+    assert "Fewer than three replicates: no finding is judged." in SECTION.findings(one)
     assert set(SECTION.drawings(one)) == {"sibling_overlap", "sibling_error_160"}
 
 
@@ -108,6 +127,12 @@ def test_findings_say_what_was_not_retrained_and_that_a_layer_is_empty():
     assert "Masks after 0 and 20 steps of shared pretraining were compared, not retrained." in texts
     assert "Combined masks left no weight in fc.weight (80 masks)." in texts
     assert any("in 2 prunings" in text for text in texts)
+
+
+def test_each_way_of_pruning_has_the_line_of_its_own_single_sibling():
+    for axes in SECTION.drawings(data())["sibling_error_160"].figure.axes:
+        level = [line for line in axes.lines if len({*line.get_ydata()}) == 1 and list(line.get_xdata()) == [0, 1]]
+        assert {line.get_linestyle() for line in level if line.get_color() == COLOURS[2]} == {"-", "--"}
 
 
 def test_overlap_alone_and_nothing_at_all_are_reported_without_error():

@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparselt.report.verdicts import equal, lower, lower_than, rising_together, spread
+from sparselt.report.inference import paired
+from sparselt.report.verdicts import (
+    REPLICATES,
+    TOO_FEW,
+    coincidence,
+    epsilon_text,
+    equal,
+    lower,
+    lower_than,
+    not_higher,
+    rising_together,
+    spread,
+)
 
 UNSEEN = "cannot be seen at this scale"
 LOW = {k: 1.0 + 0.1 * k for k in range(5)}
@@ -23,10 +35,23 @@ def test_what_only_scatters_cannot_be_seen():
     assert lower(LOW, scattered).verdict == lower(scattered, LOW).verdict == UNSEEN
 
 
-@given(st.dictionaries(st.integers(0, 1), st.floats(-1, 1), max_size=1))
-def test_one_replicate_tests_nothing(values):
-    for judged in (lower(values, values), equal(values, values, 0.1, "points"), lower_than(values, 3.0)):
-        assert (judged.verdict, judged.p, judged.n) == (UNSEEN, None, len(values))
+@given(st.dictionaries(st.integers(0, 1), st.floats(-1, 1), max_size=REPLICATES - 1))
+def test_fewer_than_three_replicates_judge_nothing(values):
+    found = (
+        lower(values, values),
+        lower_than(values, 3.0),
+        equal(values, values, 0.1, "margin"),
+        not_higher(values, values, 0.1),
+        rising_together({k: [(0.0, value), (1.0, 2.0), (2.0, 4.0)] for k, value in values.items()}),
+    )
+    for judged in found:
+        assert (judged.verdict, judged.p, judged.n, judged.statistic) == (UNSEEN, None, len(values), TOO_FEW)
+
+
+def test_what_coincides_is_judged_from_three_replicates_on():
+    assert coincidence(5, 0, 0, 5, "pairs", 2).verdict == UNSEEN
+    assert coincidence(5, 0, 0, 5, "pairs", 2).statistic == TOO_FEW
+    assert coincidence(5, 0, 0, 5, "pairs", 3).verdict == "agrees"
 
 
 def test_a_diverged_replicate_is_left_out():
@@ -35,14 +60,32 @@ def test_a_diverged_replicate_is_left_out():
 
 def test_equality_needs_a_small_difference_and_little_scatter():
     near = {k: value + 0.01 * (-1) ** k for k, value in LOW.items()}
-    assert equal(LOW, near, 0.1, "points").verdict == "agrees"
-    assert equal(LOW, near, 0.001, "points").verdict == UNSEEN
-    assert equal(LOW, HIGH, 0.1, "points").verdict == "does not agree"
-    assert "margin 10 points" in equal(LOW, near, 0.1, "points", 100).statistic
+    assert equal(LOW, near, 0.1, "margin").verdict == "agrees"
+    assert equal(LOW, near, 0.001, "margin").verdict == UNSEEN
+    assert equal(LOW, HIGH, 0.1, "margin").verdict == "does not agree"
+
+
+def test_equality_says_where_its_margin_comes_from_and_whether_the_difference_is_significant_all_the_same():
+    near = {k: value + 0.01 * (-1) ** k for k, value in LOW.items()}
+    above = {k: value + 0.001 * (k + 1) for k, value in LOW.items()}
+    text = "margin ε = 10.00 points, the standard deviation of the dense error"
+    assert equal(LOW, near, 0.1, epsilon_text(0.1)).statistic == f"two one-sided paired t, {text}"
+    both = equal(LOW, above, 0.1, epsilon_text(0.1))
+    assert both.verdict == "agrees"
+    assert f"; the difference itself is significant, p = {paired(LOW, above).p:.2g}" in both.statistic
+
+
+def test_an_error_is_not_higher_if_it_is_by_less_than_epsilon():
+    near = {k: value + 0.01 * (k % 2) for k, value in LOW.items()}
+    assert not_higher(near, LOW, 0.1).verdict == not_higher(LOW, HIGH, 0.1).verdict == "agrees"
+    assert not_higher(HIGH, LOW, 0.1).verdict == "does not agree"
+    assert "margin ε = 10.00 points" in not_higher(near, LOW, 0.1).statistic
+    assert "the difference itself is significant" in not_higher(LOW, HIGH, 0.1).statistic
 
 
 def test_no_margin_is_no_test():
-    assert equal(LOW, LOW, 0.0, "points").verdict == UNSEEN
+    judged = equal(LOW, LOW, 0.0, "margin")
+    assert (judged.verdict, judged.statistic) == (UNSEEN, "no margin above zero: not judged")
 
 
 def test_a_limit_is_judged_as_a_number_without_spread():
@@ -63,9 +106,9 @@ def test_correlation_is_within_replicates_not_between_them():
 def test_correlation_equals_the_pooled_one_of_centred_values():
     from scipy import stats
 
-    points = {0: [(1.0, 2.0), (2.0, 1.0), (4.0, 5.0)], 1: [(0.0, 0.5), (3.0, 2.5), (math.nan, 1.0)]}
-    x = [1 - 7 / 3, 2 - 7 / 3, 4 - 7 / 3, -1.5, 1.5]
-    y = [2 - 8 / 3, 1 - 8 / 3, 5 - 8 / 3, -1.0, 1.0]
+    points = {0: [(1.0, 2.0), (2.0, 1.0), (4.0, 5.0)], 1: [(0.0, 0.5), (3.0, 2.5), (math.nan, 1.0)], 2: [(7.0, 7.0)]}
+    x = [1 - 7 / 3, 2 - 7 / 3, 4 - 7 / 3, -1.5, 1.5, 0.0]
+    y = [2 - 8 / 3, 1 - 8 / 3, 5 - 8 / 3, -1.0, 1.0, 0.0]
     r = stats.pearsonr(x, y).statistic
     judged = rising_together(points)
     assert f"r = {r:.2f}" in judged.statistic

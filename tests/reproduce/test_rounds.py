@@ -74,11 +74,13 @@ def test_an_experiment_that_a_setting_cannot_run_is_refused_by_name_and_left_out
 
 
 def test_grids_are_set_like_the_settings_own_values_and_hold_nothing_past_the_end():
-    setting = MINI.with_values(["sibling_densities=0.3,0.15", "sibling_pretraining=0,2ep", "lr=0.1"]).check()
+    setting = MINI.with_values(
+        ["sibling_densities=0.3,0.15", "sibling_pretraining=0,2ep", "sibling_retrained=0", "lr=0.1"]
+    ).check()
     assert setting.grids.sibling_densities == (0.3, 0.15) and setting.grids.sibling_pretraining == (0, 40)
     assert setting.lr == 0.1 and setting.grids.stability_levels == MINI.grids.stability_levels
     short = dataclasses.replace(MINI, steps=100, milestones=(50,), levels=4, rewind_steps=(0, 40)).check()
-    assert short.grids.sibling_pretraining == (0, 20, 40, 80) and short.grids.stability_levels == ()
+    assert short.grids.sibling_pretraining == (0, 20, 80) and short.grids.stability_levels == ()
     assert "warmup" not in short.grids.stability_rates and short.grids.adaptive_rewind_step == 60
 
 
@@ -91,6 +93,10 @@ def test_grids_are_set_like_the_settings_own_values_and_hold_nothing_past_the_en
         ("sibling_counts=1", "2 to 64"),
         ("variants=random,rewound", "variants holds 'rewound'"),
         ("stability_levels=-1", "negative"),
+        ("stability_levels=1,99", "level 99 of a setting of 12 levels; expected 12 at most"),
+        ("landscape_levels=12", "level 12 of a setting of 12 levels; expected 11 at most"),
+        ("perturbation_level=99", "expected 11 at most"),
+        ("sibling_densities=0.000001", "from 0.001 to 0.999"),
         ("flatness_images=0", "flatness_images is 0"),
         ("repulsion_strengths=inf", "repulsion_strengths"),
         ("heat_map=perhaps", "heat_map"),
@@ -104,3 +110,16 @@ def test_a_grid_value_that_cannot_be_run_is_refused(value, words):
 
 def test_the_default_grids_apply_to_nothing_but_imp_and_connectivity():
     assert Grids().check() == Grids()
+
+
+def test_two_trainings_in_the_same_cells_are_refused_before_anything_runs(searching, capsys):
+    def careless(lab: Lab):
+        """Two learning rates under one name."""
+        for lr in (0.1, 0.3):
+            yield Measurement("careless", "dense", 0, None, 0, lab.changed(lr=lr).dense(0))
+
+    EXPERIMENTS["search"] = Experiment(careless, "nobody")
+    assert main([*SMALL, "--experiments", "search"]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "experiment careless measures variant dense" in error and "condition='name=value'" in error
+    assert not list(searching.glob("runs/store/train"))

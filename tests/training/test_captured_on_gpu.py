@@ -125,6 +125,17 @@ def test_a_capture_serves_other_masks_weights_seeds_schedules_and_numbers_of_mem
             assert not state[name].cpu()[~layer].any()
 
 
+def test_a_captured_step_trains_whatever_mode_the_modules_are_in(cases):
+    members = members_of(cases)
+    cohort, expected = cases.cohort(members), cases.together(members)
+    for _, model, _ in cohort.train(members):
+        model.eval()
+    evaluated = [dataclasses.replace(member, on_step=lambda step, net: net.model.eval()) for member in members]
+    for k, model, result in cohort.train(evaluated):
+        assert_same(model.state_dict(), expected[k][0])
+        assert result == expected[k][1]
+
+
 @pytest.mark.parametrize("how", ["learning rate", "weights"])
 def test_a_member_that_diverges_takes_nobody_with_it(cases, how):
     members = [cases.member(seed, mask=cases.mask(seed)) for seed in range(3)]

@@ -1,13 +1,17 @@
 """Networks trained together against `loop.train` alone, to the bit, with the step run eagerly on the CPU."""
 
+import copy
 import dataclasses
 from types import SimpleNamespace
 
 import pytest
 import torch
 from cohort_cases import RECIPE, Cases, Seen, assert_same, read_pixels
+from torch import nn
+from torchvision.ops import StochasticDepth
 
-from sparselt.errors import SettingError, TrainingError
+from sparselt.data import Shard, StreamingTrainLoader, SyntheticImages, open_dataset, write_dataset
+from sparselt.errors import MaskError, SettingError, TrainingError
 from sparselt.models import MODELS
 from sparselt.training.cohort import Cohort
 from sparselt.training.schedule import Schedule
@@ -19,6 +23,12 @@ from sparselt.training.techniques import TECHNIQUES, Techniques
 def cases(tmp_path_factory) -> Cases:
     torch.set_num_threads(1)
     return Cases(read_pixels(tmp_path_factory.mktemp("pixels")), "cpu")
+
+
+@pytest.fixture
+def streaming(cases, tmp_path) -> StreamingTrainLoader:
+    write_dataset(SyntheticImages(330, 60, classes=10, height=12, width=12, storage="raw"), tmp_path)
+    return StreamingTrainLoader(open_dataset(tmp_path), RECIPE.batch_size, 0, 0, cases.loader(0).transform)
 
 
 def test_networks_trained_together_are_those_trained_alone(cases):
@@ -115,21 +125,140 @@ def test_what_a_cohort_cannot_train_is_refused_with_the_reason(cases):
     ):
         with pytest.raises(SettingError, match=reason):
             Cohort([cases.network()], dataclasses.replace(RECIPE, techniques=techniques), loader)
-    with pytest.raises(SettingError, match="dropout"):
-        Cohort([torch.nn.Sequential(cases.network(), torch.nn.Dropout())], RECIPE, loader)
+    for module in (
+        nn.Dropout(),
+        nn.AlphaDropout(),
+        nn.RReLU(),
+        nn.FractionalMaxPool2d(2, output_size=4),
+        nn.LSTM(3, 3, num_layers=2, dropout=0.1),
+        nn.MultiheadAttention(4, 2, dropout=0.1),
+        StochasticDepth(0.1, "row"),
+    ):
+        with pytest.raises(SettingError, match=f"{type(module).__name__} draws"):
+            Cohort([cases.network(), nn.Sequential(cases.network(), module)], RECIPE, loader)
+    Cohort([nn.Sequential(cases.network(), nn.LSTM(10, 3))], RECIPE, loader)
 
 
-def test_members_that_do_not_fit_are_refused_before_anything_is_trained(cases):
-    first = cases.member(0)
-    cohort = cases.cohort([first])
-    other = cases.loader(0)
-    other.transform = dataclasses.replace(other.transform, padding=2)
-    for members, reason in (
-        ([], "0 members"),
-        ([first, first], "2 members"),
-        ([dataclasses.replace(first, recipe=dataclasses.replace(RECIPE, momentum=0.5))], "recipe"),
-        ([dataclasses.replace(first, loader=other)], "augments"),
-        ([dataclasses.replace(first, start_step=26)], "start_step"),
+def test_networks_and_loaders_that_make_no_cohort_are_refused(cases, streaming):
+    halves = dataclasses.replace(RECIPE, batch_size=16)
+    wider = MODELS["resnet8"](20, 3)
+    deeper = nn.Sequential(cases.network())
+    for models, recipe, loader, reason in (
+        ([], RECIPE, cases.loader(0), "no network"),
+        ([cases.network(), wider], RECIPE, cases.loader(0), r"network 1 .*fc.weight has shape \(20, 32\)"),
+        ([cases.network(), deeper], RECIPE, cases.loader(0), r"network 1 .*lacks"),
+        ([cases.network()], halves, cases.loader(0), "batches of 32.* 16"),
+        ([cases.network()], RECIPE, streaming, "StreamingTrainLoader"),
+        ([cases.network()], RECIPE, sharded(cases.loader(0)), "one rank's share"),
     ):
         with pytest.raises(SettingError, match=reason):
-            next(cohort.train(members))
+            Cohort(models, recipe, loader)
+
+
+def sharded(loader):
+    loader.shard = Shard(0, 2)
+    return loader
+
+
+def test_members_that_do_not_fit_are_refused_before_anything_is_trained(cases, streaming):
+    first = cases.member(0)
+    cohort = cases.cohort([first, first])
+    other, halves = cases.loader(0), cases.loader(0)
+    other.transform = dataclasses.replace(other.transform, padding=2)
+    halves.batch_size = 16
+    before = copy.deepcopy(cohort._branches[0].model.state_dict())
+    start, one = first.state, torch.zeros(1)
+    for change, reason in (
+        ({"recipe": dataclasses.replace(RECIPE, momentum=0.5)}, "recipe"),
+        ({"loader": other}, "augments"),
+        ({"loader": halves}, "batches of 16.* 32"),
+        ({"loader": sharded(cases.loader(0))}, "one rank's share"),
+        ({"loader": streaming}, "StreamingTrainLoader"),
+        ({"start_step": 26}, "start_step"),
+        ({"state": {name: tensor for name, tensor in start.items() if name != "fc.bias"}}, "state lacks 'fc.bias'"),
+        ({"state": {**start, "fc.scale": one}}, "state has 'fc.scale'"),
+        ({"state": {**start, "fc.bias": one}}, r"state.* fc.bias has shape \(1,\), .*\(10,\)"),
+        ({"momentum": {"fc.scale": one}}, "momentum has 'fc.scale'"),
+        ({"momentum": {"fc.bias": one}}, r"momentum.* fc.bias has shape \(1,\), .*\(10,\)"),
+    ):
+        with pytest.raises(SettingError, match=f"^member 1: .*{reason}"):
+            cohort.train([first, dataclasses.replace(first, **change)])
+    for members in ([], [first] * 3):
+        with pytest.raises(SettingError, match=f"{len(members)} members"):
+            cohort.train(members)
+    with pytest.raises(MaskError, match="network 1"):
+        cohort.train([first, dataclasses.replace(first, mask={"fc.bias": one > 0})])
+    assert_same(cohort._branches[0].model.state_dict(), before)
+
+
+def test_momentum_for_a_recipe_without_is_refused(cases):
+    recipe = dataclasses.replace(RECIPE, momentum=0.0)
+    member = cases.member(0, recipe, momentum={"fc.bias": torch.zeros(10)})
+    with pytest.raises(SettingError, match=r"member 0: .*momentum"):
+        cases.cohort([member]).train([member])
+
+
+def test_a_network_left_in_eval_mode_is_trained_as_ever_next_time(cases):
+    member = cases.member(0, start_step=20)
+    cohort = cases.cohort([member, member])
+    for _, model, _ in cohort.train([member, member]):
+        model.eval()
+    cases.assert_as_alone([member, cases.member(1, start_step=20)], cohort=cohort)
+
+
+def test_a_run_that_another_has_overtaken_raises(cases):
+    early, late = cases.member(0, start_step=22), cases.member(1, start_step=20)
+    cohort = cases.cohort([early, late])
+    stale = cohort.train([early, late])
+    next(stale)
+    newer = cohort.train([late, early])
+    next(newer)
+    with pytest.raises(SettingError, match="another run"):
+        next(stale)
+    ((place, model, result),) = newer
+    state, expected = cases.alone(late, Seen())
+    assert place == 0 and result == expected
+    assert_same(model.state_dict(), state)
+
+
+@pytest.mark.parametrize("step", [22, 26])
+@pytest.mark.parametrize("what", ["train", "images_per_second"])
+def test_a_run_that_its_own_watcher_overtakes_raises(cases, what, step):
+    member = cases.member(0, start_step=20)
+    cohort = cases.cohort([member])
+    again = {"train": lambda: list(cohort.train([member])), "images_per_second": cohort.images_per_second}[what]
+    watched = dataclasses.replace(member, on_step=lambda made, network: made == step and again())
+    with pytest.raises(SettingError, match="another run"):
+        list(cohort.train([watched]))
+    cases.assert_as_alone([member], cohort=cohort)
+
+
+def test_a_refused_run_leaves_the_one_before_in_peace(cases):
+    members = [cases.member(0, start_step=22), cases.member(1, start_step=20)]
+    cohort = cases.cohort(members)
+    run = cohort.train(members)
+    next(run)
+    with pytest.raises(SettingError):
+        cohort.train([])
+    ((_, model, _),) = run
+    assert_same(model.state_dict(), cases.alone(members[1], Seen())[0])
+
+
+def test_algorithms_are_pinned_for_the_steps_and_for_nobody_else(cases):
+    def pinned():
+        return torch.backends.cudnn.deterministic
+
+    inside, outside = [], []
+    watched = [
+        dataclasses.replace(cases.member(k, start_step=22 + k), on_step=lambda *_: outside.append(pinned()))
+        for k in range(2)
+    ]
+    cohort = cases.cohort(watched)
+    for branch in cohort._branches:
+        branch.model.register_forward_pre_hook(lambda *_: inside.append(pinned()))
+    assert not pinned()
+    for _ in cohort.train(watched):
+        outside.append(pinned())
+    cohort.images_per_second()
+    assert len(inside) > 7 and all(inside)
+    assert len(outside) == 11 and not any(outside)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from sparselt.analysis import evaluate_path
 from sparselt.models import build_model
 from sparselt.training.folding import Folded
 
@@ -103,3 +104,35 @@ def test_a_network_that_cannot_be_traced_is_evaluated_as_it_is():
     model = Branches().eval()
     images = torch.ones(2, 1, 8, 8)
     torch.testing.assert_close(Folded(model).load(model.state_dict())(images), model(images))
+
+
+@pytest.mark.parametrize("kind", ["made on the way", "attribute", "length"])
+def test_a_network_with_a_tensor_that_its_state_dict_has_not_is_evaluated_as_it_is(kind):
+    class Centred(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+            self.mean = torch.tensor([0.1])
+
+        def forward(self, x):
+            if kind == "length":
+                return self.norm(self.conv(x[: len(x)]))
+            return self.norm(self.conv(x - (torch.tensor([0.1]) if kind == "made on the way" else self.mean)))
+
+    model, images = Centred().eval(), torch.randn(2, 1, 8, 8)
+    had = set(vars(model))
+    torch.testing.assert_close(Folded(model).load(model.state_dict())(images), model(images), rtol=0, atol=0)
+    assert set(vars(model)) == had
+    data = [(torch.randn(3, 1, 3, 3), torch.arange(3))]
+    model = nn.Sequential(model, nn.Flatten())
+    state = model.state_dict()
+    path = evaluate_path(model, state, state, data, (0,))
+    assert path == evaluate_path(model, state, state, data, (0,), folded=False)
+
+
+def test_the_modes_of_a_network_s_parts_stay():
+    model = lived_in("resnet8", 1, 8).train()
+    next(model.children()).eval()
+    modes = [module.training for module in model.modules()]
+    Folded(model)
+    assert [module.training for module in model.modules()] == modes

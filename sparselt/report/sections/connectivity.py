@@ -56,9 +56,9 @@ SECTION = Section("Connectivity of distant levels, and of copies in another data
 
 _HEAT_MAP = (
     "Between all pairs of levels",
-    "After Fig. 2 of Unmasking, right: the last rewind step, means over replicates. Left: the largest error on the "
+    "After Fig. 2 of Unmasking, right: the last rewind step, means over replicates. The largest error on the "
     "straight line between the solutions of two levels; darkest at the matching error, dense mean + ε, or below. "
-    f"Right: the error barrier on that line; darkest up to {points(NEAR_ZERO_BARRIER, 0)} points. Logarithmic colours; "
+    f"And the error barrier on that line; darkest up to {points(NEAR_ZERO_BARRIER, 0)} points. Logarithmic colours; "
     "grey: not measured, or diverged.",
 )
 _INSTABILITY = (
@@ -88,7 +88,8 @@ def _coincidence(data: Data) -> Iterator[Claim]:
         else ""
     )
     claim = "successive levels are linearly connected without a barrier if and only if both match (level 0 apart)"
-    yield coincidence(*cells, "pairs of levels").claim(PAUL, claim, here)
+    replicates = len({row.replicate for row in data.select(experiment="connectivity", variant="imp", metric="barrier")})
+    yield coincidence(*cells, "pairs of levels", replicates).claim(PAUL, claim, here)
 
 
 def _near_the_limit(data: Data, found: Sequence[Agreement]) -> int:
@@ -185,26 +186,31 @@ def _copies(data: Data) -> Iterator[str]:
 def _heat_map(data: Data) -> "Figure":
     import matplotlib
     import numpy as np
-    from matplotlib.colors import LogNorm
+    from matplotlib.colors import ListedColormap, LogNorm
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.4, 3.2), layout="constrained")
     threshold = data.levels.threshold
-    colours = matplotlib.colormaps["cividis"].with_extremes(bad="#b0b0b0")
     maps = {"largest error, %": _pairs(data, "max_error"), "error barrier, points": _pairs(data, "barrier")}
-    for axes, (label, values) in zip(figure.subplots(1, 2), maps.items(), strict=True):
+    maps = {label: values for label, values in maps.items() if _finite(values)}
+    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axes, (label, values) in zip(panels, maps.items(), strict=True):
+        colours = matplotlib.colormaps["cividis"].with_extremes(bad="#b0b0b0")
         size = max(level for pair in values for level in pair) + 1
         picture = np.full((size, size), np.nan)
         for (first, second), value in values.items():
             picture[first, second] = picture[second, first] = 100 * value
         floor = 100 * NEAR_ZERO_BARRIER
-        if values is maps["largest error, %"]:
+        if label == "largest error, %":
             floor = 100 * (threshold if threshold else min(_finite(values).values(), default=0.01))
         else:
             np.fill_diagonal(picture, 0.0)
         floor = max(floor, 1e-3)
-        top = max(np.nanmax(picture), 2 * floor)
+        highest = float(np.nanmax(picture))
+        top = max(highest, 2 * floor)
         picture = np.ma.masked_invalid(np.where(picture < floor, floor, picture))
+        if highest <= floor:
+            colours = ListedColormap([colours(0.0)]).with_extremes(bad="#b0b0b0")
         how = {"cmap": colours, "norm": LogNorm(floor, top), "origin": "lower", "interpolation": "nearest"}
         shown = axes.imshow(picture, **how)
         ticks(axes, {level: str(level) for level in range(size)})
@@ -212,11 +218,16 @@ def _heat_map(data: Data) -> "Figure":
         axes.set_xlabel("level")
         axes.set_ylabel("level")
         bar = figure.colorbar(shown, ax=axes, shrink=0.72, label=label)
-        _plain_ticks(bar, floor, top)
+        _plain_ticks(bar, floor, top, everything_below=highest <= floor)
     return figure
 
 
-def _plain_ticks(bar, floor: float, top: float) -> None:
+def _plain_ticks(bar, floor: float, top: float, everything_below: bool) -> None:
+    if everything_below:
+        bar.set_ticks([math.sqrt(floor * top)], labels=[f"all ≤ {floor:.2g}"])
+        bar.ax.tick_params(length=0)
+        bar.ax.minorticks_off()
+        return
     places = [digit * 10.0**power for power in range(-3, 3) for digit in (1, 2, 5)]
     places = [place for place in places if 1.15 * floor < place < top / 1.15]
     texts = [f"≤ {floor:.2g}", *(f"{place:g}" for place in places), f"{top:.2g}"]

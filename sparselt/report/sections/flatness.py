@@ -1,20 +1,20 @@
 """Flatness and pruning, perturbations early in training (Paul et al., the version of ICLR 2023; 2022, appendix D).
 
 Flatness limits pruning: Spearman's rank correlation between the Hessian's largest eigenvalue and the largest fraction
-that one level can prune, over the levels and rewind steps of a replicate; their mean is below zero by a one-sided t
-test over replicates. Robust early in training: at the last rewind step and scale 1, the barrier to the unperturbed
-solution is below the 2 points of Linear Mode Connectivity by a one-sided t test.
+that one level can prune, over the levels and rewind steps of a replicate, at least four networks; their mean is below
+zero by a one-sided t test over replicates. Robust early in training: at the last rewind step and scale 1, the barrier
+to the unperturbed solution is below the 2 points of Linear Mode Connectivity by a one-sided t test.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sparselt.report.drawing import COLOURS, GREY, barrier_axis
+from sparselt.report.drawing import COLOURS, GREY, barrier_axis, ticks
 from sparselt.report.section import Claim, Data, Drawing, Section, condition_value
 from sparselt.report.summary import NEAR_ZERO_BARRIER, Statistic
 from sparselt.report.verdicts import Values, lower, lower_than, spread
-from sparselt.report.wording import listing, percent, points
+from sparselt.report.wording import count, listing, percent, points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +25,9 @@ FRACTIONS = {
     "largest_prunable_fraction": "below the dense training loss + ε",
     "largest_own_fraction": "below its own loss + ε",
 }
+_NETWORKS = 4
+"""The least number of networks that a replicate's rank correlation is taken over: three have only four values of it."""
+
 _MARKERS = ("o", "s", "D", "v")
 
 
@@ -44,11 +47,15 @@ def findings(data: Data) -> list[str]:
     texts = []
     for metric, limit in FRACTIONS.items():
         rhos, pooled, number = _correlations(data, metric)
-        if rhos:
+        if number:
+            judged = lower_than(rhos, 0.0)
+            tested = judged.statistic if judged.p is None else f"{judged.statistic}, p = {judged.p:.2g}, below 0"
+            within = f"{spread(rhos.values(), 2)} within replicates ({count(len(rhos), 'replicate')}: {tested})"
             texts.append(
-                f"The largest fraction that one level can prune with a training loss {limit} falls as the largest "
-                f"eigenvalue of the Hessian rises with a rank correlation of {spread(rhos.values(), 2)} within "
-                f"replicates ({len(rhos)} of them); over all {number} networks together it is {pooled:.2f}."
+                "Rank correlation of the largest eigenvalue of the Hessian with the largest fraction that one level "
+                f"can prune with a training loss {limit}: "
+                + (within if rhos else f"not judged, no replicate has {_NETWORKS} networks that differ")
+                + f"; {_number(pooled)} over all {count(number, 'network')} together, which are not independent."
             )
     none = [row.value == 0 for row in data.select(experiment="flatness", metric="largest_prunable_fraction")]
     if any(none):
@@ -150,10 +157,10 @@ def _correlations(data: Data, metric: str) -> tuple[Values, float, int]:
 
 
 def _spearman(pairs: Sequence[tuple[float, float]]) -> float:
-    """NaN for fewer than three pairs, or where one side does not vary."""
+    """NaN for fewer than `_NETWORKS` pairs, or where one side does not vary."""
     from scipy import stats
 
-    if len(pairs) < 3 or any(len({pair[side] for pair in pairs}) < 2 for side in (0, 1)):
+    if len(pairs) < _NETWORKS or any(len({pair[side] for pair in pairs}) < 2 for side in (0, 1)):
         return math.nan
     return float(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
 
@@ -228,8 +235,8 @@ def _round_ticks(axis: "Axis", values: Sequence[float]) -> None:
     """Ticks of a logarithmic axis at 1, 2 and 5 times powers of ten: matplotlib's own would run into each other."""
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     digits = (1, 2, 5) if high - low <= 2 else (1,)
-    ticks = [digit * 10.0**power for power in range(low - 1, high + 1) for digit in digits]
-    inside = [tick for tick in ticks if 0.7 * min(values) <= tick <= 1.4 * max(values)]
+    places = [digit * 10.0**power for power in range(low - 1, high + 1) for digit in digits]
+    inside = [tick for tick in places if 0.7 * min(values) <= tick <= 1.4 * max(values)]
     axis.set_ticks(inside, [f"{tick:g}" for tick in inside])
     axis.set_ticks([], minor=True)
 
@@ -254,8 +261,8 @@ def _against(data: Data) -> Drawing:
                 alpha=0.8,
                 label="dense" if step is None else f"rewind {step:,}",
             )
-        _, rho, _ = _correlations(data, metric)
-        axes.set_title(f"{name}\nρ = {_number(rho)}", fontsize=9.5)
+        _, rho, number = _correlations(data, metric)
+        axes.set_title(f"{name}\nρ = {_number(rho)}, n = {number}", fontsize=9.5)
         values = [value for value in curvature.values() if math.isfinite(value)]
         if values and min(values) > 0:
             axes.set_xscale("log")
@@ -267,7 +274,7 @@ def _against(data: Data) -> Drawing:
     caption = (
         "Each marker is a network: a level of a replicate. Left: pruned as far as the training loss stays below the "
         "dense network's + ε, as the adaptive heuristic has it; right: below the network's own loss + ε. ρ: Spearman's "
-        "rank correlation over all of them."
+        "rank correlation over all n of them, of which those of a replicate are not independent."
     )
     return Drawing(figure, "What one level can prune against the largest eigenvalue", caption)
 
@@ -277,21 +284,21 @@ def _perturbation(data: Data) -> Drawing:
 
     figure = Figure(figsize=(6.2, 3.2), layout="constrained")
     axes = figure.subplots()
-    steps = sorted({step for variant in ("perturbed", "perturbed_dense") for step, _ in _barriers(data, variant)})
+    measured = [place for variant in ("perturbed", "perturbed_dense") for place in _barriers(data, variant)]
+    steps, scales = (sorted({place[axis] for place in measured}) for axis in (0, 1))
     largest = 0.0
     for variant, name in (("perturbed", ""), ("perturbed_dense", ", dense")):
         for place, step in enumerate(steps):
             groups = {scale: values for (at, scale), values in sorted(_barriers(data, variant).items()) if at == step}
-            shift = 1 + 0.012 * (place - (len(steps) - 1) / 2)
+            shift = 0.06 * (place - (len(steps) - 1) / 2)
             means = [100 * Statistic.of(values.values()).mean for values in groups.values()]
             colour = COLOURS[place % len(COLOURS)]
             for scale, values in groups.items():
-                axes.plot(
-                    [scale * shift] * len(values), [100 * v for v in values.values()], "_", color=colour, alpha=0.7
-                )
+                at = scales.index(scale) + shift
+                axes.plot([at] * len(values), [100 * v for v in values.values()], "_", color=colour, alpha=0.7)
                 largest = max([largest, *(100 * value for value in values.values() if math.isfinite(value))])
             axes.plot(
-                [scale * shift for scale in groups],
+                [scales.index(scale) + shift for scale in groups],
                 means,
                 color=colour,
                 marker=_MARKERS[place % len(_MARKERS)],
@@ -300,6 +307,8 @@ def _perturbation(data: Data) -> Drawing:
                 label=f"rewind {step:,}{name}",
             )
     barrier_axis(axes, largest)
+    ticks(axes, {place: f"{scale:g}" for place, scale in enumerate(scales)})
+    axes.set_xlim(-0.4, len(scales) - 0.6)
     axes.set_xlabel("norm of the perturbation, in norms of the next pruning's projection")
     axes.legend(frameon=False, fontsize=8.5, ncols=2)
     caption = (

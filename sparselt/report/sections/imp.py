@@ -11,12 +11,11 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from sparselt.errors import SettingError
 from sparselt.report.drawing import COLOURS, GREY, dense_label, error_axis, label_ends, matching_band, ticks
 from sparselt.report.inference import paired
 from sparselt.report.section import Claim, Data, Drawing, Section, condition_value
 from sparselt.report.summary import LevelSummary
-from sparselt.report.verdicts import Values, lower
+from sparselt.report.verdicts import TOO_FEW, Values, lower
 from sparselt.report.wording import count, listing, mean_and_std, percent, points, ranges
 
 VARIANTS = {
@@ -151,13 +150,10 @@ def _compared(data: Data) -> Iterator[str]:
 
 
 def _difference(data: Data, entry: LevelSummary) -> str:
-    try:
-        test = paired(
-            _errors(data, entry.variant, entry.rewind_step, entry.level),
-            _errors(data, "imp", entry.rewind_step, entry.level),
-        )
-    except SettingError:
-        return " (too few replicates for a test)"
+    first, second = (_errors(data, name, entry.rewind_step, entry.level) for name in (entry.variant, "imp"))
+    if lower(first, second).p is None:
+        return f" ({TOO_FEW})"
+    test = paired(first, second)
     return f" (difference {points(test.mean)} points, {test.text}, n = {test.n}, p = {test.p:.2g})"
 
 
@@ -190,8 +186,8 @@ def _variants(data: Data):
         bars = [100 * (entry.error.std or 0) * (entry.level > 0) for entry in entries]
         axes.errorbar(x, y, bars, color=colour, marker=marker, linestyle=line, elinewidth=0.8, zorder=3)
         labels.append((VARIANTS.get(variant, f"IMP, rewind {step:,}"), colour, y[-1]))
-    error_axis(axes, [100 * entry.error.mean for entries in series.values() for entry in entries])
-    axes.set_ylabel("test error, %" + (" (log scale)" if axes.get_yscale() == "log" else ""))
+    drawn = [entry.error for entries in series.values() for entry in entries]
+    error_axis(axes, [100 * error.mean for error in drawn], [100 * (error.mean + (error.std or 0)) for error in drawn])
     matching_band(axes, data.levels)
     axes.set_xscale("log")
     axes.set_xlim(densities[-1] * 1.04, densities[0] / 1.04)

@@ -115,7 +115,8 @@ def _next_solutions(data: Data) -> Iterator[Claim]:
         f"of {count(cells[True, True] + cells[True, False], 'pair')} that match {cells[True, True]} inside, of "
         f"{cells[False, True] + cells[False, False]} that do not {cells[False, False]} outside"
     )
-    yield coincidence(*cells.values(), "pairs of levels").claim(
+    replicates = len(set().union(*_rises(data, "next").values()))
+    yield coincidence(*cells.values(), "pairs of levels", replicates).claim(
         PAPER, "the next solution lies in the LCS-set of w(L) if and only if IMP succeeds (level 0 apart)", here
     )
 
@@ -128,7 +129,8 @@ def _projections(data: Data) -> Iterator[Claim]:
     levels = sorted(level for at, level in rises if at == step)
     correlations = _correlations({level: rises[step, level] for level in levels})
     judged = lower(dict.fromkeys(correlations, 0.0), correlations)
-    judged = dataclasses.replace(judged, statistic=f"Spearman's ρ by replicate, {judged.statistic}")
+    if judged.p is not None:
+        judged = dataclasses.replace(judged, statistic=f"Spearman's ρ by replicate, {judged.statistic}")
     inside = [level for level in levels if _inside(data, "projection", step, level)]
     if levels[0] not in inside and judged.verdict == "agrees":
         judged = dataclasses.replace(judged, verdict="does not agree")
@@ -232,7 +234,8 @@ def _planes(data: Data, replicate: int) -> "Figure":
     places: dict[tuple[int, int], list[Row]] = {}
     for row in rows:
         places.setdefault((row.rewind_step, row.level), []).append(row)
-    grids = {place: _grid(found) for place, found in sorted(places.items())}
+    measured = {(row.rewind_step, row.level) for row in rows if row.metric == "plane_error"}
+    grids = {place: _grid(found) for place, found in sorted(places.items()) if place in measured}
     steps, levels = (sorted({place[axis] for place in grids}) for axis in (0, 1))
     finite = [float(v) for grid in grids.values() for v in grid.errors.ravel() if math.isfinite(v)] or [1.0]
     # What matches by far needs no colours of its own.
@@ -279,6 +282,8 @@ def _plane(axes: "Axes", grid: _Grid, data: Data, scale):
     axes.axhline(0, color="white", linewidth=0.6, linestyle=(0, (4, 3)), alpha=0.7)
     looks = {"solution": ("^", GREY), "projection": ("X", COLOURS[4]), "next_solution": ("^", COLOURS[4])}
     for name, (marker, colour) in looks.items():
+        if name not in grid.networks:
+            continue
         edge = {"markeredgecolor": INK, "markeredgewidth": 0.5}
         axes.plot(*grid.networks[name], marker, color=colour, markersize=7, **edge)
     axes.tick_params(labelsize=7)
@@ -293,4 +298,5 @@ def _grid(rows: Sequence[Row]) -> _Grid:
     errors = np.array([[cells.get((down, across), math.nan) for across in x] for down in y])
     named = {row.metric.removesuffix("_error"): row for row in rows if row.metric != "plane_error"}
     networks = {name: (row.position, row.position_2) for name, row in named.items()}
-    return _Grid(np.array(x), np.array(y), errors, networks, named["solution"].value)
+    start = named["solution"].value if "solution" in named else math.nan
+    return _Grid(np.array(x), np.array(y), errors, networks, start)

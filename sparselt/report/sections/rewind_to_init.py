@@ -12,7 +12,7 @@ from sparselt.report.section import Claim, Data, Section
 from sparselt.report.sections.rewind_to_init_data import Condition, Rounds
 from sparselt.report.sections.rewind_to_init_figures import drawings
 from sparselt.report.summary import NEAR_ZERO_BARRIER, Statistic
-from sparselt.report.verdicts import Values, equal, lower, lower_than, spread
+from sparselt.report.verdicts import Values, epsilon_text, equal, lower, lower_than, not_higher, spread
 from sparselt.report.wording import percent
 
 PAPER = "Maene et al. 2021"
@@ -74,7 +74,7 @@ def _stable(rounds: Rounds, small: Condition, large: Condition) -> Iterator[Clai
     )
     epsilon = Statistic.of(rounds.dense(large).values()).std
     if epsilon is not None:
-        yield lower_than(increases[0], epsilon).claim(
+        yield not_higher(rounds.errors("imp", large, level), rounds.dense(large), epsilon).claim(
             PAPER,
             "with it, networks can be entirely rewound to initialization: tickets match the dense network",
             f"at {_density(rounds, large)} of the weights {_points(increases[0])} points above the dense "
@@ -134,7 +134,7 @@ def _repelling(rounds: Rounds, condition: Condition) -> Iterator[Claim]:
     )
     epsilon = Statistic.of(rounds.dense(base).values()).std
     if reinit and reinit_repelled and epsilon is not None:
-        yield equal(reinit_repelled, reinit, epsilon, "points", 100).claim(
+        yield equal(reinit_repelled, reinit, epsilon, epsilon_text(epsilon)).claim(
             PAPER,
             "the same loss leaves random reinitialization alone",
             f"error {spread(reinit_repelled.values(), 2, 100)}% with it, {spread(reinit.values(), 2, 100)}% without",

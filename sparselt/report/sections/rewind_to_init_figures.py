@@ -8,7 +8,7 @@ from sparselt.report.section import Data, Drawing
 from sparselt.report.sections.rewind_to_init_data import EXPERIMENT, Condition, Rounds
 from sparselt.report.summary import Statistic
 from sparselt.report.verdicts import Values
-from sparselt.report.wording import percent
+from sparselt.report.wording import listing, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,13 +80,20 @@ def _repulsion(rounds: Rounds) -> Drawing | None:
             (f"reinit, {what}", INK, "x", "none", {k: rounds.errors("reinit", condition, k) for k in levels[1:]}),
         ]
         panels.append((f"λ = {condition.repulsion:g}, {base.name}", lines))
+    fresh = [title for title, lines in panels if _finite(lines[2:], scale=100)]
+    controls = (
+        "In grey and black, the mask on a fresh initialization"
+        if fresh
+        else "No mask was put on a fresh initialization"
+    )
+    where = f", in the panel {listing(fresh)} only" if 0 < len(fresh) < len(panels) else ""
     return _error_drawing(
         panels,
         rounds,
         "The loss that repels from earlier solutions, or attracts to them",
         "After Maene et al.: every round trains with (λ/R)·Σ cos² to all R earlier solutions in its loss. λ above 0 "
-        "repels, at the largest batch size; below 0 it attracts, at the smallest. In grey and black, the mask on a "
-        "fresh initialization. Mean and standard deviation over replicates.",
+        "repels, at the largest batch size; below 0 it attracts, at the smallest. "
+        f"{controls}{where}. Mean and standard deviation over replicates.",
     )
 
 
@@ -98,8 +105,8 @@ def _error_drawing(panels: list[tuple[str, list[_Line]]], rounds: Rounds, headin
     figure, _ = _canvas(3.3 * len(drawn), rows=len(drawn))
     for axes, (title, lines) in zip(figure.axes, drawn, strict=True):
         ends = _draw(axes, lines)
-        error_axis(axes, [mean for *_, means in lines for mean, _ in means.values()])
-        axes.set_ylabel("test error, %" + (" (log scale)" if axes.get_yscale() == "log" else ""))
+        bars = [bar for *_, means in lines for bar in means.values()]
+        error_axis(axes, [mean for mean, _ in bars], [mean + std for mean, std in bars])
         if title:
             axes.set_title(title, fontsize=10, loc="left")
         _level_axis(axes, rounds)
@@ -231,7 +238,7 @@ def _draw(axes: "Axes", lines: list[tuple], shift: float = 0.0) -> list[tuple[st
 
 
 def _level_axis(axes: "Axes", rounds: Rounds) -> None:
-    widest = max(rounds.plain + rounds.warm, key=rounds.last)
+    widest = max(rounds.plain + rounds.warm + rounds.repelled, key=rounds.last)
     levels = rounds.levels(widest)
     labels = [f"{level}\n{percent(rounds.density(widest, level)).rstrip('%')}" for level in levels]
     axes.set_xticks(levels, labels)

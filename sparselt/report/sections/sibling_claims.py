@@ -1,5 +1,6 @@
 """The findings of Movva et al. 2021 beside what a run shows of them."""
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
 
@@ -14,10 +15,11 @@ from sparselt.report.sections.sibling_values import (
     minus,
     overlaps,
     pretrained,
+    pruned,
     signed,
     table,
 )
-from sparselt.report.verdicts import Judged, equal, lower, lower_than, spread
+from sparselt.report.verdicts import REPLICATES, Judged, epsilon_text, equal, lower, lower_than, significant, spread
 from sparselt.report.wording import count
 
 PAPER = "Movva et al. 2021"
@@ -28,7 +30,8 @@ masks: (Jaccard − chance) / (1 − chance). A tenth is our choice; the paper g
 
 
 def claims(data: Data) -> list[Claim]:
-    """The four findings of the abstract; the fourth once for all numbers of siblings and once for the largest.
+    """The four findings of the abstract; those on errors once for each way the siblings were pruned, one-shot or in
+    several prunings, and the fourth once for all numbers of siblings and once for the largest.
 
     Over replicates, each averaged over the densities (and numbers of siblings) first; see `sparselt.report.verdicts`.
 
@@ -40,7 +43,9 @@ def claims(data: Data) -> list[Claim]:
     found = [_near_chance(data), _pretraining(data)]
     errors = table(data, "test_error")
     for pretraining in sorted({place.pretraining for place in errors}):
-        found += _equal_errors(data, errors, pretraining)
+        for levels in sorted({place.levels for place in errors if place.pretraining == pretraining}):
+            here = {p: v for p, v in errors.items() if (p.pretraining, p.levels) == (pretraining, levels)}
+            found += _equal_errors(data, here, f" ({pruned(levels)}, {pretrained(pretraining)})")
     return [claim for claim in found if claim is not None]
 
 
@@ -49,14 +54,21 @@ def _near_chance(data: Data) -> Claim | None:
     if 0 not in {step for _, step in overlaps(data, "jaccard")}:
         return None
     jaccard, layerwise, everywhere = (after(data, metric, 0) for metric in ("jaccard", *CHANCES))
-    share = {k: (jaccard[k] - layerwise[k]) / (1 - layerwise[k]) for k in jaccard if layerwise[k] < 1}
+    share = {
+        k: (jaccard[k] - layerwise[k]) / (1 - layerwise[k]) for k in jaccard if k in layerwise and layerwise[k] < 1
+    }
+    if not share:
+        return None
     here = (
         f"mean over densities: Jaccard {_number(jaccard)}; chance {_number(layerwise)} layerwise, "
         f"{_number(everywhere)} global; {spread(share.values(), 1, 100)}% of the way from layerwise chance to identity"
     )
     text = "without shared pretraining, siblings' masks are not much more similar than chance"
     judged = lower_than(share, NOT_MUCH_MORE)
-    return _judged(judged, f"{judged.statistic}, below {100 * NOT_MUCH_MORE:g}% of the way", text, here)
+    if judged.p is not None:
+        limit = f"{judged.statistic}, below {100 * NOT_MUCH_MORE:g}% of the way"
+        judged = dataclasses.replace(judged, statistic=limit)
+    return judged.claim(PAPER, text, here)
 
 
 def _pretraining(data: Data) -> Claim | None:
@@ -73,30 +85,26 @@ def _pretraining(data: Data) -> Claim | None:
         f"{_number(last)} {pretrained(steps[-1])}; rising from each of {count(len(steps), 'pretraining')} to the next "
         f"in {rising} of {count(len(common), 'replicate')}"
     )
-    judged = lower(first, last)
-    return _judged(
-        judged, judged.statistic, "shared pretraining increases the overlap of siblings' masks significantly", here
-    )
+    text = "shared pretraining increases the overlap of siblings' masks significantly"
+    return lower(first, last).claim(PAPER, text, here)
 
 
-def _equal_errors(data: Data, errors: Mapping[Place, Values], pretraining: int) -> list[Claim]:
-    """Union against intersection, and both against one sibling's mask, at equal density, pruned one-shot."""
-    one_shot = {p: v for p, v in errors.items() if p.pretraining == pretraining and p.levels == 1}
-    counts = sorted({place.siblings for place in one_shot if place.variant == "union"})
+def _equal_errors(data: Data, errors: Mapping[Place, Values], where: str) -> list[Claim]:
+    """Union against intersection, and both against one sibling's mask, at equal density; `errors` of one pruning."""
+    counts = sorted({place.siblings for place in errors if place.variant in ("union", "intersection")})
     if not counts:
         return []
     margin = dense(data).epsilon or 0.0
-    where = f" ({pretrained(pretraining)})"
     one = "one sibling's mask"
-    between = {("union", "intersection"): against(one_shot, "union", "intersection", counts)}
-    alone = {(how, one): against(one_shot, how, "single", counts) for how in ("union", "intersection")}
+    between = {("union", "intersection"): against(errors, "union", "intersection", counts)}
+    alone = {(how, one): against(errors, how, "single", counts) for how in ("union", "intersection")}
     texts = {
         "union and intersection perform very similarly, at equal density" + where: between,
-        "both match one-shot magnitude pruning of one sibling, at equal density" + where: alone,
+        "both match magnitude pruning of one sibling, at equal density" + where: alone,
     }
     if len(counts) > 1:
         most = counts[-1]
-        alone = {(how, one): against(one_shot, how, "single", [most]) for how in ("union", "intersection")}
+        alone = {(how, one): against(errors, how, "single", [most]) for how in ("union", "intersection")}
         texts[f"both match it even with the masks of {most} siblings" + where] = alone
     return [_equal(text, differences, margin) for text, differences in texts.items()]
 
@@ -104,22 +112,21 @@ def _equal_errors(data: Data, errors: Mapping[Place, Values], pretraining: int) 
 def _equal(text: str, differences: Mapping[tuple[str, str], Values], margin: float) -> Claim:
     """A claim that differences of errors are nothing; each by the names of what was compared."""
     here = "; ".join(f"{one} − {other}: {signed(values)} points" for (one, other), values in differences.items())
-    judged = [equal(values, dict.fromkeys(values, 0.0), margin, "points", 100) for values in differences.values()]
+    judged = [
+        equal(values, dict.fromkeys(values, 0.0), margin, epsilon_text(margin)) for values in differences.values()
+    ]
     worst = max(judged, key=lambda j: (j.p is None, j.p or 0.0, j.verdict != "agrees"))
     verdicts: list[Verdict] = [j.verdict for j in judged]
     verdict = "does not agree" if "does not agree" in verdicts else worst.verdict
-    statistic = worst.statistic + (", the larger p of the two" if len(judged) > 1 else "")
-    if margin == 0:
-        statistic = "the dense error has no standard deviation above zero"
-    return _judged(Judged(worst.statistic, worst.n, worst.p, verdict), statistic, text, here)
-
-
-def _judged(judged: Judged, statistic: str, text: str, here: str) -> Claim:
-    if judged.p is None and judged.n < 2:
-        statistic = "fewer than two replicates"
-    if judged.p is None:
-        statistic = f"cannot be judged: {statistic}"
-    return Claim(PAPER, text, here, statistic, judged.n, judged.p, judged.verdict)
+    statistic = worst.statistic
+    if worst.p is None and worst.n >= REPLICATES:
+        statistic = "the dense error has no standard deviation above zero: not judged"
+    elif len(judged) > 1 and worst.p is not None:
+        statistic = f"{statistic}; of the two tests, that with the larger p"
+        for ((one, other), values), test in zip(differences.items(), judged, strict=True):
+            if test is not worst:
+                statistic += significant(values, dict.fromkeys(values, 0.0), f"{one} − {other}")
+    return Judged(statistic, worst.n, worst.p, verdict).claim(PAPER, text, here)
 
 
 def _number(values: Values) -> str:

@@ -43,8 +43,9 @@ def drawings(data: Data) -> dict[str, Drawing]:
                 f"Test error of combined masks, {pretrained(pretraining)}",
                 "All masks of a panel hold equally many weights, and are retrained from the weights that the siblings "
                 "shared. Mean and standard deviation over replicates. Filled, solid: siblings pruned "
-                f"{pruned(levels[0])}{more}. Thin line: the mean of one such sibling's mask. Random: the layerwise "
-                "densities of the union. Grey line: the dense mean; grey band: up to ε above it.",
+                f"{pruned(levels[0])}{more}. Thin line of the same style: the mean of one such sibling's mask, to "
+                "compare with. Random: the layerwise densities of the union. Grey line: the dense mean; grey band: up "
+                "to ε above it.",
             )
     return drawn
 
@@ -117,11 +118,11 @@ def error_figure(data: Data, pretraining: int) -> "Figure | None":
                     elinewidth=0.8,
                     markerfacecolor=colour if once else "none",
                 )
+                last = list(here.values())[-1].mean
                 if once:
-                    last = list(here.values())[-1].mean
                     labels.append((name, colour, last))
-                    if variant == "single":
-                        axes.axhline(last, color=colour, linewidth=0.8, zorder=1)
+                if variant == "single":
+                    axes.axhline(last, color=colour, linewidth=0.8, zorder=1, linestyle="-" if once else "--")
         matching_band(axes, dense(data))
         axes.set_ylabel(f"test error, %\nat {percent(density)} remaining")
         label_ends(axes, labels + dense_label(dense(data)))

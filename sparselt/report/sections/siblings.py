@@ -19,7 +19,7 @@ from sparselt.report.sections.sibling_values import (
     table,
 )
 from sparselt.report.summary import Statistic
-from sparselt.report.verdicts import spread
+from sparselt.report.verdicts import REPLICATES, spread
 from sparselt.report.wording import count, listing, mean_and_std, percent
 
 
@@ -37,8 +37,8 @@ def findings(data: Data) -> list[str]:
         texts.append(f"Combined masks left no weight in {listing(empty)}.")
     if lost := sum(Statistic.of(values.values()).diverged for values in errors.values()):
         texts.append(f"{count(lost, 'retraining')} diverged and {'is' if lost == 1 else 'are'} left out.")
-    if max((len(values) for values in errors.values()), default=2) < 2:
-        texts.append("One replicate: no standard deviation, and no claim can be judged.")
+    if max((len(values) for values in errors.values()), default=REPLICATES) < REPLICATES:
+        texts.append("Fewer than three replicates: no finding is judged.")
     return [text for text in texts if text]
 
 
@@ -48,7 +48,8 @@ def _overlap_text(data: Data, density: float) -> str:
     steps = sorted({step for of, step in jaccard if of == density})
     parts = [
         f"{_number(jaccard[density, step])} {pretrained(step)} (chance "
-        f"{_number(layerwise[density, step])} layerwise, {_number(everywhere[density, step])} global)"
+        f"{_number(layerwise.get((density, step), {}))} layerwise, {_number(everywhere.get((density, step), {}))} "
+        "global)"
         for step in dict.fromkeys((steps[0], steps[-1]))
     ]
     text = (
@@ -58,7 +59,7 @@ def _overlap_text(data: Data, density: float) -> str:
     if places:
         most = max(places, key=lambda place: (place.siblings, place.pretraining))
         union, least, chance, least_chance = (
-            _number(table(data, metric)[most])
+            _number(table(data, metric).get(most, {}))
             for metric in ("union", "intersection", "union_layerwise_chance", "intersection_layerwise_chance")
         )
         text += (

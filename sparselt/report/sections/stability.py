@@ -26,6 +26,7 @@ from sparselt.report.wording import listing
 
 PAPER = "Frankle et al. 2019 (Stabilizing)"
 _MARGIN = 5.0
+_MARGIN_TEXT = "margin 5 degrees, ours: in the paper 0.3 where IMP fails, 52 to 60 where it succeeds"
 
 
 def findings(data: Data) -> list[str]:
@@ -92,7 +93,7 @@ def _where_it_succeeds(data: Data, level: int, step: int) -> Iterator[Claim]:
 def _at_initialization(data: Data, level: int) -> Iterator[Claim]:
     for kind, name in STABILITIES.items():
         imp, random = (angles(data, variant, level, 0, kind=kind) for variant in ("imp", "random"))
-        yield equal(imp, random, _MARGIN, "degrees").claim(
+        yield equal(imp, random, _MARGIN, _MARGIN_TEXT).claim(
             PAPER,
             f"rewound to initialization at the standard learning rate, they are no more stable to {name} than random",
             f"{_apart(data, level, 0, kind)} at {density(data, level)} of the weights",

@@ -21,8 +21,9 @@ def train_together(tasks: Sequence[Task]) -> Iterator[tuple[int, int | Exception
     """
     from sparselt.errors import SparseltError
     from sparselt.runs.specs import recipe_from_spec
-    from sparselt.training.cohort import reason_against
+    from sparselt.training.captured import pinned_algorithms
     from sparselt.training.cpu import cpu_threads
+    from sparselt.training.joining import reason_against
 
     recipe = recipe_from_spec(tasks[0].spec["recipe"])
     with cpu_threads(recipe.threads):
@@ -46,7 +47,8 @@ def train_together(tasks: Sequence[Task]) -> Iterator[tuple[int, int | Exception
         for k, network, result in cohort.train(list(members.values())):
             place = places[k]
             if not isinstance(result, Exception):
-                write_results(tasks[place], network, members[place].mask, result)
+                with pinned_algorithms():  # for the evaluation, as when it is trained alone
+                    write_results(tasks[place], network, members[place].mask, result)
                 result = result.steps
             yield place, result
 

@@ -1,0 +1,72 @@
+"""Which networks, loaders and starts can be of one cohort (`sparselt.training.cohort`)."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from sparselt.data import ResidentTrainLoader
+from sparselt.errors import SettingError
+from sparselt.training.recipe import Recipe
+
+_DRAWING = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
+_DRAWING_IF_DROPOUT = (nn.RNNBase, nn.MultiheadAttention)
+_DRAWING_NAMES = ("StochasticDepth", "DropBlock2d", "DropBlock3d")  # torchvision's, which need not be imported for it
+
+
+def reason_against(recipe: Recipe, model: nn.Module) -> str:
+    """Why networks of this recipe have to be trained one by one by `loop.train`; empty if they need not.
+
+    Modules of torch and torchvision that draw at random are known by their class. What a forward pass draws by
+    functions, or other libraries' modules draw, is not seen.
+    """
+    if recipe.techniques.progressive_resizing:
+        return "progressive resizing changes the shape of the step"
+    if recipe.techniques.ema_half_life:
+        return "a weight average is kept by the host"
+    for module in model.modules():
+        if _draws(module):
+            return f"its {type(module).__name__} draws from one generator for all networks"
+    return ""
+
+
+def reason_against_loader(loader: object, recipe: Recipe) -> str:
+    """Why a cohort of this recipe cannot read its batches from this loader; empty if it can."""
+    if not isinstance(loader, ResidentTrainLoader):
+        return f"the loader is a {type(loader).__name__}; expected a ResidentTrainLoader, whose images the device holds"
+    if loader.batch_size != recipe.batch_size:
+        return f"the loader gives batches of {loader.batch_size}; the recipe says {recipe.batch_size}"
+    if loader.shard.world_size > 1:
+        return "the loader reads one rank's share of each batch, and a cohort trains in one process"
+    return ""
+
+
+def check_networks(models: Sequence[nn.Module], recipe: Recipe) -> None:
+    """SettingError unless these networks, one or more, are of one architecture that a cohort can train."""
+    if not models:
+        raise SettingError("a cohort of no network: give one or more")
+    for k, model in enumerate(models):
+        if against := reason_against(recipe, model):
+            raise SettingError(f"a cohort cannot train {recipe.model}: {against}")
+        if unlike := difference_in_shapes(model.state_dict(), models[0].state_dict()):
+            raise SettingError(f"network {k} is of another architecture than network 0: it {unlike}")
+
+
+def difference_in_shapes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """The first name or shape in which they differ, as a predicate of `found`; empty if there is none."""
+    for name, tensor in expected.items():
+        if name not in found:
+            return f"lacks {name!r}"
+        if found[name].shape != tensor.shape:
+            return f"does not fit: {name} has shape {tuple(found[name].shape)}, expected {tuple(tensor.shape)}"
+    for name in found:
+        if name not in expected:
+            return f"has {name!r}, which is not expected"
+    return ""
+
+
+def _draws(module: nn.Module) -> bool:
+    return (
+        isinstance(module, _DRAWING)
+        or (isinstance(module, _DRAWING_IF_DROPOUT) and module.dropout > 0)
+        or type(module).__name__ in _DRAWING_NAMES
+    )

@@ -1,0 +1,53 @@
+"""Each section on rows that lack a metric altogether: what needs it is left out, and nothing raises."""
+
+import pytest
+from test_section_adaptive import invented as adaptive
+from test_section_connectivity import invented as connectivity
+from test_section_flatness import invented as flatness
+from test_section_imp import invented as imp
+from test_section_landscape import invented as landscape
+from test_section_rewind_to_init import rows as rewind_to_init
+from test_section_siblings import rows as siblings
+from test_section_stability import rows as stability
+
+from sparselt.report.section import Data
+from sparselt.report.sections import SECTIONS
+
+ROWS = {
+    name: list(make())
+    for name, make in {
+        "imp": imp,
+        "connectivity": connectivity,
+        "landscape": landscape,
+        "adaptive": adaptive,
+        "flatness": flatness,
+        "stability": stability,
+        "rewind_to_init": rewind_to_init,
+        "siblings": siblings,
+    }.items()
+}
+LACKING = [(name, metric) for name, rows in ROWS.items() for metric in sorted({row.metric for row in rows})]
+PARTS = sorted({(name, row.variant) for name, rows in ROWS.items() for row in rows})
+
+
+def test_every_section_is_tried():
+    assert ROWS.keys() == SECTIONS.keys()
+
+
+@pytest.mark.parametrize(("name", "metric"), LACKING)
+def test_a_metric_that_is_missing_leaves_out_only_what_needs_it(name, metric):
+    _report(name, [row for row in ROWS[name] if row.metric != metric])
+
+
+@pytest.mark.parametrize(("name", "variant"), PARTS)
+def test_a_variant_that_is_missing_leaves_out_only_what_needs_it(name, variant):
+    _report(name, [row for row in ROWS[name] if row.variant != variant])
+
+
+def _report(name, rows):
+    data = Data(rows, {})
+    section = SECTIONS[name]
+    assert all(section.findings(data))
+    assert all(claim.here and claim.statistic for claim in section.claims(data))
+    for drawing in section.drawings(data).values():
+        assert drawing.figure.axes
