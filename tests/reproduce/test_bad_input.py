@@ -138,8 +138,8 @@ def test_betons_of_another_data_set_are_refused(tmp_path, capsys, empty_folder):
 
 
 def test_the_users_own_betons_are_used_where_they_stand(digits, capsys):
-    assert main([DIGITS, "--data", str(digits), "--dry-run"]) == 0
-    assert "188 trainings" in capsys.readouterr().out
+    assert main([DIGITS, "--data", str(digits), "--experiments", "main", "--dry-run"]) == 0
+    assert "332 trainings" in capsys.readouterr().out
 
 
 def test_list_shows_settings_scales_and_experiments(capsys):
@@ -155,7 +155,9 @@ def test_every_setting_is_sound_at_every_scale(name, scale):
     setting = load_setting(name, scale)
     assert isinstance(setting, Setting) and setting.check() == setting
     assert (setting.name, setting.scale) == (name, scale)
-    assert setting.sources.keys() <= {field for field in setting.__dataclass_fields__}
+    known = setting.__dataclass_fields__.keys() | setting.grids.__dataclass_fields__.keys()
+    assert setting.sources.keys() <= known and setting.main.keys() <= known
+    setting.changed(**setting.main).check()
 
 
 def test_the_imagenet_paper_scale_is_the_papers_protocol():
