@@ -2,7 +2,8 @@
 
 The waterfall starts from an open_lth-style loop (`training_loops`) and adds our factors one after the other; all of
 them train ResNet-20 on the same images, interleaved, on this machine. Two factors of a whole campaign are counted, not
-timed, and shown apart: trainings that each curve of a setting alone would need, over those of its plan (shared stages).
+timed, and shown apart: trainings that each curve of a setting alone would need, over those of its plan (shared stages),
+and, with `--run`, trainings of the fixed schedule over those of the adaptive one in a finished run (adaptive schedule).
 """
 
 import argparse
@@ -101,22 +102,55 @@ def sharing() -> list[dict]:
     return rows
 
 
-def counted(shared: Sequence[Mapping], rows: Sequence[Mapping]) -> list[dict]:
+def counted(shared: Sequence[Mapping], rows: Sequence[Mapping], run: Path | None = None) -> list[dict]:
     """Factors of a campaign, not of a step: nothing is trained for them. Each with the ratio, what it was counted in,
     and the images a second that a loop without it would need to be as soon done.
     """
     (cifar,) = (row for row in shared if row["setting"] == "cifar10_resnet20")
     ratio = cifar["alone"] / cifar["trainings"]
-    return [
+    factors = [
         {
             "factor": "shared stages",
             "step": ratio,
             "counted_in": f"the plan of cifar10_resnet20 at paper scale: {cifar['alone']} trainings curve by curve, "
             f"{cifar['trainings']} shared",
-            "images_per_second_equivalent": rows[-1]["images_per_second"] * ratio,
-            "ratio": rows[-1]["ratio"] * ratio,
         }
     ]
+    if run is not None:
+        factors.append(adaptive_schedule(run))
+    before = dict(rows[-1])
+    for factor in factors:
+        for name in ("images_per_second", "ratio"):
+            before[name] *= factor["step"]
+        factor |= {"images_per_second_equivalent": before["images_per_second"], "ratio": before["ratio"]}
+    return factors
+
+
+def adaptive_schedule(run: Path) -> dict:
+    """The factor that adaptive pruning is in a finished run: trainings to its target density, fixed over adaptive.
+
+    Raises:
+        StoreError: a folder that is no run's.
+        SettingError: a run without the experiment `adaptive`.
+    """
+    from sparselt.errors import SettingError
+    from sparselt.report.results import read_results
+
+    rows = [row for row in read_results(run) if row.experiment == "adaptive" and row.metric == "test_error"]
+    trainings = {
+        variant: [row.replicate for row in rows if row.variant == variant and row.level > 0]
+        for variant in ("fixed", "adaptive")
+    }
+    if not all(trainings.values()):
+        raise SettingError(f"{run} holds no adaptive pruning; give the folder of a run of the experiment adaptive")
+    means = {variant: len(found) / len(set(found)) for variant, found in trainings.items()}
+    return {
+        "factor": "adaptive schedule",
+        "step": means["fixed"] / means["adaptive"],
+        "counted_in": f"{rows[0].setting} at scale {rows[0].scale}: {means['fixed']:.1f} trainings to "
+        f"{rows[0].condition.removeprefix('target=')} of the weights, {means['adaptive']:.1f} with the adaptive one; "
+        f"n = {len(set(trainings['adaptive']))}",
+    }
 
 
 def hours(row: Mapping, workers: int, device: str) -> float:
@@ -145,6 +179,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds; each trains every loop once (9)")
     parser.add_argument("--no-hours", action="store_true", help="skip the estimates of the settings")
     parser.add_argument("--device", metavar="cpu|cuda", help="where to train; the GPU if there is one")
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help="a run whose adaptive pruning is another factor")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the JSON file and the plot")
     options = parser.parse_args(arguments)
@@ -170,7 +205,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     for row in shared:
         del row["plan"], row["lab"]
     result = {"format": 1, "suite": "campaign", "of": TITLE, "machine": here, "waterfall": rows, "settings": shared}
-    result["counted"] = counted(shared, rows)
+    result["counted"] = counted(shared, rows, options.run)
     path = folder / f"{prefix(here)}-campaign.json"
     write_bytes(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     drawn = _draw(rows, result["counted"], folder / f"{prefix(here)}-campaign", here["device_name"])

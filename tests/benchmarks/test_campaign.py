@@ -7,6 +7,8 @@ import json
 import pytest
 
 from sparselt.benchmarks import campaign, training_loops
+from sparselt.errors import SettingError
+from sparselt.report.results import write_results
 from sparselt.reproduce import DEFAULT_SCALES
 from sparselt.reproduce.bench import bench
 
@@ -75,3 +77,22 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert bench(["campaign", "--out", str(tmp_path / "file")]) == 2
     assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_the_adaptive_schedule_is_counted_in_a_run_and_a_run_without_it_is_refused(tmp_path):
+    place = {"setting": "invented", "scale": "mini", "experiment": "adaptive", "metric": "test_error", "value": 0.01}
+    rows = [
+        place | {"variant": variant, "replicate": k, "rewind_step": 60, "level": level, "density": 0.9**level}
+        for variant, levels in (("fixed", (11, 11)), ("adaptive", (5, 6)))
+        for k, most in enumerate(levels)
+        for level in range(1, most + 1)
+    ]
+    write_results(tmp_path, [row | {"condition": "target=0.09"} for row in rows], {})
+    assert campaign.adaptive_schedule(tmp_path)["step"] == 2.0
+    cifar = [{"setting": "cifar10_resnet20", "alone": 9, "trainings": 3}]
+    before = [{"images_per_second": 100.0, "ratio": 1.5}]
+    shared, adaptive = campaign.counted(cifar, before, tmp_path)
+    assert (shared["ratio"], adaptive["ratio"], adaptive["images_per_second_equivalent"]) == (4.5, 9.0, 600.0)
+    write_results(tmp_path, [row | {"experiment": "imp"} for row in rows], {})
+    with pytest.raises(SettingError, match="holds no adaptive pruning"):
+        campaign.adaptive_schedule(tmp_path)
