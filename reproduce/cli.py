@@ -37,7 +37,7 @@ class Options:
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to train."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Worker processes; by default the cores divided by the threads of a training (cuda: 1)."""
+    """Worker processes; by default the cores divided by the threads of a training (cuda: one a GPU)."""
     cohort: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Equal trainings that a worker makes side by side, with equal results; by default 1 (cuda: measured)."""
     dry_run: bool = False

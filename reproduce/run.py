@@ -14,7 +14,9 @@ from sparselt.experiments.lab import Found
 from sparselt.experiments.setting import Setting, nearest
 from sparselt.reproduce import load_setting
 from sparselt.reproduce.display import ProgressDisplay, print_estimate, print_plan, print_protocol
+from sparselt.reproduce.doctor import cpu_has_bfloat16
 from sparselt.reproduce.record import protocol, run_record
+from sparselt.runs.devices import cuda_devices
 from sparselt.runs.estimate import Speed, estimate
 from sparselt.runs.executor import Workers, default_workers, execute
 from sparselt.runs.kinds import KINDS
@@ -37,8 +39,9 @@ def reproduce(options: "Options") -> int:
     names, left_out = _experiments(options.experiments, setting)
     _check_device(options.device)
     data = _data(options, setting)
-    workers = options.workers if options.workers is not None else _default_workers(options.device, setting)
-    pool = Workers(workers, options.cohort)
+    devices = cuda_devices() if options.device == "cuda" else []
+    workers = options.workers if options.workers is not None else len(devices) or default_workers(setting.threads)
+    pool = Workers(workers, options.cohort, devices)
     store = Store(options.out / "store", writable=not options.dry_run)
     lab = Lab(setting, options.device, data, found=_finder(store))
     measurements = _measurements(names, lab)
@@ -50,6 +53,13 @@ def reproduce(options: "Options") -> int:
             print_protocol(console, protocol(setting))
             console.print()
         print_plan(console, setting, plan, store, measurements, left_out)
+        if options.device == "cpu" and setting.precision == "bfloat16" and missing and cpu_has_bfloat16() is False:
+            console.print(
+                "This CPU has no bfloat16 instructions and emulates them slowly; --set precision=float32 is faster, "
+                "and is another protocol.",
+                style="yellow",
+                highlight=False,
+            )
         speed = Speed({}, "")
         if any(KINDS[stage.kind].counts in ("steps", "points") for stage in missing):
             with console.status("timing a few steps"):
@@ -189,10 +199,6 @@ def _data(options: "Options", setting: Setting) -> Path | None:
                 f"{setting.scale} {count:,}; choose the right folder, or --set {split}_count={dataset.count(split)}"
             )
     return options.data
-
-
-def _default_workers(device: str, setting: Setting) -> int:
-    return 1 if device == "cuda" else default_workers(setting.threads)
 
 
 def _hash(setting: Setting, device: str, experiments: list[str], lab: Lab) -> str:

@@ -3,7 +3,7 @@
 import heapq
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -45,15 +45,16 @@ class Workers:
         count: number of processes, at least 1.
         cohort: how many equal trainings a process makes side by side, at least 1. Default: on a GPU what a short
             measurement there says is best, on a CPU one (see `sparselt.runs.cohorts`).
+        devices: GPUs that the processes take in turn, each seeing its own alone; empty: all see what this process sees.
     """
 
-    def __init__(self, count: int, cohort: int | None = None):
+    def __init__(self, count: int, cohort: int | None = None, devices: Sequence[str] = ()):
         most = 8 * len(os.sched_getaffinity(0))
         if not 1 <= count <= most:
             raise SettingError(f"number of workers is {count}; expected at least 1 and at most {most}, 8 for each core")
         if cohort is not None and not 1 <= cohort <= _MOST_TOGETHER:
             raise SettingError(f"cohort is {cohort} networks; expected 1 to {_MOST_TOGETHER}")
-        self.count, self._cohort = count, cohort
+        self.count, self._cohort, self._devices = count, cohort, devices
         self._measured: dict[str, int] = {}
         self._context = multiprocessing.get_context("spawn")
         self.queue = self._context.SimpleQueue()
@@ -73,8 +74,11 @@ class Workers:
     def submit(self, function: Callable, *arguments) -> Future:
         """Runs `function(*arguments)` in a worker; processes start on the first call."""
         if self._pool is None:
+            places = self._context.SimpleQueue()
+            for place in range(self.count):
+                places.put(self._devices[place % len(self._devices)] if self._devices else None)
             self._pool = ProcessPoolExecutor(
-                self.count, self._context, initializer=start_worker, initargs=(self.queue,)
+                self.count, self._context, initializer=start_worker, initargs=(self.queue, places)
             )
         return self._pool.submit(function, *arguments)
 

@@ -84,10 +84,14 @@ def measure_cohort(stage: Stage, root: str) -> int:
         job.close()
 
 
-def start_worker(queue) -> None:
-    """Makes this process one that reports progress to `queue` and ends with its parent."""
+def start_worker(queue, devices) -> None:
+    """Makes this process one that reports progress to `queue`, sees the GPU that `devices` gives it (None: all), and
+    ends with its parent."""
     global _progress_queue
     _progress_queue = queue
+    device = devices.get()
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device  # read when CUDA starts, which it has not yet in a spawned process
     # Ctrl-C reaches the whole process group; the parent decides what happens to the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
