@@ -20,6 +20,7 @@ class Grids:
     Args:
         variants: of `imp`, see `VARIANTS`.
         variant_replicates: replicates of the variants other than `random` and `reinit`; 0: all.
+        variant_levels: last level of the variants that prune again and again; 0: the last control level.
         heat_map: `connectivity` evaluates the lines between all pairs of levels at the last rewind step, not only
             between successive ones.
         instability_levels: `connectivity` trains a second copy, in another data order, of these levels from each
@@ -45,6 +46,7 @@ class Grids:
         init_lr: learning rate of `rewind_to_init`.
         init_batch_sizes: batch sizes of `rewind_to_init`, at equal epochs.
         init_warmup_steps: warm-ups of it, at the setting's own batch size and learning rate.
+        init_warmup_levels: rounds of those, each removing the setting's own share; 0: `init_levels` of `init_fraction`.
         init_levels: rounds of it.
         init_fraction: share of the live weights that each of its rounds removes; 0: the setting's own.
         repulsion_strengths: λ of the repelling (above 0) or attracting (below 0) loss.
@@ -59,6 +61,7 @@ class Grids:
 
     variants: tuple[str, ...] = ("random", "reinit")
     variant_replicates: int = 0
+    variant_levels: int = 0
     heat_map: bool = True
     instability_levels: tuple[int, ...] = ()
     landscape_levels: tuple[int, ...] = ()
@@ -83,6 +86,7 @@ class Grids:
     init_lr: float = 0.0
     init_batch_sizes: tuple[int, ...] = ()
     init_warmup_steps: tuple[int, ...] = ()
+    init_warmup_levels: int = 0
     init_levels: int = 0
     init_fraction: float = 0.0
     repulsion_strengths: tuple[float, ...] = ()
@@ -150,6 +154,7 @@ class Grids:
         }
         for name in ("instability_levels", "stability_levels", "flatness_levels"):
             kept[name] = tuple(level for level in getattr(self, name) if level <= levels)
+        kept["variant_levels"] = min(self.variant_levels, levels)
         kept["perturbation_level"] = max(1, min(self.perturbation_level, levels - 1))
         kept["landscape_levels"] = tuple(level for level in self.landscape_levels if level < levels)
         if self.adaptive_rewind_step >= steps:
@@ -175,6 +180,7 @@ _LEAST = 1e-3
 ROOM_ABOVE = {
     **dict.fromkeys(("control_levels", "instability_levels", "stability_levels", "flatness_levels"), 0),
     **dict.fromkeys(("landscape_levels", "perturbation_level"), 1),
+    "variant_levels": 0,
 }
 """The fields that name levels, and how many levels a setting must have above them."""
 
@@ -185,5 +191,5 @@ _POSITIVE = (
 )
 _RATES_AND_SHARES = (
     *("adaptive_density", "adaptive_images", "low_lr", "warmup_lr", "init_lr", "init_levels", "init_fraction"),
-    *("repulsion_levels", "variant_replicates"),
+    *("repulsion_levels", "variant_replicates", "variant_levels", "init_warmup_levels"),
 )

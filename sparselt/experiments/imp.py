@@ -25,7 +25,7 @@ def imp(lab: Lab) -> Iterator[Measurement]:
       Neural Networks at Initialization, who shuffle the mask within each layer: that is `random`;
     - `one_shot`: the dense network pruned once, and rewound (Frankle et al. 2019).
 
-    Chains, at every level up to the last control level; each prunes its own networks as often as IMP:
+    Chains, at every level up to `Grids.variant_levels`; each prunes its own networks as often as IMP:
 
     - `layerwise`: IMP that ranks the weights of each layer on its own;
     - `lr_rewinding`: keeps the final weights and rewinds only the schedule (Renda et al. 2020);
@@ -96,10 +96,11 @@ def _retrained(lab: Lab, replicate: int, step: int) -> dict[str, Retrain]:
 
 
 def _chain(lab: Lab, variant: str, retrain: Retrain, replicate: int, step: int) -> Iterator[Measurement]:
-    """Prunes and trains in turn, down to the last control level."""
+    """Prunes and trains in turn."""
     scope = "layerwise" if variant == "layerwise" else lab.setting.scope
     network, mask = lab.dense(replicate), None
-    for level in range(1, max(lab.setting.control_levels, default=0) + 1):
+    last = lab.setting.grids.variant_levels or max(lab.setting.control_levels, default=0)
+    for level in range(1, last + 1):
         label = f"{variant} mask, replicate {replicate}, level {level}"
         mask = lab.pruned(network, mask, label, scope=scope)
         network = retrain(network, mask, level)

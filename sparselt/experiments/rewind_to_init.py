@@ -16,7 +16,8 @@ def rewind_to_init(lab: Lab) -> Iterator[Measurement]:
     """Rewinding to step 0 under trainings that are more or less stable: larger batches, warm-up, a repelling loss.
 
     Maene et al. 2021. Batch sizes train for the same epochs at one learning rate, `init_lr`; the warm-ups are those of
-    the setting's own batch size and learning rate. Every round prunes `init_fraction`.
+    the setting's own batch size and learning rate. Every round prunes `init_fraction`, or with `init_warmup_levels` the
+    warm-ups' the setting's own fraction, which shares their trainings with `imp` and `stability`.
 
     Variants: `dense`, `imp`, `reinit` (the mask on a fresh initialization).
     Conditions: `batch_size=32 lr=0.1`, a warm-up as `warmup_steps=300` behind, the loss's λ as `repulsion=2`: λ above 0
@@ -28,10 +29,8 @@ def rewind_to_init(lab: Lab) -> Iterator[Measurement]:
     setting, grids = lab.setting, lab.setting.grids
     _check(setting)
     labs = {size: _changed(lab, "init_batch_sizes", size, size, lr=grids.init_lr) for size in grids.init_batch_sizes}
-    warm = {
-        steps: _changed(lab, "init_warmup_steps", steps, setting.batch_size, warmup_steps=steps)
-        for steps in grids.init_warmup_steps
-    }
+    own, warmups = setting.batch_size, grids.init_warmup_steps
+    warm = {steps: _changed(lab, "init_warmup_steps", steps, own, warmup_steps=steps) for steps in warmups}
     for replicate in range(setting.replicates):
         for other in labs.values():
             yield from _rounds(other, _condition(other), replicate)
@@ -68,8 +67,7 @@ def _rounds(lab: Lab, condition: str, replicate: int) -> Iterator[Measurement]:
 def _repelled(lab: Lab, strength: float, levels: int, replicate: int) -> Iterator[Measurement]:
     """IMP in which every round is repelled from all earlier solutions, or attracted; its masks reinitialized.
 
-    The control stands at the setting's control levels and the last: under the same loss and solutions on a fresh
-    initialization, and without the loss on the masks of plain IMP.
+    The control stands at the last level: on a fresh initialization, with the loss, and without on the masks of IMP.
     """
     plain = _condition(lab)
     condition = f"{plain} repulsion={strength:g}"
@@ -116,15 +114,18 @@ def _condition(lab: Lab) -> str:
     return f"batch_size={lab.setting.batch_size} lr={lab.setting.lr:g}"
 
 
-def _changed(lab: Lab, field: str, value: int, batch_size: int, **values: float) -> Lab:
-    """The lab of one condition; `field` of the grids holds its `value`."""
+def _changed(lab: Lab, field: str, chosen: int, batch_size: int, **values: float) -> Lab:
+    """The lab of one condition; `field` of the grids holds what was `chosen`."""
     grids = lab.setting.grids
-    rounds = {"levels": grids.init_levels, "fraction": grids.init_fraction or lab.setting.fraction}
+    rounds = {"init_levels": grids.init_levels, "init_fraction": grids.init_fraction or lab.setting.fraction}
+    if field == "init_warmup_steps" and grids.init_warmup_levels:
+        rounds = {"init_warmup_levels": grids.init_warmup_levels, "fraction": lab.setting.fraction}
+    levels, fraction = rounds.values()
     try:
-        return equal_epochs(lab, batch_size, **rounds, **values)
+        return equal_epochs(lab, batch_size, levels=levels, fraction=fraction, **values)
     except SettingError as error:
-        given = f"init_levels={grids.init_levels} and init_fraction={rounds['fraction']:g}"
-        raise SettingError(f"{field} holds {value}, which with {given} cannot be run: {error}") from error
+        given = " and ".join(f"{name}={value:g}" for name, value in rounds.items())
+        raise SettingError(f"{field} holds {chosen}, which with {given} cannot be run: {error}") from error
 
 
 def _check(setting: Setting) -> None:

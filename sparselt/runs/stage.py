@@ -49,14 +49,16 @@ class Stage:
         identity = {
             "kind": self.kind,
             "version": KINDS[self.kind].version,
-            "spec": plain(self.spec),
+            "spec": self.spec,
             "needs": {name: [need.stage.key, need.file] for name, need in self.needs.items()},
         }
         return digest(identity)
 
     def want(self, *files: str) -> "Stage":
         """The same stage, with `files` among its wanted outputs."""
-        return dataclasses.replace(self, outputs=self.outputs | set(files))
+        wanted = dataclasses.replace(self, outputs=self.outputs | set(files))
+        wanted.__dict__["key"] = self.key  # which does not depend on the outputs, and plans ask for by the thousand
+        return wanted
 
     def file(self, name: str) -> Need:
         """Output `name` of this stage, as an input of another."""

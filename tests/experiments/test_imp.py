@@ -64,6 +64,13 @@ def test_chains_begin_with_the_first_ticket_mask_and_stop_at_the_last_control_le
         assert network(measurements, variant, 1, 200).needs["mask"].stage.key == lab.mask(0, 200, 1).stage.key
 
 
+def test_chains_stop_where_the_grid_says():
+    setting = dataclasses.replace(MINI, grids=ALL, replicates=1).changed(variant_levels=3).check()
+    last = {m.variant: m.level for m in IMP(Lab(setting)) if m.stage.kind == "train"}
+    assert [last[variant] for variant in ("layerwise", "lr_rewinding", "fine_tuning")] == [3, 3, 3]
+    assert last["one_shot"] == max(MINI.control_levels)
+
+
 def test_without_control_levels_no_chain_is_trained(bench):
     assert {m.variant for m in IMP(bench.lab(grids=ALL, control_levels=()))} == {"dense", "imp"}
 

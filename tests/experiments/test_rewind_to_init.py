@@ -53,6 +53,17 @@ def test_rounds_are_repelled_from_all_earlier_solutions(bench):
     assert sorted(solutions) == [one, two, two]  # level 1, level 2, and the reinitialized control at level 2
 
 
+def test_warm_ups_over_their_own_rounds_share_the_trainings_of_stability(bench):
+    grids = dataclasses.replace(GRIDS, init_warmup_levels=2, stability_levels=(2,), stability_rates=("warmup",))
+    grids = dataclasses.replace(grids, warmup_lr=0.3, warmup_lr_steps=8, stability_rewind_steps=(0,))
+    lab = bench.lab(grids=grids, replicates=1, lr=0.3)
+    warm = [m.stage for m in rewind_to_init(lab) if "warmup_steps=8" in m.condition and m.stage.kind == "train"]
+    stability = Plan(stage for m in EXPERIMENTS["stability"](lab) for stage in m.stages)
+    assert len(warm) == 3 and {stage.key for stage in warm} <= {stage.key for stage in stability.trainings()}
+    masks = [need.stage.spec["fraction"] for stage in warm for name, need in stage.needs.items() if name == "mask"]
+    assert masks == [lab.setting.fraction] * 2 and lab.setting.fraction != GRIDS.init_fraction
+
+
 def test_plain_rounds_and_first_masks_are_shared_with_the_repelled_ones(bench):
     lab = bench.lab(grids=dataclasses.replace(GRIDS, repulsion_strengths=()), replicates=1)
     without = len(plan(lab).trainings())
@@ -147,6 +158,7 @@ def test_barriers_and_errors_stand_for_each_round(measured):
         ({"init_levels": 0}, "init_levels"),
         ({"init_levels": 60}, "init_levels=60.*leaves none"),
         ({"init_fraction": 1.5}, "init_fraction=1.5"),
+        ({"init_warmup_levels": 200}, "init_warmup_steps holds 8.*init_warmup_levels=200 and fraction"),
         ({"repulsion_strengths": (0.0,)}, "repulsion_strengths"),
         ({"repulsion_levels": 3}, "repulsion_levels is 3.*init_levels"),
         ({"init_batch_sizes": ()}, "repulsion_strengths needs init_batch_sizes"),

@@ -1,5 +1,6 @@
 """The section on rewinding to initialization, from invented numbers: the paper's findings, and odd runs."""
 
+import dataclasses
 import math
 import random
 
@@ -127,3 +128,18 @@ def test_error_axes_hold_their_bars_and_the_caption_names_the_panel_with_reiniti
             assert axes.get_ylabel().endswith("(log scale)") == (axes.get_yscale() == "log")
     kept = [row for row in rows() if not (row.variant == "reinit" and BATCHES[0] in row.condition)]
     assert "in the panel λ = 2, batch 128 only" in SECTION.drawings(Data(kept, {}))["init_repulsion"].caption
+
+
+def test_conditions_that_prune_by_other_shares_stand_at_their_own_densities():
+    warm_only = [row for row in rows(levels=3) if "warmup" in row.condition]
+    faster = [row for row in rows(levels=2, repulsion=()) if "warmup" not in row.condition]
+    faster = [dataclasses.replace(row, density=0.3**row.level) for row in faster]
+    drawings = SECTION.drawings(Data(warm_only + faster, {}))
+    (axes,) = drawings["init_errors"].figure.axes
+    ends = sorted(line.get_xdata()[-1] for line in axes.lines if len(line.get_xdata()) > 2)
+    assert ends == pytest.approx([0.09, 0.09, 0.64**3, 0.64**3], rel=0.05)
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["100", "64.0", "41.0", "26.2"]
+    (axes,) = drawings["init_barriers"].figure.axes
+    starts = sorted(line.get_xdata()[0] for line in axes.lines if line.get_marker() in "osDv")
+    assert starts == pytest.approx([0.3**0.5, 0.3**0.5, 0.8, 0.8], rel=0.05)  # halfway from 100% on the log axis
+    assert len(drawings["init_histograms"].figure.axes) == 2 * 2

@@ -241,7 +241,9 @@ def _planes(data: Data, replicate: int) -> "Figure":
     # What matches by far needs no colours of its own.
     floor = max(min(finite), 0.5 * (data.levels.threshold or 0.0), 1e-3)
     scale = LogNorm(100 * floor, 100 * max(max(finite), 2 * floor))
-    figure = Figure(figsize=(0.9 + 2.1 * len(levels), 0.5 + 2.0 * len(steps)), layout="constrained")
+    width = max(6.2, 0.9 + 2.1 * len(levels))
+    side = min(2.6, (width - 0.9) / len(levels))
+    figure = Figure(figsize=(width, 0.3 + side * len(steps)), layout="constrained")
     panels = figure.subplots(len(steps), len(levels), squeeze=False)
     shown = None
     for row, step in enumerate(steps):

@@ -1,9 +1,10 @@
 """The figures of `rewind_to_init`, after those of Maene et al. 2021."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sparselt.report.drawing import COLOURS, GREY, INK, barrier_axis, error_axis, label_ends
+from sparselt.report.drawing import COLOURS, GREY, INK, barrier_axis, error_axis, label_ends, ticks
 from sparselt.report.section import Data, Drawing
 from sparselt.report.sections.rewind_to_init_data import EXPERIMENT, Condition, Rounds
 from sparselt.report.summary import Statistic
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKERS = ("o", "s", "D", "v", "P", "*")
-_Line = tuple[str, str, str, str, dict[int, Values]]
-"""Label, colour, marker, line style, and by level the values of the replicates."""
+_Line = tuple[str, str, str, str, dict[float, Values]]
+"""Label, colour, marker, line style, and by density the values of the replicates."""
 
 
 def drawings(data: Data) -> dict[str, Drawing]:
@@ -34,37 +35,44 @@ def drawings(data: Data) -> dict[str, Drawing]:
 
 def _barriers(rounds: Rounds) -> Drawing | None:
     lines = [
-        (label, colour, marker, style, {k: rounds.at("barrier", c, k, k + 1) for k in rounds.levels(c)[:-1]})
+        (
+            label,
+            colour,
+            marker,
+            style,
+            {_between(rounds, c, k): rounds.at("barrier", c, k, k + 1) for k in rounds.levels(c)[:-1]},
+        )
         for label, colour, marker, style, c in _looks(rounds)
     ]
     drawn = _finite(lines, scale=100)
     if not drawn:
         return None
     figure, axes = _canvas(3.6)
-    ends = _draw(axes, drawn, shift=0.5)
+    ends = _draw(axes, drawn)
     barrier_axis(axes, max(mean + std for *_, means in drawn for mean, std in means.values()))
-    _level_axis(axes, rounds)
+    _density_axis(axes, rounds, rounds.plain + rounds.warm)
     label_ends(axes, ends)
     return Drawing(
         figure,
         "Barriers between successive rounds, rewound to initialization",
-        "After Maene et al.: the error barrier on the straight line from each round's solution to the next, by batch "
-        "size at equal epochs and one learning rate, and by warm-up. Mean and standard deviation over replicates. "
-        "Dashed grey: the 2 points of Linear Mode Connectivity. Lines are evaluated at the setting's path_points; the "
-        "paper takes 20 points.",
+        "After Maene et al.: the error barrier on the straight line from each round's solution to the next, drawn "
+        "halfway between the two, by batch size at equal epochs and one learning rate, and by warm-up. Mean and "
+        "standard deviation over replicates. Dashed grey: the 2 points of Linear Mode Connectivity. Lines are "
+        "evaluated at the setting's path_points; the paper takes 20 points.",
     )
 
 
 def _errors(rounds: Rounds) -> Drawing | None:
     lines = [
-        (label, colour, marker, style, {level: rounds.errors("imp", c, level) for level in rounds.levels(c)})
+        (label, colour, marker, style, _errors_of(rounds, "imp", c, rounds.levels(c)))
         for label, colour, marker, style, c in _looks(rounds)
     ]
     return _error_drawing(
         [("", lines)],
         rounds,
+        rounds.plain + rounds.warm,
         "Test error of rewinding to initialization",
-        "Level 0 is the dense network of each condition. Mean and standard deviation over replicates.",
+        "With all weights, the dense network of each condition. Mean and standard deviation over replicates.",
     )
 
 
@@ -74,10 +82,10 @@ def _repulsion(rounds: Rounds) -> Drawing | None:
         base, levels = condition.base, rounds.levels(condition)
         what = "repelled" if condition.repulsion > 0 else "attracted"
         lines: list[_Line] = [
-            ("IMP", COLOURS[1], "o", "-", {k: rounds.errors("imp", base, k) for k in levels}),
-            (f"IMP, {what}", COLOURS[0], "s", "-", {k: rounds.errors("imp", condition, k) for k in levels}),
-            ("reinit", GREY, "+", "none", {k: rounds.errors("reinit", base, k) for k in levels[1:]}),
-            (f"reinit, {what}", INK, "x", "none", {k: rounds.errors("reinit", condition, k) for k in levels[1:]}),
+            ("IMP", COLOURS[1], "o", "-", _errors_of(rounds, "imp", base, levels)),
+            (f"IMP, {what}", COLOURS[0], "s", "-", _errors_of(rounds, "imp", condition, levels)),
+            ("reinit", GREY, "+", "none", _errors_of(rounds, "reinit", base, levels[1:])),
+            (f"reinit, {what}", INK, "x", "none", _errors_of(rounds, "reinit", condition, levels[1:])),
         ]
         panels.append((f"λ = {condition.repulsion:g}, {base.name}", lines))
     fresh = [title for title, lines in panels if _finite(lines[2:], scale=100)]
@@ -90,6 +98,7 @@ def _repulsion(rounds: Rounds) -> Drawing | None:
     return _error_drawing(
         panels,
         rounds,
+        rounds.repelled,
         "The loss that repels from earlier solutions, or attracts to them",
         "After Maene et al.: every round trains with (λ/R)·Σ cos² to all R earlier solutions in its loss. λ above 0 "
         "repels, at the largest batch size; below 0 it attracts, at the smallest. "
@@ -97,7 +106,9 @@ def _repulsion(rounds: Rounds) -> Drawing | None:
     )
 
 
-def _error_drawing(panels: list[tuple[str, list[_Line]]], rounds: Rounds, heading: str, caption: str) -> Drawing | None:
+def _error_drawing(
+    panels: list[tuple[str, list[_Line]]], rounds: Rounds, conditions: list[Condition], heading: str, caption: str
+) -> Drawing | None:
     drawn = [(title, _finite(lines, scale=100)) for title, lines in panels]
     drawn = [(title, lines) for title, lines in drawn if lines]
     if not drawn:
@@ -109,7 +120,7 @@ def _error_drawing(panels: list[tuple[str, list[_Line]]], rounds: Rounds, headin
         error_axis(axes, [mean for mean, _ in bars], [mean + std for mean, std in bars])
         if title:
             axes.set_title(title, fontsize=10, loc="left")
-        _level_axis(axes, rounds)
+        _density_axis(axes, rounds, conditions)
         label_ends(axes, ends)
     return Drawing(figure, heading, caption)
 
@@ -151,7 +162,7 @@ def _angles(rounds: Rounds) -> Drawing | None:
 def _histograms(data: Data, rounds: Rounds) -> Drawing | None:
     from matplotlib.figure import Figure
 
-    rows = data.select(experiment=EXPERIMENT, metric="weight_share")
+    rows = data.select(experiment=EXPERIMENT, metric="weight_share", condition=tuple(c.text for c in rounds.extremes))
     conditions = [c for c in rounds.extremes if any(row.condition == c.text for row in rows)]
     if not conditions:
         return None
@@ -209,41 +220,51 @@ def _finite(lines: list[_Line], scale: float) -> list[tuple]:
     drawn = []
     for *look, values in lines:
         means = {}
-        for level, group in values.items():
+        for density, group in values.items():
             statistic = Statistic.of(group.values())
             if statistic.n:
-                means[level] = (scale * statistic.mean, scale * (statistic.std or 0))
+                means[density] = (scale * statistic.mean, scale * (statistic.std or 0))
         if means:
             drawn.append((*look, means))
     return drawn
 
 
-def _draw(axes: "Axes", lines: list[tuple], shift: float = 0.0) -> list[tuple[str, str, float]]:
+def _errors_of(rounds: Rounds, variant: str, condition: Condition, levels: Sequence[int]) -> dict[float, Values]:
+    return {rounds.density(condition, level): rounds.errors(variant, condition, level) for level in levels}
+
+
+def _between(rounds: Rounds, condition: Condition, level: int) -> float:
+    """Where a line to the next round stands: halfway on the logarithmic axis."""
+    return math.sqrt(rounds.density(condition, level) * rounds.density(condition, level + 1))
+
+
+def _draw(axes: "Axes", lines: list[tuple]) -> list[tuple[str, str, float]]:
     """Draws means with bars, side by side by a hair; the labels for the lines' ends."""
     ends = []
     for place, (label, colour, marker, style, means) in enumerate(lines):
-        hair = 0.06 * (place - (len(lines) - 1) / 2)
-        levels = sorted(means)
+        hair = 0.985 ** (place - (len(lines) - 1) / 2)
+        densities = sorted(means, reverse=True)
         axes.errorbar(
-            [level + shift + hair for level in levels],
-            [means[level][0] for level in levels],
-            [means[level][1] for level in levels],
+            [density * hair for density in densities],
+            [means[density][0] for density in densities],
+            [means[density][1] for density in densities],
             color=colour,
             marker=marker,
             linestyle=style,
             elinewidth=0.7,
         )
-        ends.append((label, colour, means[levels[-1]][0]))
+        ends.append((label, colour, means[densities[-1]][0]))
     return ends
 
 
-def _level_axis(axes: "Axes", rounds: Rounds) -> None:
-    widest = max(rounds.plain + rounds.warm + rounds.repelled, key=rounds.last)
-    levels = rounds.levels(widest)
-    labels = [f"{level}\n{percent(rounds.density(widest, level)).rstrip('%')}" for level in levels]
-    axes.set_xticks(levels, labels)
-    axes.set_xlim(-0.2, levels[-1] + 0.2)
-    axes.set_xlabel("level, with weights remaining in %")
+def _density_axis(axes: "Axes", rounds: Rounds, conditions: list[Condition]) -> None:
+    """Weights remaining, since conditions may prune by other shares; ticks where the one of most rounds has them."""
+    widest = max(conditions, key=rounds.last)
+    densities = [rounds.density(widest, level) for level in rounds.levels(widest)]
+    axes.set_xscale("log")
+    axes.set_xlim(1.05, min(rounds.density(c, rounds.last(c)) for c in conditions) / 1.05)
+    ticks(axes, {density: percent(density).rstrip("%") for density in densities})
+    axes.set_xlabel("weights remaining, % (log scale)")
 
 
 def _canvas(height: float, rows: int = 1) -> "tuple[Figure, Axes]":
