@@ -80,7 +80,7 @@ def test_grids_are_set_like_the_settings_own_values_and_hold_nothing_past_the_en
     assert setting.grids.sibling_densities == (0.3, 0.15) and setting.grids.sibling_pretraining == (0, 40)
     assert setting.lr == 0.1 and setting.grids.stability_levels == MINI.grids.stability_levels
     short = dataclasses.replace(MINI, steps=100, milestones=(50,), levels=4, rewind_steps=(0, 40)).check()
-    assert short.grids.sibling_pretraining == (0, 20, 80) and short.grids.stability_levels == ()
+    assert short.grids.sibling_pretraining == (0, 20) and short.grids.stability_levels == ()
     assert "warmup" not in short.grids.stability_rates and short.grids.adaptive_rewind_step == 60
 
 
