@@ -50,7 +50,8 @@ _CAPTIONS = {
     "error_along_path": (
         "Test error along the path through the levels",
         "After Fig. 2 of Unmasking, left (and, enlarged, middle). The straight lines from the solution of each level "
-        "to that of the next, all parameters interpolated. Thin: replicates; thick: their mean.",
+        "to that of the next, all parameters interpolated. Thin: replicates; thick: their mean; what is above the "
+        "enlarged part is cut off. Grey line: the dense mean; grey band: up to ε above it.",
     ),
     "barriers": (
         "Error barriers between successive levels",
@@ -101,7 +102,13 @@ def _drawings(data: Data) -> Iterator[tuple[str, dict[str, Drawing]]]:
         "error_along_path": error_along_path(data.rows, data.levels),
         "barriers": barriers(data.rows, data.levels),
     }
-    yield CORE, {name: Drawing(figure, *_CAPTIONS[name]) for name, figure in figures.items() if figure is not None}
+    notes = {"error_along_path": _unequal_numbers(data)}
+    found = {}
+    for name, figure in figures.items():
+        if figure is not None:
+            heading, caption = _CAPTIONS[name]
+            found[name] = Drawing(figure, heading, caption + notes.get(name, ""))
+    yield CORE, found
     for experiment, section in SECTIONS.items():
         if data.select(experiment=experiment):
             yield experiment, section.drawings(data)
@@ -151,10 +158,8 @@ def error_along_path(rows: Iterable[Row], levels: Summary) -> "Figure | None":
     if not paths:
         return None
     means = {step: _mean_path(replicates.values()) for step, replicates in sorted(paths.items())}
-    latest = means[max(means)].values()
-    low, high = min(latest), max(latest)
-    room = 0.35 * max(high - low, 0.1 * high)
-    zoomed = len(means) > 1 and max(max(mean.values()) for mean in means.values()) - low > 3 * (high - low + room)
+    low, high = _enlarged(paths, means)
+    zoomed = len(means) > 1 and max(max(mean.values()) for mean in means.values()) - low > 3 * (high - low)
     figure, panels = _canvas(5.4 if zoomed else 3.6, rows=2 if zoomed else 1)
     for axes in panels:
         for step, mean in means.items():
@@ -168,9 +173,9 @@ def error_along_path(rows: Iterable[Row], levels: Summary) -> "Figure | None":
     top.set_ylim(bottom=0)
     labels = [(f"rewind {step:,}", _colour(levels, step), mean[max(mean)]) for step, mean in means.items()]
     if zoomed:
-        bottom.set_ylim(max(0, low - room), max(high + room, 102 * (levels.threshold or 0)))
-        bottom.set_ylabel("the same, enlarged")
-        label_ends(bottom, [label for label in labels if label[2] <= high + room] + dense_label(levels))
+        bottom.set_ylim(low, max(high, 102 * (levels.threshold or 0)))
+        bottom.set_ylabel("test error, %, enlarged")
+        label_ends(bottom, [label for label in labels if label[2] <= high] + dense_label(levels))
         top.tick_params(labelbottom=False)
     label_ends(top, labels if zoomed else labels + dense_label(levels))
     last = math.ceil(max(max(mean) for mean in means.values()))
@@ -231,6 +236,32 @@ def _colour(levels: Summary, step: int) -> str:
 
 def _finite(entries: Sequence[LevelSummary]) -> list[LevelSummary]:
     return [entry for entry in entries if math.isfinite(entry.error.mean)]
+
+
+def _enlarged(
+    paths: Mapping[int, Mapping[int, Mapping[float, float]]], means: Mapping[int, Mapping[float, float]]
+) -> tuple[float, float]:
+    """What the enlarged part of the path shows: the mean of the last rewind step, with room, and of all rewind steps
+    whose means fit there the replicates; these up to as much again above."""
+    latest = means[max(means)].values()
+    low, high = min(latest), max(latest)
+    room = 0.35 * max(high - low, 0.1 * high)
+    near = [step for step, mean in means.items() if max(mean.values()) <= high + room]
+    values = [value for step in near for replicate in paths[step].values() for value in replicate.values()]
+    top = min(max(high + room, 1.03 * max(values)), 2 * (high + room) - low)
+    return max(0.0, min(low - room, 0.97 * min(values))), top
+
+
+def _unequal_numbers(data: Data) -> str:
+    """A sentence for a path that starts at the mean of fewer dense networks than the grey line is of."""
+    rows = data.select(variant="imp", metric="path_error")
+    replicates = {row.replicate for row in rows if is_core(row)}
+    if data.levels.dense is None or data.levels.dense.n == len(replicates):
+        return ""
+    return (
+        f" The dense mean is that of {data.levels.dense.n} networks, of which the paths start from {len(replicates)}: "
+        "they need not start on the grey line."
+    )
 
 
 def _line(values: Mapping[float, float]) -> tuple[list[float], list[float]]:

@@ -36,7 +36,7 @@ def write_markdown(folder: str | Path, path: str | Path) -> None:
         texts = section.findings(data) if data.select(experiment=name) else []
         if texts:
             parts += [f"### {section.title}", _list(texts)]
-    if others := others_markdown(run.rows):
+    if others := others_markdown(run.rows, record):
         parts += ["### Other experiments", others]
     versions = ", ".join(f"{name} {version}" for name, version in sorted((record.get("versions") or {}).items()))
     facts = [f"{name}: {record[name]}" for name in ("command", "seed", "device") if record.get(name) is not None]
@@ -47,9 +47,9 @@ def write_markdown(folder: str | Path, path: str | Path) -> None:
 
 
 _HOW_TO_READ = (
-    "*agrees*: the test supports the paper's finding; *does not agree*: the measurements contradict it; *cannot be "
-    "seen at this scale*: neither. ± is the standard deviation over replicates. "
-    "Tests were not corrected for their number."
+    "*agrees*: the test supports the paper's finding (p < 0.05), and so does what else its statistic names; *does not "
+    "agree*: the measurements contradict it; *cannot be seen at this scale*: neither. ± is the standard deviation over "
+    "replicates. Tests were not corrected for their number."
 )
 
 

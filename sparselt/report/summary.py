@@ -81,6 +81,18 @@ class Summary:
         """The largest mean test error that still matches."""
         return None if self.epsilon is None else self.dense.mean + self.epsilon
 
+    def in_doubt(self, rewind_step: int, level: int) -> bool:
+        """Whether `level` and the next both match may be said either way: a mean is within its standard error of the
+        threshold, and the other level does not decide."""
+        ends = [entry for entry in self.select("imp", rewind_step) if entry.level in (level, level + 1)]
+        if self.threshold is None or any(not entry.error.n or entry.error.diverged for entry in ends):
+            return False
+        reach = [(entry.error.std or 0.0) / math.sqrt(entry.error.n) for entry in ends]
+        above = [entry.error.mean - self.threshold for entry in ends]
+        fails = any(over > far for over, far in zip(above, reach, strict=True))
+        matches = all(over <= -far for over, far in zip(above, reach, strict=True))
+        return not fails and not matches
+
     def select(self, variant: str, rewind_step: int | None = None) -> tuple[LevelSummary, ...]:
         """The levels of a variant, ascending; those of one rewind step if it is given."""
         chosen = [entry for entry in self.levels if entry.variant == variant]

@@ -23,6 +23,9 @@ finds then is luck, one way or the other."""
 TOO_FEW = "fewer than three replicates: not judged"
 """The statistic of what is not judged for their want."""
 
+PAIRS_OF_LEVELS = "pairs of levels, those of one rewind step not independent"
+"""What `coincidence` counts over."""
+
 _MOSTLY = 0.9
 
 Values = Mapping[int, float]
@@ -93,6 +96,19 @@ def epsilon_text(epsilon: float) -> str:
     return f"margin ε = {points(epsilon)} points, the standard deviation of the dense error"
 
 
+def only_if(judged: Judged, holds: bool, otherwise: str) -> Judged:
+    """A finding that takes more than its test: where that does not hold it cannot be seen.
+
+    Args:
+        holds: what it takes besides.
+        otherwise: said in the statistic where it does not hold.
+    """
+    if holds or judged.verdict != "agrees":
+        return judged
+    statistic = f"{judged.statistic}; {otherwise}"
+    return dataclasses.replace(judged, statistic=statistic, verdict="cannot be seen at this scale")
+
+
 def rising_together(pairs: Mapping[int, Sequence[tuple[float, float]]]) -> Judged:
     """Whether two measurements rise together within replicates: their correlation for repeated measures (Bland and
     Altman 1995, "Calculating correlation coefficients with repeated observations"), one-sided.
@@ -121,25 +137,52 @@ def rising_together(pairs: Mapping[int, Sequence[tuple[float, float]]]) -> Judge
     return Judged(f"correlation within replicates, r = {r:.2f}", len(centred), p, _verdict(p, 1 - p))
 
 
-def coincidence(both: int, first_only: int, second_only: int, neither: int, of: str, replicates: int) -> Judged:
+def coincidence(cells: Sequence[int], doubtful: Sequence[int], of: str, replicates: int) -> Judged:
     """Whether one thing holds if and only if another does: Fisher's exact test, one-sided, of a table of counts.
 
     Agrees where p < 0.05 and at least 9 of 10 coincide; does not agree where a one-sided binomial test says that fewer
-    than 9 of 10 do (p < 0.05). What is counted should be independent; where it is not, p is smaller than it should be.
+    than 9 of 10 do (p < 0.05). A verdict that is another one without the doubtful cases cannot be seen. What is counted
+    should be independent; where it is not, p is smaller than it should be.
 
     Args:
+        cells: how often both hold, the first alone, the second alone, neither.
+        doubtful: how many of each may as well belong elsewhere.
         of: what is counted, such as `pairs of levels`.
         replicates: how many the counted means are taken over.
     """
+    if replicates < REPLICATES:
+        return too_few(sum(cells))
+    p, against, found = _coincide(cells)
+    text = (
+        f"Fisher's exact test, one-sided, over {of}; if and only if: at least 9 of 10 (our limit), fewer by a binomial "
+        f"test with p = {against:.2g}"
+    )
+    certain = [count - few for count, few in zip(cells, doubtful, strict=True)]
+    without = _coincide(certain)[2] if sum(certain) else "cannot be seen at this scale"
+    if without != found:
+        text += f"; without those in doubt {certain[0] + certain[3]} of {sum(certain)} coincide: another verdict"
+        found = "cannot be seen at this scale"
+    return Judged(text, sum(cells), p, found)
+
+
+def in_doubt(doubtful: Sequence[int], more: str = "") -> str:
+    """How many of the pairs are in doubt, to be added to what they come to; empty for none. doubtful: as there."""
+    hang = "pair hangs" if sum(doubtful) == 1 else "pairs hang"
+    exceptions = doubtful[1] + doubtful[2]
+    if not sum(doubtful):
+        return ""
+    reason = f"on a level within a standard error of the limit{more}"
+    return f"; {sum(doubtful)} {hang} {reason}, {exceptions} of them exceptions"
+
+
+def _coincide(cells: Sequence[int]) -> tuple[float, float, Verdict]:
+    """p of Fisher's test, p of the binomial test that fewer than 9 of 10 coincide, and the verdict."""
     from scipy import stats
 
-    if replicates < REPLICATES:
-        return too_few(both + first_only + second_only + neither)
-    total, agreeing = both + first_only + second_only + neither, both + neither
+    both, first_only, second_only, neither = cells
     p = float(stats.fisher_exact([[both, first_only], [second_only, neither]], alternative="greater").pvalue)
-    against = float(stats.binomtest(agreeing, total, _MOSTLY, alternative="less").pvalue)
-    found = _verdict(p if agreeing >= _MOSTLY * total else 1.0, against)
-    return Judged(f"Fisher's exact test, one-sided, over {of}", total, p, found)
+    against = float(stats.binomtest(both + neither, sum(cells), _MOSTLY, alternative="less").pvalue)
+    return p, against, _verdict(p if both + neither >= _MOSTLY * sum(cells) else 1.0, against)
 
 
 def significant(first: Values, second: Values, name: str = "the difference itself") -> str:

@@ -52,6 +52,22 @@ def test_mean_deviation_and_matching_are_those_computed_by_hand():
     assert (control.error.mean, control.matching) == (pytest.approx(0.03), False)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "doubt"),
+    [
+        ((0.017, 0.018, 0.019), (0.010, 0.011, 0.012), True),  # the limit is 0.018: the first may match or not
+        ((0.017, 0.018, 0.019), (0.030, 0.031, 0.032), False),  # the second fails whatever the first does
+        ((0.010, 0.011, 0.012), (0.010, 0.011, 0.012), False),
+        ((0.016, 0.018, 0.021), (0.017, 0.018, 0.019), True),
+        ((0.017, 0.018, math.nan), (0.010, 0.011, 0.012), False),  # one that diverged does not match
+    ],
+)
+def test_a_pair_is_in_doubt_where_a_level_near_the_limit_decides(first, second, doubt):
+    levels = ((1, first), (2, second))
+    rows = [error(value, k, level, 60) for level, values in levels for k, value in enumerate(values)]
+    assert summary([*DENSE, *rows]).in_doubt(60, 1) is doubt
+
+
 def test_mean_at_the_limit_matches_and_one_example_more_does_not():
     assert at(summary([*DENSE, error(0.018, 0, 1, 60)]), 60, 1).matching is True
     assert at(summary([*DENSE, error(0.018 + 1e-6, 0, 1, 60)]), 60, 1).matching is False

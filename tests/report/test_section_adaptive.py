@@ -1,5 +1,6 @@
 """What the report says of adaptive pruning, from invented chains of levels."""
 
+import dataclasses
 import math
 import random
 
@@ -97,6 +98,22 @@ def test_diverged_trainings_are_drawn_around(variant):
     assert SECTION.claims(data(rows))[1].verdict != "agrees" or variant == "dense"
 
 
+def test_ticks_are_the_densities_of_the_fixed_schedule_and_hollow_markers_are_seen_over_its_line():
+    densities = {level: 0.8**level - 0.0001 * level for level in range(12)}
+    rows = [
+        dataclasses.replace(r, density=densities[r.level]) if r.variant == "fixed" else r
+        for r in invented(replicates=2)
+    ]
+    bottom = SECTION.drawings(data(rows))["adaptive_pruning"].figure.axes[1]
+    expected = [f"{100 * density:.3g}" for density in densities.values()]
+    assert [float(text.get_text()) for text in bottom.get_xticklabels()] == [float(text) for text in expected]
+    hollow = [line for line in bottom.lines if line.get_markerfacecolor() == "white"]
+    (fixed,) = [line for line in bottom.lines if len(line.get_xdata()) > 1]
+    # Those of level 0, of either replicate, where the largest fraction is below the one that was pruned.
+    assert [line.get_xdata()[0] for line in hollow] == [1.0, 1.0]
+    assert all(line.get_zorder() > fixed.get_zorder() and line.get_markeredgecolor() != "white" for line in hollow)
+
+
 def test_time_counts_the_searches():
     ledger = []
     for k in range(5):
@@ -106,5 +123,16 @@ def test_time_counts_the_searches():
         ledger += [("train", f"replicate {k}, rewind 60, level {level + 1}", 2.0) for level in range(11)]
     entries = [Entry(str(n), kind, label, "ran", 1, seconds, "") for n, (kind, label, seconds) in enumerate(ledger)]
     (text,) = [text for text in SECTION.findings(data(invented(), entries)) if "In time" in text]
-    assert "takes 85% of" in text and "33% is spent searching" in text
-    assert not any("In time" in text for text in SECTION.findings(data(invented(), entries[:-1])))
+    assert "takes 85 ± 6% of" in text and "33% is spent searching" in text
+    claim = SECTION.claims(data(invented(), entries))[1]
+    assert "less computation time" in claim.claim and "85 ± 6%" in claim.here
+    assert (claim.verdict, claim.n) == ("agrees", 5)
+    slow = [dataclasses.replace(entry, seconds=entry.seconds * (1 + 2 * (entry.kind == "train"))) for entry in entries]
+    slow = [dataclasses.replace(entry, seconds=9.0) if entry.kind == "adaptive_prune" else entry for entry in slow]
+    assert SECTION.claims(data(invented(), slow))[1].verdict != "agrees"
+
+
+def test_a_replicate_whose_seconds_are_not_known_has_no_time():
+    entries = [Entry("0", "train", "replicate 0, rewind 60, level 1", "ran", 1, 2.0, "")]
+    assert not any("In time" in text for text in SECTION.findings(data(invented(), entries)))
+    assert not any("time" in claim.claim for claim in SECTION.claims(data(invented(), entries)))

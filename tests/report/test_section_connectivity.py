@@ -51,6 +51,7 @@ def test_barriers_exactly_where_levels_fail_agree():
     assert [claim.verdict for claim in claims] == ["agrees"] * 5
     coincide, piecewise, none, dense, ticket = claims
     assert coincide.n == 2 * (LEVELS - 1) and "both or neither at 10 of 10 pairs" in coincide.here
+    assert "hang" not in coincide.here
     # All ten pairs on the diagonal: 1 / C(10, 5).
     assert coincide.p == pytest.approx(1 / 252)
     assert "0.2 ± 0.0 points rewound to step 60, 30.0 ± 0.0 to step 0" in piecewise.here
@@ -112,9 +113,20 @@ def test_diverged_rows_are_drawn_grey_or_not_at_all(lost):
     assert all(claim.here for claim in SECTION.claims(data)) and SECTION.findings(data)
 
 
-@pytest.mark.parametrize(("rise", "texts"), [(0.0001, ["all ≤ 2"]), (0.03, ["≤ 2", "5", "10", "18"])])
-def test_the_colours_of_barriers_promise_none_that_there_are_not(rise, texts):
-    figure = SECTION.drawings(Data(invented(late=rise), {}))["heat_map"].figure
-    figure.draw_without_rendering()
-    bar = next(axes for axes in figure.axes if axes.get_ylabel() == "error barrier, points")
+@pytest.mark.parametrize(
+    ("rise", "replicates", "texts"),
+    [
+        (0.0001, 5, ["all ≤ 0.11"]),
+        (0.002, 5, ["≤ 0.11", "0.2", "0.5", "1", "1.2"]),
+        (0.002, 1, ["all ≤ 2"]),
+        (0.03, 1, ["≤ 2", "5", "10", "18"]),
+    ],
+)
+def test_the_colours_of_barriers_begin_at_epsilon_where_it_is_known_and_promise_none_that_there_are_not(
+    rise, replicates, texts
+):
+    drawing = SECTION.drawings(Data(invented(replicates, late=rise), {}))["heat_map"]
+    drawing.figure.draw_without_rendering()
+    bar = next(axes for axes in drawing.figure.axes if axes.get_ylabel() == "error barrier, points")
     assert [text.get_text() for text in bar.get_yticklabels()] == texts
+    assert ("darkest up to ε = 0.11 points" if replicates > 1 else "darkest up to 2 points") in drawing.caption

@@ -18,14 +18,15 @@ def row(variant, replicate, step, level, metric, value, to_level=None, condition
     return Row(*place, to_level=to_level, condition=condition)
 
 
-def invented(replicates=5, sign=-1, barrier=0.004, seed=0) -> list[Row]:
-    """Fractions that fall (sign -1) or rise with the eigenvalue; barriers of tens of points at step 0."""
+def invented(replicates=5, sign=-1, barrier=0.004, seed=0, at_a_level=-1) -> list[Row]:
+    """Fractions fall (sign -1) or rise with the eigenvalue, and at a level; barriers of tens of points at step 0."""
     rng, rows = random.Random(seed), []
     for k in range(replicates):
         for step in (0, 200):
             for level in LEVELS:
                 eigenvalue = 1 + level + 5 * (step == 0) * (level > 0) + (rng.random() if level else 0)
-                fraction = 0.5 + sign * 0.03 * eigenvalue
+                mean = 1 + level + 2.5 * (level > 0)
+                fraction = 0.5 + 0.03 * (sign * mean + at_a_level * (eigenvalue - mean))
                 values = {"eigenvalue_1": eigenvalue, "trace": 10 * eigenvalue}
                 values |= {"largest_prunable_fraction": fraction, "largest_own_fraction": fraction + 0.1}
                 rows += [row("imp", k, step, level, metric, value) for metric, value in values.items()]
@@ -60,6 +61,29 @@ def test_fractions_that_fall_with_curvature_and_low_barriers_agree():
     assert "points at rewind step 200, 40." in returns.here
 
 
+def test_a_correlation_that_is_the_levels_alone_cannot_be_seen():
+    limits, _ = SECTION.claims(data(invented(at_a_level=0.3, replicates=6)))
+    assert limits.verdict == "cannot be seen at this scale" and limits.p < 0.05
+    assert "at a given one the reverse is significant" in limits.statistic and "at a given level 0." in limits.here
+    text = SECTION.findings(data(invented(at_a_level=0.3, replicates=6)))[0]
+    assert "At a given level (partial correlation within replicates) it is 0." in text and "two-sided)." in text
+
+
+def test_the_partial_correlation_is_that_of_the_residuals_of_ranks():
+    import numpy as np
+    from scipy import stats
+
+    own = [r for r in invented(replicates=1, at_a_level=0.4, seed=3) if not (r.rewind_step == 200 and r.level == 0)]
+    x, y = (
+        stats.rankdata([r.value for r in own if r.metric == name])
+        for name in ("eigenvalue_1", "largest_prunable_fraction")
+    )
+    z = stats.rankdata([r.level for r in own if r.metric == "eigenvalue_1"])
+    left = [side - np.polyval(np.polyfit(z, side, 1), z) for side in (x, y)]
+    here = SECTION.claims(data(own))[0].here
+    assert f"at a given level {np.corrcoef(*left)[0, 1]:.2f};" in here
+
+
 def test_fractions_that_rise_and_high_barriers_do_not_agree():
     limits, returns = SECTION.claims(data(invented(sign=1, barrier=0.3)))
     assert (limits.verdict, returns.verdict) == ("does not agree", "does not agree")
@@ -81,16 +105,23 @@ def test_a_correlation_is_stated_with_its_number_of_networks_and_its_p_or_that_i
 def test_perturbations_stand_at_ticks_with_their_own_scales():
     axes = SECTION.drawings(data(invented()))["perturbation"].figure.axes[0]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0.5", "1", "2"]
+    assert {text.get_text() for text in axes.texts} == {"rewind 0", "rewind 200"}
+
+
+def test_perturbations_of_one_scale_stand_at_their_rewind_steps_with_names_outside_of_the_data():
     rows = [r for r in invented() if r.condition in ("", "scale=1")]
     axes = SECTION.drawings(data(rows))["perturbation"].figure.axes[0]
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["1"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "200"]
+    assert "perturbed by 1 ×" in axes.get_xlabel()
+    assert {text.get_text() for text in axes.texts} == {"pruned to 26.2%", "dense"}
+    assert axes.get_legend() is None and all(text.get_position()[0] > 1 for text in axes.texts)
 
 
 def test_fractions_that_are_all_tied_have_no_correlation():
     rows = without(invented(), 0.0, metric="largest_prunable_fraction")
     limits, _ = SECTION.claims(data(rows))
     assert limits.verdict == "cannot be seen at this scale" and "undefined" in limits.here
-    assert any("At 40 of 40 networks not even 5%" in text for text in SECTION.findings(data(rows)))
+    assert any("At 35 of 35 networks not even 5%" in text for text in SECTION.findings(data(rows)))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +129,7 @@ def test_fractions_that_are_all_tied_have_no_correlation():
     [{}, {"metric": "eigenvalue_1"}, {"metric": "barrier"}, {"replicate": 2}, {"metric": "largest_prunable_fraction"}],
 )
 def test_numbers_that_are_not_finite_are_drawn_around(columns):
-    rows = without(invented(), math.nan, **columns)
+    rows = without(invented(replicates=6), math.nan, **columns)
     assert SECTION.findings(data(rows)) is not None
     for claim in SECTION.claims(data(rows)):
         assert claim.verdict == "agrees" or columns != {"replicate": 2}

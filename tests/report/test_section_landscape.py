@@ -1,5 +1,6 @@
 """What the report says of planes and lines around solutions, from invented landscapes."""
 
+import dataclasses
 import math
 
 import pytest
@@ -88,7 +89,19 @@ def test_planes_are_drawn_where_there_are_some():
     assert set(found) == {"planes", "rise_along_lines"}
     # Two panels, of either rewind step, and the colours.
     assert len(found["planes"].figure.axes) == 3
+    assert not any(axes.texts for axes in found["planes"].figure.axes)
+    assert found["planes"].figure.get_supxlabel() and found["planes"].figure.get_supylabel()
+    for axes in found["rise_along_lines"].figure.axes:
+        assert axes.get_yscale() == "symlog" and "linear to 1" in axes.get_ylabel()
     assert set(SECTION.drawings(Data(invented(planes=False), {}))) == {"rise_along_lines"}
+
+
+def test_a_plane_that_lies_in_the_set_as_a_whole_says_so_for_it_has_no_outline():
+    rows = [
+        dataclasses.replace(r, value=0.02) if r.metric == "plane_error" and r.rewind_step else r for r in invented()
+    ]
+    first, second, _ = SECTION.drawings(Data(rows, {}))["planes"].figure.axes
+    assert [text.get_text() for text in second.texts] == ["all in the LCS-set"] and not first.texts
 
 
 @pytest.mark.parametrize("lost", [{0}, {0, 1, 2, 3, 4}])

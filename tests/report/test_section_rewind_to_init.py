@@ -56,8 +56,27 @@ def data(**shape) -> Data:
 def test_the_papers_findings_agree_where_the_numbers_have_them():
     found = SECTION.claims(data())
     assert [(claim.claim, claim.verdict) for claim in found if claim.verdict != "agrees"] == []
-    assert len(found) == 11
+    assert len(found) == 12
     assert {claim.n for claim in found} == {5}
+
+
+def test_tickets_that_match_all_the_same_are_not_removed_nor_found_where_they_do_not():
+    small = SECTION.claims(data())
+    shrunk = [
+        dataclasses.replace(row, value=0.0121 + 0.1 * (row.value - 0.012))
+        if (row.metric, row.variant) == ("test_error", "imp")
+        else row
+        for row in rows()
+    ]
+    removed = next(c for c in SECTION.claims(Data(shrunk, {})) if "removes" in c.claim)
+    assert next(c for c in small if "removes" in c.claim).verdict == "agrees"
+    assert removed.verdict == UNSEEN and "on average they match all the same" in removed.statistic
+    raised = [
+        dataclasses.replace(row, value=row.value + 0.03) if (row.metric, row.variant) == ("test_error", "imp") else row
+        for row in rows()
+    ]
+    found = next(c for c in SECTION.claims(Data(raised, {})) if "finds tickets" in c.claim)
+    assert found.verdict == UNSEEN and "on average they do not match" in found.statistic
 
 
 def test_a_large_batch_that_is_no_more_stable_contradicts_the_paper():
@@ -130,6 +149,12 @@ def test_error_axes_hold_their_bars_and_the_caption_names_the_panel_with_reiniti
     assert "in the panel λ = 2, batch 128 only" in SECTION.drawings(Data(kept, {}))["init_repulsion"].caption
 
 
+def test_many_rounds_have_no_more_ticks_than_have_room_among_them_the_last():
+    (axes,) = SECTION.drawings(data(replicates=2, levels=24, repulsion=()))["init_errors"].figure.axes
+    places, texts = axes.get_xticks(), [text.get_text() for text in axes.get_xticklabels()]
+    assert len(places) <= 16 and all(texts) and min(places) == pytest.approx(0.64**24)
+
+
 def test_conditions_that_prune_by_other_shares_stand_at_their_own_densities():
     warm_only = [row for row in rows(levels=3) if "warmup" in row.condition]
     faster = [row for row in rows(levels=2, repulsion=()) if "warmup" not in row.condition]
@@ -138,7 +163,11 @@ def test_conditions_that_prune_by_other_shares_stand_at_their_own_densities():
     (axes,) = drawings["init_errors"].figure.axes
     ends = sorted(line.get_xdata()[-1] for line in axes.lines if len(line.get_xdata()) > 2)
     assert ends == pytest.approx([0.09, 0.09, 0.64**3, 0.64**3], rel=0.05)
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["100", "64.0", "41.0", "26.2"]
+    # Where the conditions end, 9% and 0.64³, and the levels of the one of most rounds.
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["100", "64.0", "41.0", "26.2", "9.00"]
+    for name in ("init_errors", "init_barriers"):
+        caption = drawings[name].caption
+        assert "solid: lr 0.1." in caption and "dotted: batch 64, lr 0.3." in caption
     (axes,) = drawings["init_barriers"].figure.axes
     starts = sorted(line.get_xdata()[0] for line in axes.lines if line.get_marker() in "osDv")
     assert starts == pytest.approx([0.3**0.5, 0.3**0.5, 0.8, 0.8], rel=0.05)  # halfway from 100% on the log axis

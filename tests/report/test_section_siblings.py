@@ -75,6 +75,24 @@ def test_iterative_siblings_are_judged_apart_from_one_shot_ones():
     assert "the difference itself is significant, p = " in found[5].statistic
 
 
+def test_combined_masks_that_err_less_match_and_are_no_more_similar_to_each_other():
+    better = [
+        dataclasses.replace(row, value=row.value - 0.01 + 0.0001 * row.replicate)
+        if (row.variant, row.metric) == ("union", "test_error")
+        else row
+        for row in rows()
+    ]
+    found = SECTION.claims(Data(better, {}))
+    assert [claim.verdict for claim in found[2:5]] == ["does not agree", "agrees", "agrees"]
+    assert "higher by less than the margin ε" in found[3].statistic
+
+
+def test_masks_that_are_significantly_above_chance_are_said_to_be():
+    near = SECTION.claims(data())[0]
+    assert near.verdict == "agrees" and "above chance all the same, p = " in near.statistic
+    assert "a limit of ours" in near.statistic
+
+
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [

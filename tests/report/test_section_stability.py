@@ -69,6 +69,29 @@ def test_stability_at_initialization_contradicts_the_paper():
     assert verdict == "does not agree"
 
 
+def test_where_a_later_step_is_more_stable_but_errs_more_the_two_do_not_improve_together():
+    worse = [
+        dataclasses.replace(row, value=row.value + 0.01 + 0.0001 * row.replicate)
+        if (row.variant, row.rewind_step, row.metric) == ("imp", 200, "test_error")
+        else row
+        for row in data().rows
+    ]
+    claim = SECTION.claims(Data(worse, {}))[-1]
+    assert claim.verdict == UNSEEN and claim.p < 0.05
+    assert "from step 60 to 200 one improves and the other worsens" in claim.statistic
+
+
+def test_imp_is_judged_where_it_succeeds():
+    def imp(variant, replicate, step, level, value):
+        where = ("i", "mini", "imp", variant, replicate, step, level, 0.8**level, "test_error", value)
+        return Row(*where, None, None, None, "")
+
+    errors = [imp("dense", k, None, 0, 0.01 + 0.001 * k) for k in range(5)]
+    assert "at step 200 " in SECTION.claims(data())[0].here
+    errors += [imp("imp", k, step, 8, 0.01 if step == 60 else 0.05) for k in range(5) for step in (0, 60, 200)]
+    assert "at step 60 " in SECTION.claims(Data([*data().rows, *errors], {}))[0].here
+
+
 CASES = {
     "one replicate": {"replicates": 1},
     "one step": {"steps": (60,), "rates": ("standard",)},
@@ -101,6 +124,13 @@ def test_each_level_has_its_figure_and_the_rates_one():
     assert set(SECTION.drawings(data())) == {"stability_against_rewind", "stability_by_learning_rate"}
     names = SECTION.drawings(data(levels=(4, 8), rates=("standard",)))
     assert set(names) == {"stability_against_rewind_level_4", "stability_against_rewind_level_8"}
+
+
+def test_what_the_learning_rates_are_beside_is_named_outside_of_the_data():
+    axes = SECTION.drawings(data())["stability_by_learning_rate"].figure.axes
+    assert not any(panel.get_legend() for panel in axes)
+    assert {text.get_text() for text in axes[-1].texts} == {"IMP", "random mask", "dense"}
+    assert all(text.get_position()[0] > 1 for text in axes[-1].texts)
 
 
 def test_a_run_without_the_experiment_has_nothing_to_say():

@@ -13,14 +13,17 @@ from sparselt.report.verdicts import (
     coincidence,
     epsilon_text,
     equal,
+    in_doubt,
     lower,
     lower_than,
     not_higher,
+    only_if,
     rising_together,
     spread,
 )
 
 UNSEEN = "cannot be seen at this scale"
+NO_DOUBT = (0, 0, 0, 0)
 LOW = {k: 1.0 + 0.1 * k for k in range(5)}
 HIGH = {k: value + 1 + 0.05 * k for k, value in LOW.items()}
 
@@ -49,9 +52,46 @@ def test_fewer_than_three_replicates_judge_nothing(values):
 
 
 def test_what_coincides_is_judged_from_three_replicates_on():
-    assert coincidence(5, 0, 0, 5, "pairs", 2).verdict == UNSEEN
-    assert coincidence(5, 0, 0, 5, "pairs", 2).statistic == TOO_FEW
-    assert coincidence(5, 0, 0, 5, "pairs", 3).verdict == "agrees"
+    assert coincidence((5, 0, 0, 5), NO_DOUBT, "pairs", 2).verdict == UNSEEN
+    assert coincidence((5, 0, 0, 5), NO_DOUBT, "pairs", 2).statistic == TOO_FEW
+    assert coincidence((5, 0, 0, 5), NO_DOUBT, "pairs", 3).verdict == "agrees"
+
+
+def test_if_and_only_if_takes_nine_of_ten_beside_a_small_p():
+    judged = coincidence((16, 2, 2, 13), NO_DOUBT, "pairs", 5)
+    assert judged.p < 0.001 and judged.verdict == UNSEEN
+    assert "at least 9 of 10 (our limit), fewer by a binomial test with p = 0.42" in judged.statistic
+    assert coincidence((10, 8, 8, 7), NO_DOUBT, "pairs", 5).verdict == "does not agree"
+
+
+@pytest.mark.parametrize(
+    ("cells", "doubtful", "verdict", "told"),
+    [
+        ((15, 6, 1, 11), (6, 6, 1, 2), UNSEEN, "without those in doubt 18 of 18 coincide"),
+        ((15, 1, 1, 11), (6, 0, 0, 8), UNSEEN, "without those in doubt 12 of 14 coincide"),
+        ((15, 0, 0, 11), (15, 0, 0, 11), UNSEEN, "without those in doubt 0 of 0 coincide"),
+        ((15, 1, 0, 11), (2, 1, 0, 2), "agrees", ""),
+    ],
+)
+def test_a_verdict_that_hangs_on_what_is_in_doubt_is_none(cells, doubtful, verdict, told):
+    judged = coincidence(cells, doubtful, "pairs", 5)
+    assert judged.verdict == verdict and judged.n == sum(cells)
+    assert told in judged.statistic if told else "doubt" not in judged.statistic
+
+
+def test_what_is_in_doubt_is_counted_in_words():
+    assert in_doubt(NO_DOUBT) == ""
+    one, five = in_doubt((1, 0, 0, 0)), in_doubt((1, 2, 1, 1), " or so")
+    assert one.startswith("; 1 pair hangs on a level") and one.endswith("limit, 0 of them exceptions")
+    assert five.startswith("; 5 pairs hang on a level") and five.endswith("or so, 3 of them exceptions")
+
+
+def test_what_takes_more_than_its_test_is_not_seen_without_it():
+    judged = lower(LOW, HIGH)
+    assert only_if(judged, True, "but") == judged
+    found = only_if(judged, False, "but they match")
+    assert (found.verdict, found.p) == (UNSEEN, judged.p) and found.statistic.endswith("; but they match")
+    assert only_if(lower(HIGH, LOW), False, "but") == lower(HIGH, LOW)
 
 
 def test_a_diverged_replicate_is_left_out():

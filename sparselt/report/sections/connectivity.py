@@ -1,23 +1,24 @@
 """Linear connectivity of levels and of copies (Paul et al. 2022, Figs. 2 and 6; Frankle et al. 2020).
 
 Connected if and only if both match (Paul et al., level 0 apart, appendix D), counted over pairs of successive levels at
-all rewind steps, on means over replicates: `verdicts.coincidence` of matching with a barrier below 2 points. Pairs of
-one rewind step are not independent. Piecewise connected: the mean barrier over levels from 1 on, by replicate, is lower
-at the last rewind step than at step 0 (one-sided paired t); over the pairs that match at the last step it is below the
-2 points of Linear Mode Connectivity (one-sided t). Stable: instability, the largest error between two copies minus the
-mean of their own, is lower at the last rewind step than at the first (one-sided paired t).
+all rewind steps, on means over replicates: `verdicts.coincidence` of matching with a barrier below 2 points; in doubt
+are pairs that hang on a level within a standard error of matching. Pairs of one rewind step are not independent.
+Piecewise connected: the mean barrier over levels from 1 on, by replicate, is lower at the last rewind step than at step
+0 (one-sided paired t); over the pairs that match at the last step it is below the 2 points of Linear Mode Connectivity
+(one-sided t). Stable: instability, the largest error between two copies minus the mean of their own, is lower at the
+last rewind step than at the first (one-sided paired t).
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from sparselt.report.drawing import COLOURS, GREY, barrier_axis, label_ends, ticks
-from sparselt.report.findings import Agreement, agreements
+from sparselt.report.findings import agreements
 from sparselt.report.section import Claim, Data, Drawing, Section
 from sparselt.report.summary import NEAR_ZERO_BARRIER, Statistic
-from sparselt.report.verdicts import Values, coincidence, lower, lower_than, spread
+from sparselt.report.verdicts import PAIRS_OF_LEVELS, Values, coincidence, in_doubt, lower, lower_than, spread
 from sparselt.report.wording import count, mean_and_std, percent, points
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def drawings(data: Data) -> dict[str, Drawing]:
     """The heat map over all pairs of levels, and instability against the rewind step."""
     found = {}
     if _finite(_pairs(data, "max_error")):
-        found["heat_map"] = Drawing(_heat_map(data), *_HEAT_MAP)
+        found["heat_map"] = Drawing(_heat_map(data), "Between all pairs of levels", _heat_map_caption(data))
     if any(math.isfinite(Statistic.of(values.values()).mean) for values in _instability(data).values()):
         found["instability"] = Drawing(_instability_figure(data), *_INSTABILITY)
     return found
@@ -54,13 +55,6 @@ def claims(data: Data) -> list[Claim]:
 
 SECTION = Section("Connectivity of distant levels, and of copies in another data order", drawings, findings, claims)
 
-_HEAT_MAP = (
-    "Between all pairs of levels",
-    "After Fig. 2 of Unmasking, right: the last rewind step, means over replicates. The largest error on the "
-    "straight line between the solutions of two levels; darkest at the matching error, dense mean + ε, or below. "
-    f"And the error barrier on that line; darkest up to {points(NEAR_ZERO_BARRIER, 0)} points. Logarithmic colours; "
-    "grey: not measured, or diverged.",
-)
 _INSTABILITY = (
     "Instability to SGD noise",
     "Two copies of a network start from the same step and differ in data order and augmentation. Instability: the "
@@ -74,38 +68,21 @@ def _coincidence(data: Data) -> Iterator[Claim]:
     found = agreements(data.levels)
     if not found:
         return
-    cells = [
-        sum(len(getattr(agreement, name)) for agreement in found)
-        for name in ("matching_connected", "matching_separated", "failing_connected", "failing_separated")
-    ]
-    near = _near_the_limit(data, found)
+    names = ("matching_connected", "matching_separated", "failing_connected", "failing_separated")
+    places = [[(a.rewind_step, level) for a in found for level in getattr(a, name)] for name in names]
+    cells = [len(pairs) for pairs in places]
+    doubtful = [sum(data.levels.in_doubt(*pair) for pair in pairs) for pairs in places]
     here = (
         f"both or neither at {cells[0] + cells[3]} of {count(sum(cells), 'pair')}: of {cells[0] + cells[1]} that match "
         f"{cells[0]} without a barrier, of {cells[2] + cells[3]} that do not {cells[3]} with one"
-    ) + (
-        f"; of the other {cells[1] + cells[2]}, {near} have a level within a standard error of the limit"
-        if near
-        else ""
+        f"{in_doubt(doubtful)}"
     )
-    claim = "successive levels are linearly connected without a barrier if and only if both match (level 0 apart)"
+    claim = (
+        "at higher sparsities (here: level 0 apart) successive levels are linearly connected without a barrier if and "
+        "only if both match"
+    )
     replicates = len({row.replicate for row in data.select(experiment="connectivity", variant="imp", metric="barrier")})
-    yield coincidence(*cells, "pairs of levels", replicates).claim(PAUL, claim, here)
-
-
-def _near_the_limit(data: Data, found: Sequence[Agreement]) -> int:
-    """Pairs at which the two do not coincide, with a level whose mean error is within a standard error of matching."""
-    entries = {(entry.rewind_step, entry.level): entry for entry in data.levels.select("imp")}
-    doubtful = {
-        place
-        for place, entry in entries.items()
-        if entry.level and entry.error.std is not None
-        if abs(entry.error.mean - (data.levels.threshold or 0.0)) <= entry.error.std / math.sqrt(entry.error.n)
-    }
-    return sum(
-        (agreement.rewind_step, level) in doubtful or (agreement.rewind_step, level + 1) in doubtful
-        for agreement in found
-        for level in agreement.matching_separated + agreement.failing_connected
-    )
+    yield coincidence(cells, doubtful, PAIRS_OF_LEVELS, replicates).claim(PAUL, claim, here)
 
 
 def _piecewise(data: Data) -> Iterator[Claim]:
@@ -159,11 +136,13 @@ def _far_pairs(data: Data) -> Iterator[str]:
     farthest = max(barriers, key=lambda pair: pair[1] - pair[0])
     worst = max(barriers, key=lambda pair: barriers[pair])
     threshold = data.levels.threshold
+    epsilon = data.levels.epsilon
+    within = "" if epsilon is None else f", {sum(value < epsilon for value in barriers.values())} below ε"
     text = (
         f"Of {count(len(barriers), 'pair')} of levels, rewound to step {_last(data):,}, {near} have a mean barrier "
-        f"below {points(NEAR_ZERO_BARRIER, 0)} points on the straight line; from level {farthest[0]} to {farthest[1]} "
-        f"it is {points(barriers[farthest], 1)}, and it is largest, {points(barriers[worst], 1)}, from level "
-        f"{worst[0]} to {worst[1]}."
+        f"below {points(NEAR_ZERO_BARRIER, 0)} points on the straight line{within}; from level {farthest[0]} to "
+        f"{farthest[1]} it is {points(barriers[farthest], 1)}, and it is largest, {points(barriers[worst], 1)}, from "
+        f"level {worst[0]} to {worst[1]}."
     )
     errors = _finite(_pairs(data, "max_error"))
     if threshold is not None:
@@ -183,6 +162,21 @@ def _copies(data: Data) -> Iterator[str]:
         yield f"Instability of {_name(data, variant, level)}, in points: {', '.join(texts)}."
 
 
+def _heat_map_caption(data: Data) -> str:
+    darkest = (
+        f"{points(NEAR_ZERO_BARRIER, 0)} points"
+        if not data.levels.epsilon
+        else f"ε = {points(data.levels.epsilon)} points, the rise that Unmasking's Def. A.1 allows a line without a "
+        "barrier"
+    )
+    return (
+        "After Fig. 2 of Unmasking, right: the last rewind step, means over replicates. The largest error on the "
+        "straight line between the solutions of two levels; darkest at the matching error, dense mean + ε, or below. "
+        f"And the error barrier on that line; darkest up to {darkest}. Logarithmic colours; grey: not measured, or "
+        "diverged."
+    )
+
+
 def _heat_map(data: Data) -> "Figure":
     import matplotlib
     import numpy as np
@@ -200,7 +194,7 @@ def _heat_map(data: Data) -> "Figure":
         picture = np.full((size, size), np.nan)
         for (first, second), value in values.items():
             picture[first, second] = picture[second, first] = 100 * value
-        floor = 100 * NEAR_ZERO_BARRIER
+        floor = 100 * (data.levels.epsilon or NEAR_ZERO_BARRIER)
         if label == "largest error, %":
             floor = 100 * (threshold if threshold else min(_finite(values).values(), default=0.01))
         else:

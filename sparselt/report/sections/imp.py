@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from sparselt.report.drawing import COLOURS, GREY, dense_label, error_axis, label_ends, matching_band, ticks
 from sparselt.report.inference import paired
 from sparselt.report.section import Claim, Data, Drawing, Section, condition_value
-from sparselt.report.summary import LevelSummary
+from sparselt.report.summary import LevelSummary, Statistic
 from sparselt.report.verdicts import TOO_FEW, Values, lower
 from sparselt.report.wording import count, listing, mean_and_std, percent, points, ranges
 
@@ -35,16 +35,17 @@ _LOOKS = {
     "lr_rewinding": (COLOURS[3], "v", "-"),
     "fine_tuning": (COLOURS[4], "P", "-"),
 }
+_STABILIZING = "Frankle et al. 2019 (Stabilizing)"
 _CONTROLS = {
-    "random": "a random mask of the same layerwise densities",
-    "reinit": "its own mask on a fresh initialization",
+    "random": ("a random mask of the same layerwise densities", _STABILIZING),
+    "reinit": ("its own mask on a fresh initialization", f"{_STABILIZING}, Maene et al. 2021"),
 }
 
 
 def drawings(data: Data) -> dict[str, Drawing]:
     """Error against density of IMP and its variants, where any was run."""
     figure = _variants(data) if any(_finite(data, variant) for variant in VARIANTS) else None
-    return {} if figure is None else {"variants": Drawing(figure, _HEADING, _CAPTION)}
+    return {} if figure is None else {"variants": Drawing(figure, _HEADING, _CAPTION + _replicates(data))}
 
 
 def findings(data: Data) -> list[str]:
@@ -97,7 +98,7 @@ def _rewinding(data: Data) -> Iterator[Claim]:
         "IMP that rewinds to initialization does not find subnetworks that match the dense network; IMP that rewinds "
         "to a step early in training does"
     )
-    paper = "Frankle et al. 2019 (Stabilizing)"
+    paper = _STABILIZING
     matching = [entry for step in later for entry in summary.select("imp", step) if entry.matching]
     if not matching:
         here = f"rewound to step {listing([f'{step:,}' for step in later])} no level matches"
@@ -120,7 +121,7 @@ def _rewinding(data: Data) -> Iterator[Claim]:
 
 
 def _controls(data: Data) -> Iterator[Claim]:
-    for variant, what in _CONTROLS.items():
+    for variant, (what, paper) in _CONTROLS.items():
         control = _sparsest(data, variant)
         if control is None:
             continue
@@ -132,7 +133,7 @@ def _controls(data: Data) -> Iterator[Claim]:
             f"{percent(control.density)} of the weights"
         )
         claim = f"the subnetwork that IMP finds errs less than {what}, at equal density"
-        yield lower(first, second).claim("all four papers", claim, here)
+        yield lower(first, second).claim(paper, claim, here)
 
 
 def _compared(data: Data) -> Iterator[str]:
@@ -141,10 +142,9 @@ def _compared(data: Data) -> Iterator[str]:
         entry = _sparsest(data, variant)
         if entry is None:
             continue
-        ticket = _ticket(data, entry)
         text = (
             f"{name[0].upper()}{name[1:]}: {mean_and_std(entry.error)}% at {percent(entry.density)} of the weights, "
-            f"where IMP has {mean_and_std(ticket.error if ticket else None)}%"
+            f"where IMP has {mean_and_std(_beside(data, entry))}% in the same replicates"
         )
         yield f"{text}{_difference(data, entry)}. {_levels_below(data, variant)}"
 
@@ -157,9 +157,16 @@ def _difference(data: Data, entry: LevelSummary) -> str:
     return f" (difference {points(test.mean)} points, {test.text}, n = {test.n}, p = {test.p:.2g})"
 
 
+def _beside(data: Data, entry: LevelSummary) -> Statistic | None:
+    """IMP's errors in the replicates that a variant was run in; None where there is none."""
+    others = _errors(data, entry.variant, entry.rewind_step, entry.level)
+    errors = _errors(data, "imp", entry.rewind_step, entry.level)
+    return Statistic.of(errors[k] for k in errors.keys() & others.keys()) if errors.keys() & others.keys() else None
+
+
 def _levels_below(data: Data, variant: str) -> str:
-    pairs = [(entry, _ticket(data, entry)) for entry in data.levels.select(variant)]
-    differences = [entry.error.mean - ticket.error.mean for entry, ticket in pairs if ticket is not None]
+    pairs = [(entry, _beside(data, entry)) for entry in data.levels.select(variant)]
+    differences = [entry.error.mean - ticket.mean for entry, ticket in pairs if ticket is not None]
     finite = [difference for difference in differences if math.isfinite(difference)]
     return f"Its mean error is below IMP's at {sum(d < 0 for d in finite)} of {count(len(finite), 'level')}."
 
@@ -195,6 +202,19 @@ def _variants(data: Data):
     axes.set_xlabel("weights remaining, % (log scale)")
     label_ends(axes, labels + dense_label(data.levels))
     return figure
+
+
+def _replicates(data: Data) -> str:
+    """Of how many each mean is, where the numbers differ: ` Replicates: 12 of the dense network, 5 of IMP.`"""
+    step = next(entry.rewind_step for variant in VARIANTS for entry in data.levels.select(variant))
+    names: dict[int, list[str]] = defaultdict(list)
+    for variant, name in {"dense": "the dense network", "imp": "IMP", **VARIANTS}.items():
+        rows = data.select(experiment="imp", variant=variant, metric="test_error", condition="")
+        replicates = {row.replicate for row in rows if row.rewind_step in (None, step)}
+        if replicates:
+            names[len(replicates)].append(name)
+    texts = [f"{number} of {listing(of)}" for number, of in names.items()]
+    return f" Replicates: {', '.join(texts)}." if len(texts) > 1 else ""
 
 
 def _finite(data: Data, variant: str, step: int | None = None) -> Sequence[LevelSummary]:

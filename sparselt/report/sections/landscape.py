@@ -3,9 +3,10 @@
 A network is in the LCS-set of w(L) where the largest error on the straight line to it is at most E(w(L)) + ε; here the
 means over replicates of that largest error and of E(w(L)) are compared, ε being the standard deviation of the dense
 error. The next solution is in the set exactly where both levels match (level 0 apart, as for the barrier), over pairs
-of levels at all rewind steps: `verdicts.coincidence`. The projection leaves the set as sparsity grows: at the last
-rewind step, Spearman's rank correlation between the level and the rise of the error on the way to the projection is
-above zero over replicates (one-sided t); the first projection has to be in the set.
+of levels at all rewind steps: `verdicts.coincidence`; in doubt are pairs that hang on a level within a standard error
+of matching, or whose rise is within one of ε. The projection leaves the set as sparsity grows: at the last rewind step,
+Spearman's rank correlation between the level and the rise of the error on the way to the projection is above zero over
+replicates (one-sided t); the first projection has to be in the set.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from sparselt.report.drawing import COLOURS, GREY, INK, label_ends, level_axis
 from sparselt.report.results import Row
 from sparselt.report.section import Claim, Data, Drawing, Section
 from sparselt.report.summary import Statistic
-from sparselt.report.verdicts import Values, coincidence, lower, spread
+from sparselt.report.verdicts import PAIRS_OF_LEVELS, Values, coincidence, in_doubt, lower, spread
 from sparselt.report.wording import count, ranges
 
 if TYPE_CHECKING:
@@ -77,11 +78,14 @@ SECTION = Section("The error landscape between a level and the next", drawings, 
 
 _PLANES = (
     "After Fig. 3 of Unmasking. Test error, logarithmic colours; white line: the matching error, dense mean + ε; "
-    "dotted: the LCS-set of w(L), which straight lines from w(L) reach without an error above its own + ε. Grey "
-    "triangle: w(L); orange cross: its projection by the next mask; orange triangle: w(L+1). Dashed: the line through "
-    "the last two, in the subspace of the next mask. Units are distances between parameters; the direction to w(L) is "
-    "drawn twice as long, or less where it would not fit. Outside the triangle of the three, only prunable parameters "
-    "are extrapolated."
+    "dotted orange: the LCS-set of w(L), which straight lines from w(L) reach without an error above its own + ε; a "
+    "panel that lies in it as a whole says so. Grey triangle: w(L); orange cross: its projection by the next mask; "
+    "orange triangle: w(L+1). Dashed: the line through the last two, in the subspace of the next mask. Units are "
+    "distances between parameters; the direction to w(L) is drawn twice as long, or less where it would not fit. "
+    "Outside the triangle of the three, only prunable parameters are extrapolated; all others, batch-norm statistics "
+    "included, are those of its nearest point. Hence a sharp-edged wedge of high error, above and right of w(L+1), "
+    "where its mask silenced channels: the statistics there are w(L+1)'s alone, and as these channels have almost no "
+    "variance, batch norm magnifies what comes through their pruned weights, which return above the dashed line."
 )
 _LINES = (
     "How far the error rises above that of w(L) on the straight line to its projection by the next mask, and to the "
@@ -104,21 +108,31 @@ class _Grid:
 def _next_solutions(data: Data) -> Iterator[Claim]:
     summary = data.levels
     cells = {(matching, inside): 0 for matching in (True, False) for inside in (True, False)}
+    doubtful = dict(cells)
     for step, level in _rises(data, "next"):
         ends = [entry for entry in summary.select("imp", step) if entry.level in (level, level + 1)]
         inside = _inside(data, "next", step, level)
         if level > 0 and len(ends) == 2 and inside is not None and None not in (end.matching for end in ends):
-            cells[all(end.matching for end in ends), inside] += 1
+            cell = all(end.matching for end in ends), inside
+            cells[cell] += 1
+            doubtful[cell] += summary.in_doubt(step, level) or _near_the_edge(data, step, level)
     if not any(cells.values()):
         return
     here = (
         f"of {count(cells[True, True] + cells[True, False], 'pair')} that match {cells[True, True]} inside, of "
         f"{cells[False, True] + cells[False, False]} that do not {cells[False, False]} outside"
+        f"{in_doubt([*doubtful.values()], ' or a rise so near to ε')}"
     )
     replicates = len(set().union(*_rises(data, "next").values()))
-    yield coincidence(*cells.values(), "pairs of levels", replicates).claim(
-        PAPER, "the next solution lies in the LCS-set of w(L) if and only if IMP succeeds (level 0 apart)", here
+    yield coincidence([*cells.values()], [*doubtful.values()], PAIRS_OF_LEVELS, replicates).claim(
+        PAPER, "the next solution lies in the LCS-set of w(L) if and only if IMP succeeds (here: level 0 apart)", here
     )
+
+
+def _near_the_edge(data: Data, step: int, level: int) -> bool:
+    """Whether the mean rise on the way to the next solution is within its standard error of ε."""
+    rise = Statistic.of(_rises(data, "next")[step, level].values())
+    return not rise.diverged and abs(rise.mean - data.levels.epsilon) <= (rise.std or 0.0) / math.sqrt(rise.n)
 
 
 def _projections(data: Data) -> Iterator[Claim]:
@@ -207,7 +221,7 @@ def _lines(data: Data) -> "Figure":
                 labels.append((f"rewind {step:,}", colour, means[max(means)]))
         if data.levels.epsilon is not None:
             axes.axhspan(0, 100 * data.levels.epsilon, color=GREY, alpha=0.25, linewidth=0, zorder=0)
-        axes.set_ylabel(f"rise to {name},\npoints")
+        axes.set_ylabel(f"rise to {name},\npoints (linear to 1,\nthen log)")
         ends.append(labels)
     _rise_axis(panels[0], largest)
     level_axis(panels[1], data.levels, last)
@@ -243,7 +257,7 @@ def _planes(data: Data, replicate: int) -> "Figure":
     scale = LogNorm(100 * floor, 100 * max(max(finite), 2 * floor))
     width = max(6.2, 0.9 + 2.1 * len(levels))
     side = min(2.6, (width - 0.9) / len(levels))
-    figure = Figure(figsize=(width, 0.3 + side * len(steps)), layout="constrained")
+    figure = Figure(figsize=(width, 0.5 + side * len(steps)), layout="constrained")
     panels = figure.subplots(len(steps), len(levels), squeeze=False)
     shown = None
     for row, step in enumerate(steps):
@@ -254,6 +268,8 @@ def _planes(data: Data, replicate: int) -> "Figure":
                 continue
             shown = _plane(axes, grids[step, level], data, scale)
             axes.set_title(f"rewind {step:,}, level {level}", fontsize=9)
+    figure.supxlabel("distance in the subspace of the next mask, towards w(L+1)", fontsize=10)
+    figure.supylabel("distance from that subspace, towards w(L)", fontsize=10)
     bar = figure.colorbar(shown, ax=panels, shrink=0.7, label="test error, % (log scale)")
     marks = [digit * 10.0**power for power in range(-1, 3) for digit in (1, 2, 5)]
     marks = [mark for mark in marks if scale.vmin <= mark <= scale.vmax]
@@ -280,7 +296,11 @@ def _plane(axes: "Axes", grid: _Grid, data: Data, scale):
     if epsilon is not None and math.isfinite(grid.start):
         held = lcs_set(grid.errors, grid.x, grid.y, grid.networks["solution"], grid.start + epsilon)
         if held.any() and not held.all():
-            axes.contour(grid.x, grid.y, held, [0.5], colors="white", linewidths=1.2, linestyles="dotted")
+            # In another colour than the matching error's line, on which it often lies.
+            axes.contour(grid.x, grid.y, held, [0.5], colors=COLOURS[0], linewidths=1.6, linestyles="dotted")
+        if held.all():
+            at = {"transform": axes.transAxes, "ha": "center", "va": "top"}
+            axes.text(0.5, 0.97, "all in the LCS-set", color="white", fontsize=8.5, **at)
     axes.axhline(0, color="white", linewidth=0.6, linestyle=(0, (4, 3)), alpha=0.7)
     looks = {"solution": ("^", GREY), "projection": ("X", COLOURS[4]), "next_solution": ("^", COLOURS[4])}
     for name, (marker, colour) in looks.items():

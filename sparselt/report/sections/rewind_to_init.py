@@ -2,8 +2,9 @@
 
 Of the batch sizes the smallest stands for unstable training, the largest for stable. A replicate's barrier or angle is
 its mean over pairs of successive rounds. Errors are judged at the sparsest round, against the condition's own dense
-networks; where they are said to be equal, the margin is ε, the standard deviation of the dense error. Medium sparsity
-is 10 to 50% of the weights; connected there means below the 2 points of Linear Mode Connectivity.
+networks; where they are said to be equal, the margin is ε, the standard deviation of the dense error. Tickets are found
+or removed where the error falls or rises and the mean is, or is not, at most the dense mean + ε. Medium sparsity is 10
+to 50% of the weights; connected there means below the 2 points of Linear Mode Connectivity.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from sparselt.report.section import Claim, Data, Section
 from sparselt.report.sections.rewind_to_init_data import Condition, Rounds
 from sparselt.report.sections.rewind_to_init_figures import drawings
 from sparselt.report.summary import NEAR_ZERO_BARRIER, Statistic
-from sparselt.report.verdicts import Values, epsilon_text, equal, lower, lower_than, not_higher, spread
+from sparselt.report.verdicts import Values, epsilon_text, equal, lower, lower_than, not_higher, only_if, spread
 from sparselt.report.wording import percent
 
 PAPER = "Maene et al. 2021"
@@ -72,25 +73,32 @@ def _stable(rounds: Rounds, small: Condition, large: Condition) -> Iterator[Clai
         f"at {_density(rounds, large)} of the weights {_points(increases[0])} points above its own dense error at "
         f"{large.name}, {_points(increases[1])} at {small.name}",
     )
-    epsilon = Statistic.of(rounds.dense(large).values()).std
-    if epsilon is not None:
-        yield not_higher(rounds.errors("imp", large, level), rounds.dense(large), epsilon).claim(
-            PAPER,
-            "with it, networks can be entirely rewound to initialization: tickets match the dense network",
-            f"at {_density(rounds, large)} of the weights {_points(increases[0])} points above the dense "
-            f"{_error(rounds, 'dense', large, 0)}%; limit ε = {100 * epsilon:.2f} points; "
-            f"mean error within ε at {_matching(rounds, large, epsilon)}",
-        )
+    yield from _rewound_entirely(rounds, large, level, "with it")
 
 
 def _warm_up(rounds: Rounds, without: Condition, warm: Condition) -> Iterator[Claim]:
     barriers = [rounds.barrier(condition) for condition in (warm, without)]
     yield lower(*barriers).claim(
         PAPER,
-        "a learning rate warm-up is such a stable method as well",
+        "a learning rate warm-up lowers those barriers as well",
         f"mean barrier {_points(barriers[0])} points with {warm.name}, {_points(barriers[1])} with {without.name}; "
         f"at {_density(rounds, warm)} of the weights error {_error(rounds, 'imp', warm, rounds.last(warm))}% against "
         f"{_error(rounds, 'imp', without, rounds.last(without))}%",
+    )
+    yield from _rewound_entirely(rounds, warm, rounds.last(warm), "with a warm-up")
+
+
+def _rewound_entirely(rounds: Rounds, condition: Condition, level: int, how: str) -> Iterator[Claim]:
+    """Whether tickets rewound to initialization match the condition's own dense network."""
+    epsilon = Statistic.of(rounds.dense(condition).values()).std
+    if epsilon is None:
+        return
+    yield not_higher(rounds.errors("imp", condition, level), rounds.dense(condition), epsilon).claim(
+        PAPER,
+        f"{how}, networks can be entirely rewound to initialization: tickets match the dense network",
+        f"at {percent(rounds.density(condition, level))} of the weights {_points(rounds.increase(condition, level))} "
+        f"points above the dense {_error(rounds, 'dense', condition, 0)}%; limit ε = {100 * epsilon:.2f} points; mean "
+        f"error within ε at {_matching(rounds, condition, epsilon)}",
     )
 
 
@@ -125,19 +133,23 @@ def _repelling(rounds: Rounds, condition: Condition) -> Iterator[Claim]:
     base, level = condition.base, rounds.last(condition)
     plain, repelled = (rounds.errors("imp", c, level) for c in (base, condition))
     reinit, reinit_repelled = (rounds.errors("reinit", c, level) for c in (base, condition))
-    yield lower(plain, repelled).claim(
+    limit = _limit(rounds, base)
+    judged = lower(plain, repelled)
+    if limit is not None:
+        judged = only_if(judged, Statistic.of(repelled.values()).mean > limit, "but on average they match all the same")
+    yield judged.claim(
         PAPER,
         "keeping a training away from the earlier solutions removes the tickets",
-        f"λ = {condition.repulsion:g} at {base.name}: error {spread(repelled.values(), 2, 100)}% at "
-        f"{_density(rounds, condition)} of the weights, {spread(plain.values(), 2, 100)}% without; reinitialized "
-        f"{spread(reinit.values(), 2, 100)}%",
+        f"λ = {condition.repulsion:g} at {base.name}: error {_points(repelled)}% at {_density(rounds, condition)} of "
+        f"the weights, {_points(plain)}% without{_limit_text(limit)}; reinitialized {_points(reinit_repelled)}% with "
+        f"the loss, {_points(reinit)}% without",
     )
     epsilon = Statistic.of(rounds.dense(base).values()).std
     if reinit and reinit_repelled and epsilon is not None:
         yield equal(reinit_repelled, reinit, epsilon, epsilon_text(epsilon)).claim(
             PAPER,
             "the same loss leaves random reinitialization alone",
-            f"error {spread(reinit_repelled.values(), 2, 100)}% with it, {spread(reinit.values(), 2, 100)}% without",
+            f"error {_points(reinit_repelled)}% with it, {_points(reinit)}% without",
         )
         costs = [
             {k: after[k] - before[k] for k in after.keys() & before.keys()}
@@ -153,13 +165,26 @@ def _repelling(rounds: Rounds, condition: Condition) -> Iterator[Claim]:
 def _attracting(rounds: Rounds, condition: Condition) -> Iterator[Claim]:
     base, level = condition.base, rounds.last(condition)
     plain, attracted = (rounds.errors("imp", c, level) for c in (base, condition))
-    yield lower(attracted, plain).claim(
+    limit = _limit(rounds, base)
+    judged = lower(attracted, plain)
+    if limit is not None:
+        judged = only_if(judged, Statistic.of(attracted.values()).mean <= limit, "but on average they do not match")
+    yield judged.claim(
         PAPER,
         "attracted to the earlier solutions, unstable training finds tickets at initialization",
-        f"λ = {condition.repulsion:g} at {base.name}: error {spread(attracted.values(), 2, 100)}% at "
-        f"{_density(rounds, condition)} of the weights, {spread(plain.values(), 2, 100)}% without, dense "
-        f"{_error(rounds, 'dense', base, 0)}%",
+        f"λ = {condition.repulsion:g} at {base.name}: error {_points(attracted)}% at {_density(rounds, condition)} of "
+        f"the weights, {_points(plain)}% without{_limit_text(limit)}",
     )
+
+
+def _limit(rounds: Rounds, condition: Condition) -> float | None:
+    """The largest error that matches the condition's own dense networks."""
+    dense = Statistic.of(rounds.dense(condition).values())
+    return None if dense.std is None else dense.mean + dense.std
+
+
+def _limit_text(limit: float | None) -> str:
+    return "" if limit is None else f", matching up to {100 * limit:.2f}%"
 
 
 def _condition(rounds: Rounds, condition: Condition) -> str:

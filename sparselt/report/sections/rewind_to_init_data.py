@@ -24,6 +24,11 @@ class Condition:
         return int(condition_value(self.text, "batch_size") or 0)
 
     @property
+    def learning_rate(self) -> str:
+        """As it is written."""
+        return condition_value(self.text, "lr") or ""
+
+    @property
     def warmup_steps(self) -> int | None:
         """None where the warm-up is the setting's own."""
         value = condition_value(self.text, "warmup_steps")
@@ -50,7 +55,7 @@ class Condition:
     def title(self) -> str:
         """`Batch 32, lr 0.1`, `Batch 64, lr 0.3, warm-up 300`."""
         warm = "" if self.warmup_steps is None else f", {self.name}"
-        return f"Batch {self.batch_size:,}, lr {condition_value(self.text, 'lr')}{warm}"
+        return f"Batch {self.batch_size:,}, lr {self.learning_rate}{warm}"
 
 
 class Rounds:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKERS = ("o", "s", "D", "v", "P", "*")
+_TICKS = 15  # whose labels an axis has room for
 _Line = tuple[str, str, str, str, dict[float, Values]]
 """Label, colour, marker, line style, and by density the values of the replicates."""
 
@@ -56,9 +57,9 @@ def _barriers(rounds: Rounds) -> Drawing | None:
         figure,
         "Barriers between successive rounds, rewound to initialization",
         "After Maene et al.: the error barrier on the straight line from each round's solution to the next, drawn "
-        "halfway between the two, by batch size at equal epochs and one learning rate, and by warm-up. Mean and "
-        "standard deviation over replicates. Dashed grey: the 2 points of Linear Mode Connectivity. Lines are "
-        "evaluated at the setting's path_points; the paper takes 20 points.",
+        f"halfway between the two, by batch size at equal epochs and by warm-up. {_trained(rounds)}Mean and standard "
+        "deviation over replicates. Dashed grey: the 2 points of Linear Mode Connectivity. Lines are evaluated at the "
+        "setting's path_points; the paper takes 20 points.",
     )
 
 
@@ -72,7 +73,8 @@ def _errors(rounds: Rounds) -> Drawing | None:
         rounds,
         rounds.plain + rounds.warm,
         "Test error of rewinding to initialization",
-        "With all weights, the dense network of each condition. Mean and standard deviation over replicates.",
+        f"With all weights, the dense network of each condition. {_trained(rounds)}Mean and standard deviation over "
+        "replicates.",
     )
 
 
@@ -180,6 +182,8 @@ def _histograms(data: Data, rounds: Rounds) -> Drawing | None:
             if shares:
                 places = sorted(shares)
                 axes.stairs([shares[place] for place in places], _edges(places), fill=True, color=COLOURS[1])
+            if axes is line[0]:
+                axes.set_ylabel("live weights")
             if math.isfinite(threshold):
                 for side in (-threshold, threshold):
                     axes.axvline(side, color=COLOURS[0], linewidth=0.9)
@@ -193,14 +197,24 @@ def _histograms(data: Data, rounds: Rounds) -> Drawing | None:
         "Live weights and the next pruning threshold",
         "After Maene et al.: the live weights of all layers after training, and in orange the magnitude below which "
         f"the next round prunes; replicate {replicate}, at the smallest and the largest batch size. Bimodality: "
-        "Sarle's coefficient, each layer in its own scale, mean over replicates; 0.33 for normal weights, above 0.56 "
-        "suggests two humps.",
+        "Sarle's coefficient, each layer in its own scale, mean over replicates; 0.33 for normal weights, above 0.56, "
+        "that of uniform ones, suggests two humps. There may be two below: two equal normal humps have a dip between "
+        "them from 0.40 on, and the tails of far weights lower it. So look at the shape.",
     )
 
 
 def _edges(places: list[float]) -> list[float]:
     half = (places[1] - places[0]) / 2 if len(places) > 1 else 0.5
     return [places[0] - half, *(place + half for place in places)]
+
+
+def _trained(rounds: Rounds) -> str:
+    """What the labels leave out: `Batch sizes, solid: lr 0.1. Warm-ups, dotted: batch 64, lr 0.3. `"""
+    solid, dotted = (sorted({c.learning_rate for c in conditions}) for conditions in (rounds.plain, rounds.warm))
+    sizes = sorted({c.batch_size for c in rounds.warm})
+    return (f"Batch sizes, solid: lr {listing(solid)}. " if solid else "") + (
+        f"Warm-ups, dotted: batch {listing(sizes)}, lr {listing(dotted)}. " if dotted else ""
+    )
 
 
 def _looks(rounds: Rounds) -> list[tuple[str, str, str, str, Condition]]:
@@ -258,12 +272,17 @@ def _draw(axes: "Axes", lines: list[tuple]) -> list[tuple[str, str, float]]:
 
 
 def _density_axis(axes: "Axes", rounds: Rounds, conditions: list[Condition]) -> None:
-    """Weights remaining, since conditions may prune by other shares; ticks where the one of most rounds has them."""
+    """Weights remaining, since conditions may prune by other shares; ticks where each condition ends, and where the one
+    of most rounds stands, as far as their labels have room."""
     widest = max(conditions, key=rounds.last)
-    densities = [rounds.density(widest, level) for level in rounds.levels(widest)]
+    ends = sorted(rounds.density(c, rounds.last(c)) for c in conditions)
+    chosen: list[float] = []
+    for density in (1.0, *ends, *(rounds.density(widest, level) for level in rounds.levels(widest))):
+        if all(abs(math.log(density / other)) >= -math.log(ends[0]) / _TICKS for other in chosen):
+            chosen.append(density)
     axes.set_xscale("log")
-    axes.set_xlim(1.05, min(rounds.density(c, rounds.last(c)) for c in conditions) / 1.05)
-    ticks(axes, {density: percent(density).rstrip("%") for density in densities})
+    axes.set_xlim(1.05, ends[0] / 1.05)
+    ticks(axes, {density: percent(density).rstrip("%") for density in sorted(chosen, reverse=True)})
     axes.set_xlabel("weights remaining, % (log scale)")
 
 

@@ -19,7 +19,17 @@ from sparselt.report.sections.sibling_values import (
     signed,
     table,
 )
-from sparselt.report.verdicts import REPLICATES, Judged, epsilon_text, equal, lower, lower_than, significant, spread
+from sparselt.report.verdicts import (
+    REPLICATES,
+    Judged,
+    epsilon_text,
+    equal,
+    lower,
+    lower_than,
+    not_higher,
+    significant,
+    spread,
+)
 from sparselt.report.wording import count
 
 PAPER = "Movva et al. 2021"
@@ -38,14 +48,17 @@ def claims(data: Data) -> list[Claim]:
     - near chance: the share of the way from layerwise chance to identity, against `NOT_MUCH_MORE`;
     - pretraining: the Jaccard above layerwise chance, after the longest against after the shortest;
     - equal errors: the difference, against ε, the standard deviation of the dense error, which is the papers' measure
-      of what matches; of both kinds of mask, if there are two: agrees if both do, contradicted if one is.
+      of what matches. Union and intersection perform similarly if they differ by less than ε either way; both match one
+      sibling's mask if each errs more by less than ε (an error that is lower loses nothing, as everywhere else):
+      agrees if both do, contradicted if one is.
     """
     found = [_near_chance(data), _pretraining(data)]
     errors = table(data, "test_error")
     for pretraining in sorted({place.pretraining for place in errors}):
         for levels in sorted({place.levels for place in errors if place.pretraining == pretraining}):
             here = {p: v for p, v in errors.items() if (p.pretraining, p.levels) == (pretraining, levels)}
-            found += _equal_errors(data, here, f" ({pruned(levels)}, {pretrained(pretraining)})")
+            how = pruned(levels) if levels == 1 else f"{pruned(levels)}, ours"
+            found += _equal_errors(data, here, f" ({how}, {pretrained(pretraining)})")
     return [claim for claim in found if claim is not None]
 
 
@@ -66,7 +79,10 @@ def _near_chance(data: Data) -> Claim | None:
     text = "without shared pretraining, siblings' masks are not much more similar than chance"
     judged = lower_than(share, NOT_MUCH_MORE)
     if judged.p is not None:
-        limit = f"{judged.statistic}, below {100 * NOT_MUCH_MORE:g}% of the way"
+        limit = f"{judged.statistic}, below {100 * NOT_MUCH_MORE:g}% of the way, a limit of ours"
+        above = lower(dict.fromkeys(share, 0.0), share)
+        if above.verdict == "agrees":
+            limit += f"; above chance all the same, p = {above.p:.2g}"
         judged = dataclasses.replace(judged, statistic=limit)
     return judged.claim(PAPER, text, here)
 
@@ -112,9 +128,7 @@ def _equal_errors(data: Data, errors: Mapping[Place, Values], where: str) -> lis
 def _equal(text: str, differences: Mapping[tuple[str, str], Values], margin: float) -> Claim:
     """A claim that differences of errors are nothing; each by the names of what was compared."""
     here = "; ".join(f"{one} − {other}: {signed(values)} points" for (one, other), values in differences.items())
-    judged = [
-        equal(values, dict.fromkeys(values, 0.0), margin, epsilon_text(margin)) for values in differences.values()
-    ]
+    judged = [_nothing(values, margin, either_way=len(differences) == 1) for values in differences.values()]
     worst = max(judged, key=lambda j: (j.p is None, j.p or 0.0, j.verdict != "agrees"))
     verdicts: list[Verdict] = [j.verdict for j in judged]
     verdict = "does not agree" if "does not agree" in verdicts else worst.verdict
@@ -127,6 +141,14 @@ def _equal(text: str, differences: Mapping[tuple[str, str], Values], margin: flo
             if test is not worst:
                 statistic += significant(values, dict.fromkeys(values, 0.0), f"{one} − {other}")
     return Judged(statistic, worst.n, worst.p, verdict).claim(PAPER, text, here)
+
+
+def _nothing(values: Values, margin: float, either_way: bool) -> Judged:
+    """Whether a difference of errors is below the margin: either way, or no higher."""
+    zeros = dict.fromkeys(values, 0.0)
+    if either_way or not margin > 0:
+        return equal(values, zeros, margin, epsilon_text(margin))
+    return not_higher(values, zeros, margin)
 
 
 def _number(values: Values) -> str:

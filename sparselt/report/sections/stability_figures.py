@@ -1,9 +1,10 @@
 """The figures of `stability`, after those of Frankle et al. 2019 (Stabilizing)."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sparselt.report.drawing import COLOURS, GREY
+from sparselt.report.drawing import COLOURS, GREY, label_ends
 from sparselt.report.section import Data, Drawing
 from sparselt.report.sections.stability_data import (
     RATES,
@@ -82,8 +83,9 @@ def _against_rewind(data: Data, level: int, steps: Sequence[int]) -> Drawing:
 def _by_rate(data: Data, level: int) -> Drawing:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.2, 2.9), layout="constrained")
+    figure = Figure(figsize=(7.2, 2.9), layout="constrained")
     rates = measured_rates(data)
+    labels = []
     for axes, name in zip(figure.subplots(1, 3), ("pruning", "order", "error"), strict=True):
         for variant in _LOOK:
             values = [
@@ -93,17 +95,20 @@ def _by_rate(data: Data, level: int) -> Drawing:
                 for rate in rates
             ]
             _line(axes, variant, values, 100 if name == "error" else 1, joined=False)
+            if name == "error":
+                labels.append((*_LOOK[variant][:2], 100 * Statistic.of(values[-1].values()).mean))
         if name == "error":
             dense = [Statistic.of(dense_errors(data, rate).values()).mean * 100 for rate in rates]
-            axes.plot(range(len(rates)), dense, "_", color=GREY, markersize=16, label="dense")
+            axes.plot(range(len(rates)), dense, "_", color=GREY, markersize=16)
             axes.set_ylabel("test error, %")
             axes.set_ylim(bottom=0)
-            axes.legend(frameon=False, fontsize=8, loc="lower left")
+            labels.append(("dense", GREY, dense[-1]))
         else:
             _distance_axis(axes, "angle")
             axes.set_title(f"stability to {STABILITIES[name]}", fontsize=9.5)
         axes.set_xticks(range(len(rates)), [RATES[rate] for rate in rates])
         axes.set_xlim(-0.5, len(rates) - 0.5)
+    label_ends(axes, [label for label in labels if math.isfinite(label[2])])
     return Drawing(
         figure,
         f"Learning rates at rewind step 0, {density(data, level)} of the weights",
