@@ -61,14 +61,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise SettingError(f"no setting given; expected one of {', '.join(DEFAULT_SCALES)} (see --list)")
         from sparselt.reproduce.run import reproduce
 
-        command = shlex.join(["python", "-m", "sparselt.reproduce", *given])
-        return reproduce(dataclasses.replace(options, command=command))
+        return reproduce(dataclasses.replace(options, command=_command(given)))
     except SparseltError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; what had finished is kept: the same command goes on from there", file=sys.stderr)
         return 130
+
+
+def _command(given: Sequence[str]) -> str:
+    """What to type for the same run: an own script, whose experiments the module does not know, by its name."""
+    from sparselt.runs.program import own_script
+
+    script = own_script()
+    return shlex.join(["python", script, *sys.argv[1:]] if script else ["python", "-m", "sparselt.reproduce", *given])
 
 
 def _list() -> int:

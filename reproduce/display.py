@@ -43,10 +43,22 @@ def print_plan(
         f"({alone - distinct} are shared).",
         highlight=False,
     )
+    missing = plan.missing(store)
+    again = sum(stage.kind == "train" and not stage.outputs <= _made(store, stage) for stage in missing)
+    if again:
+        console.print(
+            f"{again} of those to do were trained before, and are again for checkpoints that were not kept.",
+            highlight=False,
+        )
     for name, reason in left_out.items():
         console.print(f"Left out: {name}, for {reason}.", highlight=False, markup=False)
-    if not plan.missing(store):
+    if not missing:
         console.print("Everything is in the store: nothing to train, only to draw.", highlight=False)
+
+
+def _made(store: Store, stage: Stage) -> set[str]:
+    """The files that were made of a finished stage; of one that was never made, what it is asked for."""
+    return set(store.record(stage).get("files", stage.outputs))
 
 
 def print_protocol(console: Console, protocol: Sequence[tuple[str, object, str]]) -> None:

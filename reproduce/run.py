@@ -10,11 +10,11 @@ from rich.console import Console
 
 from sparselt.errors import DataError, SettingError, StoreError
 from sparselt.experiments import EXPERIMENTS, MAIN, Lab, Measurement
-from sparselt.experiments.lab import Found
 from sparselt.experiments.setting import Setting, nearest
 from sparselt.reproduce import load_setting
 from sparselt.reproduce.display import ProgressDisplay, print_estimate, print_plan, print_protocol
 from sparselt.reproduce.doctor import cpu_has_bfloat16
+from sparselt.reproduce.found import Finder
 from sparselt.reproduce.record import protocol, run_record
 from sparselt.runs.devices import cuda_devices
 from sparselt.runs.estimate import Speed, estimate
@@ -22,7 +22,7 @@ from sparselt.runs.executor import Workers, default_workers, execute
 from sparselt.runs.kinds import KINDS
 from sparselt.runs.ledger import Entry, write_ledger
 from sparselt.runs.plan import Plan
-from sparselt.runs.stage import Stage, digest, plain
+from sparselt.runs.stage import digest, plain
 from sparselt.runs.store import Store
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def reproduce(options: "Options") -> int:
     workers = options.workers if options.workers is not None else len(devices) or default_workers(setting.threads)
     pool = Workers(workers, options.cohort, devices)
     store = Store(options.out / "store", writable=not options.dry_run)
-    lab = Lab(setting, options.device, data, found=_finder(store))
+    found = Finder(store)
+    lab = Lab(setting, options.device, data, found)
     measurements = _measurements(names, lab)
     plan = _plan(measurements)
     folder = options.out / f"{setting.name}-{setting.scale}-{_hash(setting, options.device, names, lab)}"
@@ -68,27 +69,29 @@ def reproduce(options: "Options") -> int:
         if options.dry_run:
             return 0
         store.sweep()
-        measurements, entries = _rounds(names, lab, store, pool, console, speed)
-    return _report(console, folder, setting, options, lab, store, measurements, entries)
+        measurements, entries = _rounds(names, lab, found, store, pool, console, speed)
+    return _report(console, folder, setting, options, names, lab, store, measurements, entries)
 
 
 def _rounds(
-    names: list[str], lab: Lab, store: Store, pool: Workers, console: Console, speed: Speed
+    names: list[str], lab: Lab, found: Finder, store: Store, pool: Workers, console: Console, speed: Speed
 ) -> tuple[list[Measurement], list[Entry]]:
     """Runs what is missing, and again what the experiments ask for once that is measured, until they ask no more."""
     entries: dict[str, Entry] = {}
     while True:
+        found.forget()
         measurements = _measurements(names, lab)
         lost = {entry.stage for entry in entries.values() if entry.status in ("failed", "skipped")}
         plan = _plan([m for m in measurements if not any(stage.key in lost for stage in m.stages)])
         missing = plan.missing(store)
         fresh = [stage for stage in missing if not (stage.local and stage.key in entries)]
         if entries and not fresh:
+            found.check(plan, lost)
             return measurements, list(entries.values())
         display = ProgressDisplay(console, plan, missing, speed, pool.count)
         if entries:
-            found = sum(stage.kind == "train" for stage in fresh)
-            console.print(f"What was measured asks for more: {found} trainings.", highlight=False)
+            more = sum(stage.kind == "train" for stage in fresh)
+            console.print(f"What was measured asks for more: {more} trainings.", highlight=False)
         if fresh:
             with display:
                 ran = execute(plan, store, pool, display)
@@ -102,17 +105,21 @@ def _measurements(names: Iterable[str], lab: Lab) -> list[Measurement]:
     """What the experiments measure now.
 
     Raises:
-        SettingError: two trainings in the same cells of the table, which a driver of the user's may yield.
+        SettingError: two trainings, or two paths, in the same cells of the table, which a driver of the user's may
+            yield.
     """
     found = [measurement for name in names for measurement in EXPERIMENTS[name](lab)]
     cells: set[tuple] = set()
     for m in found:
-        if m.stage.kind == "train":
-            cell = (m.experiment, m.variant, m.replicate, m.rewind_step, m.level, m.to_level, m.condition)
+        if m.stage.kind in ("train", "path"):
+            cell = (m.stage.kind, m.experiment, m.variant, m.replicate, m.rewind_step, m.level, m.to_level, m.condition)
             if cell in cells:
+                levels = f"level {m.level}" if m.to_level is None else f"levels {m.level} to {m.to_level}"
+                what = "training" if m.stage.kind == "train" else "path"
                 raise SettingError(
                     f"experiment {m.experiment} measures variant {m.variant}, replicate {m.replicate}, rewind step "
-                    f"{m.rewind_step}, level {m.level} twice; tell them apart by Measurement(condition='name=value')"
+                    f"{m.rewind_step}, {levels} twice, each time a {what}; tell them apart by "
+                    "Measurement(condition='name=value')"
                 )
             cells.add(cell)
     return found
@@ -120,13 +127,6 @@ def _measurements(names: Iterable[str], lab: Lab) -> list[Measurement]:
 
 def _plan(measurements: Iterable[Measurement]) -> Plan:
     return Plan(stage for measurement in measurements for stage in measurement.stages)
-
-
-def _finder(store: Store) -> Found:
-    def found(stage: Stage, file: str) -> dict[str, Any] | None:
-        return store.read(stage, file) if store.has(stage.want(file)) else None
-
-    return found
 
 
 def _setting(options: "Options") -> Setting:
@@ -215,6 +215,7 @@ def _report(
     folder: Path,
     setting: Setting,
     options: "Options",
+    names: list[str],
     lab: Lab,
     store: Store,
     measurements: list[Measurement],
@@ -234,6 +235,9 @@ def _report(
         for row in measurement.rows(store.read)
     ]
     record = run_record(setting, options.device, lab, store)
+    record["experiments"] = {
+        name: {"title": EXPERIMENTS[name].title, "paper": EXPERIMENTS[name].paper} for name in names
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(

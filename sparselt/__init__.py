@@ -16,14 +16,18 @@ _HOME = {
     "prunable_parameters": "sparselt.pruning",
 }
 
+_ROOMS = ("analysis", "data", "experiments", "kernels", "models", "report", "reproduce", "runs", "siblings", "training")
+
 __all__ = ["SparseltError", "__version__", *_HOME]
 
 
 def __getattr__(name: str):
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
+    if name in _ROOMS:
+        return import_module(f"sparselt.{name}")
     raise AttributeError(f"module 'sparselt' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted(__all__)
+    return sorted([*__all__, *_ROOMS])

@@ -1,5 +1,7 @@
 """The hyperparameters of an optimizer's groups, floats or tensors, as the rows that the kernel reads."""
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -56,6 +58,8 @@ def check_group(group: dict) -> None:
     for key in NUMBERS:
         if isinstance(group[key], Tensor) and group[key].numel() != 1:
             raise SettingError(f"{key} is a tensor of {group[key].numel()} elements: expected 1")
+        if not isinstance(group[key], Tensor | Real):
+            raise SettingError(f"{key} is {group[key]!r}: expected a number, or a tensor of one element")
     for key in ("lr", "momentum", "weight_decay"):
         if not group[key] >= 0:
             raise SettingError(f"{key} is {group[key]}: expected 0 or more")

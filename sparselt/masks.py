@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselt.errors import MaskError
+from sparselt.weights import check_weights
 
 _METADATA_KEY = "sparselt_mask"
 
@@ -82,6 +83,7 @@ class Mask(Mapping[str, Tensor]):
 
     def jaccard(self, other: "Mask") -> float:
         """|a ∩ b| / |a ∪ b|, in [0, 1]; 1.0 for two empty masks."""
+        other = as_mask(other)
         union = (self | other).live
         return (self & other).live / union if union else 1.0
 
@@ -98,7 +100,10 @@ class Mask(Mapping[str, Tensor]):
                 parameters[name].masked_fill_(~layer.to(parameters[name].device), 0.0)
 
     def check_fits(self, parameters: Mapping[str, Tensor]) -> None:
-        """Raises a MaskError that names the first layer which `parameters` lacks or has in another shape."""
+        """Raises a MaskError that names the first layer which `parameters` lacks or has in another shape, and a
+        SettingError if they are no tensors by name.
+        """
+        check_weights(parameters)
         for name, layer in self.items():
             if name not in parameters:
                 raise MaskError(
@@ -117,9 +122,9 @@ class Mask(Mapping[str, Tensor]):
         packed = {name: np.packbits(layer.cpu().numpy().reshape(-1)) for name, layer in self.items()}
         shapes = {name: list(layer.shape) for name, layer in self.items()}
         path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         if path.is_dir():
             raise MaskError(f"mask file {path} is a folder; give the path of a file")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             temporary.write_bytes(save(packed, metadata={_METADATA_KEY: json.dumps(shapes)}))
             os.replace(temporary, path)
@@ -140,12 +145,17 @@ class Mask(Mapping[str, Tensor]):
 
         try:
             with safe_open(os.fspath(path), framework="numpy") as file:
-                shapes = json.loads((file.metadata() or {})[_METADATA_KEY])
+                metadata = file.metadata() or {}
+                if _METADATA_KEY not in metadata:
+                    raise MaskError(f"{os.fspath(path)} is not a mask file; expected what Mask.save writes")
+                shapes = json.loads(metadata[_METADATA_KEY])
                 layers = {}
                 for name, shape in shapes.items():
                     size = int(np.prod(shape, dtype=np.int64))
                     bits = np.unpackbits(file.get_tensor(name), count=size)
                     layers[name] = torch.from_numpy(bits.view(bool).reshape(shape))
+        except MaskError:
+            raise
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise MaskError(
                 f"{os.fspath(path)} does not read as a mask file ({error}); expected what Mask.save writes"
@@ -186,3 +196,16 @@ class Mask(Mapping[str, Tensor]):
             raise MaskError(f"two masks over different layers cannot be combined: {odd!r} stands in only one of them")
         other.check_fits(self)
         return Mask({name: operation(self[name], other[name].to(self[name].device)) for name in self})
+
+
+def as_mask(mask: Mapping[str, Tensor]) -> Mask:
+    """The mask itself, or the one that bool tensors by parameter name make.
+
+    Raises:
+        MaskError: what is neither.
+    """
+    if isinstance(mask, Mask):
+        return mask
+    if not isinstance(mask, Mapping):
+        raise MaskError(f"mask is a {type(mask).__name__}; expected a sparselt.Mask, or bool tensors by parameter name")
+    return Mask(mask)

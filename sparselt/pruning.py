@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from sparselt.errors import SettingError, TrainingError
 from sparselt.kernels import magnitude_mask, magnitude_threshold
-from sparselt.masks import Mask
+from sparselt.masks import Mask, as_mask
 
 Scope = Literal["global", "layerwise"]
 Rule = Literal["exact", "open_lth"]
@@ -40,7 +40,8 @@ def magnitude_prune(
 
     Exactly ⌈fraction · live⌉ weights go (the product rounded to six decimals, against floating point), over all layers
     together (`global`) or in each layer (`layerwise`). Among equal magnitudes the first in layer and memory order go,
-    so that the count is always exact. Magnitudes are compared in float32.
+    so that the count is always exact. Magnitudes are compared in float32. Nothing keeps a layer, or of few live weights
+    all of them, from going: ask `empty_layers(mask)`, or `mask.live`.
 
     Args:
         model: the trained network, or a mapping from parameter names to weights (a checkpoint).
@@ -57,12 +58,12 @@ def magnitude_prune(
         TrainingError: a live weight that is NaN or infinite, with the layer's name.
     """
     check_fraction(fraction)
-    if scope not in ("global", "layerwise"):
-        raise SettingError(f"pruning scope is {scope!r}; expected 'global' or 'layerwise'")
+    check_scope(scope)
     if rule not in ("exact", "open_lth"):
         raise SettingError(f"pruning rule is {rule!r}; expected 'exact' or 'open_lth'")
     if rule == "open_lth" and scope != "global":
         raise SettingError(f"pruning rule 'open_lth' goes with scope 'global', got {scope!r}; choose rule 'exact'")
+    mask = as_mask(mask)
     weights, layers, live = _arguments(model, mask)
     counts = [_to_prune(fraction, number) for number in (live if scope == "layerwise" else [sum(live)])]
     if rule == "open_lth" and counts[0] >= sum(live):
@@ -78,6 +79,7 @@ def pruning_threshold(model: nn.Module | Mapping[str, Tensor], mask: Mask, fract
     Arguments and errors as of `magnitude_prune`.
     """
     check_fraction(fraction)
+    mask = as_mask(mask)
     weights, layers, live = _arguments(model, mask)
     threshold = magnitude_threshold(weights, layers, _to_prune(fraction, sum(live)))
     _check_finite(mask, threshold.not_finite)
@@ -90,6 +92,12 @@ def check_fraction(fraction: float) -> None:
         raise SettingError(
             f"pruning fraction is {fraction!r}; expected a number between 0 and 1, such as 0.2 for 20% a level"
         )
+
+
+def check_scope(scope: str) -> None:
+    """Raises a SettingError unless it is a `Scope`."""
+    if scope not in get_args(Scope):
+        raise SettingError(f"pruning scope is {scope!r}; expected 'global' or 'layerwise'")
 
 
 def empty_layers(mask: Mask) -> list[str]:

@@ -1,21 +1,23 @@
 """Masks of siblings, networks that differ in data order only, combined at a given final density (Movva et al. 2021)."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sparselt.errors import SettingError, TrainingError
-from sparselt.masks import Mask
-from sparselt.pruning import Scope
+from sparselt.masks import Mask, as_mask
+from sparselt.pruning import Scope, check_scope
+
+__all__ = ["How", "combined_mask"]
 
 How = Literal["union", "intersection"]
 
 
 def combined_mask(
-    weights: Sequence[Mapping[str, Tensor]],
+    weights: Iterable[Mapping[str, Tensor]],
     density: float,
     how: How,
     mask: Mask,
@@ -50,8 +52,8 @@ def combined_mask(
     """
     if how not in ("union", "intersection"):
         raise SettingError(f"siblings are combined by {how!r}; expected 'union' or 'intersection'")
-    if scope not in ("global", "layerwise"):
-        raise SettingError(f"pruning scope is {scope!r}; expected 'global' or 'layerwise'")
+    check_scope(scope)
+    weights, mask = list(weights), as_mask(mask)
     if len(weights) < 2:
         raise SettingError(f"siblings to combine: {len(weights)}; expected the weights of two or more")
     for sibling in weights:

@@ -3,10 +3,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 
 from sparselt import Mask
-from sparselt.errors import MaskError
+from sparselt.errors import MaskError, SettingError
+from sparselt.masks import as_mask
 
 shapes = st.lists(st.lists(st.integers(0, 5), min_size=0, max_size=4), min_size=1, max_size=4)
 
@@ -131,3 +133,27 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path, name):
     with pytest.raises(MaskError, match="mask file"):
         Mask({"w": torch.ones(2, dtype=torch.bool)}).save(tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_current_folder_is_no_mask_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MaskError, match=r"mask file \. is a folder"):
+        Mask({"w": torch.ones(2, dtype=torch.bool)}).save(".")
+
+
+def test_a_file_of_weights_is_said_to_be_no_mask_file(tmp_path):
+    save_file({"w": torch.ones(2)}, tmp_path / "weights.safetensors")
+    with pytest.raises(MaskError, match=r"weights\.safetensors is not a mask file; expected what Mask.save writes"):
+        Mask.load(tmp_path / "weights.safetensors")
+
+
+def test_plain_bool_tensors_serve_as_a_mask_and_a_list_does_not():
+    mask = Mask({"w": torch.tensor([True, False])})
+    assert as_mask(mask) is mask and as_mask(dict(mask)) == mask and mask.jaccard(dict(mask)) == 1.0
+    with pytest.raises(MaskError, match=r"mask is a list; expected a sparselt\.Mask"):
+        as_mask([torch.tensor([True])])
+
+
+def test_a_model_in_place_of_its_weights_is_told_how_to_give_them():
+    with pytest.raises(SettingError, match=r"are a Linear; .* give model\.state_dict\(\)"):
+        Mask({"weight": torch.ones(2, 4, dtype=torch.bool)}).check_fits(nn.Linear(4, 2))

@@ -195,3 +195,9 @@ def test_a_parameter_that_no_kernel_serves_any_longer_is_refused_before_anything
 def test_what_holds_for_all_groups_is_refused_in_one(key, value):
     with pytest.raises(SettingError, match=f"a parameter group has '{key}'"):
         MaskedSGD([{"params": [torch.nn.Parameter(torch.ones(2))], key: value}], lr=0.1)
+
+
+@pytest.mark.parametrize("key", ["lr", "momentum", "dampening", "weight_decay"])
+def test_a_text_is_no_hyperparameter(key):
+    with pytest.raises(SettingError, match=f"{key} is '0.1': expected a number"):
+        MaskedSGD(network().named_parameters(), **{key: "0.1"})

@@ -140,3 +140,11 @@ def test_a_mask_of_another_model_is_refused():
 
 def test_empty_layers_are_named():
     assert empty_layers(Mask({"a": torch.zeros(2, dtype=torch.bool), "b": torch.ones(1, dtype=torch.bool)})) == ["a"]
+
+
+def test_plain_bool_tensors_are_a_mask_to_prune():
+    model = nn.Linear(4, 2)
+    layers = {"weight": torch.ones(2, 4, dtype=torch.bool)}
+    assert magnitude_prune(model, layers, 0.5) == magnitude_prune(model, Mask(layers), 0.5)
+    with pytest.raises(MaskError, match="mask is a list"):
+        magnitude_prune(model, list(layers), 0.5)

@@ -166,3 +166,9 @@ def test_a_diverged_sibling_is_named_and_its_pruned_weights_do_not_matter(value)
 def test_a_sibling_of_another_model_is_refused():
     with pytest.raises(MaskError, match="'c'"):
         combined_mask([*drawn(0, 1, False), {"a": torch.ones(5, 3)}, {}], 0.5, "union", Mask({"c": torch.ones(7) > 0}))
+
+
+def test_siblings_may_come_once_and_their_mask_as_plain_tensors():
+    weights, mask = drawn(0, 3, ties=False), some_alive(0, dense=False)
+    expected = combined_mask(weights, 0.3, "union", mask)
+    assert combined_mask((w for w in weights), 0.3, "union", dict(mask)) == expected

@@ -8,6 +8,7 @@ The draws are functions of (seed, epoch, sample index) alone, by Philox4x32-10 a
 and GPU draw the same, whatever the batch. Bytes moved a pixel and channel: 1 read, 4 written, 2 in bfloat16.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -119,6 +120,8 @@ def _check(images, indices, padding, mean, std, scale, dtype) -> None:
         )
     if not all(s > 0 for s in (*std, scale)):
         raise ValueError(f"std {list(std)} and scale {scale} must be above 0")
+    if not all(math.isfinite(number) for number in (*mean, *std, scale)):
+        raise ValueError(f"mean {list(mean)}, std {list(std)} and scale {scale} must be finite")
 
 
 @torch.library.impl(_library, "augment", "CPU")

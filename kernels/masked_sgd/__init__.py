@@ -94,7 +94,8 @@ def masked_sgd_(
         dense in memory, a gradient with its parameter's strides.
     momentum: [length], float32 (float64 for float64 parameters). The part of parameter i starts at offsets[i]. With
         `live_momentum`, of the length that `block_table` says.
-    mask: uint8, from `pack_mask`: [length] on a CPU, a byte a weight; [length / 8] on a GPU, a bit a weight.
+    mask: uint8, from `sparselt.kernels.masked_sgd.pack_mask`: [length] on a CPU, a byte a weight; [length / 8] on a
+        GPU, a bit a weight.
     hyperparameters: [number of groups, 7], floating point, on the parameters' device: `COLUMNS`. On a GPU it is read
         by the kernel, so a schedule may rewrite it under a captured graph.
     offsets: where each parameter starts in the arenas, multiples of `PAD`; default: `padded_offsets` of the parameters.

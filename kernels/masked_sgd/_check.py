@@ -27,6 +27,10 @@ def check(
         )
     if not parameters:
         return
+    if hyperparameters.dim() != 2 or hyperparameters.shape[1] != 7:
+        raise ValueError(
+            f"hyperparameters is of shape {tuple(hyperparameters.shape)}: expected [groups, 7], see COLUMNS"
+        )
     device, dtype = parameters[0].device, parameters[0].dtype
     allowed = (torch.float32, torch.bfloat16) + ((torch.float64,) if device.type == "cpu" else ())
     if dtype not in allowed:

@@ -1,4 +1,6 @@
-"""Measurements on trained networks: linear connectivity of solutions, planes through them."""
+"""Measurements on trained networks: lines and planes between solutions, how much a level may prune,
+distances and angles, flatness, histograms of weights, overlap of masks.
+"""
 
 from sparselt.analysis.adaptive import (
     AdaptiveSearch,

@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import torch
@@ -23,11 +24,12 @@ from torch import Tensor, nn
 from sparselt.analysis.connectivity import check_positions, path_positions
 from sparselt.errors import SettingError
 from sparselt.kernels import interpolate
-from sparselt.masks import Mask
+from sparselt.masks import Mask, as_mask
 from sparselt.pruning import Scope, check_fraction, magnitude_prune
 from sparselt.training.folding import Folded
 from sparselt.training.loop import autocast, training_loss
 from sparselt.training.techniques import PLAIN, Techniques
+from sparselt.weights import check_weights
 
 FRACTIONS = tuple(tenth / 10 for tenth in range(1, 10))
 MINIMUM = 0.2
@@ -85,6 +87,12 @@ class AdaptiveSearch:
         """Why the minimum is pruned although its path is not known to stay below the threshold; empty if it does."""
         if self.largest is not None and self.largest >= self.minimum:
             return ""
+        start = self.losses[0][0]
+        if not math.isfinite(start):
+            return (
+                f"the network's own training loss is {start}: its training diverged; the minimum, {self.minimum:g}, is "
+                "pruned"
+            )
         found = f"none of {len(self.fractions)} fractions" if self.largest is None else f"no more than {self.largest:g}"
         return (
             f"{found} can be pruned with a training loss below {self.threshold:.6g} all along the path; "
@@ -97,7 +105,7 @@ def adaptive_fraction(
     weights: Mapping[str, Tensor],
     mask: Mask,
     batches: Iterable,
-    threshold: float,
+    threshold: float | TrainThreshold,
     *,
     fractions: Sequence[float] = FRACTIONS,
     positions: Sequence[float] = path_positions(11),
@@ -119,7 +127,7 @@ def adaptive_fraction(
         weights: the state dict of w(L).
         mask: its mask; `Mask.ones_like(model)` for a dense network.
         batches: training images, each batch (images, labels, …); a random subsample may serve, see `subsample_indices`.
-        threshold: step 1, see `TrainThreshold`; the loss must stay strictly below.
+        threshold: step 1, a `TrainThreshold` or its value; the loss must stay strictly below.
         fractions, positions: increasing; positions from 0 to 1. The paper does not say how many there are on a path.
         scope: as of `magnitude_prune`.
         minimum: the least that is pruned.
@@ -133,15 +141,18 @@ def adaptive_fraction(
         MaskError: a mask of another model.
         TrainingError: a live weight of w(L) that is not finite.
     """
+    threshold = threshold.value if isinstance(threshold, TrainThreshold) else threshold
+    fractions, positions = tuple(map(float, fractions)), tuple(map(float, positions))
     _check(fractions, positions, minimum, threshold)
     _check_state(model, weights)
+    mask = as_mask(mask)
     masks = [magnitude_prune(weights, mask, fraction, scope) for fraction in fractions]
     networks = _Paths(model, weights, masks, positions[1:])
     (start, *others), _ = _losses(model, networks, batches, techniques, precision, on_batch)
     each = len(positions) - 1
     return AdaptiveSearch(
-        fractions=tuple(fractions),
-        positions=tuple(positions),
+        fractions=fractions,
+        positions=positions,
         losses=tuple((start, *others[each * k : each * (k + 1)]) for k in range(len(masks))),
         threshold=threshold,
         minimum=minimum,
@@ -180,6 +191,11 @@ def subsample_indices(count: int, size: int | None, seed: int) -> np.ndarray:
     """Which of `count` samples a random subsample of `size` holds: int64, increasing; all of them if size is None.
 
     Those of a smaller size are among those of a larger one of the same seed.
+
+    Args:
+        count: samples there are.
+        size: samples wanted, 1 to `count`; None: all of them.
+        seed: which ones; any whole number.
 
     Raises:
         SettingError: a size that is not 1 to `count`.
@@ -255,11 +271,12 @@ def _check(fractions: Sequence[float], positions: Sequence[float], minimum: floa
     if not fractions or any(b <= a for a, b in itertools.pairwise(fractions)):
         raise SettingError(f"fractions to try are {list(fractions)}; expected increasing ones, such as 0.1, 0.2, …")
     check_positions(positions)
-    if not 0 < threshold < math.inf:
+    if not (isinstance(threshold, Real) and 0 < threshold < math.inf):
         raise SettingError(f"the threshold is {threshold!r}; expected a loss above 0, see TrainThreshold")
 
 
 def _check_state(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    check_weights(weights)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     odd = sorted(name for name in expected | found if expected.get(name) != found.get(name))

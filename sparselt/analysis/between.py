@@ -22,6 +22,7 @@ from sparselt.kernels.interpolate import gram_matrix
 from sparselt.pruning import prunable_parameters
 from sparselt.training.folding import Folded
 from sparselt.training.loop import autocast
+from sparselt.weights import check_weights
 
 CHUNK_BYTES = 5 << 28  # of weight sets made at a time: a path of 11 points through ResNet-50
 
@@ -34,7 +35,7 @@ State = Mapping[str, Tensor]
 class Conditions:
     """How networks between others are made and evaluated; see `evaluate_path`, whose arguments these are."""
 
-    prunable: Collection[str] | None = None
+    prunable: Iterable[str] | Iterable[tuple[str, Tensor]] | None = None
     buffers: Buffers = "interpolate"
     training_batches: Iterable | None = None
     precision: str = "float32"
@@ -175,23 +176,25 @@ def _empty(count: int, tensor: Tensor) -> Tensor:
     return torch.empty_strided((count, *tensor.shape), strides, dtype=tensor.dtype, device=tensor.device)
 
 
-def _by_name(model: nn.Module, prunable: Collection[str] | None) -> dict[str, bool]:
+def _by_name(model: nn.Module, prunable: Iterable[str] | None) -> dict[str, bool]:
     """Whether each parameter extrapolates, under every name that it has in a state dict."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if isinstance(prunable, str):
         raise SettingError(f"prunable is {prunable!r}; expected names in a list or set")
-    for name in prunable or ():
+    chosen = set()
+    for item in prunable_parameters(model) if prunable is None else prunable:
+        name = item[0] if isinstance(item, tuple) and len(item) == 2 else item
+        if not isinstance(name, str):
+            raise SettingError(f"prunable holds a {type(name).__name__}; expected names of parameters")
         if name not in parameters:
             raise SettingError(f"prunable name {name!r} is no parameter of the network; see model.named_parameters()")
-    if prunable is None:
-        chosen = {id(parameter) for _, parameter in prunable_parameters(model)}
-    else:
-        chosen = {id(parameters[name]) for name in prunable}
+        chosen.add(id(parameters[name]))
     return {name: id(parameter) in chosen for name, parameter in parameters.items()}
 
 
 def check_state(which: str, state: State, expected: State, first: State) -> None:
     """Raises a SettingError about `which` network unless its state fits the model's and the first network's."""
+    check_weights(state, f"the weights of {which}")
     odd = sorted(expected.keys() ^ state.keys())
     if odd:
         where = "lacks" if odd[0] in expected else "has, and the model has not,"

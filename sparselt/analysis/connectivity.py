@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,9 +90,9 @@ def evaluate_path(
     first: Mapping[str, Tensor],
     second: Mapping[str, Tensor],
     batches: Iterable,
-    positions: Sequence[float],
+    positions: Sequence[float] | Tensor,
     *,
-    prunable: Collection[str] | None = None,
+    prunable: Iterable[str] | Iterable[tuple[str, Tensor]] | None = None,
     buffers: Buffers = "interpolate",
     training_batches: Iterable | None = None,
     precision: str = "float32",
@@ -109,8 +109,9 @@ def evaluate_path(
         first, second: state dicts of the two ends, on one device.
         batches: the evaluation batches, each (images, labels, …); gone through once for as many positions as fit a
             gigabyte.
-        positions: where to evaluate; see `path_positions`.
-        prunable: names of the parameters that extrapolate; default: those of `sparselt.prunable_parameters`.
+        positions: where to evaluate, numbers or a tensor of them; see `path_positions`.
+        prunable: names of the parameters that extrapolate, or pairs that begin with one; default: those of
+            `sparselt.prunable_parameters`.
         buffers: where batch-norm statistics come from, see `sparselt.analysis.batch_norm.Buffers`. With `per_batch`
             the result depends on the batch size.
         training_batches: for `reestimate`; gone through as often as `batches`.
@@ -127,10 +128,11 @@ def evaluate_path(
             without batches, or a prunable name that is no parameter; a position that is
             not finite.
     """
+    positions = tuple(map(float, positions))
     spans = [((first, second), torch.tensor(positions, dtype=torch.float64))]
     how = Conditions(prunable, buffers, training_batches, precision, folded, on_point)
     errors, losses = evaluate_between(model, spans, batches, how)
-    return Path(tuple(positions), errors, losses, buffers)
+    return Path(positions, errors, losses, buffers)
 
 
 def _check(positions: Sequence[float], errors: Sequence[float]) -> None:

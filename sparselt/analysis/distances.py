@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparselt.errors import MaskError, SettingError
-from sparselt.masks import Mask
+from sparselt.masks import Mask, as_mask
 
 
 def l2_distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor], mask: Mask) -> float:
@@ -23,6 +23,7 @@ def l2_distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor], mask:
 
     Raises:
         MaskError: weights that lack a layer of the mask, or have it in another shape.
+        SettingError: weights that are no tensors by name, such as a model.
     """
     return math.sqrt(sum(float((a - b).square().sum()) for a, b in _layers(first, second, mask)))
 
@@ -71,6 +72,7 @@ def angular_distance_matrix(
         SettingError: no network, or not as many masks as networks.
         MaskError: weights that do not fit their mask, or masks over different layers.
     """
+    states, masks = list(states), [as_mask(mask) for mask in masks]
     if not states or len(states) != len(masks):
         raise SettingError(f"{len(states)} networks with {len(masks)} masks: expected one mask each, and a network")
     for state, mask in zip(states, masks, strict=True):
@@ -102,6 +104,7 @@ def angular_distance_matrix(
 
 def _layers(first: Mapping[str, Tensor], second: Mapping[str, Tensor], mask: Mask):
     """The live weights of each layer in both networks, in float64."""
+    mask = as_mask(mask)
     mask.check_fits(first)
     mask.check_fits(second)
     for name, layer in mask.items():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparselt.errors import SettingError, TrainingError
-from sparselt.masks import Mask
+from sparselt.masks import Mask, as_mask
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -67,7 +67,7 @@ def hessian_eigenvalues(
         model: the trained network, masked; its mode and gradients are left as they were. Computed in its dtype.
         batches: (images, labels, …) each, of any sizes; gone through once for each product.
         mask: the live weights, which span the Hessian.
-        count: how many; fewer are returned if there are fewer dimensions.
+        count: how many; fewer are returned if there are fewer dimensions, or fewer products: each finds at most one.
         prunable_only: False adds all other parameters (biases, normalization) to the mask's live weights.
         loss: the mean loss over a batch of outputs and labels; must be twice differentiable.
         tolerance: stops when each residual is at most this share of the largest magnitude among all eigenvalues found.
@@ -124,6 +124,7 @@ class _Hessian:
 
     def __init__(self, model: nn.Module, batches: Iterable, mask: Mask, prunable_only: bool, loss: Loss):
         parameters = dict(model.named_parameters())
+        mask = as_mask(mask)
         mask.check_fits(parameters)
         names = list(mask) if prunable_only else list(parameters)
         self._parameters = [parameters[name] for name in names]

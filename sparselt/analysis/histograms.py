@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sparselt.errors import SettingError, TrainingError
-from sparselt.masks import Mask
+from sparselt.masks import Mask, as_mask
 from sparselt.pruning import pruning_threshold
 
 
@@ -62,6 +62,7 @@ def weight_histogram(
     """
     if not (isinstance(bins, int) and bins >= 1):
         raise SettingError(f"a histogram has {bins!r} bins; expected a whole number from 1")
+    mask = as_mask(mask)
     mask.check_fits(weights)
     layers = [weights[name].detach().cpu()[layer.cpu()].double() for name, layer in mask.items()]
     if not sum(map(len, layers)):
@@ -71,7 +72,10 @@ def weight_histogram(
             raise TrainingError(f"{name!r} holds live weights that are not finite; the training diverged")
     threshold = pruning_threshold(weights, mask, fraction)
     values = torch.cat(layers).numpy()
-    limit = float(np.abs(values).max()) if limit is None else limit
+    if limit is None:
+        limit = float(np.abs(values).max())
+        if not limit:
+            raise SettingError("all live weights are zero, so the histogram has no width; give a limit")
     if not (isinstance(limit, int | float) and math.isfinite(limit) and limit > 0):
         raise SettingError(f"limit of the histogram is {limit!r}; expected a number above 0")
     counts, edges = np.histogram(values, bins=bins, range=(-limit, limit))

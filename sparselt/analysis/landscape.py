@@ -1,6 +1,6 @@
 """The plane through three networks: error and loss on it (Paul et al. 2022, Figs. 3, 7 and 8, appendix C)."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +32,7 @@ def evaluate_plane(
     batches: Iterable,
     coefficients: Tensor | Sequence[tuple[float, float]],
     *,
-    prunable: Collection[str] | None = None,
+    prunable: Iterable[str] | Iterable[tuple[str, Tensor]] | None = None,
     buffers: Buffers = "interpolate",
     training_batches: Iterable | None = None,
     precision: str = "float32",

@@ -11,11 +11,11 @@ ratio by a share of the order of 1 / live weights.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sparselt.errors import MaskError, SettingError
-from sparselt.masks import Mask
+from sparselt.masks import Mask, as_mask
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def mask_overlap(masks: Sequence[Mask]) -> Overlap:
         MaskError: masks over different layers.
     """
     jaccard = mean_pairwise_jaccard(masks)
+    masks = [as_mask(mask) for mask in masks]
     union = intersection = masks[0]
     for mask in masks[1:]:
         union, intersection = union | mask, intersection & mask
@@ -68,26 +69,36 @@ def mean_pairwise_jaccard(masks: Sequence[Mask]) -> float:
         raise SettingError(f"masks to compare are a {type(masks).__name__}; expected a list")
     if len(masks) < 2:
         raise SettingError(f"masks to compare: {len(masks)}; expected two or more")
+    masks = [as_mask(mask) for mask in masks]
     return _mean(a.jaccard(b) for a, b in itertools.combinations(masks, 2))
 
 
 def jaccard_chance(first: float, second: float) -> float:
     """Jaccard of independent masks of two densities: ab / (a + b − ab), which is d / (2 − d) if both are d.
 
-    1.0 for two empty masks, like `Mask.jaccard`. A density outside [0, 1] is a SettingError, here and below.
+    Args:
+        first, second: the densities a and b, live weights over all weights, in [0, 1].
+
+    Returns:
+        In [0, 1]; 1.0 for two empty masks, like `Mask.jaccard`.
+
+    Raises:
+        SettingError: a density outside [0, 1]; below also no density, or no mask, at all.
     """
     _check_densities([first, second])
     return _jaccard(first * second, _union([first, second]))
 
 
-def union_chance(densities: Sequence[float]) -> float:
+def union_chance(densities: Iterable[float]) -> float:
     """Density of the union of independent masks: 1 − Π(1 − d)."""
+    densities = list(densities)
     _check_densities(densities)
     return _union(densities)
 
 
-def intersection_chance(densities: Sequence[float]) -> float:
+def intersection_chance(densities: Iterable[float]) -> float:
     """Density of the intersection of independent masks: Π d."""
+    densities = list(densities)
     _check_densities(densities)
     return math.prod(densities)
 
@@ -102,20 +113,23 @@ def layerwise_jaccard_chance(first: Mask, second: Mask) -> float:
     return _jaccard(expected_intersection, sum(size * _union(densities) for size, densities in layers))
 
 
-def layerwise_union_chance(masks: Sequence[Mask]) -> float:
+def layerwise_union_chance(masks: Iterable[Mask]) -> float:
     """Density of the union of masks drawn with the layer densities of `masks`."""
     layers = _layers(masks)
     return sum(size * _union(densities) for size, densities in layers) / sum(size for size, _ in layers)
 
 
-def layerwise_intersection_chance(masks: Sequence[Mask]) -> float:
+def layerwise_intersection_chance(masks: Iterable[Mask]) -> float:
     """Density of the intersection of masks drawn with the layer densities of `masks`."""
     layers = _layers(masks)
     return sum(size * math.prod(densities) for size, densities in layers) / sum(size for size, _ in layers)
 
 
-def _layers(masks: Sequence[Mask]) -> list[tuple[int, list[float]]]:
+def _layers(masks: Iterable[Mask]) -> list[tuple[int, list[float]]]:
     """Number of weights of each layer, and its density in each mask."""
+    masks = [as_mask(mask) for mask in masks]
+    if not masks:
+        raise SettingError("there is no mask to combine by chance; expected one or more")
     for mask in masks[1:]:
         if mask.keys() != masks[0].keys():
             odd = sorted(mask.keys() ^ masks[0].keys())[0]
@@ -126,6 +140,8 @@ def _layers(masks: Sequence[Mask]) -> list[tuple[int, list[float]]]:
 
 
 def _check_densities(densities: Sequence[float]) -> None:
+    if not densities:
+        raise SettingError("there is no density to combine by chance; expected one or more, such as 0.2")
     for density in densities:
         if not 0 <= density <= 1:
             raise SettingError(f"a density is {density!r}; expected a number from 0 to 1")

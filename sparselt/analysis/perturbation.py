@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparselt.errors import SettingError
-from sparselt.masks import Mask
+from sparselt.masks import Mask, as_mask
 
 
 def perturbed(state: Mapping[str, Tensor], mask: Mask, distance: float, seed: int) -> dict[str, Tensor]:
@@ -30,6 +30,7 @@ def perturbed(state: Mapping[str, Tensor], mask: Mask, distance: float, seed: in
         MaskError: a mask of another network.
         SettingError: a distance that is negative, not finite, or beyond the weights' dtype; no live weight.
     """
+    mask = as_mask(mask)
     mask.check_fits(state)
     if not (math.isfinite(distance) and distance >= 0):
         raise SettingError(f"perturbation distance is {distance!r}; expected a number of 0 or more")
@@ -60,6 +61,7 @@ def projection_distance(state: Mapping[str, Tensor], mask: Mask) -> float:
     Raises:
         MaskError: a mask of another network.
     """
+    mask = as_mask(mask)
     mask.check_fits(state)
     pruned = (state[name].double().masked_fill(layer.to(state[name].device), 0.0) for name, layer in mask.items())
     return math.sqrt(sum(float(weight.square().sum()) for weight in pruned))

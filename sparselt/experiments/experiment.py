@@ -31,5 +31,5 @@ class Experiment:
 
     @property
     def title(self) -> str:
-        """The first line of the driver's docstring."""
-        return (self.measure.__doc__ or "").strip().splitlines()[0]
+        """The first line of the driver's docstring; empty if it has none."""
+        return next(iter((self.measure.__doc__ or "").strip().splitlines()), "")

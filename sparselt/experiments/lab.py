@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from sparselt.data import open_dataset, source_record
-from sparselt.experiments.setting import Setting
-from sparselt.runs.stage import Need, Stage, plain
+from sparselt.errors import SettingError
+from sparselt.experiments.setting import Setting, check_rewind_step
+from sparselt.pruning import check_fraction, check_scope
+from sparselt.runs.stage import Need, Stage, check_stages, plain
 from sparselt.training.recipe import Seeds, derive_seed
 
 Found = Callable[[Stage, str], dict[str, Any] | None]
@@ -57,7 +59,7 @@ class Lab:
         """The lab of the same setting with other values (`lr`, `batch_size`, …): trainings that agree are shared.
 
         Raises:
-            SettingError: values that cannot be run.
+            SettingError: an unknown name, or a value that cannot be run.
         """
         lab = Lab(self.setting.changed(**values).check(), self.device, self._folder, self.found)
         told = ", ".join(f"{name} {value}" for name, value in values.items() if isinstance(value, int | float | str))
@@ -69,11 +71,13 @@ class Lab:
         return self.training(self.seeds(replicate, 0), label=f"dense, replicate {replicate}")
 
     def checkpoint(self, replicate: int, step: int) -> Need:
-        """The dense network as it stood at `step`."""
+        """The dense network as it stood at `step`, below the setting's `steps`."""
+        check_rewind_step(step, self.setting.steps)
         return self.dense(replicate).file(f"step-{step}.safetensors")
 
     def mask(self, replicate: int, rewind_step: int, level: int) -> Need:
         """The mask of IMP level `level` ≥ 1: the level before, pruned."""
+        _check_level(level, 1)
         if (replicate, rewind_step, level) not in self._masks:
             self._masks[replicate, rewind_step, level] = self.pruned(
                 self.ticket(replicate, rewind_step, level - 1),
@@ -83,7 +87,13 @@ class Lab:
         return self._masks[replicate, rewind_step, level]
 
     def ticket(self, replicate: int, rewind_step: int, level: int) -> Stage:
-        """IMP with weight rewinding: the network of `level`, rewound to `rewind_step` and trained to the end."""
+        """IMP with weight rewinding: the network of `level`, rewound to `rewind_step` and trained to the end.
+
+        Raises:
+            SettingError: a level below 0, or a rewind step that is none of the training's.
+        """
+        _check_level(level, 0)
+        check_rewind_step(rewind_step, self.setting.steps)
         if level == 0:
             return self.dense(replicate)
         label = f"replicate {replicate}, rewind {rewind_step}, level {level}"
@@ -99,6 +109,7 @@ class Lab:
             level: what the data order follows where `reshuffle` is `level`.
             copy: above 0: the same in another data order, see `seeds`.
         """
+        check_rewind_step(rewind_step, self.setting.steps)
         seeds = self.seeds(replicate, level, rewind_step, copy=copy)
         if mask is None and rewind_step == 0:
             return self.training(seeds, label=label)
@@ -146,9 +157,17 @@ class Lab:
         """The mask that magnitude pruning of a trained network gives; `mask` is its own, None if it is dense.
 
         `fraction` and `scope` are the setting's unless given; with `equal`, a mask, as many weights are left as in it.
+
+        Raises:
+            SettingError: a fraction outside (0, 1), an unknown scope.
         """
+        check_stages("lab.pruned(network, …)", network)
         setting = self.setting
-        spec: dict[str, Any] = {"fraction": fraction or setting.fraction, "scope": scope or setting.scope}
+        fraction = setting.fraction if fraction is None else fraction
+        scope = setting.scope if scope is None else scope
+        check_fraction(fraction)
+        check_scope(scope)
+        spec: dict[str, Any] = {"fraction": float(fraction), "scope": scope}
         needs = {"weights": network.file("final.safetensors")}
         if equal is not None:
             del spec["fraction"]
@@ -161,6 +180,7 @@ class Lab:
 
     def path(self, first: Stage, second: Stage, label: str) -> Stage:
         """Error and loss on the straight line between two trained networks."""
+        check_stages("lab.path(first, second, label)", first, second)
         points = self.setting.path_points
         needs = {"first": first.file("final.safetensors"), "second": second.file("final.safetensors")}
         spec = {"points": points, "batch_norm": "interpolate"}
@@ -277,3 +297,8 @@ class Lab:
             "interpolation": setting.eval_interpolation,
             "batch_size": setting.batch_size,
         }
+
+
+def _check_level(level: int, least: int) -> None:
+    if not isinstance(level, int) or level < least:
+        raise SettingError(f"level is {level!r}; expected a whole number from {least}; level 0 is the dense network")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparselt.runs.stage import Stage
+from sparselt.runs.stage import Stage, check_stages
 
 Read = Callable[[Stage, str], dict[str, Any]]
 
@@ -25,6 +25,9 @@ class Measurement:
         condition: what else sets these rows apart, as `name=value`, several with spaces between: `batch_size=256`.
         networks: the trainings of levels 0, 1, …, where the stage's numbers are of several; instead of `network`.
         metrics: those of the stage's that are wanted; empty: all.
+
+    Raises:
+        TypeError: a stage that is none, such as the `Need` that `lab.mask` gives.
     """
 
     experiment: str
@@ -38,6 +41,10 @@ class Measurement:
     condition: str = ""
     networks: tuple[Stage, ...] = ()
     metrics: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        networks = self.networks if self.network is None else (self.network,)
+        check_stages(f"Measurement({self.experiment!r}, …)", self.stage, *networks)
 
     @property
     def stages(self) -> list[Stage]:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin
@@ -21,6 +22,7 @@ _LARGEST_SIDE = 4096
 _MOST_POINTS = 1001
 # Below one weight of the largest network here (25.5 million).
 _NOTHING_LEFT = 1e-8
+_EXPECTED = {int: "a whole number", float: "a number"}
 _FIXED = {"name", "scale", "title", "paper", "source", "sources", "grids", "main"}
 _STEPS = {"steps", "rewind_steps", "milestones", "warmup_steps", "control_rewind_step", *STEPS}
 
@@ -124,11 +126,20 @@ class Setting:
         return self.train_count // self.batch_size
 
     def check(self) -> "Setting":
-        """The setting itself, without controls above its levels.
+        """The setting itself, without controls above its levels, every value of its field's type: equal settings give
+        equal stages, whether a rate was written 1 or 1.0.
 
         Raises:
-            SettingError: a number that cannot be run, named with its value.
+            SettingError: a value that cannot be run or has another type, named.
         """
+        return self._typed()._checked()
+
+    def _typed(self) -> "Setting":
+        kinds = _kinds(self)
+        values = {name: _typed(name, getattr(_owner(self, name), name), kind) for name, kind in kinds.items()}
+        return self.changed(**values)
+
+    def _checked(self) -> "Setting":
         check_fraction(self.fraction)
         for name in ("levels", "steps", "batch_size", "micro_batches", "replicates", "threads"):
             if getattr(self, name) < 1:
@@ -161,10 +172,7 @@ class Setting:
         if len(set(self.rewind_steps)) < len(self.rewind_steps):
             raise SettingError(f"rewind_steps {list(self.rewind_steps)} names a step twice")
         for step in self.rewind_steps:
-            if step >= self.steps:
-                raise SettingError(
-                    f"rewind step {step} is at or past the end of training ({self.steps} steps); expected less"
-                )
+            check_rewind_step(step, self.steps)
         if not 3 <= self.path_points <= _MOST_POINTS:
             raise SettingError(
                 f"path_points is {self.path_points}; expected 3, the two ends and one between, to {_MOST_POINTS}"
@@ -200,14 +208,13 @@ class Setting:
             SettingError: an unknown name (the nearest are offered), a value of another type, a step past the end.
         """
         values: dict[str, Any] = {}
-        own = (*dataclasses.fields(self), *dataclasses.fields(self.grids))
-        kinds = {f.name: f.type for f in own if f.name not in _FIXED}
+        kinds = _kinds(self)
         for assignment in assignments:
             name, equals, text = assignment.partition("=")
             if not equals:
                 raise SettingError(f"--set {assignment!r} is not understood; expected name=value, such as lr=0.1")
             if name not in kinds:
-                raise SettingError(f"--set: setting {self.name} has no value {name!r}{nearest(name, kinds)}")
+                raise _unknown(self, name)
             if name in values:
                 raise SettingError(f"--set {name} is given twice; expected one value")
             values[name] = _parse(name, text, kinds[name], values.get("batch_size", self.batch_size), self.train_count)
@@ -227,11 +234,26 @@ class Setting:
         return self.changed(**values)
 
     def changed(self, **values: Any) -> "Setting":
-        """The setting with fields replaced, of itself or its grids; `grids` itself may be one of them."""
+        """The setting with fields replaced, of itself or its grids; `grids` itself may be one of them.
+
+        Raises:
+            SettingError: an unknown name (the nearest are offered). What the values are `check` sees.
+        """
         names = {f.name for f in dataclasses.fields(Grids)}
+        for name in values:
+            if name not in names and name not in self.__dataclass_fields__:
+                raise _unknown(self, name)
         grids = values.pop("grids", self.grids)
         grids = dataclasses.replace(grids, **{name: value for name, value in values.items() if name in names})
         return dataclasses.replace(self, grids=grids, **{n: value for n, value in values.items() if n not in names})
+
+
+def check_rewind_step(step: int, steps: int) -> None:
+    """Raises a SettingError unless `step` lies within a training of `steps`."""
+    if not isinstance(step, numbers.Integral) or step < 0:
+        raise SettingError(f"rewind step {step!r} is no step of a training; expected a whole number from 0")
+    if step >= steps:
+        raise SettingError(f"rewind step {step} is at or past the end of training ({steps} steps); expected less")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -239,6 +261,40 @@ def nearest(name: str, names: Iterable[str]) -> str:
     names = list(names)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(close)}?" if close else f"; expected one of {', '.join(names)}"
+
+
+def _kinds(setting: Setting) -> dict[str, Any]:
+    """The type of each value that may be set, of the setting and its grids."""
+    own = (*dataclasses.fields(setting), *dataclasses.fields(setting.grids))
+    return {f.name: f.type for f in own if f.name not in _FIXED}
+
+
+def _owner(setting: Setting, name: str) -> Setting | Grids:
+    return setting if name in setting.__dataclass_fields__ else setting.grids
+
+
+def _unknown(setting: Setting, name: str) -> SettingError:
+    return SettingError(f"setting {setting.name} has no value {name!r}{nearest(name, _kinds(setting))}")
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """`value` as `kind`: a whole number for an int field, a float for a float field, a tuple for a list."""
+    if get_origin(kind) is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise SettingError(f"{name} is {value!r}; expected several in a tuple, such as ({value!r},)")
+        return tuple(_typed(name, item, get_args(kind)[0]) for item in value)
+    if get_origin(kind) is Literal:
+        return _choice(name, value, get_args(kind))
+    if kind is bool and not isinstance(value, bool):
+        raise SettingError(f"{name} is {value!r}; expected True or False")
+    if kind in (int, float):
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not number or (kind is int and value != value // 1):
+            raise SettingError(f"{name} is {value!r}; expected {_EXPECTED[kind]}")
+        return kind(value)
+    if kind is str and not isinstance(value, str):
+        raise SettingError(f"{name} is {value!r}; expected a name")
+    return value
 
 
 def _parse(name: str, text: str, kind: Any, batch_size: int, train_count: int) -> Any:
@@ -262,7 +318,7 @@ def _parse(name: str, text: str, kind: Any, batch_size: int, train_count: int) -
         several = (
             "numbers with commas between" if get_args(kind)[:1] == (float,) else "whole numbers with commas between"
         )
-        expected = {int: "a whole number", float: "a number"}.get(kind, several)
+        expected = _EXPECTED.get(kind, several)
         raise SettingError(f"--set {name}={text}: expected {expected}") from error
 
 

@@ -35,7 +35,7 @@ def write_report(folder: str | Path) -> Path:
 def console_summary(folder: str | Path, console: "Console") -> None:
     """Print the tables of a run and the papers' findings, as wide as the console allows, and where its files are."""
     from sparselt.report.claims import claims, claims_rich, not_judged
-    from sparselt.report.others import others_table
+    from sparselt.report.others import others_tables
     from sparselt.report.run import read_run
     from sparselt.report.sections.imp import empty_layers
     from sparselt.report.summary import is_core
@@ -45,7 +45,7 @@ def console_summary(folder: str | Path, console: "Console") -> None:
     levels = run.data.levels
     core = any(map(is_core, run.rows))
     tables = [*level_tables(levels, console.width), control_table(levels)] if core else []
-    for table in [*tables, others_table(run.rows)]:
+    for table in [*tables, *others_tables(run.rows)]:
         if table is not None:
             console.print(table)
             console.print()

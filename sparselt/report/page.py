@@ -36,7 +36,7 @@ def page(run: Run, drawings: Mapping[str, Mapping[str, Drawn]]) -> str:
         claims_table(claims(data)),
         f'<p class="note">{escape(reason)}</p>' if (reason := not_judged(data)) else "",
         *(_section(name, data, drawings.get(name, {})) for name in SECTIONS),
-        others_html(run.rows),
+        others_html(run.rows, record),
         _protocol(record),
         _cost(run),
         _record(run),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparselt.runs.executor import Workers
+from sparselt.runs.executor import Workers, result_of
 from sparselt.runs.kinds import KINDS
 from sparselt.runs.plan import Plan
 from sparselt.runs.specs import recipe_from_spec
@@ -62,7 +62,7 @@ def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Work
     known = {kind: cost for kind, stage in examples.items() if (cost := _known(store, stage)) is not None}
     if all(kind in known for kind in examples if KINDS[kind].counts in _COST_FOLLOWS):
         return Speed(known, "what equal stages cost before")
-    step, image = workers.submit(_measure, dict(training.spec), size).result()
+    step, image = result_of(workers.submit(_measure, dict(training.spec), size), "a few timed steps")
     unit = {"steps": step, "points": image * test_count}
     measured = {kind: unit.get(KINDS[kind].counts, 0.0) for kind in examples}
     return Speed(measured | known, "a few timed steps, without reading data")

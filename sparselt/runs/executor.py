@@ -14,11 +14,12 @@ from sparselt.runs.cohorts import group_of, mates_of
 from sparselt.runs.kinds import KINDS
 from sparselt.runs.ledger import Entry
 from sparselt.runs.plan import Plan
+from sparselt.runs.program import own_script
 from sparselt.runs.stage import Stage
 from sparselt.runs.store import Store
 from sparselt.runs.worker import Outcome, measure_cohort, run_cohort, run_stage, start_worker
 
-__all__ = ["Outcome", "Watcher", "Workers", "default_workers", "execute", "run_stage"]
+__all__ = ["Outcome", "Watcher", "Workers", "default_workers", "execute", "result_of", "run_stage"]
 
 _MOST_TOGETHER = 64
 
@@ -92,7 +93,7 @@ class Workers:
             return self._cohort or 1
         group = group_of(stage)
         if group not in self._measured:
-            self._measured[group] = _result(self.submit(measure_cohort, stage, str(root)), [stage])
+            self._measured[group] = result_of(self.submit(measure_cohort, stage, str(root)), stage.label or stage.kind)
         return self._measured[group]
 
 
@@ -124,7 +125,7 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
         watcher.idle()
         for future in done:
             stages = running.pop(future)
-            outcomes = _result(future, stages)
+            outcomes = result_of(future, "', '".join(stage.label or stage.kind for stage in stages))
             for stage, outcome in zip(stages, outcomes if isinstance(outcomes, list) else [outcomes], strict=True):
                 entry = entries[stage.key] = _entry(stage, outcome)
                 watcher.finished(stage, entry)
@@ -168,14 +169,25 @@ def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Workers, st
     return stages
 
 
-def _result(future: Future, stages: list[Stage]) -> Any:
+def result_of(future: Future, what: str) -> Any:
+    """What a worker returned.
+
+    Args:
+        what: what it ran, for the error.
+
+    Raises:
+        StoreError: the worker was killed, or could not start.
+    """
     try:
         return future.result()
     except BrokenProcessPool as error:
-        names = "', '".join(stage.label or stage.kind for stage in stages)
+        script = own_script()
+        hint = (
+            f'; {script} is run by the workers too: call main under `if __name__ == "__main__":` only' if script else ""
+        )
         raise StoreError(
-            f"a worker process was killed while it ran '{names}' (out of memory?); what had finished is kept: run the "
-            "same command again, with fewer --workers"
+            f"a worker process was killed while it ran '{what}' (out of memory?); what had finished is kept: run the "
+            f"same command again, with fewer --workers{hint}"
         ) from error
 
 

@@ -68,6 +68,17 @@ class Stage:
         return hash(self.key)
 
 
+def check_stages(taker: str, *found: object) -> None:
+    """Raises a TypeError that names `taker` unless all are stages: a mask or a checkpoint is a file of one."""
+    for value in found:
+        if not isinstance(value, Stage):
+            raise TypeError(
+                f"{taker} takes a Stage and got a {type(value).__name__}; lab.dense, ticket, rewound, training "
+                "and path give one, while lab.mask, checkpoint, pruned, random_mask and shuffled give a Need, one file "
+                "of a stage: its .stage is what made it"
+            )
+
+
 def plain(value: Any) -> Any:
     """`value` as JSON knows it: dataclasses as dictionaries, tuples as lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -1,13 +1,13 @@
 """The loss that repels a training from earlier solutions, or attracts it to them (Maene et al. 2021)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from sparselt.errors import SettingError, TrainingError
-from sparselt.masks import Mask
+from sparselt.masks import Mask, as_mask
 
 
 class Repulsion:
@@ -32,7 +32,8 @@ class Repulsion:
         TrainingError: a solution with a live weight that is not finite.
     """
 
-    def __init__(self, solutions: Sequence[Mapping[str, Tensor]], mask: Mask, strength: float):
+    def __init__(self, solutions: Iterable[Mapping[str, Tensor]], mask: Mask, strength: float):
+        solutions, mask = list(solutions), as_mask(mask)
         if not solutions:
             raise SettingError("there is no previous solution to be repelled from; give the weights of one or more")
         if not (isinstance(strength, int | float) and math.isfinite(strength) and strength):

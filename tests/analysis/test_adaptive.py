@@ -285,3 +285,31 @@ def test_a_network_that_cannot_be_traced_is_searched_as_it_is():
         for model, data in ((network(1), batches(8)), (Centred(*network(1)), moved))
     ]
     assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_a_threshold_a_grid_of_numpy_and_a_plain_mask_serve_as_they_come():
+    state, mask = ticket()
+    threshold = TrainThreshold(5.0, 0.5)
+    expected = adaptive_fraction(network(0), state, mask, batches(3), 5.5, fractions=FRACTIONS, positions=POSITIONS)
+    found = adaptive_fraction(
+        *(network(0), state, dict(mask), batches(3), threshold),
+        fractions=np.array(FRACTIONS),
+        positions=torch.tensor(POSITIONS, dtype=torch.float64),
+    )
+    assert found == expected and found.threshold == 5.5
+    assert {type(number) for number in (*found.fractions, *found.positions)} == {float}
+
+
+def test_a_network_whose_own_loss_is_no_number_is_said_to_have_diverged():
+    state, mask = ticket()
+    state = dict(state) | {"4.bias": torch.full_like(state["4.bias"], math.nan)}
+    found = adaptive_fraction(network(0), state, mask, batches(3), 5.5, fractions=FRACTIONS, positions=POSITIONS)
+    assert found.note == "the network's own training loss is nan: its training diverged; the minimum, 0.2, is pruned"
+
+
+def test_a_model_in_place_of_its_weights_and_a_text_as_threshold_are_refused():
+    state, mask = ticket()
+    with pytest.raises(SettingError, match=r"give model\.state_dict\(\)"):
+        adaptive_fraction(network(0), network(0), mask, batches(3), 5.5)
+    with pytest.raises(SettingError, match="the threshold is '5'; expected a loss"):
+        adaptive_fraction(network(0), state, mask, batches(3), "5")

@@ -12,6 +12,7 @@ from sparselt.data import Batch
 from sparselt.errors import SettingError
 from sparselt.kernels.interpolate import gram_matrix, project_to_hull
 from sparselt.models import build_model
+from sparselt.pruning import prunable_parameters
 from sparselt.training.loop import evaluate
 
 POSITIONS = (0.0, 0.3, 0.75, 1.0)
@@ -238,3 +239,22 @@ def test_points_that_are_nowhere_are_refused(states, points):
 def test_a_name_is_no_collection_of_names(states):
     with pytest.raises(SettingError, match=r"prunable is '0\.weight'; expected names"):
         evaluate_path(network(0), *states[:2], batches(8), POSITIONS, prunable="0.weight")
+
+
+def test_prunable_names_may_come_once_or_as_pairs_and_extrapolate(states):
+    def errors(prunable):
+        path = evaluate_path(network(0), states[0], states[1], batches(9), (0.0, 1.7), prunable=prunable)
+        return path.errors, path.losses
+
+    expected = errors(sorted(PRUNABLE))
+    assert expected != errors([])
+    assert errors(name for name in sorted(PRUNABLE)) == expected
+    assert errors(prunable_parameters(network(0))) == expected
+    with pytest.raises(SettingError, match="prunable holds a Parameter; expected names") as refused:
+        errors(network(0).parameters())
+    assert len(str(refused.value)) < 100
+
+
+def test_a_model_in_place_of_a_state_dict_is_told_what_to_give(states):
+    with pytest.raises(SettingError, match=r"second network are a Sequential; .*model\.state_dict"):
+        evaluate_path(network(0), states[0], network(1), batches(9), POSITIONS)

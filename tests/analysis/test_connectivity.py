@@ -101,3 +101,10 @@ def test_batches_that_cannot_be_read_again_and_an_unknown_precision_are_refused(
         evaluate_path(model, state, state, iter([batch]), [0, 0.5, 1])
     with pytest.raises(SettingError, match="precision is 'f8'"):
         evaluate_path(model, state, state, [batch], [0, 1], precision="f8")
+
+
+def test_positions_may_be_a_tensor_and_are_kept_as_numbers():
+    ends = OneWeight(-0.8).state_dict(), OneWeight(0.4).state_dict()
+    path = evaluate_path(OneWeight(0.0), *ends, batches(), torch.linspace(0, 1, 3))
+    assert path == evaluate_path(OneWeight(0.0), *ends, batches(), (0, 0.5, 1))
+    assert path.positions == (0.0, 0.5, 1.0) and {type(p) for p in path.positions} == {float}

@@ -106,3 +106,11 @@ def test_what_does_not_fit_is_refused():
     for function in (l2_distance, angle):
         with pytest.raises(MaskError, match="'a' has shape"):
             function(state, {**state, "a": torch.ones(3, 4)}, mask)
+
+
+def test_a_model_is_refused_as_weights_and_plain_tensors_are_a_mask():
+    model = torch.nn.Linear(2, 1, bias=False)
+    layers = {"weight": torch.ones(1, 2, dtype=torch.bool)}
+    with pytest.raises(SettingError, match=r"are a Linear; .* give model\.state_dict\(\)"):
+        l2_distance(model, model.state_dict(), Mask(layers))
+    assert l2_distance(model.state_dict(), model.state_dict(), layers) == 0.0

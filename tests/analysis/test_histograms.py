@@ -105,7 +105,7 @@ def test_layer_scales_do_not_change_the_bimodality():
         ({"limit": math.inf}, "limit of the histogram is inf"),
         ({"fraction": 1}, "between 0 and 1"),
         ({"mask": Mask({"w": torch.zeros(2) > 0})}, "no weight is alive in the mask"),
-        ({"weights": {"w": torch.zeros(2)}}, "limit of the histogram is 0"),
+        ({"weights": {"w": torch.zeros(2)}}, "all live weights are zero"),
     ],
 )
 def test_what_makes_no_histogram_is_refused(options, message):

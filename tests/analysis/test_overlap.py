@@ -152,3 +152,17 @@ def test_what_is_no_density_has_no_chance(density):
 def test_masks_that_can_be_gone_through_once_only_are_refused():
     with pytest.raises(SettingError, match="masks to compare are a generator; expected a list"):
         mask_overlap(mask_of([1]) for _ in range(2))
+
+
+def test_densities_and_masks_that_can_be_gone_through_once_count_as_a_list_does():
+    assert union_chance(d for d in (0.3, 0.3)) == union_chance([0.3, 0.3]) == pytest.approx(0.51)
+    assert intersection_chance(d for d in (0.3, 0.3)) == pytest.approx(0.09)
+    masks = [mask_of([1]), mask_of([1])]
+    assert layerwise_union_chance(m for m in masks) == layerwise_union_chance(masks)
+    assert layerwise_union_chance([dict(m) for m in masks]) == layerwise_union_chance(masks)
+
+
+def test_nothing_has_no_chance():
+    for chance in (union_chance, intersection_chance, layerwise_union_chance, layerwise_intersection_chance):
+        with pytest.raises(SettingError, match=r"there is no (density|mask) to combine by chance"):
+            chance([])

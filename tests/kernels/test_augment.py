@@ -134,6 +134,7 @@ def test_crops_are_uniform_and_half_the_images_are_flipped():
         (images(), torch.arange(6), {"mean": [0.5]}, "1 means and 3 stds for 3 channels"),
         (images(), torch.arange(6), {"std": [0.0, 1.0, 1.0]}, "above 0"),
         (images(), torch.arange(6), {"scale": 0.0}, "above 0"),
+        (images(), torch.arange(6), {"mean": [float("nan"), 0.0, 0.0]}, "must be finite"),
     ],
 )
 def test_bad_arguments_are_named(batch, indices, changes, message):

@@ -226,3 +226,9 @@ def test_compiles_where_no_cache_can_be_written():
 def test_importing_the_kernels_imports_no_triton():
     program = "import sys, sparselt.kernels; assert 'triton' not in sys.modules and 'ffcv' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_one_row_of_hyperparameters_without_its_group_is_refused():
+    weight, momentum = torch.zeros(8), torch.zeros(1024)
+    with pytest.raises(ValueError, match=r"hyperparameters is of shape \(7,\): expected \[groups, 7\]"):
+        masked_sgd_([weight], [weight.clone()], momentum, pack_mask(torch.ones(1024, dtype=torch.bool)), torch.zeros(7))

@@ -123,3 +123,39 @@ def test_two_trainings_in_the_same_cells_are_refused_before_anything_runs(search
     error = " ".join(capsys.readouterr().err.split())
     assert "experiment careless measures variant dense" in error and "condition='name=value'" in error
     assert not list(searching.glob("runs/store/train"))
+
+
+def test_two_paths_in_the_same_cells_are_refused_before_anything_runs(searching, capsys):
+    def careless(lab: Lab):
+        """Two lines under one name."""
+        for other in (1, 2):
+            stage = lab.path(lab.dense(0), lab.ticket(0, 0, other), "line")
+            yield Measurement("careless", "line", 0, 0, 0, stage, to_level=1, network=lab.dense(0))
+
+    EXPERIMENTS["search"] = Experiment(careless, "nobody")
+    assert main([*SMALL, "--experiments", "search"]) == 2
+    assert "levels 0 to 1 twice, each time a path" in " ".join(capsys.readouterr().err.split())
+    assert not list(searching.glob("runs/store/train"))
+
+
+def test_asking_for_what_nothing_makes_ends_the_run_with_an_error(searching, capsys):
+    def unplanned(lab: Lab):
+        """Asks for a training that it does not yield."""
+        yield Measurement("unplanned", "dense", 0, None, 0, lab.dense(0))
+        lab.found(lab.dense(1), "measurements.json")
+
+    def unmade(lab: Lab):
+        """Asks for a file that its training does not make."""
+        yield Measurement("unmade", "dense", 0, None, 0, lab.dense(0))
+        lab.found(lab.dense(0), "measurement.json")
+
+    EXPERIMENTS["search"] = Experiment(unplanned, "nobody")
+    assert main([*SMALL, "--experiments", "search"]) == 2
+    assert "measurements.json of 'dense, replicate 1', but yields no measurement" in capsys.readouterr().err
+    EXPERIMENTS["search"] = Experiment(unmade, "nobody")
+    assert main([*SMALL, "--experiments", "search"]) == 2
+    assert "measurement.json of 'dense, replicate 0', which does not make it" in capsys.readouterr().err
+    EXPERIMENTS["search"] = Experiment(search, "nobody")
+    # The dense network was made without its first checkpoint, which tickets start from.
+    assert main([*SMALL, "--experiments", "search", "--dry-run"]) == 0
+    assert "1 of those to do were trained before" in " ".join(capsys.readouterr().out.split())

@@ -168,3 +168,10 @@ def test_solutions_and_models_that_do_not_fit_are_refused():
         Repulsion([weights(1), zero], mask, 2.0)
     with pytest.raises(TrainingError, match=r"'3.weight' of solution 0"):
         Repulsion([{**weights(1), "3.weight": torch.full((2, 8), math.nan)}], mask, 2.0)
+
+
+def test_solutions_may_come_once_and_the_mask_as_plain_tensors():
+    states = [network(seed).state_dict() for seed in (1, 2)]
+    mask = Mask.ones_like(network())
+    expected = Repulsion(states, mask, 2.0)(network())
+    assert torch.equal(Repulsion((state for state in states), dict(mask), 2.0)(network()), expected)
