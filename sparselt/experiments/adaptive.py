@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
-from sparselt.experiments.setting import Setting
+from sparselt.experiments.setting import MOST_LEVELS, Setting
 from sparselt.runs.stage import Need, Stage, plain
 from sparselt.training.recipe import derive_seed
 
@@ -32,7 +32,15 @@ def adaptive(lab: Lab) -> Iterator[Measurement]:
 
 def why_not(setting: Setting) -> str:
     """Why a setting cannot run it."""
-    return "" if setting.grids.adaptive_density else "its grid names no adaptive_density to stop at"
+    target = setting.grids.adaptive_density
+    if not target:
+        return "its grid names no adaptive_density to stop at"
+    if fixed_levels(setting) > MOST_LEVELS:
+        return (
+            f"pruning {setting.fraction:g} a level takes {fixed_levels(setting):,} levels to an adaptive_density of "
+            f"{target:g}, more than {MOST_LEVELS:,}"
+        )
+    return ""
 
 
 def fixed_levels(setting: Setting) -> int:

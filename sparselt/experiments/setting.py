@@ -18,6 +18,9 @@ from sparselt.training.recipe import Recipe
 from sparselt.training.schedule import Schedule, parse_step
 from sparselt.training.techniques import TECHNIQUES, training_side
 
+MOST_LEVELS = 1000
+"""The most levels of pruning that a schedule may have."""
+
 _LARGEST_SIDE = 4096
 _MOST_POINTS = 1001
 # Below one weight of the largest network here (25.5 million).
@@ -177,6 +180,8 @@ class Setting:
             raise SettingError(
                 f"path_points is {self.path_points}; expected 3, the two ends and one between, to {_MOST_POINTS}"
             )
+        if self.levels > MOST_LEVELS:
+            raise SettingError(f"levels is {self.levels:,}; expected 1 to {MOST_LEVELS:,}")
         if (1 - self.fraction) ** self.levels < _NOTHING_LEFT:
             raise SettingError(
                 f"levels is {self.levels}: pruning {self.fraction:.4g} of the weights so often leaves none; "

@@ -48,6 +48,11 @@ def empty_folder(tmp_path, monkeypatch):
         ([DIGITS, "--set", "train_size=0"], ["train_size is 0"]),
         ([DIGITS, "--set", "path_points=1000000000"], ["path_points is 1000000000"]),
         ([DIGITS, "--set", "levels=1000"], ["levels is 1000", "leaves none"]),
+        ([DIGITS, "--set", "levels=2000", "fraction=0.001"], ["levels is 2,000", "1 to 1,000"]),
+        (
+            [DIGITS, "--experiments", "adaptive", "--set", "fraction=1e-4"],
+            ["pruning 0.0001 a level takes 24,079 levels", "adaptive_density of 0.09", "more than 1,000"],
+        ),
         ([DIGITS, "--set", "fraction=0.999"], ["leaves none"]),
         ([DIGITS, "--set", "control_levels=0,3"], ["control_levels [0, 3]"]),
         ([DIGITS, "--set", "lr=0.1", "lr=0.2"], ["lr is given twice"]),
