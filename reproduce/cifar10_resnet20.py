@@ -143,25 +143,28 @@ _SMOKE_NOTE = "a smoke test: every stage in minutes, no finding can be seen"
 
 
 def setting(scale: str) -> Setting:
-    """`paper` is the exact protocol; `mini` two epochs of its 160, six levels, two replicates; `smoke` every stage on
-    512 synthetic images of the same shape."""
+    """`paper` is the exact protocol; `mini` a hundredth of its steps, half its levels and replicates; `smoke` every
+    stage on 512 synthetic images of the same shape."""
     if scale == "mini":
         return dataclasses.replace(
             PAPER,
             scale="mini",
-            steps=780,
-            milestones=(390, 585),
+            steps=624,
+            milestones=(312, 468),
             levels=6,
             rewind_steps=(0, 40, 100),
             replicates=2,
             dense_replicates=4,
             control_levels=(3, 6),
             control_rewind_step=100,
+            path_points=5,
             grids=_MINI_GRIDS,
             main={"instability_levels": (), "control_levels": (6,)},
             sources={
                 **PAPER.sources,
-                **dict.fromkeys(("steps", "milestones", *_OTHER_GRIDS), _MINI),
+                **dict.fromkeys(_OTHER_GRIDS, _MINI),
+                **dict.fromkeys(("steps", "milestones"), "a hundredth of the paper's: 1.6 epochs"),
+                "path_points": "ours: the midpoint, where barriers peak, and one point on either side of it",
                 "levels": "half the paper's",
                 "rewind_steps": "ours: initialization, and two steps of the first epoch or so",
                 "replicates": "half the paper's",

@@ -52,15 +52,15 @@ _BY_SCALE = {
     },
     "mini": {
         "title": "Rewinding ResNet-20 on CIFAR-10 to its initialization",
-        "steps": 780,
-        "milestones": (514, 652),
+        "steps": 624,
+        "milestones": (411, 521),
         "levels": 4,
         "control_levels": (4,),
         "grids": Grids(
             heat_map=False,
             init_lr=0.1,
             init_batch_sizes=(128, 512),
-            init_warmup_steps=(92,),
+            init_warmup_steps=(73,),
             init_levels=4,
             repulsion_strengths=(2.0, -1.0),
             repulsion_levels=4,
@@ -85,7 +85,7 @@ _BY_SCALE = {
 
 
 def setting(scale: str) -> Setting:
-    """`paper` is the exact protocol of ResNet-20: 85 epochs, 25 rounds, three replicates; `mini` two epochs, four
+    """`paper` is the exact protocol of ResNet-20: 85 epochs, 25 rounds, three replicates; `mini` 624 steps, four
     rounds, two replicates; `smoke` every stage on 512 synthetic images of the same shape."""
     base, values = unmasking.setting(scale), _BY_SCALE[scale]
     of_paper = {name: text for name, text in unmasking.PAPER.sources.items() if hasattr(base, name)}

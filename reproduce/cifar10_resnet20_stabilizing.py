@@ -51,8 +51,8 @@ _BY_SCALE = {
     },
     "mini": {
         "title": "Stability of the subnetworks of ResNet-20 on CIFAR-10",
-        "steps": 780,
-        "milestones": (520, 650),
+        "steps": 624,
+        "milestones": (416, 520),
         "levels": 4,
         "rewind_steps": (0, 40, 100),
         "control_levels": (4,),
@@ -64,7 +64,7 @@ _BY_SCALE = {
             stability_rates=RATES,
             low_lr=0.01,
             warmup_lr=0.03,
-            warmup_lr_steps=520,
+            warmup_lr_steps=416,
         ),
         "main": {"stability_rewind_steps": (0, 100), "stability_rates": ("standard",)},
     },
@@ -86,7 +86,7 @@ _BY_SCALE = {
 
 
 def setting(scale: str) -> Setting:
-    """`paper` is the exact protocol of ResNet-20, rewound to the steps of ours; `mini` two epochs, four levels, two
+    """`paper` is the exact protocol of ResNet-20, rewound to the steps of ours; `mini` 624 steps, four levels, two
     replicates; `smoke` every stage on 512 synthetic images of the same shape."""
     base, values = unmasking.setting(scale), _BY_SCALE[scale]
     of_paper = {name: text for name, text in unmasking.PAPER.sources.items() if hasattr(base, name)}
