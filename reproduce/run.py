@@ -1,5 +1,6 @@
 """One run from its options to its report."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
@@ -105,23 +106,31 @@ def _measurements(names: Iterable[str], lab: Lab) -> list[Measurement]:
     """What the experiments measure now.
 
     Raises:
-        SettingError: two trainings, or two paths, in the same cells of the table, which a driver of the user's may
-            yield.
+        SettingError: what a driver of the user's may yield: a measurement twice, two trainings or two paths in the
+            same cells of the table, a measurement in another experiment's name.
     """
-    found = [measurement for name in names for measurement in EXPERIMENTS[name](lab)]
+    found: list[Measurement] = []
     cells: set[tuple] = set()
-    for m in found:
-        if m.stage.kind in ("train", "path"):
-            cell = (m.stage.kind, m.experiment, m.variant, m.replicate, m.rewind_step, m.level, m.to_level, m.condition)
+    for name in names:
+        for m in EXPERIMENTS[name](lab):
+            if m.experiment != name:
+                raise SettingError(
+                    f"experiment {name} yields a Measurement of experiment {m.experiment!r}, whose figures would show "
+                    f"it; expected Measurement({name!r}, …)"
+                )
+            place = (m.variant, m.replicate, m.rewind_step, m.level, m.to_level, m.condition)
+            # Stages of other kinds may differ in the places that their numbers state themselves.
+            cell = (name, *place, m.stage.kind, "" if m.stage.kind in ("train", "path") else m.stage.key, m.metrics)
             if cell in cells:
                 levels = f"level {m.level}" if m.to_level is None else f"levels {m.level} to {m.to_level}"
-                what = "training" if m.stage.kind == "train" else "path"
+                what = {"train": "training", "path": "path"}.get(m.stage.kind, f"stage of kind {m.stage.kind}")
                 raise SettingError(
-                    f"experiment {m.experiment} measures variant {m.variant}, replicate {m.replicate}, rewind step "
+                    f"experiment {name} measures variant {m.variant}, replicate {m.replicate}, rewind step "
                     f"{m.rewind_step}, {levels} twice, each time a {what}; tell them apart by "
                     "Measurement(condition='name=value')"
                 )
             cells.add(cell)
+            found.append(m)
     return found
 
 
@@ -133,12 +142,8 @@ def _setting(options: "Options") -> Setting:
     setting = load_setting(options.setting, options.scale)
     if "main" in options.experiments:
         setting = setting.changed(**setting.main)
-    setting = setting.with_values(options.set)
-    changes: dict[str, Any] = {}
-    for name in ("replicates", "seed"):
-        if getattr(options, name) is not None:
-            changes[name] = getattr(options, name)
-    return dataclasses.replace(setting, **changes).check()
+    given = {name: value for name in ("replicates", "seed") if (value := getattr(options, name)) is not None}
+    return dataclasses.replace(setting, **given).with_values(options.set).check()
 
 
 def _experiments(names: Sequence[str], setting: Setting) -> tuple[list[str], dict[str, str]]:
@@ -238,8 +243,12 @@ def _report(
     record["experiments"] = {
         name: {"title": EXPERIMENTS[name].title, "paper": EXPERIMENTS[name].paper} for name in names
     }
+    from sparselt.report import console_summary, write_report
+    from sparselt.report.results import write_results
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        write_results(folder, rows, record)
         _write_json(
             folder / "record.json", record | {"command": options.command, "failed": [entry.label for entry in failed]}
         )
@@ -248,10 +257,9 @@ def _report(
         raise StoreError(
             f"run folder {folder} cannot be written ({error.strerror}); choose another with --out"
         ) from error
-    from sparselt.report import console_summary, write_report
-    from sparselt.report.results import write_results
-
-    write_results(folder, rows, record)
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # which does nothing to a folder that holds something
     write_report(folder)
     console.print()
     console_summary(folder, console)

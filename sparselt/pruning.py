@@ -1,7 +1,8 @@
 """Which weights go: global or layerwise magnitude pruning over the papers' prunable set."""
 
 import math
-from collections.abc import Iterator, Mapping
+import numbers
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -38,10 +39,10 @@ def magnitude_prune(
 ) -> Mask:
     """The mask without the `fraction` of live weights of smallest magnitude.
 
-    Exactly ⌈fraction · live⌉ weights go (the product rounded to six decimals, against floating point), over all layers
-    together (`global`) or in each layer (`layerwise`). Among equal magnitudes the first in layer and memory order go,
-    so that the count is always exact. Magnitudes are compared in float32. Nothing keeps a layer, or of few live weights
-    all of them, from going: ask `empty_layers(mask)`, or `mask.live`.
+    Exactly ⌈fraction · live⌉ weights go (the product rounded to six decimals, against floating point; at least one),
+    over all layers together (`global`) or in each layer (`layerwise`). Among equal magnitudes the first in layer and
+    memory order go, so that the count is always exact. Magnitudes are compared in float32. Nothing keeps a layer, or of
+    few live weights all of them, from going: ask `empty_layers(mask)`, or `mask.live`.
 
     Args:
         model: the trained network, or a mapping from parameter names to weights (a checkpoint).
@@ -88,7 +89,7 @@ def pruning_threshold(model: nn.Module | Mapping[str, Tensor], mask: Mask, fract
 
 def check_fraction(fraction: float) -> None:
     """Raises a SettingError unless 0 < fraction < 1."""
-    if not (isinstance(fraction, int | float) and 0 < fraction < 1):
+    if not (isinstance(fraction, numbers.Real) and 0 < fraction < 1):
         raise SettingError(
             f"pruning fraction is {fraction!r}; expected a number between 0 and 1, such as 0.2 for 20% a level"
         )
@@ -98,6 +99,14 @@ def check_scope(scope: str) -> None:
     """Raises a SettingError unless it is a `Scope`."""
     if scope not in get_args(Scope):
         raise SettingError(f"pruning scope is {scope!r}; expected 'global' or 'layerwise'")
+
+
+def weights_left(sizes: Sequence[int], fraction: float, levels: int, scope: Scope = "global") -> int:
+    """How many weights `magnitude_prune` leaves after `levels` prunings of layers of so many weights each."""
+    live = list(sizes) if scope == "layerwise" else [sum(sizes)]
+    for _ in range(levels):
+        live = [number - _to_prune(fraction, number) for number in live]
+    return sum(live)
 
 
 def empty_layers(mask: Mask) -> list[str]:
@@ -124,4 +133,4 @@ def _check_finite(mask: Mask, not_finite: Tensor) -> None:
 
 def _to_prune(fraction: float, live: int) -> int:
     # Rounded before the ceiling: 0.1 · 30 is 3.0000000000000004 in floating point.
-    return math.ceil(round(fraction * live, 6))
+    return max(min(live, 1), math.ceil(round(fraction * live, 6)))

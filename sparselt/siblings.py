@@ -1,6 +1,7 @@
 """Masks of siblings, networks that differ in data order only, combined at a given final density (Movva et al. 2021)."""
 
 import math
+import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -70,7 +71,7 @@ def combined_mask(
 
 
 def _target(density: float, mask: Mask) -> int:
-    if not (isinstance(density, int | float) and math.isfinite(density) and density > 0):
+    if not (isinstance(density, numbers.Real) and math.isfinite(density) and density > 0):
         raise SettingError(f"density of the combined mask is {density!r}; expected a number above 0 and at most 1")
     target = round(density * mask.size)
     if target < 1:

@@ -10,7 +10,7 @@ from torch import nn
 from sparselt import Mask, magnitude_prune, prunable_parameters
 from sparselt.errors import MaskError, SettingError, TrainingError
 from sparselt.models import build_model
-from sparselt.pruning import empty_layers
+from sparselt.pruning import empty_layers, weights_left
 
 
 def by_sorting(weights: dict[str, np.ndarray], mask: dict[str, np.ndarray], fraction: float) -> dict[str, np.ndarray]:
@@ -148,3 +148,20 @@ def test_plain_bool_tensors_are_a_mask_to_prune():
     assert magnitude_prune(model, layers, 0.5) == magnitude_prune(model, Mask(layers), 0.5)
     with pytest.raises(MaskError, match="mask is a list"):
         magnitude_prune(model, list(layers), 0.5)
+
+
+def test_weights_left_are_counted_as_pruning_leaves_them():
+    sizes = [7, 300, 12]
+    model = {str(k): torch.randn(size) for k, size in enumerate(sizes)}
+    for scope in ("global", "layerwise"):
+        mask = Mask({name: torch.ones(len(weight), dtype=torch.bool) for name, weight in model.items()})
+        for level in range(1, 6):
+            mask = magnitude_prune(model, mask, 0.3, scope)
+            assert weights_left(sizes, 0.3, level, scope) == mask.live
+    assert weights_left(sizes, 0.3, 100) == 0
+
+
+@pytest.mark.parametrize("fraction", [1e-12, np.float32(1e-9)])
+def test_the_smallest_fraction_still_takes_a_weight(fraction):
+    mask = Mask({"a": torch.ones(50, dtype=torch.bool)})
+    assert magnitude_prune({"a": torch.randn(50)}, mask, fraction).live == 49

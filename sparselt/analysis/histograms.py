@@ -8,6 +8,7 @@ gap around zero it is near 1; normal weights have 0.38 at a fraction of 20%.
 """
 
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -76,7 +77,7 @@ def weight_histogram(
         limit = float(np.abs(values).max())
         if not limit:
             raise SettingError("all live weights are zero, so the histogram has no width; give a limit")
-    if not (isinstance(limit, int | float) and math.isfinite(limit) and limit > 0):
+    if not (isinstance(limit, numbers.Real) and math.isfinite(limit) and limit > 0):
         raise SettingError(f"limit of the histogram is {limit!r}; expected a number above 0")
     counts, edges = np.histogram(values, bins=bins, range=(-limit, limit))
     median = float(np.median(np.abs(values)))

@@ -11,6 +11,7 @@ ratio by a share of the order of 1 / live weights.
 
 import itertools
 import math
+import numbers
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -85,22 +86,18 @@ def jaccard_chance(first: float, second: float) -> float:
     Raises:
         SettingError: a density outside [0, 1]; below also no density, or no mask, at all.
     """
-    _check_densities([first, second])
+    _checked([first, second])
     return _jaccard(first * second, _union([first, second]))
 
 
 def union_chance(densities: Iterable[float]) -> float:
     """Density of the union of independent masks: 1 − Π(1 − d)."""
-    densities = list(densities)
-    _check_densities(densities)
-    return _union(densities)
+    return _union(_checked(densities))
 
 
 def intersection_chance(densities: Iterable[float]) -> float:
     """Density of the intersection of independent masks: Π d."""
-    densities = list(densities)
-    _check_densities(densities)
-    return math.prod(densities)
+    return math.prod(_checked(densities))
 
 
 def layerwise_jaccard_chance(first: Mask, second: Mask) -> float:
@@ -139,12 +136,16 @@ def _layers(masks: Iterable[Mask]) -> list[tuple[int, list[float]]]:
     return [(layer.numel(), [densities[name] for densities in by_mask]) for name, layer in masks[0].items()]
 
 
-def _check_densities(densities: Sequence[float]) -> None:
+def _checked(densities: Iterable[float]) -> list[float]:
+    if not isinstance(densities, Iterable):
+        raise SettingError(f"densities are {densities!r}; expected several, such as [0.2, 0.2]")
+    densities = list(densities)
     if not densities:
         raise SettingError("there is no density to combine by chance; expected one or more, such as 0.2")
     for density in densities:
-        if not 0 <= density <= 1:
+        if not isinstance(density, numbers.Real) or not 0 <= density <= 1:
             raise SettingError(f"a density is {density!r}; expected a number from 0 to 1")
+    return densities
 
 
 def _union(densities: Sequence[float]) -> float:

@@ -4,6 +4,7 @@ Paul et al. 2022, Figs. 3, 7 and 8, appendix C: the solution w(L), its projectio
 """
 
 import math
+import numbers
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -99,7 +100,7 @@ def plane_axes(
         SettingError: networks that span no plane: two of them equal, all three on a line, or weights not finite; a name
             that one of them lacks, no name at all.
     """
-    ends = (first, second, third)
+    ends, names = (first, second, third), list(names)
     for name in names:
         for which, end in zip(_NAMES, ends, strict=True):
             if name not in end or end[name].shape != first[name].shape:
@@ -143,8 +144,11 @@ def lcs_set(
         bool [len(y), len(x)].
 
     Raises:
-        SettingError: errors of another shape, a grid that does not increase evenly, an origin outside it.
+        SettingError: errors of another shape, a grid that does not increase evenly, an origin outside it, a threshold
+            that is no number.
     """
+    if not isinstance(threshold, numbers.Real) or math.isnan(threshold):
+        raise SettingError(f"threshold is {threshold!r}; expected an error, in the unit of the errors")
     errors, x, y = (np.asarray(values, dtype=np.float64) for values in (errors, x, y))
     _check_grid(errors, x, y, origin)
     # In cells: a grid point is at whole numbers.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from sparselt.experiments.grids import unset
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import MOST_LEVELS, Setting
@@ -32,9 +33,11 @@ def adaptive(lab: Lab) -> Iterator[Measurement]:
 
 def why_not(setting: Setting) -> str:
     """Why a setting cannot run it."""
-    target = setting.grids.adaptive_density
+    target, weights = setting.grids.adaptive_density, sum(setting.prunable_weights)
     if not target:
-        return "its grid names no adaptive_density to stop at"
+        return unset(setting, adaptive_density=0.1)
+    if target * weights < 1:
+        return f"its adaptive_density of {target:g} is less than one of the {weights:,} weights of {setting.model}"
     if fixed_levels(setting) > MOST_LEVELS:
         return (
             f"pruning {setting.fraction:g} a level takes {fixed_levels(setting):,} levels to an adaptive_density of "
@@ -45,7 +48,7 @@ def why_not(setting: Setting) -> str:
 
 def fixed_levels(setting: Setting) -> int:
     """The first level of the fixed schedule whose density is at or below the target."""
-    wanted = math.log(setting.grids.adaptive_density) / math.log(1 - setting.fraction)
+    wanted = math.log(setting.grids.adaptive_density) / math.log1p(-setting.fraction)
     # Rounded before the ceiling: 0.8⁴ asked for takes 4 levels, whatever the last bit of the quotient.
     return math.ceil(round(wanted, 9))
 

@@ -1,8 +1,9 @@
 """What an experiment is: measurements of a lab, and whether a setting can run it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from sparselt.errors import SettingError
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import Setting
@@ -25,9 +26,24 @@ class Experiment:
     why_not: Callable[[Setting], str] = lambda setting: ""
 
     def __call__(self, lab: Lab) -> Iterator[Measurement]:
-        """The measurements; those of a setting that cannot run it are none."""
-        if not self.why_not(lab.setting):
-            yield from self.measure(lab)
+        """The measurements; those of a setting that cannot run it are none.
+
+        Raises:
+            SettingError: a driver that yields nothing to iterate over, or what is no measurement.
+        """
+        if self.why_not(lab.setting):
+            return
+        name = getattr(self.measure, "__name__", "the driver")
+        found = self.measure(lab)
+        if not isinstance(found, Iterable):
+            raise SettingError(f"{name}(lab) returned {found!r}; expected measurements: yield them")
+        for measurement in found:
+            if not isinstance(measurement, Measurement):
+                raise SettingError(
+                    f"{name}(lab) yields a {type(measurement).__name__}; expected a Measurement, which says where in "
+                    "the table of results a stage's numbers stand"
+                )
+            yield measurement
 
     @property
     def title(self) -> str:

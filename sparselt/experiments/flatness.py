@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from sparselt.experiments.adaptive import search_stage
+from sparselt.experiments.grids import unset
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import Setting
@@ -39,7 +40,7 @@ def flatness(lab: Lab) -> Iterator[Measurement]:
 
 def why_not(setting: Setting) -> str:
     """Why a setting cannot run it."""
-    return "" if setting.grids.flatness_levels else "its grid names no flatness_levels"
+    return unset(setting, flatness_levels=f"0,{setting.levels}")
 
 
 def _stage(lab: Lab, replicate: int, step: int, level: int) -> Stage:

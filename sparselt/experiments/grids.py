@@ -1,10 +1,15 @@
 """What the experiments vary beside the protocol itself: one frozen value, part of a setting."""
 
 import math
+import numbers
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparselt.errors import SettingError
+
+if TYPE_CHECKING:
+    from sparselt.experiments.setting import Setting
 
 VARIANTS = ("random", "reinit", "shuffled", "one_shot", "layerwise", "lr_rewinding", "fine_tuning")
 """What `imp` compares with IMP by weight rewinding, see `sparselt.experiments.imp`."""
@@ -116,6 +121,11 @@ class Grids:
                 raise SettingError(f"{name} is {getattr(self, name)}; expected zero or more")
         if self.landscape_points < 4:
             raise SettingError(f"landscape_points is {self.landscape_points}; expected at least 4")
+        if self.flatness_eigenvalues > self.flatness_products:
+            raise SettingError(
+                f"flatness_eigenvalues is {self.flatness_eigenvalues}, more than the {self.flatness_products} "
+                "Hessian-vector products of flatness_products that they may take; expected fewer, or more products"
+            )
         if self.adaptive_density >= 1:
             raise SettingError(f"adaptive_density is {self.adaptive_density}; expected less than 1, such as 0.09")
         if any(not _LEAST <= density <= 1 - _LEAST for density in self.sibling_densities):
@@ -145,8 +155,10 @@ class Grids:
                     raise SettingError(f"{name} {list(value)} holds a negative number")
         return self
 
-    def within(self, steps: int, levels: int, rewind_steps: tuple[int, ...]) -> "Grids":
-        """The grids without what lies at or past the end of a training of `steps`, or above `levels`."""
+    def within(self, setting: "Setting") -> "Grids":
+        """The grids without what lies at or past the end of the setting's training, above its levels, or is more than
+        it has."""
+        steps, levels = setting.steps, setting.levels
         kept: dict[str, Any] = {
             name: tuple(step for step in getattr(self, name) if step < steps)
             for name in STEPS
@@ -158,9 +170,10 @@ class Grids:
         kept["perturbation_level"] = max(1, min(self.perturbation_level, levels - 1))
         kept["landscape_levels"] = tuple(level for level in self.landscape_levels if level < levels)
         if self.adaptive_rewind_step >= steps:
-            kept["adaptive_rewind_step"] = max(rewind_steps)
+            kept["adaptive_rewind_step"] = max(setting.rewind_steps)
         if self.warmup_lr_steps >= steps:
             kept["stability_rates"] = tuple(rate for rate in self.stability_rates if rate != "warmup")
+        kept |= {name: min(getattr(self, name), getattr(setting, most)) for name, most in AT_MOST.items()}
         return replace(self, **kept)
 
 
@@ -183,6 +196,43 @@ ROOM_ABOVE = {
     "variant_levels": 0,
 }
 """The fields that name levels, and how many levels a setting must have above them."""
+
+
+AT_MOST = {
+    **dict.fromkeys(("landscape_replicates", "variant_replicates"), "replicates"),
+    **dict.fromkeys(("adaptive_images", "flatness_images"), "train_count"),
+}
+"""The fields that count what a setting has, and the field of the setting that says how many."""
+
+
+def unset(setting: "Setting", **examples: object) -> str:
+    """Which of these values of its grids a setting leaves empty, and how to give them, as the end of a sentence: why
+    an experiment does not apply. Empty if it has them all."""
+    names = [name for name in examples if not getattr(setting.grids, name)]
+    give = " ".join(f"{name}={examples[name]}" for name in names)
+    return f"it has no {' and no '.join(names)}; give such as --set {give}" if names else ""
+
+
+def check_room(values: Mapping[str, Any], setting: "Setting") -> None:
+    """Raises a SettingError if one of `values`, by field, names a step, a level or a count that the setting has not:
+    `within` would leave it out and say nothing."""
+    steps, levels = setting.steps, setting.levels
+    for name, value in values.items():
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if not all(isinstance(item, numbers.Real) for item in (number, steps, levels)):
+                continue  # not a number: that is for the check of types to say
+            if name == "control_rewind_step" and number not in setting.rewind_steps:
+                raise SettingError(f"{name} is {number}; expected one of rewind_steps, {list(setting.rewind_steps)}")
+            if name in AT_MOST and number > (most := getattr(setting, AT_MOST[name])):
+                raise SettingError(f"{name} is {number:,}; expected at most {AT_MOST[name]}, {most:,}")
+            if name in STEPS and number >= steps:
+                raise SettingError(f"{name}: step {number} is at or past the end of training ({steps} steps)")
+            if name in ROOM_ABOVE and number + ROOM_ABOVE[name] > levels:
+                raise SettingError(
+                    f"{name}: level {number} of a setting of {levels} levels; expected "
+                    f"{levels - ROOM_ABOVE[name]} at most"
+                )
+
 
 _TEXTS = ("variants", "stability_rates")
 _POSITIVE = (

@@ -44,8 +44,7 @@ def imp(lab: Lab) -> Iterator[Measurement]:
     for replicate in range(setting.replicates):
         for step in setting.rewind_steps:
             for level in range(1, setting.levels + 1):
-                network, mask = lab.ticket(replicate, step, level), lab.mask(replicate, step, level)
-                yield from _masked("imp", replicate, step, level, network, mask)
+                yield Measurement("imp", "imp", replicate, step, level, lab.ticket(replicate, step, level))
         step = setting.control_rewind_step
         others = replicate < (setting.grids.variant_replicates or setting.replicates)
         for level in setting.control_levels:
@@ -71,7 +70,7 @@ def _controls(lab: Lab, replicate: int, step: int, level: int, others: bool) -> 
     if "one_shot" in variants:
         once = lab.pruned(lab.dense(replicate), None, f"one-shot mask, {place}", equal=mask)
         network = lab.rewound(replicate, step, once, f"one-shot, {place}", level=level)
-        yield from _masked("one_shot", replicate, step, level, network, once)
+        yield Measurement("imp", "one_shot", replicate, step, level, network)
 
 
 def _retrained(lab: Lab, replicate: int, step: int) -> dict[str, Retrain]:
@@ -104,13 +103,7 @@ def _chain(lab: Lab, variant: str, retrain: Retrain, replicate: int, step: int) 
         label = f"{variant} mask, replicate {replicate}, level {level}"
         mask = lab.pruned(network, mask, label, scope=scope)
         network = retrain(network, mask, level)
-        yield from _masked(variant, replicate, step, level, network, mask)
-
-
-def _masked(variant: str, replicate: int, step: int, level: int, network: Stage, mask: Need) -> Iterator[Measurement]:
-    """A network's measurements, and which layers of its mask are empty."""
-    yield Measurement("imp", variant, replicate, step, level, network)
-    yield Measurement("imp", variant, replicate, step, level, mask.stage.want("values.json"))
+        yield Measurement("imp", variant, replicate, step, level, network)
 
 
 def _fine_tuning_lab(lab: Lab) -> Lab:

@@ -78,13 +78,14 @@ class Lab:
     def mask(self, replicate: int, rewind_step: int, level: int) -> Need:
         """The mask of IMP level `level` ≥ 1: the level before, pruned."""
         _check_level(level, 1)
-        if (replicate, rewind_step, level) not in self._masks:
-            self._masks[replicate, rewind_step, level] = self.pruned(
-                self.ticket(replicate, rewind_step, level - 1),
-                self.mask(replicate, rewind_step, level - 1) if level > 1 else None,
-                f"mask, replicate {replicate}, rewind {rewind_step}, level {level}",
-            )
-        return self._masks[replicate, rewind_step, level]
+        known, place = self._masks, (replicate, rewind_step)
+        # From below, level by level: asking the last one for the one before it would go as deep as there are levels.
+        for each in range(1, level + 1) if (*place, level) not in known else ():
+            if (*place, each) not in known:
+                label = f"mask, replicate {replicate}, rewind {rewind_step}, level {each}"
+                network = self.ticket(replicate, rewind_step, each - 1)
+                known[*place, each] = self.pruned(network, known.get((*place, each - 1)), label)
+        return known[*place, level]
 
     def ticket(self, replicate: int, rewind_step: int, level: int) -> Stage:
         """IMP with weight rewinding: the network of `level`, rewound to `rewind_step` and trained to the end.
@@ -176,7 +177,8 @@ class Lab:
             spec |= {"model": setting.model, "classes": setting.classes, "channels": setting.channels}
         else:
             needs["mask"] = mask
-        return Stage("prune", spec, needs, label=label, steps=1).file("mask.safetensors")
+        # Beside the mask, which of its layers are empty: a training under it tells.
+        return Stage("prune", spec, needs, frozenset({"values.json"}), label, steps=1).file("mask.safetensors")
 
     def path(self, first: Stage, second: Stage, label: str) -> Stage:
         """Error and loss on the straight line between two trained networks."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from sparselt.experiments.grids import unset
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import Setting
@@ -37,7 +38,7 @@ def landscape(lab: Lab) -> Iterator[Measurement]:
 
 def why_not(setting: Setting) -> str:
     """Why a setting does not run it; empty if it does."""
-    return "" if setting.grids.landscape_levels else "its grid names no landscape_levels"
+    return unset(setting, landscape_levels=setting.levels - 1)
 
 
 def _lines(lab: Lab, replicate: int, step: int, level: int) -> Iterator[tuple[str, Stage, tuple[str, ...]]]:

@@ -2,19 +2,23 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
+from sparselt.errors import SettingError
 from sparselt.runs.stage import Stage, check_stages
 
 Read = Callable[[Stage, str], dict[str, Any]]
 
 _TRAINING = ("test_error", "test_loss", "train_loss")
+_PRUNE = ("prune", "adaptive_prune")
+_EMPTY = "empty_layer"
 _PATH = ("barrier", "max_error", "instability", "loss_barrier")
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One stage's place in `results.csv`.
+    """One stage's place in `results.csv`. A training's rows also name the layers that its mask's pruning left empty.
 
     Args:
         experiment, variant, replicate, rewind_step, level, to_level: the row's columns; None is an empty cell.
@@ -28,6 +32,7 @@ class Measurement:
 
     Raises:
         TypeError: a stage that is none, such as the `Need` that `lab.mask` gives.
+        SettingError: a column that is none: a name that is empty, a number that is not whole or below 0.
     """
 
     experiment: str
@@ -45,6 +50,17 @@ class Measurement:
     def __post_init__(self) -> None:
         networks = self.networks if self.network is None else (self.network,)
         check_stages(f"Measurement({self.experiment!r}, …)", self.stage, *networks)
+        for name in ("experiment", "variant"):
+            if not (isinstance(getattr(self, name), str) and getattr(self, name)):
+                raise SettingError(f"Measurement: {name} is {getattr(self, name)!r}; expected a name")
+        for name in ("replicate", "level", "rewind_step", "to_level"):
+            number = getattr(self, name)
+            if number is None and name in ("rewind_step", "to_level"):
+                continue
+            if not isinstance(number, Integral) or number < 0:
+                raise SettingError(
+                    f"Measurement({self.experiment!r}, …): {name} is {number!r}; expected a whole number from 0"
+                )
 
     @property
     def stages(self) -> list[Stage]:
@@ -70,6 +86,19 @@ class Measurement:
                 place["density"] = densities[value["level"]]
             if not self.metrics or value["metric"] in self.metrics:
                 yield place | value
+        if self.stage.kind == "train":
+            for value in _empty_layers(self.stage, read):
+                condition = " ".join(filter(None, (self.condition, value["condition"])))
+                yield place | value | {"condition": condition}
+
+
+def _empty_layers(network: Stage, read: Read) -> Iterator[Mapping[str, Any]]:
+    """What the pruning that made a training's mask says of layers that it left empty."""
+    mask = network.needs.get("mask")
+    if mask is not None and "values.json" in mask.stage.outputs and mask.stage.kind in _PRUNE:
+        for value in read(mask.stage, "values.json")["values"]:
+            if value["metric"] == _EMPTY:
+                yield value
 
 
 def _values(stage: Stage, read: Read) -> Iterator[Mapping[str, Any]]:
@@ -84,4 +113,4 @@ def _values(stage: Stage, read: Read) -> Iterator[Mapping[str, Any]]:
             yield {"metric": "path_loss", "value": loss, "position": position}
         yield from ({"metric": metric, "value": path[metric]} for metric in _PATH if metric in path)
     else:
-        yield from read(stage, "values.json")["values"]
+        yield from (value for value in read(stage, "values.json")["values"] if value["metric"] != _EMPTY)

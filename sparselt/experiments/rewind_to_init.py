@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from sparselt.errors import SettingError
 from sparselt.experiments.equal_epochs import equal_epochs
+from sparselt.experiments.grids import unset
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import Setting
@@ -43,8 +44,9 @@ def rewind_to_init(lab: Lab) -> Iterator[Measurement]:
 
 def why_not(setting: Setting) -> str:
     """Why a setting cannot run it; empty if it can."""
-    grids = setting.grids
-    return "" if grids.init_batch_sizes or grids.init_warmup_steps else "its grid names no init_batch_sizes"
+    sizes = f"{setting.batch_size},{4 * setting.batch_size}"
+    missing = unset(setting, init_batch_sizes=sizes, init_lr=setting.lr, init_levels=setting.levels)
+    return "" if setting.grids.init_warmup_steps else missing
 
 
 def _rounds(lab: Lab, condition: str, replicate: int) -> Iterator[Measurement]:
@@ -139,9 +141,7 @@ def _check(setting: Setting) -> None:
     if 0 in grids.repulsion_strengths:
         raise SettingError("repulsion_strengths holds 0, no loss at all; expected λ above 0 to repel, below to attract")
     if not grids.init_batch_sizes:
-        raise SettingError(
-            "repulsion_strengths needs init_batch_sizes: the loss acts at the largest or smallest of them"
-        )
+        raise SettingError("repulsion_strengths needs init_batch_sizes: the loss acts at their largest or smallest")
     if not 1 <= grids.repulsion_levels <= grids.init_levels:
         raise SettingError(
             f"repulsion_levels is {grids.repulsion_levels}; expected 1 to the {grids.init_levels} of init_levels, "

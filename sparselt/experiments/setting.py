@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args, get_origin
 
 from sparselt.data import CIFAR10, MNIST, Digits, SyntheticImages
 from sparselt.errors import SettingError
-from sparselt.experiments.grids import ROOM_ABOVE, STEPS, Grids
-from sparselt.models import check_model
+from sparselt.experiments.grids import STEPS, Grids, check_room
+from sparselt.models import check_model, prunable_shapes
 from sparselt.models.initialization import Initialization, NormScale
-from sparselt.pruning import check_fraction
+from sparselt.pruning import check_fraction, weights_left
 from sparselt.training.recipe import Recipe
 from sparselt.training.schedule import Schedule, parse_step
 from sparselt.training.techniques import TECHNIQUES, training_side
@@ -23,8 +23,7 @@ MOST_LEVELS = 1000
 
 _LARGEST_SIDE = 4096
 _MOST_POINTS = 1001
-# Below one weight of the largest network here (25.5 million).
-_NOTHING_LEFT = 1e-8
+_MOST_REPLICATES = 1000
 _EXPECTED = {int: "a whole number", float: "a number"}
 _FIXED = {"name", "scale", "title", "paper", "source", "sources", "grids", "main"}
 _STEPS = {"steps", "rewind_steps", "milestones", "warmup_steps", "control_rewind_step", *STEPS}
@@ -140,7 +139,7 @@ class Setting:
     def _typed(self) -> "Setting":
         kinds = _kinds(self)
         values = {name: _typed(name, getattr(_owner(self, name), name), kind) for name, kind in kinds.items()}
-        return self.changed(**values)
+        return self._replaced(values)
 
     def _checked(self) -> "Setting":
         check_fraction(self.fraction)
@@ -156,6 +155,9 @@ class Setting:
         for name in ("momentum", "weight_decay", "warmup_steps", "padding", "seed", "dense_replicates"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingError(f"{name} is {getattr(self, name)}; expected zero or more")
+        for name in ("replicates", "dense_replicates"):
+            if getattr(self, name) > _MOST_REPLICATES:
+                raise SettingError(f"{name} is {getattr(self, name):,}; expected {_MOST_REPLICATES:,} at most")
         if self.momentum >= 1:
             raise SettingError(f"momentum is {self.momentum}; expected less than 1")
         if self.padding > self.train_size:
@@ -182,18 +184,33 @@ class Setting:
             )
         if self.levels > MOST_LEVELS:
             raise SettingError(f"levels is {self.levels:,}; expected 1 to {MOST_LEVELS:,}")
-        if (1 - self.fraction) ** self.levels < _NOTHING_LEFT:
-            raise SettingError(
-                f"levels is {self.levels}: pruning {self.fraction:.4g} of the weights so often leaves none; "
-                "expected fewer levels or a smaller fraction"
-            )
         if any(level < 1 for level in self.control_levels):
             raise SettingError(f"control_levels {list(self.control_levels)} holds one below 1; level 0 is not pruned")
         if self.control_rewind_step not in self.rewind_steps:
             return dataclasses.replace(self, control_rewind_step=max(self.rewind_steps)).check()
         levels = tuple(level for level in self.control_levels if 1 <= level <= self.levels)
-        grids = self.grids.check().within(self.steps, self.levels, self.rewind_steps)
+        grids = self.grids.check().within(self)
+        self._check_weights_left()
         return dataclasses.replace(self, control_levels=levels, grids=grids)
+
+    @property
+    def prunable_weights(self) -> list[int]:
+        """How many weights each prunable layer of the network has."""
+        return [math.prod(s) for s in prunable_shapes(self.model, self.classes, self.channels).values()]
+
+    def _check_weights_left(self) -> None:
+        chain = self.grids.variant_levels or max(self.control_levels, default=0)
+        schedules = {
+            "levels": (self.levels, self.fraction, self.scope),
+            "variant_levels": (chain * ("layerwise" in self.grids.variants), self.fraction, "layerwise"),
+        }
+        sizes = self.prunable_weights
+        for name, (levels, fraction, scope) in schedules.items():
+            if weights_left(sizes, fraction, min(levels, MOST_LEVELS), scope) < 1:
+                raise SettingError(
+                    f"{name} is {levels}: pruning {fraction:.4g} of the weights so often leaves none of the "
+                    f"{sum(sizes):,} of {self.model}; expected fewer levels or a smaller fraction"
+                )
 
     def _check_schedule(self) -> None:
         ascending = list(self.milestones) == sorted(set(self.milestones))
@@ -223,34 +240,28 @@ class Setting:
             if name in values:
                 raise SettingError(f"--set {name} is given twice; expected one value")
             values[name] = _parse(name, text, kinds[name], values.get("batch_size", self.batch_size), self.train_count)
-        steps = values.get("steps", self.steps)
-        for name in values.keys() & set(STEPS):
-            for step in values[name] if isinstance(values[name], tuple) else (values[name],):
-                if step >= steps:
-                    raise SettingError(f"{name}: step {step} is at or past the end of training ({steps} steps)")
-        levels = values.get("levels", self.levels)
-        for name in values.keys() & ROOM_ABOVE.keys():
-            for level in values[name] if isinstance(values[name], tuple) else (values[name],):
-                if level + ROOM_ABOVE[name] > levels:
-                    most = levels - ROOM_ABOVE[name]
-                    raise SettingError(
-                        f"{name}: level {level} of a setting of {levels} levels; expected {most} at most"
-                    )
         return self.changed(**values)
 
     def changed(self, **values: Any) -> "Setting":
         """The setting with fields replaced, of itself or its grids; `grids` itself may be one of them.
 
         Raises:
-            SettingError: an unknown name (the nearest are offered). What the values are `check` sees.
+            SettingError: an unknown name (the nearest are offered), a step past the end, a level above the last. What
+                else the values are `check` sees.
         """
+        changed = self._replaced(values)
+        check_room(values, changed)
+        return changed
+
+    def _replaced(self, values: Mapping[str, Any]) -> "Setting":
         names = {f.name for f in dataclasses.fields(Grids)}
         for name in values:
             if name not in names and name not in self.__dataclass_fields__:
                 raise _unknown(self, name)
-        grids = values.pop("grids", self.grids)
+        grids = values.get("grids", self.grids)
         grids = dataclasses.replace(grids, **{name: value for name, value in values.items() if name in names})
-        return dataclasses.replace(self, grids=grids, **{n: value for n, value in values.items() if n not in names})
+        own = {name: value for name, value in values.items() if name not in names and name != "grids"}
+        return dataclasses.replace(self, grids=grids, **own)
 
 
 def check_rewind_step(step: int, steps: int) -> None:

@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from sparselt.experiments.grids import unset
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
+from sparselt.experiments.setting import Setting
 from sparselt.runs.stage import Need, Stage
 from sparselt.training.recipe import derive_seed
 
@@ -39,9 +41,15 @@ def siblings(lab: Lab) -> Iterator[Measurement]:
                         yield from family.retrained(counts)
 
 
-def why_not(setting) -> str:
+def why_not(setting: Setting) -> str:
     """Why a setting does not run it."""
-    return "" if setting.grids.sibling_pretraining else "its grid names no sibling_pretraining"
+    grids = setting.grids
+    wanted = {"sibling_pretraining": f"0,{setting.steps_per_epoch}", "sibling_densities": 0.2}
+    if grids.sibling_retrained:
+        wanted |= {"sibling_counts": 2, "sibling_levels": 1}
+        if any(levels > 1 for levels in grids.sibling_levels):
+            wanted["sibling_iterative_counts"] = 2
+    return unset(setting, **wanted)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from sparselt.errors import SettingError
+from sparselt.experiments.grids import unset
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import Setting
@@ -37,11 +38,11 @@ def stability(lab: Lab) -> Iterator[Measurement]:
 
 def why_not(setting: Setting) -> str:
     """Why a setting cannot run it; empty if it can."""
-    grids = setting.grids
-    if not grids.stability_levels or not grids.stability_rates:
-        return "its grid names no stability_levels, or no stability_rates"
-    if "standard" in grids.stability_rates and not grids.stability_rewind_steps:
-        return "its grid names no stability_rewind_steps for the rate 'standard'"
+    wanted = {"stability_levels": setting.levels, "stability_rates": "standard"}
+    if "standard" in (setting.grids.stability_rates or ("standard",)):
+        wanted["stability_rewind_steps"] = ",".join(map(str, setting.rewind_steps))
+    if reason := unset(setting, **wanted):
+        return reason
     if setting.reshuffle == "level":
         return "reshuffle=level gives every level its own data order, and distances would not tell it from pruning"
     return ""

@@ -1,5 +1,6 @@
 """Networks of the papers, by name."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -10,8 +11,9 @@ from sparselt.models.blurpool import apply_blurpool_
 from sparselt.models.cifar_resnet import CifarResNet
 from sparselt.models.initialization import Initialization, NormScale, initialize_
 from sparselt.models.small import VGG19, Conv4, LeNet, ResNet18
+from sparselt.pruning import prunable_parameters
 
-__all__ = ["MODELS", "build_model", "check_model", "initialize_"]
+__all__ = ["MODELS", "build_model", "check_model", "initialize_", "prunable_shapes"]
 
 
 def resnet8(classes: int, channels: int) -> nn.Module:
@@ -74,6 +76,14 @@ _LEAST_SIDES = {
     **{"resnet8": 4, "resnet20": 4, "resnet18": 8, "vgg19": 16, "resnet50_blurpool": 17, "squeezenet": 32},
     **{"inception_v3": 75},
 }
+
+
+@functools.cache
+def prunable_shapes(name: str, classes: int, channels: int) -> dict[str, torch.Size]:
+    """The shape of every prunable weight of a network, in its order, without building it in memory."""
+    check_model(name, channels)
+    with torch.device("meta"):
+        return {weight: parameter.shape for weight, parameter in prunable_parameters(MODELS[name](classes, channels))}
 
 
 def build_model(

@@ -35,9 +35,9 @@ def write_report(folder: str | Path) -> Path:
 def console_summary(folder: str | Path, console: "Console") -> None:
     """Print the tables of a run and the papers' findings, as wide as the console allows, and where its files are."""
     from sparselt.report.claims import claims, claims_rich, not_judged
+    from sparselt.report.empty_layers import empty_layers
     from sparselt.report.others import others_tables
     from sparselt.report.run import read_run
-    from sparselt.report.sections.imp import empty_layers
     from sparselt.report.summary import is_core
     from sparselt.report.tables import control_table, level_tables, table_notes
 

@@ -7,6 +7,7 @@ from html import escape
 
 from sparselt.report.claims import claims, claims_table, not_judged
 from sparselt.report.drawing import COLOURS, GREY, INK
+from sparselt.report.empty_layers import empty_layers
 from sparselt.report.figures import CORE, Drawn
 from sparselt.report.findings import agreements, findings
 from sparselt.report.others import others_html
@@ -35,6 +36,7 @@ def page(run: Run, drawings: Mapping[str, Mapping[str, Drawn]]) -> str:
         *(_core(record, data.levels, drawings.get(CORE, {})) if any(map(is_core, run.rows)) else ()),
         claims_table(claims(data)),
         f'<p class="note">{escape(reason)}</p>' if (reason := not_judged(data)) else "",
+        *(f'<p class="note">{escape(text)}</p>' for text in empty_layers(data)),
         *(_section(name, data, drawings.get(name, {})) for name in SECTIONS),
         others_html(run.rows, record),
         _protocol(record),

@@ -89,7 +89,8 @@ def write_results(folder: str | Path, rows: Iterable[Mapping], record: Mapping) 
     """
     measured: dict[tuple, Row] = {}
     for index, cells in enumerate(rows):
-        row = _parse(cells, f"row {index}")
+        names = (str(cells.get(name)) for name in ("experiment", "variant", "metric") if cells.get(name))
+        row = _parse(cells, f"row {index} ({', '.join(names)})")
         if measured.setdefault(row.key, row) is not row:
             raise StoreError(f"row {index}: {row.metric} of {row.key} occurs a second time; expected each once.")
     if not measured:

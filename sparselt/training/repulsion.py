@@ -1,6 +1,7 @@
 """The loss that repels a training from earlier solutions, or attracts it to them (Maene et al. 2021)."""
 
 import math
+import numbers
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -36,7 +37,7 @@ class Repulsion:
         solutions, mask = list(solutions), as_mask(mask)
         if not solutions:
             raise SettingError("there is no previous solution to be repelled from; give the weights of one or more")
-        if not (isinstance(strength, int | float) and math.isfinite(strength) and strength):
+        if not (isinstance(strength, numbers.Real) and math.isfinite(strength) and strength):
             raise SettingError(f"strength is {strength!r}; expected a number, above 0 to repel and below to attract")
         for solution in solutions:
             mask.check_fits(solution)

@@ -138,15 +138,20 @@ def test_one_mask_and_masks_of_different_networks_are_refused():
         layerwise_union_chance([mask_of([1]), mask_of([1], [1])])
 
 
-@pytest.mark.parametrize("density", [-0.1, 1.1, math.nan])
+@pytest.mark.parametrize("density", [-0.1, 1.1, math.nan, "half", None])
 def test_what_is_no_density_has_no_chance(density):
     for chance in (
         lambda: union_chance([0.5, density]),
         lambda: intersection_chance([density]),
         lambda: jaccard_chance(density, 0.5),
     ):
-        with pytest.raises(SettingError, match=f"density is {density}; expected a number from 0 to 1"):
+        with pytest.raises(SettingError, match=f"density is {density!r}; expected a number from 0 to 1"):
             chance()
+
+
+def test_one_density_alone_is_not_several():
+    with pytest.raises(SettingError, match=r"densities are 0.2; expected several, such as \[0.2, 0.2\]"):
+        union_chance(0.2)
 
 
 def test_masks_that_can_be_gone_through_once_only_are_refused():

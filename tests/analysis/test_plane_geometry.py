@@ -190,6 +190,12 @@ def test_what_lies_beyond_a_ring_is_not_in_the_set():
     assert not found[(x < 0.5) & (radius > 1.3)].any() and (open_to_the_right[(x < 0.5) & (radius > 1.3)] == 0).all()
 
 
+@pytest.mark.parametrize("threshold", [float("nan"), None, "0.1"])
+def test_a_threshold_that_is_no_number_has_no_set(threshold):
+    with pytest.raises(SettingError, match="threshold is .*expected an error"):
+        lcs_set(np.zeros((5, 5)), np.linspace(-1, 1, 5), np.linspace(-1, 1, 5), (0.0, 0.0), threshold)
+
+
 def test_a_flat_landscape_at_the_threshold_is_in_the_set_entirely():
     for value in (0.1, 1 / 3, 0.0, 7.7):
         assert lcs_set(np.full((7, 5), value), np.arange(5) / 3, np.arange(7) / 7, (0.4, 0.29), value).all()

@@ -1,15 +1,17 @@
 """IMP's controls and variants: what is planned and shared, and each of a tiny run against direct computation."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
 from sparselt import Mask, magnitude_prune
-from sparselt.experiments import EXPERIMENTS, Lab
+from sparselt.errors import SettingError
+from sparselt.experiments import EXPERIMENTS, Lab, Measurement
 from sparselt.experiments.grids import VARIANTS, Grids
 from sparselt.experiments.imp import fine_tuning_rate
-from sparselt.models import build_model
+from sparselt.models import build_model, prunable_shapes
 from sparselt.reproduce.digits_resnet8 import MINI
 from sparselt.runs.kinds import KINDS, Task
 from sparselt.runs.plan import Plan
@@ -144,16 +146,33 @@ def test_decoupled_decay_is_what_it_was_at_the_end_of_the_schedule(bench):
     assert tuned["weight_decay"] == pytest.approx(lab.setting.weight_decay / 100)
 
 
-def test_empty_layers_are_named(tmp_path):
-    model = build_model("resnet8", classes=10, channels=1, seed=0)
-    weights = model.state_dict()
-    names = list(Mask.ones_like(model))
-    weights[names[3]] = 1e-9 * weights[names[3]]
-    save_tensors(weights, tmp_path / "final.safetensors")
-    spec = {"fraction": 0.5, "scope": "global", "model": "resnet8", "classes": 10, "channels": 1}
-    task = Task(spec, {"weights": tmp_path / "final.safetensors"}, frozenset(), tmp_path, lambda n: None, {})
+def pruned(folder, fraction):
+    """The stage that prunes a fresh network whose fourth layer is all but zero; that layer's name."""
+    weights = build_model("resnet8", classes=10, channels=1, seed=0).state_dict()
+    name = [n for n in weights if n in prunable_shapes("resnet8", 10, 1)][3]
+    weights[name] = 1e-9 * weights[name]
+    save_tensors(weights, folder / "final.safetensors")
+    spec = {"fraction": fraction, "scope": "global", "model": "resnet8", "classes": 10, "channels": 1}
+    task = Task(spec, {"weights": folder / "final.safetensors"}, frozenset(), folder, lambda n: None, {})
     KINDS["prune"].run(task)
-    mask = Mask.load(tmp_path / "mask.safetensors")
-    assert not mask[names[3]].any()
-    text = (tmp_path / "values.json").read_text()
-    assert f"layer={names[3]}" in text and text.count("empty_layer") == 1
+    return name
+
+
+def test_empty_layers_are_named_by_every_training_under_the_mask(tmp_path, bench):
+    name = pruned(tmp_path, 0.5)
+    assert not Mask.load(tmp_path / "mask.safetensors")[name].any()
+    values = json.loads((tmp_path / "values.json").read_text())
+    ticket = bench.lab().ticket(0, 0, 1)
+
+    def read(stage, file):
+        measured = {"density": 0.5, "test_error": 0.1, "test_loss": 0.3, "train_loss": 0.2}
+        return values if stage.kind == "prune" else measured
+
+    rows = Measurement("search", "imp", 0, 0, 1, ticket, condition="lr=0.1").rows(read)
+    assert [row["condition"] for row in rows if row["metric"] == "empty_layer"] == [f"lr=0.1 layer={name}"]
+
+
+def test_a_pruning_that_leaves_nothing_is_refused_and_writes_nothing(tmp_path):
+    with pytest.raises(SettingError, match="pruning left none of 19,464 weights"):
+        pruned(tmp_path, 0.99999)
+    assert [path.name for path in tmp_path.iterdir()] == ["final.safetensors"]

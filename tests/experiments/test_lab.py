@@ -38,6 +38,8 @@ def test_pruning_that_cannot_be_done_is_refused_before_it_is_planned(bench, opti
         ({"rewind_steps": 5}, "rewind_steps is 5; expected several in a tuple"),
         ({"rewind_steps": (0, "2ep")}, "rewind_steps is '2ep'; expected a whole number"),
         ({"sibling_densities": 0.2}, "sibling_densities is 0.2"),
+        ({"flatness_levels": (0, 99)}, "flatness_levels: level 99 of a setting of"),
+        ({"sibling_pretraining": (0, 10**6)}, "sibling_pretraining: step 1000000 is at or past the end of training"),
     ],
 )
 def test_values_that_cannot_be_changed_are_named(bench, values, words):

@@ -1,12 +1,9 @@
 """What the report says of IMP's controls and variants, from invented errors."""
 
-import io
 import math
 
 import pytest
-from rich.console import Console
 
-from sparselt.report import console_summary
 from sparselt.report.results import Row
 from sparselt.report.section import Data
 from sparselt.report.sections.imp import SECTION, VARIANTS
@@ -78,13 +75,6 @@ def test_a_variant_of_fewer_replicates_stands_beside_imp_in_the_same_ones():
     assert "below IMP's at 3 of 3 levels" in text
 
 
-def test_empty_layers_are_named_with_the_tickets_they_are_empty_in():
-    rows = invented()
-    rows += [row("imp", k, 0, 3, 1.0, "empty_layer", "layer=stages.2.conv.weight") for k in (0, 2)]
-    text = SECTION.findings(Data(rows, {}))[-1]
-    assert "layer stages.2.conv.weight of imp rewound to step 0 at level 3 (replicate 0, 2)" in text
-
-
 def test_the_figure_of_variants_is_drawn_only_where_there_are_some():
     assert list(SECTION.drawings(Data(invented(), {}))) == ["variants"]
     plain = [r for r in invented() if r.variant not in VARIANTS]
@@ -111,13 +101,3 @@ def test_diverged_replicates_are_drawn_and_told(lost):
     data = Data(rows, {})
     assert len(SECTION.drawings(data)) == (lost == "some")
     assert len(SECTION.findings(data)) == len(VARIANTS) and len(SECTION.claims(data)) == 3
-
-
-def test_empty_layers_are_warned_of_in_the_terminal_by_name(tmp_path, invent):
-    rows = invent.rows(levels=2)
-    place = {name: rows[-1][name] for name in ("setting", "scale")}
-    place |= {"experiment": "imp", "variant": "imp", "replicate": 1, "rewind_step": 60, "level": 2, "density": 0.64}
-    rows.append(place | {"metric": "empty_layer", "value": 1.0, "condition": "layer=classifier.weight"})
-    console = Console(width=200, record=True, file=io.StringIO())
-    console_summary(invent.run(tmp_path, rows), console)
-    assert "no weight in layer classifier.weight of imp rewound to step 60 at level 2" in console.export_text()

@@ -101,11 +101,38 @@ def test_grids_are_set_like_the_settings_own_values_and_hold_nothing_past_the_en
         ("repulsion_strengths=inf", "repulsion_strengths"),
         ("heat_map=perhaps", "heat_map"),
         ("sibling_counts=2,2", "names a value twice"),
+        ("control_rewind_step=77", "control_rewind_step is 77; expected one of rewind_steps"),
+        ("levels=40", "levels is 40: pruning 0.2 of the weights so often leaves none of the 19,464 of resnet8"),
+        ("replicates=1001", "replicates is 1,001; expected 1,000 at most"),
+        ("adaptive_images=1298", "adaptive_images is 1,298; expected at most train_count, 1,297"),
+        ("flatness_images=99999", "flatness_images is 99,999"),
+        ("landscape_replicates=6", "landscape_replicates is 6; expected at most replicates, 5"),
+        ("flatness_eigenvalues=500", "flatness_eigenvalues is 500, more than the 40"),
     ],
 )
 def test_a_grid_value_that_cannot_be_run_is_refused(value, words):
     with pytest.raises(SettingError, match=words):
         MINI.with_values([value]).check()
+
+
+@pytest.mark.parametrize(
+    ("experiment", "value", "words"),
+    [
+        ("adaptive", "adaptive_density=1e-9", "less than one of the 19,464 weights of resnet8"),
+        ("adaptive", "fraction=1e-17", "more than 1,000"),
+        ("siblings", "sibling_densities=", "it has no sibling_densities; give such as --set sibling_densities=0.2"),
+        ("siblings", "sibling_counts=", "it has no sibling_counts"),
+        ("stability", "stability_rewind_steps=", "--set stability_rewind_steps=0,60,200"),
+        ("landscape", "landscape_levels=", "--set landscape_levels=11"),
+    ],
+)
+def test_why_an_experiment_does_not_apply_says_what_to_give(experiment, value, words):
+    assert words in EXPERIMENTS[experiment].why_not(MINI.with_values([value]).check())
+
+
+def test_a_plan_of_a_thousand_levels_asks_no_deeper_than_one_of_two():
+    setting = dataclasses.replace(MINI, levels=1000, fraction=0.005, rewind_steps=(0,), replicates=1).check()
+    assert Lab(setting).ticket(0, 0, 1000).needs["mask"].stage.needs["weights"].stage.kind == "train"
 
 
 def test_the_default_grids_apply_to_nothing_but_imp_and_connectivity():
@@ -116,12 +143,59 @@ def test_two_trainings_in_the_same_cells_are_refused_before_anything_runs(search
     def careless(lab: Lab):
         """Two learning rates under one name."""
         for lr in (0.1, 0.3):
-            yield Measurement("careless", "dense", 0, None, 0, lab.changed(lr=lr).dense(0))
+            yield Measurement("search", "dense", 0, None, 0, lab.changed(lr=lr).dense(0))
 
     EXPERIMENTS["search"] = Experiment(careless, "nobody")
     assert main([*SMALL, "--experiments", "search"]) == 2
     error = " ".join(capsys.readouterr().err.split())
-    assert "experiment careless measures variant dense" in error and "condition='name=value'" in error
+    assert "experiment search measures variant dense" in error and "condition='name=value'" in error
+    assert not list(searching.glob("runs/store/train"))
+
+
+def test_a_mask_that_stands_in_the_same_place_twice_is_refused_before_anything_runs(searching, capsys):
+    def careless(lab: Lab):
+        """One stage, two measurements."""
+        for _ in range(2):
+            yield Measurement("search", "imp", 0, 0, 1, lab.mask(0, 0, 1).stage, network=lab.ticket(0, 0, 1))
+
+    EXPERIMENTS["search"] = Experiment(careless, "nobody")
+    assert main([*SMALL, "--experiments", "search"]) == 2
+    assert "level 1 twice, each time a stage of kind prune" in " ".join(capsys.readouterr().err.split())
+    assert not list(searching.glob("runs/store/train"))
+
+
+def returns_nothing(lab: Lab):
+    """Forgets to yield."""
+
+
+def yields_a_stage(lab: Lab):
+    """Forgets where the numbers stand."""
+    yield lab.dense(0)
+
+
+def takes_a_name(lab: Lab):
+    """Measures in the name of another."""
+    yield Measurement("imp", "dense", 0, None, 0, lab.dense(0))
+
+
+def counts_in_halves(lab: Lab):
+    """Half a level."""
+    yield Measurement("search", "dense", 0, None, 0.5, lab.dense(0))
+
+
+@pytest.mark.parametrize(
+    ("driver", "words"),
+    [
+        (returns_nothing, "returns_nothing(lab) returned None; expected measurements"),
+        (yields_a_stage, "yields_a_stage(lab) yields a Stage; expected a Measurement"),
+        (takes_a_name, "experiment search yields a Measurement of experiment 'imp'"),
+        (counts_in_halves, "level is 0.5; expected a whole number from 0"),
+    ],
+)
+def test_a_driver_that_gives_no_measurements_of_its_own_is_refused_by_name(searching, capsys, driver, words):
+    EXPERIMENTS["search"] = Experiment(driver, "nobody")
+    assert main([*SMALL, "--experiments", "search"]) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
     assert not list(searching.glob("runs/store/train"))
 
 
@@ -130,7 +204,7 @@ def test_two_paths_in_the_same_cells_are_refused_before_anything_runs(searching,
         """Two lines under one name."""
         for other in (1, 2):
             stage = lab.path(lab.dense(0), lab.ticket(0, 0, other), "line")
-            yield Measurement("careless", "line", 0, 0, 0, stage, to_level=1, network=lab.dense(0))
+            yield Measurement("search", "line", 0, 0, 0, stage, to_level=1, network=lab.dense(0))
 
     EXPERIMENTS["search"] = Experiment(careless, "nobody")
     assert main([*SMALL, "--experiments", "search"]) == 2
@@ -141,12 +215,12 @@ def test_two_paths_in_the_same_cells_are_refused_before_anything_runs(searching,
 def test_asking_for_what_nothing_makes_ends_the_run_with_an_error(searching, capsys):
     def unplanned(lab: Lab):
         """Asks for a training that it does not yield."""
-        yield Measurement("unplanned", "dense", 0, None, 0, lab.dense(0))
+        yield Measurement("search", "dense", 0, None, 0, lab.dense(0))
         lab.found(lab.dense(1), "measurements.json")
 
     def unmade(lab: Lab):
         """Asks for a file that its training does not make."""
-        yield Measurement("unmade", "dense", 0, None, 0, lab.dense(0))
+        yield Measurement("search", "dense", 0, None, 0, lab.dense(0))
         lab.found(lab.dense(0), "measurement.json")
 
     EXPERIMENTS["search"] = Experiment(unplanned, "nobody")

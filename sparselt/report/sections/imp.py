@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sparselt.report.drawing import COLOURS, GREY, dense_label, error_axis, label_ends, matching_band, ticks
 from sparselt.report.inference import paired
-from sparselt.report.section import Claim, Data, Drawing, Section, condition_value
+from sparselt.report.section import Claim, Data, Drawing, Section
 from sparselt.report.summary import LevelSummary, Statistic
 from sparselt.report.verdicts import TOO_FEW, Values, lower
 from sparselt.report.wording import count, listing, mean_and_std, percent, points, ranges
@@ -49,32 +49,13 @@ def drawings(data: Data) -> dict[str, Drawing]:
 
 
 def findings(data: Data) -> list[str]:
-    """Each variant beside the ticket at its sparsest level; layers that pruning left empty."""
-    return [*_compared(data), *empty_layers(data)]
+    """Each variant beside the ticket at its sparsest level."""
+    return list(_compared(data))
 
 
 def claims(data: Data) -> list[Claim]:
     """Early rewinding against step 0; the ticket against its controls."""
     return [*_rewinding(data), *_controls(data)]
-
-
-def empty_layers(data: Data) -> Iterator[str]:
-    """A sentence for each layer that pruning left without a weight, by name, with the networks it is empty in."""
-    places: dict[str, dict[tuple[str, int | None], dict[int, set[int]]]] = {}
-    for row in data.select(experiment="imp", metric="empty_layer"):
-        layer = condition_value(row.condition, "layer") or row.condition
-        of_layer = places.setdefault(layer, defaultdict(lambda: defaultdict(set)))
-        of_layer[row.variant, row.rewind_step][row.level].add(row.replicate)
-    for layer, tickets in places.items():
-        texts = [
-            f"{variant} rewound to step {step:,} at level {ranges(sorted(levels))} "
-            f"(replicate {ranges(sorted(set().union(*levels.values())))})"
-            for (variant, step), levels in tickets.items()
-        ]
-        yield (
-            f"Pruning left no weight in layer {layer} of {listing(texts)}: nothing passes through it "
-            "but biases, nor past it except by a shortcut."
-        )
 
 
 SECTION = Section("Variants of iterative magnitude pruning", drawings, findings, claims)

@@ -3,6 +3,7 @@
 import json
 from typing import TYPE_CHECKING
 
+from sparselt.runs.kinds.masks import empty_values, live_weights
 from sparselt.runs.kinds.task import Task, write_json
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ def adaptive_prune(task: Task) -> int:
         mask = live_weights(task)
         search, points = sweep(task, mask)
         pruned = magnitude_prune(load_tensors(task.inputs["weights"]), mask, search.fraction, task.spec["scope"])
+    empty = empty_values(pruned)
     pruned.save(task.folder / "mask.safetensors")
     values = [
+        *empty,
         {"metric": "fraction", "value": search.fraction},
         {"metric": "largest_fraction", "value": search.largest or 0.0},
         {"metric": "threshold", "value": search.threshold},
@@ -73,21 +76,6 @@ def sweep(task: Task, mask: "Mask") -> "tuple[AdaptiveSearch, int]":
         on_batch=lambda done: task.report(points * done // len(batches)),
     )
     return search, points
-
-
-def live_weights(task: Task) -> "Mask":
-    """The mask among the inputs; all weights if there is none."""
-    import torch
-
-    from sparselt.masks import Mask
-    from sparselt.models import MODELS
-
-    if "mask" in task.inputs:
-        return Mask.load(task.inputs["mask"])
-    spec = task.spec
-    with torch.device("meta"):
-        shapes = Mask.ones_like(MODELS[spec["model"]](spec["classes"], spec["channels"]))
-    return Mask({name: torch.ones(layer.shape, dtype=torch.bool) for name, layer in shapes.items()})
 
 
 def _largest(losses: tuple[float, ...]) -> float:

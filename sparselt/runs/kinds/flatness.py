@@ -6,7 +6,8 @@ import json
 import math
 from typing import TYPE_CHECKING
 
-from sparselt.runs.kinds.adaptive import live_weights, sweep
+from sparselt.runs.kinds.adaptive import sweep
+from sparselt.runs.kinds.masks import live_weights
 from sparselt.runs.kinds.task import Task, write_json
 
 if TYPE_CHECKING:
