@@ -192,7 +192,7 @@ def test_what_lies_beyond_a_ring_is_not_in_the_set():
 
 @pytest.mark.parametrize("threshold", [float("nan"), None, "0.1"])
 def test_a_threshold_that_is_no_number_has_no_set(threshold):
-    with pytest.raises(SettingError, match="threshold is .*expected an error"):
+    with pytest.raises(SettingError, match=r"threshold is .*expected an error"):
         lcs_set(np.zeros((5, 5)), np.linspace(-1, 1, 5), np.linspace(-1, 1, 5), (0.0, 0.0), threshold)
 
 
