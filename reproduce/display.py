@@ -50,6 +50,15 @@ def print_plan(
             f"{again} of those to do were trained before, and are again for checkpoints that were not kept.",
             highlight=False,
         )
+    damaged = [stage.label or stage.kind for stage in missing if store.damaged(stage)]
+    if damaged:
+        more = f", and {len(damaged) - 3} more" if len(damaged) > 3 else ""
+        console.print(
+            f"Damaged in the store, and made again: {'; '.join(damaged[:3])}{more}.",
+            style="yellow",
+            highlight=False,
+            markup=False,
+        )
     for name, reason in left_out.items():
         console.print(f"Left out: {name}, for {reason}.", highlight=False, markup=False)
     if not missing:

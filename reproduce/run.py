@@ -3,14 +3,14 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from sparselt.errors import DataError, SettingError, StoreError
-from sparselt.experiments import EXPERIMENTS, MAIN, Lab, Measurement
+from sparselt.errors import DataError, SettingError, SparseltError, StoreError
+from sparselt.experiments import EXPERIMENTS, MAIN, Experiment, Lab, Measurement
 from sparselt.experiments.setting import Setting, nearest
 from sparselt.reproduce import load_setting
 from sparselt.reproduce.display import ProgressDisplay, print_estimate, print_plan, print_protocol
@@ -48,6 +48,9 @@ def reproduce(options: "Options") -> int:
     lab = Lab(setting, options.device, data, found)
     measurements = _measurements(names, lab)
     plan = _plan(measurements)
+    if not measurements:
+        found.check(plan, ())
+        raise SettingError(f"{' and '.join(names)}: no measurement is yielded, and so there is nothing to run")
     folder = options.out / f"{setting.name}-{setting.scale}-{_hash(setting, options.device, names, lab)}"
     with pool:
         missing = plan.missing(store)
@@ -85,7 +88,7 @@ def _rounds(
         lost = {entry.stage for entry in entries.values() if entry.status in ("failed", "skipped")}
         plan = _plan([m for m in measurements if not any(stage.key in lost for stage in m.stages)])
         missing = plan.missing(store)
-        fresh = [stage for stage in missing if not (stage.local and stage.key in entries)]
+        fresh = [stage for stage in missing if stage.key not in lost and not (stage.local and stage.key in entries)]
         if entries and not fresh:
             found.check(plan, lost)
             return measurements, list(entries.values())
@@ -112,7 +115,7 @@ def _measurements(names: Iterable[str], lab: Lab) -> list[Measurement]:
     found: list[Measurement] = []
     cells: set[tuple] = set()
     for name in names:
-        for m in EXPERIMENTS[name](lab):
+        for m in _yielded(name, lab):
             if m.experiment != name:
                 raise SettingError(
                     f"experiment {name} yields a Measurement of experiment {m.experiment!r}, whose figures would show "
@@ -134,6 +137,17 @@ def _measurements(names: Iterable[str], lab: Lab) -> list[Measurement]:
     return found
 
 
+def _yielded(name: str, lab: Lab) -> Iterator[Measurement]:
+    """What an experiment yields; an error of its driver's names it."""
+    try:
+        yield from EXPERIMENTS[name](lab)
+    except SparseltError:
+        raise
+    except Exception as error:
+        error.add_note(f"This was raised by the driver of experiment {name}.")
+        raise
+
+
 def _plan(measurements: Iterable[Measurement]) -> Plan:
     return Plan(stage for measurement in measurements for stage in measurement.stages)
 
@@ -148,6 +162,9 @@ def _setting(options: "Options") -> Setting:
 
 def _experiments(names: Sequence[str], setting: Setting) -> tuple[list[str], dict[str, str]]:
     """The experiments to run, in the order of `EXPERIMENTS`, and why others that were not asked for cannot run."""
+    for name, experiment in EXPERIMENTS.items():
+        if not isinstance(experiment, Experiment):
+            raise SettingError(f"EXPERIMENTS[{name!r}] is {experiment!r}; expected Experiment(driver, paper)")
     reasons = {name: reason for name, e in EXPERIMENTS.items() if (reason := e.why_not(setting))}
     if not names:
         return [name for name in EXPERIMENTS if name not in reasons], reasons
@@ -250,7 +267,8 @@ def _report(
         folder.mkdir(parents=True, exist_ok=True)
         write_results(folder, rows, record)
         _write_json(
-            folder / "record.json", record | {"command": options.command, "failed": [entry.label for entry in failed]}
+            folder / "record.json",
+            record | {"command": options.command, "failed": [entry.label for entry in failed], "rows": len(rows)},
         )
         write_ledger(entries, folder / "ledger.csv")
     except OSError as error:

@@ -1,5 +1,6 @@
 """The hyperparameters of an optimizer's groups, floats or tensors, as the rows that the kernel reads."""
 
+import math
 from numbers import Real
 
 import torch
@@ -61,8 +62,10 @@ def check_group(group: dict) -> None:
         if not isinstance(group[key], Tensor | Real):
             raise SettingError(f"{key} is {group[key]!r}: expected a number, or a tensor of one element")
     for key in ("lr", "momentum", "weight_decay"):
-        if not group[key] >= 0:
-            raise SettingError(f"{key} is {group[key]}: expected 0 or more")
+        if not 0 <= group[key] < math.inf:
+            raise SettingError(f"{key} is {group[key]}: expected 0 or more, and finite")
+    if not -math.inf < group["dampening"] < math.inf:
+        raise SettingError(f"dampening is {group['dampening']}: expected a finite number")
     if group["decoupled_weight_decay"] and not group.get("initial_lr", group["lr"]) > 0:
         raise SettingError(
             "decoupled_weight_decay divides by the first lr, which is 0: give the base learning rate as lr"

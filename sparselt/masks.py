@@ -32,6 +32,8 @@ class Mask(Mapping[str, Tensor]):
     """
 
     def __init__(self, layers: Mapping[str, Tensor]):
+        if not isinstance(layers, Mapping):
+            raise MaskError(f"a mask is made of bool tensors by parameter name; got a {type(layers).__name__}")
         if not layers:
             raise MaskError("a mask needs at least one layer and got none; see sparselt.prunable_parameters(model)")
         for name, layer in layers.items():

@@ -52,9 +52,12 @@ def test_a_mask_needs_named_parameters():
     [
         ({"lr": -0.1}, "lr is -0.1"),
         ({"lr": float("nan")}, "lr is nan"),
+        ({"lr": float("inf")}, "lr is inf"),
         ({"lr": torch.ones(2)}, "tensor of 2 elements"),
         ({"momentum": -1}, "momentum is -1"),
         ({"weight_decay": -1}, "weight_decay is -1"),
+        ({"weight_decay": float("inf")}, "weight_decay is inf"),
+        ({"momentum": 0.9, "dampening": float("nan")}, "dampening is nan"),
         ({"nesterov": True}, "nesterov needs a momentum"),
         ({"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "nesterov needs a momentum"),
         ({"lr": 0.0, "decoupled_weight_decay": True}, "first lr, which is 0"),

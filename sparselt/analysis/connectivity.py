@@ -102,7 +102,8 @@ def evaluate_path(
     """Error and loss, in eval mode, of the networks (1 − position) · first + position · second.
 
     All parameters are interpolated; the ends are exact. Outside [0, 1] only prunable parameters extrapolate and the
-    others stay at the nearer end (Paul et al. 2022, appendix C).
+    others stay at the nearer end (Paul et al. 2022, appendix C). Outputs that are no numbers count as errors, and their
+    loss is NaN: that, not the error, tells a network that has diverged.
 
     Args:
         model: a network of the architecture, left as it is.
@@ -125,10 +126,11 @@ def evaluate_path(
 
     Raises:
         SettingError: state dicts that do not fit the model or each other, an unknown choice of buffers, `reestimate`
-            without batches, or a prunable name that is no parameter; a position that is
-            not finite.
+            without batches, or a prunable name that is no parameter; no position, or one that is not finite.
     """
     positions = tuple(map(float, positions))
+    if not positions:
+        raise SettingError("positions are empty; expected one or more, such as those of path_positions(11)")
     spans = [((first, second), torch.tensor(positions, dtype=torch.float64))]
     how = Conditions(prunable, buffers, training_batches, precision, folded, on_point)
     errors, losses = evaluate_between(model, spans, batches, how)

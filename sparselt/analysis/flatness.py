@@ -81,7 +81,7 @@ def hessian_eigenvalues(
         MaskError: a mask of another model.
         TrainingError: a product that is not finite.
     """
-    if count < 1 or max_products < 1:
+    if not (count >= 1 and max_products >= 1):
         raise SettingError(f"{count} eigenvalues of {max_products} products; expected at least 1 of each")
     if not 0 <= tolerance < math.inf:
         raise SettingError(f"the tolerance is {tolerance!r}; expected a share of the largest eigenvalue, such as 1e-4")
@@ -105,7 +105,7 @@ def hessian_trace(
     Its variance is twice the sum of squares of what is off the diagonal. Arguments and errors as of
     `hessian_eigenvalues`; samples: products made, 2 or more.
     """
-    if samples < 2:
+    if not samples >= 2:
         raise SettingError(f"a trace of {samples} samples has no standard error; expected 2 or more")
     generator = torch.Generator().manual_seed(seed)
     found = []

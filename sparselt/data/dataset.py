@@ -90,6 +90,8 @@ def _verify(folder: Path, manifest: Manifest, split: str) -> None:
     record = manifest.splits[split]
     path = folder / record.file
     again = f"copy it again, or remove {folder} and {_WRITE}"
+    if (folder / "stage.json").exists():  # a run wrote it into its own store
+        again = f"remove {folder} and run the same command again, which writes it anew"
     if Path(record.file).name != record.file or not path.is_file():
         raise DataError(f"{path} is missing: {folder / FILE_NAME} names it; {again}")
     size, count = path.stat().st_size, beton_count(path)

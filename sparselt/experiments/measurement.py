@@ -1,5 +1,6 @@
 """A measurement: a stage whose result is wanted, and where its numbers stand in the table of results."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral
@@ -11,6 +12,7 @@ from sparselt.runs.stage import Stage, check_stages
 Read = Callable[[Stage, str], dict[str, Any]]
 
 _TRAINING = ("test_error", "test_loss", "train_loss")
+_CONDITION = re.compile(r"[^\s=]+=\S+")
 _PRUNE = ("prune", "adaptive_prune")
 _EMPTY = "empty_layer"
 _PATH = ("barrier", "max_error", "instability", "loss_barrier")
@@ -32,7 +34,8 @@ class Measurement:
 
     Raises:
         TypeError: a stage that is none, such as the `Need` that `lab.mask` gives.
-        SettingError: a column that is none: a name that is empty, a number that is not whole or below 0.
+        SettingError: a column that is none: a name that is empty, a number that is not whole or below 0, a condition
+            that is not `name=value`.
     """
 
     experiment: str
@@ -53,6 +56,12 @@ class Measurement:
         for name in ("experiment", "variant"):
             if not (isinstance(getattr(self, name), str) and getattr(self, name)):
                 raise SettingError(f"Measurement: {name} is {getattr(self, name)!r}; expected a name")
+        words = self.condition.split(" ") if isinstance(self.condition, str) else [""]
+        if self.condition != "" and not all(_CONDITION.fullmatch(word) for word in words):
+            raise SettingError(
+                f"Measurement({self.experiment!r}, …): condition is {self.condition!r}; expected name=value, several "
+                "with a space between"
+            )
         for name in ("replicate", "level", "rewind_step", "to_level"):
             number = getattr(self, name)
             if number is None and name in ("rewind_step", "to_level"):
@@ -95,6 +104,8 @@ class Measurement:
 def _empty_layers(network: Stage, read: Read) -> Iterator[Mapping[str, Any]]:
     """What the pruning that made a training's mask says of layers that it left empty."""
     mask = network.needs.get("mask")
+    while mask is not None and mask.stage.kind == "random_mask":
+        mask = mask.stage.needs["mask"]  # as many live weights in each layer
     if mask is not None and "values.json" in mask.stage.outputs and mask.stage.kind in _PRUNE:
         for value in read(mask.stage, "values.json")["values"]:
             if value["metric"] == _EMPTY:

@@ -8,7 +8,7 @@ from sparselt.report.wording import listing, ranges
 
 
 def empty_layers(data: Data) -> Iterator[str]:
-    """A sentence for each such layer, by name, with the networks it is empty in."""
+    """A sentence for each such layer, by name, with the networks it is empty in; one for all that share these."""
     places: dict[str, dict[tuple, dict[int, set[int]]]] = {}
     for row in data.select(metric="empty_layer"):
         layer = condition_value(row.condition, "layer") or row.condition
@@ -16,6 +16,7 @@ def empty_layers(data: Data) -> Iterator[str]:
         network = row.variant if row.experiment == "imp" else f"{row.variant} in {row.experiment}"
         of_layer = places.setdefault(layer, defaultdict(lambda: defaultdict(set)))
         of_layer[network, others, row.rewind_step][row.level].add(row.replicate)
+    layers: dict[str, list[str]] = defaultdict(list)
     for layer, networks in places.items():
         texts = [
             network
@@ -25,7 +26,10 @@ def empty_layers(data: Data) -> Iterator[str]:
             + f"replicate {ranges(sorted(set().union(*levels.values())))})"
             for (network, others, step), levels in networks.items()
         ]
+        layers[listing(texts)].append(layer)
+    for texts, names in layers.items():
+        noun, it = ("layer", "it") if len(names) == 1 else ("layers", "them")
         yield (
-            f"Pruning left no weight in layer {layer} of {listing(texts)}: nothing passes through it "
-            "but biases, nor past it except by a shortcut."
+            f"Pruning left no weight in {noun} {listing(names)} of {texts}: nothing passes through {it} "
+            f"but biases, nor past {it} except by a shortcut."
         )

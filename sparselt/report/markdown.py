@@ -4,6 +4,7 @@ from pathlib import Path
 
 from sparselt.errors import StoreError
 from sparselt.report.claims import claims, claims_markdown
+from sparselt.report.empty_layers import empty_layers
 from sparselt.report.findings import findings
 from sparselt.report.others import others_markdown
 from sparselt.report.page import statement
@@ -22,6 +23,8 @@ def write_markdown(folder: str | Path, path: str | Path) -> None:
     run, path = read_run(folder), Path(path)
     if path.is_dir():
         raise StoreError(f"{path} is a folder; give the name of a file, such as {path / 'digits.md'}")
+    if path.resolve().parent == run.folder.resolve() and path.name in _OF_THE_RUN:
+        raise StoreError(f"{path} is a file of the run itself; give another name, such as {path.parent / 'digits.md'}")
     record, data = run.record, run.data
     parts = [f"# {record['title']}", statement(record)]
     if record["synthetic"]:
@@ -32,6 +35,8 @@ def write_markdown(folder: str | Path, path: str | Path) -> None:
     parts.append("## What the run shows")
     if any(map(is_core, run.rows)):
         parts.append(_list(findings(data.levels)))
+    if empty := list(empty_layers(data)):
+        parts.append(_list(empty))
     for name, section in SECTIONS.items():
         texts = section.findings(data) if data.select(experiment=name) else []
         if texts:
@@ -46,6 +51,7 @@ def write_markdown(folder: str | Path, path: str | Path) -> None:
     write_text(path, "\n\n".join(parts) + "\n")
 
 
+_OF_THE_RUN = ("results.csv", "results.json", "record.json", "ledger.csv", "report.html")
 _HOW_TO_READ = (
     "*agrees*: the test supports the paper's finding (p < 0.05), and so does what else its statistic names; *does not "
     "agree*: the measurements contradict it; *cannot be seen at this scale*: neither. ± is the standard deviation over "

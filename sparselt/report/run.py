@@ -65,6 +65,10 @@ def read_run(folder: str | Path) -> Run:
                 f"{folder / 'results.csv'} holds {row.setting} at scale {row.scale}, record.json "
                 f"{record['setting']} at scale {record['scale']}; expected one setting and scale in a folder."
             )
+    if len(rows) != record.get("rows", len(rows)):
+        raise StoreError(
+            f"{folder / 'results.csv'} holds {len(rows)} measurements, record.json says {record['rows']}; run again."
+        )
     path = folder / "ledger.csv"
     return Run(folder, tuple(rows), record, _read_ledger(path) if path.exists() else None)
 
@@ -116,5 +120,7 @@ def _read_ledger(path: Path) -> tuple[Entry, ...]:
             numbers = {"steps": int(cells["steps"] or 0), "seconds": float(cells["seconds"] or 0)}
         except ValueError:
             raise StoreError(f"{place}: steps or seconds is not a number; run again.") from None
+        if not (numbers["steps"] >= 0 and 0 <= numbers["seconds"] < math.inf):
+            raise StoreError(f"{place}: steps or seconds is not finite, or below 0; run again.")
         entries.append(Entry(**cells | numbers))
     return tuple(entries)

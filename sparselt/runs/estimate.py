@@ -1,6 +1,5 @@
 """How long a plan will take: from what equal trainings cost before, or from a few timed steps."""
 
-import json
 import os
 import statistics
 import time
@@ -13,7 +12,7 @@ from sparselt.runs.kinds import KINDS
 from sparselt.runs.plan import Plan
 from sparselt.runs.specs import recipe_from_spec
 from sparselt.runs.stage import Stage, plain
-from sparselt.runs.store import Store
+from sparselt.runs.store import Store, read_record
 
 # What of a spec decides the cost of a unit: one store holds the stages of several settings.
 _COST_FOLLOWS = {"steps": ("recipe", "device", "train"), "points": ("model", "device", "engine", "eval")}
@@ -73,11 +72,8 @@ def _known(store: Store, stage: Stage) -> float | None:
     alike = _COST_FOLLOWS.get(KINDS[stage.kind].counts, ())
     costs = []
     for path in (store.root / stage.kind).glob("*/stage.json"):
-        try:
-            record = json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue
-        if record["steps"] and all(record["spec"].get(name) == plain(stage.spec[name]) for name in alike):
+        record = read_record(path)
+        if record and record["steps"] and all(record["spec"].get(name) == plain(stage.spec[name]) for name in alike):
             costs.append(record["seconds"] / record["steps"])
     return statistics.median(costs) if costs else None
 

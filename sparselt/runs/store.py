@@ -10,6 +10,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -58,8 +59,10 @@ class Store:
 
         Sizes are compared, of small files the checksums too; `verify` compares the checksum of any.
         """
-        files = self.record(stage).get("files", {})
-        folder = self.folder(stage)
+        record, folder = self.record(stage), self.folder(stage)
+        if not record:
+            return False
+        files = record["files"]
         return stage.outputs <= files.keys() and all(
             _size(folder / name) == made["bytes"]
             and (made["bytes"] > _SMALL or _sha256(folder / name) == made["sha256"])
@@ -81,10 +84,12 @@ class Store:
 
     def record(self, stage: Stage) -> dict:
         """The stage's `stage.json`; empty if there is none, or none that reads."""
-        try:
-            return _checked(json.loads((self.folder(stage) / _DONE).read_text()))
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
+        return read_record(self.folder(stage) / _DONE)
+
+    def damaged(self, stage: Stage) -> bool:
+        """True for what was made and is no longer as it was: it will be made anew."""
+        folder = self.folder(stage)
+        return (folder / _DONE).exists() and not self.has(replace(stage, outputs=frozenset()))
 
     def read(self, stage: Stage, name: str) -> dict:
         """A JSON output of a finished stage."""
@@ -129,13 +134,17 @@ class Store:
             "machine": platform.platform(),
         }
         (temporary / _DONE).write_text(json.dumps(record, indent=1))
+        for place in (folder.parent, folder):
+            if os.path.lexists(place) and not place.is_dir():
+                place.unlink()  # not of this store's making, and in the way
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.rename(temporary, folder)
         except OSError:
-            for name in made:
+            for name in (*made, _DONE):
+                if (folder / name).is_dir():
+                    shutil.rmtree(folder / name)
                 os.replace(temporary / name, folder / name)
-            os.replace(temporary / _DONE, folder / _DONE)
             shutil.rmtree(temporary, ignore_errors=True)
 
     def sweep(self) -> None:
@@ -188,11 +197,15 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _checked(record: dict) -> dict:
-    """The record itself; KeyError or TypeError if it lacks what is read of it."""
-    for made in record["files"].values():
-        made["bytes"], made["sha256"]
-    record["seconds"], record["steps"], record["finished"]
+def read_record(path: Path) -> dict:
+    """A `stage.json`; empty if there is none, or none that reads and has what is asked of it."""
+    try:
+        record = json.loads(path.read_text())
+        for name, made in record["files"].items():
+            str(name), int(made["bytes"]), str(made["sha256"])
+        float(record["seconds"]), int(record["steps"]), str(record["finished"]), record["spec"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
     return record
 
 

@@ -170,6 +170,9 @@ def test_empty_layers_are_named_by_every_training_under_the_mask(tmp_path, bench
 
     rows = Measurement("search", "imp", 0, 0, 1, ticket, condition="lr=0.1").rows(read)
     assert [row["condition"] for row in rows if row["metric"] == "empty_layer"] == [f"lr=0.1 layer={name}"]
+    random = bench.lab().random_control(0, 0, 1)
+    rows = Measurement("search", "random", 0, 0, 1, random).rows(read)
+    assert [row["condition"] for row in rows if row["metric"] == "empty_layer"] == [f"layer={name}"]
 
 
 def test_a_pruning_that_leaves_nothing_is_refused_and_writes_nothing(tmp_path):

@@ -84,3 +84,7 @@ def test_the_markdown_page_is_made_from_the_run_and_leaves_nothing_where_it_cann
         with pytest.raises(StoreError):
             write_markdown(folder, bad)
     assert not (tmp_path / "missing").exists()
+    kept = (folder / "results.csv").read_bytes()
+    with pytest.raises(StoreError, match="is a file of the run itself"):
+        write_markdown(folder, folder / "results.csv")
+    assert (folder / "results.csv").read_bytes() == kept

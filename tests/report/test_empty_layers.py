@@ -28,6 +28,12 @@ def test_a_layer_is_named_once_with_all_networks_that_it_is_empty_in():
     assert list(empty_layers(Data([dataclasses.replace(r, metric="barrier") for r in rows], {}))) == []
 
 
+def test_layers_empty_in_the_same_networks_share_a_sentence():
+    rows = [row("imp", "imp", 0, 0, 3), dataclasses.replace(row("imp", "imp", 0, 0, 3), condition="layer=stem.weight")]
+    (text,) = empty_layers(Data(rows, {}))
+    assert f"layers {LAYER} and stem.weight of imp rewound to step 0 at level 3 (replicate 0)" in text
+
+
 def test_they_are_warned_of_in_the_terminal_and_on_the_page(tmp_path, invent):
     rows = invent.rows(levels=2)
     place = {name: rows[-1][name] for name in ("setting", "scale")}

@@ -195,6 +195,24 @@ def spoil_ledger(folder):
         csv.writer(file).writerow(["a", "train", "", "ran", "many", 1, ""])
 
 
+def spoil_seconds(folder):
+    path = folder / "ledger.csv"
+    lines = path.read_text().splitlines()
+    cells = next(csv.reader([lines[1]]))
+    cells[5] = "nan"
+    with path.open("w", newline="") as file:
+        file.write(lines[0] + "\n")
+        csv.writer(file).writerow(cells)
+
+
+def spoil_count(folder):
+    record = json.loads((folder / "record.json").read_text())
+    rows = len((folder / "results.csv").read_text().splitlines()) - 1
+    (folder / "record.json").write_text(json.dumps(record | {"rows": rows}))
+    lines = (folder / "results.csv").read_text().splitlines(keepends=True)
+    (folder / "results.csv").write_text("".join(lines[:-3]))
+
+
 def spoil_results(folder):
     with (folder / "results.csv").open("a") as file:
         file.write("invented,paper\n")
@@ -208,6 +226,8 @@ def spoil_results(folder):
         (spoil_record, r"record.json: 'title' is None; expected a str"),
         (spoil_scale, r"holds invented at scale paper, record.json invented at scale smoke"),
         (spoil_ledger, r"ledger.csv, line 7: steps or seconds is not a number"),
+        (spoil_seconds, r"ledger.csv, line 2: steps or seconds is not finite"),
+        (spoil_count, r"results.csv holds \d+ measurements, record.json says \d+; run again"),
         (spoil_results, r"results.csv, line \d+: 2 cells; expected 14"),
     ],
 )

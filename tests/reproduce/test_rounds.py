@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import shutil
 
 import pytest
 
@@ -178,6 +179,22 @@ def takes_a_name(lab: Lab):
     yield Measurement("imp", "dense", 0, None, 0, lab.dense(0))
 
 
+def says_no_name(lab: Lab):
+    """A condition without its name."""
+    yield Measurement("search", "dense", 0, None, 0, lab.dense(0), condition="0.1")
+
+
+def yields_nothing(lab: Lab):
+    """Goes through no replicate."""
+    yield from ()
+
+
+def waits_for_nothing(lab: Lab):
+    """Asks before it yields."""
+    if lab.found(lab.dense(0), "measurements.json") is not None:
+        yield Measurement("search", "dense", 0, None, 0, lab.dense(0))
+
+
 def counts_in_halves(lab: Lab):
     """Half a level."""
     yield Measurement("search", "dense", 0, None, 0.5, lab.dense(0))
@@ -190,6 +207,9 @@ def counts_in_halves(lab: Lab):
         (yields_a_stage, "yields_a_stage(lab) yields a Stage; expected a Measurement"),
         (takes_a_name, "experiment search yields a Measurement of experiment 'imp'"),
         (counts_in_halves, "level is 0.5; expected a whole number from 0"),
+        (says_no_name, "condition is '0.1'; expected name=value"),
+        (yields_nothing, "search: no measurement is yielded, and so there is nothing to run"),
+        (waits_for_nothing, "asks lab.found for measurements.json of 'dense, replicate 0', but yields no measurement"),
     ],
 )
 def test_a_driver_that_gives_no_measurements_of_its_own_is_refused_by_name(searching, capsys, driver, words):
@@ -197,6 +217,32 @@ def test_a_driver_that_gives_no_measurements_of_its_own_is_refused_by_name(searc
     assert main([*SMALL, "--experiments", "search"]) == 2
     assert words in " ".join(capsys.readouterr().err.split())
     assert not list(searching.glob("runs/store/train"))
+
+
+def test_what_is_no_experiment_and_what_a_driver_raises_are_named(searching, capsys):
+    def breaks(lab: Lab):
+        """Divides by zero."""
+        yield Measurement("search", "dense", 0, None, 0 // 0, lab.dense(0))
+
+    EXPERIMENTS["search"] = Experiment(breaks, "nobody")
+    with pytest.raises(ZeroDivisionError) as raised:
+        main([*SMALL, "--experiments", "search"])
+    assert raised.value.__notes__ == ["This was raised by the driver of experiment search."]
+    EXPERIMENTS["search"] = breaks
+    assert main([*SMALL, "--experiments", "search"]) == 2
+    assert "EXPERIMENTS['search'] is" in capsys.readouterr().err
+
+
+def test_a_stage_that_fails_though_what_needs_it_is_stored_ends_the_run(searching, capsys):
+    assert main([*SMALL, "--experiments", "search"]) == 0
+    # The pixels cannot be made again, and no training needs them any more.
+    (resident,) = searching.glob("runs/store/resident/*")
+    shutil.rmtree(resident)
+    resident.symlink_to("/proc/self")
+    capsys.readouterr()
+    assert main([*SMALL, "--experiments", "search"]) == 1
+    shown = capsys.readouterr().out
+    assert "asks for more" not in shown and "1 stages failed" in shown and "failed: pixels" in shown
 
 
 def test_two_paths_in_the_same_cells_are_refused_before_anything_runs(searching, capsys):

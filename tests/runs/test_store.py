@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -125,3 +126,38 @@ def test_the_record_tells_what_was_done_with_which_versions(store):
     finish(store, STAGE, a="1")
     record = json.loads((store.folder(STAGE) / "stage.json").read_text())
     assert record["spec"] == {"fraction": 0.2} and record["files"]["a"]["bytes"] == 1 and "torch" in record["versions"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[]", "null", "{}", "3", "[" * 100_000, "\x00"),
+        '{"files": 3, "seconds": 1, "steps": 1, "finished": "", "spec": {}}',
+        '{"files": [], "seconds": 1, "steps": 1, "finished": "", "spec": {}}',
+        '{"files": {"a": 1}, "seconds": 1, "steps": 1, "finished": "", "spec": {}}',
+        '{"files": {}, "seconds": 1, "steps": 1, "finished": "", "spec": 4}',
+    ],
+)
+def test_a_note_of_another_shape_is_damage_and_the_stage_is_made_anew(store, text):
+    finish(store, STAGE, a="1")
+    assert not store.damaged(STAGE)
+    (store.folder(STAGE) / "stage.json").write_text(text)
+    assert store.record(STAGE) == {} and not store.has(STAGE) and store.damaged(STAGE)
+    finish(store, STAGE, a="1")
+    assert store.has(STAGE) and not store.damaged(STAGE)
+
+
+@pytest.mark.parametrize("place", ["prune", "prune/stage", "prune/stage/a", "prune/stage/stage.json"])
+def test_what_is_of_the_wrong_type_is_replaced(store, place):
+    finish(store, STAGE, a="1")
+    path = store.root / place.replace("stage", store.folder(STAGE).name, 1)
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.write_text("a file where a folder was")
+    else:
+        path.unlink()
+        path.mkdir()
+        (path / "inside").write_text("a folder where a file was")
+    assert not store.has(STAGE)
+    finish(store, STAGE, a="1")
+    assert store.has(STAGE) and (store.folder(STAGE) / "a").read_text() == "1"
