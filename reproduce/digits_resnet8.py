@@ -79,7 +79,9 @@ MINI = Setting(
         "sibling_levels": (1,),
         "stability_rewind_steps": (0, 200),
         "stability_rates": ("standard",),
+        "heat_map": False,
         "init_warmup_steps": (),
+        "init_levels": 2,
         "repulsion_strengths": (),
     },
     sources={
