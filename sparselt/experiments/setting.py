@@ -190,8 +190,9 @@ class Setting:
             return dataclasses.replace(self, control_rewind_step=max(self.rewind_steps)).check()
         levels = tuple(level for level in self.control_levels if 1 <= level <= self.levels)
         grids = self.grids.check().within(self)
-        self._check_weights_left()
-        return dataclasses.replace(self, control_levels=levels, grids=grids)
+        checked = dataclasses.replace(self, control_levels=levels, grids=grids)
+        checked._check_weights_left()
+        return checked
 
     @property
     def prunable_weights(self) -> list[int]:
@@ -206,7 +207,7 @@ class Setting:
         }
         sizes = self.prunable_weights
         for name, (levels, fraction, scope) in schedules.items():
-            if weights_left(sizes, fraction, min(levels, MOST_LEVELS), scope) < 1:
+            if weights_left(sizes, fraction, levels, scope) < 1:
                 raise SettingError(
                     f"{name} is {levels}: pruning {fraction:.4g} of the weights so often leaves none of the "
                     f"{sum(sizes):,} of {self.model}; expected fewer levels or a smaller fraction"

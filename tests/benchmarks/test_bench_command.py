@@ -131,8 +131,8 @@ def test_bad_input_is_refused_before_anything_runs(arguments, words, tmp_path, m
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-def test_cuda_is_refused_where_there_is_none(tmp_path, capsys):
+def test_cuda_is_refused_where_there_is_none(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert command.main(["--device", "cuda", "--out", str(tmp_path / "results")]) == 2
     assert "torch sees no CUDA device" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

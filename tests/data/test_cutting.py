@@ -91,15 +91,22 @@ def test_damaged_jpeg_is_never_read_beyond_its_end(cut, changes):
     assert 0 <= size <= length and not out[length:].any()
 
 
-def averaged(pixels, side):
-    """[side, side, C] in float64: the share of each pixel that each result covers, as a matrix for either axis."""
+def averaged(pixels, side, unit=None):
+    """[side, side, C] in float64: the share of each pixel that each result covers, as a matrix for either axis.
+
+    With `unit`, the shares down are whole multiples of 1 / unit: each rounded, the largest takes what is left of 1.
+    """
 
     def covered(length):
         edges, places = np.arange(side + 1) * length / side, np.arange(length)
         low, high = edges[:-1, None], edges[1:, None]
         return np.clip(np.minimum(high, places + 1) - np.maximum(low, places), 0, None) * side / length
 
-    return np.einsum("yi,xj,ijc->yxc", covered(pixels.shape[0]), covered(pixels.shape[1]), pixels.astype(float))
+    down = covered(pixels.shape[0])
+    if unit:
+        down = np.floor(down * unit + 0.5) / unit
+        down[np.arange(side), down.argmax(axis=1)] += 1 - down.sum(axis=1)
+    return np.einsum("yi,xj,ijc->yxc", down, covered(pixels.shape[1]), pixels.astype(float))
 
 
 @settings(deadline=None, max_examples=100)
@@ -113,11 +120,12 @@ def test_resized_box_is_the_average_of_what_each_pixel_covers(data):
     out = np.empty((data.draw(st.integers(1, 40)),) * 2 + (3,), np.uint8)
     region = (float(row), float(column), float(rows), float(columns))
     resize_region(pixels.reshape(-1), height, width, *region, False, flip, out)
-    expected = averaged(pixels[row : row + rows, column : column + columns], len(out))
-    # A level is rounded to a whole one, and each weight down to a multiple of 2⁻¹⁶; together they stay 1, so that what
-    # they are off by acts on a pixel's distance from the middle of its range.
+    covered = pixels[row : row + rows, column : column + columns]
+    out = out[:, ::-1] if flip else out
+    assert abs(out - averaged(covered, len(out), unit=2**16)).max() <= 0.501
+    # The weights stay 1 together, so what rounding them adds acts on a pixel's distance from the middle of its range.
     weights = math.ceil(rows / len(out)) + 1
-    assert abs(out - (expected[:, ::-1] if flip else expected)).max() <= 0.5 + weights * 127.5 * 2**-16 + 1e-4
+    assert abs(out - averaged(covered, len(out))).max() <= 0.501 + weights * 127.5 * 2**-16
 
 
 @pytest.mark.parametrize("shape", [(350, 270), (176, 176), (90, 150)], ids=["shrink", "keep", "grow"])

@@ -131,6 +131,11 @@ def test_why_an_experiment_does_not_apply_says_what_to_give(experiment, value, w
     assert words in EXPERIMENTS[experiment].why_not(MINI.with_values([value]).check())
 
 
+def test_chains_that_a_shorter_schedule_cuts_are_not_counted_beyond_it():
+    short = MINI.with_values(["levels=3", "fraction=0.9"]).check()
+    assert (short.grids.variant_levels, short.control_levels) == (3, ())
+
+
 def test_a_plan_of_a_thousand_levels_asks_no_deeper_than_one_of_two():
     setting = dataclasses.replace(MINI, levels=1000, fraction=0.005, rewind_steps=(0,), replicates=1).check()
     assert Lab(setting).ticket(0, 0, 1000).needs["mask"].stage.needs["weights"].stage.kind == "train"
