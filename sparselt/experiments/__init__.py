@@ -1,22 +1,22 @@
 """The thin drivers: each yields the measurements of one experiment, and with them the stages that have to run."""
 
-from sparselt.experiments.adaptive import adaptive
-from sparselt.experiments.adaptive import why_not as why_not_adaptive
-from sparselt.experiments.connectivity import connectivity
+from sparselt.experiments.adaptive.experiment import adaptive
+from sparselt.experiments.adaptive.experiment import why_not as why_not_adaptive
+from sparselt.experiments.connectivity.experiment import connectivity
 from sparselt.experiments.experiment import Experiment
-from sparselt.experiments.flatness import flatness
-from sparselt.experiments.flatness import why_not as why_not_flatness
-from sparselt.experiments.imp import imp
+from sparselt.experiments.flatness.experiment import flatness
+from sparselt.experiments.flatness.experiment import why_not as why_not_flatness
+from sparselt.experiments.imp.experiment import imp
 from sparselt.experiments.lab import Lab
-from sparselt.experiments.landscape import landscape
-from sparselt.experiments.landscape import why_not as why_not_landscape
+from sparselt.experiments.landscape.experiment import landscape
+from sparselt.experiments.landscape.experiment import why_not as why_not_landscape
 from sparselt.experiments.measurement import Measurement
-from sparselt.experiments.rewind_to_init import rewind_to_init
-from sparselt.experiments.rewind_to_init import why_not as why_not_rewind_to_init
-from sparselt.experiments.siblings import siblings
-from sparselt.experiments.siblings import why_not as why_not_siblings
-from sparselt.experiments.stability import stability
-from sparselt.experiments.stability import why_not as why_not_stability
+from sparselt.experiments.rewind_to_init.experiment import rewind_to_init
+from sparselt.experiments.rewind_to_init.experiment import why_not as why_not_rewind_to_init
+from sparselt.experiments.siblings.experiment import siblings
+from sparselt.experiments.siblings.experiment import why_not as why_not_siblings
+from sparselt.experiments.stability.experiment import stability
+from sparselt.experiments.stability.experiment import why_not as why_not_stability
 
 EXPERIMENTS: dict[str, Experiment] = {
     "imp": Experiment(imp, "all four"),

@@ -11,7 +11,7 @@ from sparselt import Mask, magnitude_prune
 from sparselt.analysis import subsample_indices
 from sparselt.data import ResidentData
 from sparselt.experiments import EXPERIMENTS, Lab
-from sparselt.experiments.adaptive import fixed_levels
+from sparselt.experiments.adaptive.experiment import fixed_levels
 from sparselt.experiments.grids import Grids
 from sparselt.models import build_model
 from sparselt.runs.kinds import KINDS, Task

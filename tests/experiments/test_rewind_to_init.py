@@ -7,7 +7,7 @@ import pytest
 from sparselt.errors import SettingError
 from sparselt.experiments import EXPERIMENTS, Lab
 from sparselt.experiments.grids import Grids
-from sparselt.experiments.rewind_to_init import rewind_to_init
+from sparselt.experiments.rewind_to_init.experiment import rewind_to_init
 from sparselt.runs.plan import Plan
 
 GRIDS = Grids(

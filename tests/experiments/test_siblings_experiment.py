@@ -5,7 +5,7 @@ import pytest
 from sparselt.errors import SettingError
 from sparselt.experiments import EXPERIMENTS
 from sparselt.experiments.grids import Grids
-from sparselt.experiments.siblings import siblings
+from sparselt.experiments.siblings.experiment import siblings
 from sparselt.runs.plan import Plan
 from sparselt.runs.stage import Stage
 

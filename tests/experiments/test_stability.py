@@ -7,7 +7,7 @@ import pytest
 from sparselt.errors import SettingError
 from sparselt.experiments import EXPERIMENTS, Lab
 from sparselt.experiments.grids import Grids
-from sparselt.experiments.stability import stability
+from sparselt.experiments.stability.experiment import stability
 from sparselt.runs.plan import Plan
 
 GRIDS = Grids(

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
+from sparselt.experiments.adaptive.report import SECTION
 from sparselt.report.results import Row
 from sparselt.report.section import Data
-from sparselt.report.sections.adaptive import SECTION
 from sparselt.runs.ledger import Entry
 
 CONDITION = "target=0.09"

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
+from sparselt.experiments.connectivity.report import SECTION
 from sparselt.report.results import Row
 from sparselt.report.section import Data
-from sparselt.report.sections.connectivity import SECTION
 
 LEVELS = 6
 

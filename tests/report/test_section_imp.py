@@ -4,9 +4,9 @@ import math
 
 import pytest
 
+from sparselt.experiments.imp.report import SECTION, VARIANTS
 from sparselt.report.results import Row
 from sparselt.report.section import Data
-from sparselt.report.sections.imp import SECTION, VARIANTS
 
 CHAINS = ("layerwise", "lr_rewinding", "fine_tuning")
 

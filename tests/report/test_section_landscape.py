@@ -5,9 +5,9 @@ import math
 
 import pytest
 
+from sparselt.experiments.landscape.report import SECTION
 from sparselt.report.results import Row
 from sparselt.report.section import Data
-from sparselt.report.sections.landscape import SECTION
 
 LEVELS = 6
 SIDE = 7

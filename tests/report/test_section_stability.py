@@ -6,9 +6,9 @@ import random
 
 import pytest
 
+from sparselt.experiments.stability.report import SECTION
 from sparselt.report.results import Row
 from sparselt.report.section import Data
-from sparselt.report.sections.stability import SECTION
 
 UNSEEN = "cannot be seen at this scale"
 

@@ -11,9 +11,8 @@ Linear Mode Connectivity by a one-sided t test.
 import math
 from collections.abc import Mapping
 
-from sparselt.report.inference import Test, paired
-from sparselt.report.section import Claim, Data, Section
-from sparselt.report.sections.flatness_data import (
+from sparselt.experiments.flatness.figures import drawings
+from sparselt.experiments.flatness.values import (
     FRACTIONS,
     NETWORKS,
     barriers_of,
@@ -22,7 +21,8 @@ from sparselt.report.sections.flatness_data import (
     given_level,
     number_text,
 )
-from sparselt.report.sections.flatness_figures import drawings
+from sparselt.report.inference import Test, paired
+from sparselt.report.section import Claim, Data, Section
 from sparselt.report.summary import NEAR_ZERO_BARRIER, Statistic
 from sparselt.report.verdicts import REPLICATES, SIGNIFICANT, TOO_FEW, Values, lower, lower_than, only_if, spread
 from sparselt.report.wording import count, listing, percent, points

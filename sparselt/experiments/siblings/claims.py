@@ -4,8 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 
-from sparselt.report.section import Claim, Data, Verdict
-from sparselt.report.sections.sibling_values import (
+from sparselt.experiments.siblings.values import (
     CHANCES,
     Place,
     Values,
@@ -19,6 +18,7 @@ from sparselt.report.sections.sibling_values import (
     signed,
     table,
 )
+from sparselt.report.section import Claim, Data, Verdict
 from sparselt.report.verdicts import (
     REPLICATES,
     Judged,

@@ -11,8 +11,8 @@ data order).
 import itertools
 from collections.abc import Iterator, Sequence
 
-from sparselt.report.section import Claim, Data, Section
-from sparselt.report.sections.stability_data import (
+from sparselt.experiments.stability.figures import drawings
+from sparselt.experiments.stability.values import (
     RATES,
     STABILITIES,
     angles,
@@ -24,7 +24,7 @@ from sparselt.report.sections.stability_data import (
     measured_rates,
     rewind_steps,
 )
-from sparselt.report.sections.stability_figures import drawings
+from sparselt.report.section import Claim, Data, Section
 from sparselt.report.verdicts import equal, lower, only_if, rising_together, spread
 from sparselt.report.wording import listing
 

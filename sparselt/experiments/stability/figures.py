@@ -4,9 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sparselt.report.drawing import COLOURS, GREY, label_ends
-from sparselt.report.section import Data, Drawing
-from sparselt.report.sections.stability_data import (
+from sparselt.experiments.stability.values import (
     RATES,
     STABILITIES,
     angles,
@@ -18,6 +16,8 @@ from sparselt.report.sections.stability_data import (
     measured_rates,
     rewind_steps,
 )
+from sparselt.report.drawing import COLOURS, GREY, label_ends
+from sparselt.report.section import Data, Drawing
 from sparselt.report.summary import Statistic
 from sparselt.report.verdicts import Values
 

@@ -4,9 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sparselt.report.drawing import COLOURS, GREY, barrier_axis, label_ends, ticks
-from sparselt.report.section import Data, Drawing
-from sparselt.report.sections.flatness_data import (
+from sparselt.experiments.flatness.values import (
     FRACTIONS,
     PERTURBED,
     barriers_of,
@@ -15,6 +13,8 @@ from sparselt.report.sections.flatness_data import (
     number_text,
     pairs_of,
 )
+from sparselt.report.drawing import COLOURS, GREY, barrier_axis, label_ends, ticks
+from sparselt.report.section import Data, Drawing
 from sparselt.report.summary import Statistic
 from sparselt.report.verdicts import Values
 from sparselt.report.wording import percent

@@ -9,9 +9,9 @@ to 50% of the weights; connected there means below the 2 points of Linear Mode C
 
 from collections.abc import Iterator
 
+from sparselt.experiments.rewind_to_init.figures import drawings
+from sparselt.experiments.rewind_to_init.values import Condition, Rounds
 from sparselt.report.section import Claim, Data, Section
-from sparselt.report.sections.rewind_to_init_data import Condition, Rounds
-from sparselt.report.sections.rewind_to_init_figures import drawings
 from sparselt.report.summary import NEAR_ZERO_BARRIER, Statistic
 from sparselt.report.verdicts import Values, epsilon_text, equal, lower, lower_than, not_higher, only_if, spread
 from sparselt.report.wording import percent

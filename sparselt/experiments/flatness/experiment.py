@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sparselt.experiments.adaptive import search_stage
+from sparselt.experiments.adaptive.experiment import search_stage
 from sparselt.experiments.grids import unset
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement

@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from sparselt.report.drawing import COLOURS, GREY, dense_label, label_ends, matching_band, ticks
-from sparselt.report.section import Data, Drawing
-from sparselt.report.sections.sibling_values import (
+from sparselt.experiments.siblings.values import (
     CHANCES,
     Values,
     compared,
@@ -14,6 +12,8 @@ from sparselt.report.sections.sibling_values import (
     pruned,
     table,
 )
+from sparselt.report.drawing import COLOURS, GREY, dense_label, label_ends, matching_band, ticks
+from sparselt.report.section import Data, Drawing
 from sparselt.report.summary import Statistic
 from sparselt.report.wording import count, listing, percent
 

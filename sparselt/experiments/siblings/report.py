@@ -3,10 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from sparselt.report.section import Data, Section, condition_value
-from sparselt.report.sections.sibling_claims import claims
-from sparselt.report.sections.sibling_figures import drawings
-from sparselt.report.sections.sibling_values import (
+from sparselt.experiments.siblings.claims import claims
+from sparselt.experiments.siblings.figures import drawings
+from sparselt.experiments.siblings.values import (
     CHANCES,
     Place,
     Values,
@@ -18,6 +17,7 @@ from sparselt.report.sections.sibling_values import (
     signed,
     table,
 )
+from sparselt.report.section import Data, Section, condition_value
 from sparselt.report.summary import Statistic
 from sparselt.report.verdicts import REPLICATES, spread
 from sparselt.report.wording import count, listing, mean_and_std, percent

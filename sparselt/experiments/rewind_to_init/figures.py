@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sparselt.experiments.rewind_to_init.values import EXPERIMENT, Condition, Rounds
 from sparselt.report.drawing import COLOURS, GREY, INK, barrier_axis, error_axis, label_ends, ticks
 from sparselt.report.section import Data, Drawing
-from sparselt.report.sections.rewind_to_init_data import EXPERIMENT, Condition, Rounds
 from sparselt.report.summary import Statistic
 from sparselt.report.verdicts import Values
 from sparselt.report.wording import listing, percent
