@@ -77,12 +77,12 @@ def measure(calls: Mapping[str, Callable[[], float | None]], rounds: int, warm_u
 def sharing() -> list[dict]:
     """For every setting at its paper scale: trainings, trainings if each curve were trained alone, optimizer steps."""
     from sparselt.experiments import EXPERIMENTS, Lab
-    from sparselt.reproduce import DEFAULT_SCALES, load_setting
-    from sparselt.reproduce.display import trainings_alone
+    from sparselt.experiments.display import trainings_alone
+    from sparselt.reproduce import SETTINGS, load_setting
     from sparselt.runs.plan import Plan
 
     rows = []
-    for name in DEFAULT_SCALES:
+    for name in SETTINGS:
         setting = load_setting(name, "paper").check()
         lab = Lab(setting)
         measurements = [m for experiment in EXPERIMENTS.values() for m in experiment(lab)]
@@ -93,8 +93,8 @@ def sharing() -> list[dict]:
                 "setting": name,
                 "trainings": len(trainings),
                 "alone": trainings_alone(measurements),
-                "steps": sum(stage.steps for stage in trainings),
-                "images": sum(stage.steps for stage in trainings) * setting.batch_size,
+                "steps": sum(stage.work for stage in trainings),
+                "images": sum(stage.work for stage in trainings) * setting.batch_size,
                 "plan": plan,
                 "lab": lab,
             }

@@ -1,42 +1,41 @@
-"""Settings of the papers and the command that runs them: `python -m sparselt.reproduce SETTING`.
+"""Settings of the papers, a module each; `python -m sparselt.reproduce SETTING` runs their experiments.
 
-One module a setting, with a function `setting(scale)`. Scales: `paper` is the exact protocol, `mini` the same protocol
-with fewer steps, levels and replicates, `smoke` the same code in minutes on two CPU cores.
+A module has a function `setting(scale)` and, where it is not `paper`, a DEFAULT_SCALE. Scales: `paper` is the exact
+protocol, `mini` the same protocol with fewer steps, levels and replicates, `smoke` the same code in minutes on two CPU
+cores. A new module is found by itself.
 """
 
+import pkgutil
 from importlib import import_module
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sparselt.experiments.setting import Setting
 
 SCALES = ("paper", "mini", "smoke")
-DEFAULT_SCALES = MappingProxyType(
-    {
-        "digits_resnet8": "mini",
-        "cifar10_resnet20": "paper",
-        "cifar10_resnet20_stabilizing": "paper",
-        "cifar10_resnet20_maene": "paper",
-        "cifar100_resnet18": "paper",
-        "imagenet_resnet50": "paper",
-        "imagenet_resnet50_mild": "paper",
-    }
-)
+
+SETTINGS = tuple(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+"""The names of the settings."""
+
+
+def default_scale(name: str) -> str:
+    """The scale at which a setting runs unless another is asked for."""
+    return getattr(import_module(f"sparselt.reproduce.{name}"), "DEFAULT_SCALE", "paper")
 
 
 def load_setting(name: str, scale: str | None = None) -> "Setting":
-    """The setting `name` at `scale`, or at its default scale.
+    """The setting `name` at `scale`, or at its default scale, with a value for the options of every experiment.
 
     Raises:
         SettingError: an unknown setting (the nearest names are offered) or scale.
     """
     from sparselt.errors import SettingError
-    from sparselt.experiments.setting import nearest
+    from sparselt.experiments import option_types
+    from sparselt.experiments.values import nearest
 
-    if name not in DEFAULT_SCALES:
-        raise SettingError(f"unknown setting {name!r}{nearest(name, DEFAULT_SCALES)}")
-    scale = scale or DEFAULT_SCALES[name]
+    if name not in SETTINGS:
+        raise SettingError(f"unknown setting {name!r}{nearest(name, SETTINGS)}")
+    scale = scale or default_scale(name)
     if scale not in SCALES:
         raise SettingError(f"unknown scale {scale!r}{nearest(scale, SCALES)}")
-    return import_module(f"sparselt.reproduce.{name}").setting(scale)
+    return import_module(f"sparselt.reproduce.{name}").setting(scale).with_options(option_types())

@@ -1,8 +1,8 @@
-"""`python -m sparselt.reproduce`."""
+"""`python -m sparselt.reproduce`: the same as `sparselt reproduce`."""
 
 import sys
 
-from sparselt.reproduce.cli import main
+from sparselt.cli.reproduce import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,7 +3,9 @@
 import dataclasses
 
 from sparselt.data import CIFAR100, SyntheticImages
-from sparselt.experiments.grids import Grids
+from sparselt.experiments.adaptive.options import AdaptiveOptions
+from sparselt.experiments.flatness.options import FlatnessOptions
+from sparselt.experiments.landscape.options import LandscapeOptions
 from sparselt.experiments.setting import Setting
 from sparselt.reproduce import cifar10_resnet20 as cifar10
 
@@ -25,15 +27,15 @@ _BY_SCALE = {
         "rewind_steps": (0, 400, 3200),
         "control_levels": (4, 8, 11, 15),
         "control_rewind_step": 3200,
-        "grids": Grids(
-            landscape_levels=(0, 5, 10, 14),
-            adaptive_density=0.09,
-            adaptive_rewind_step=3200,
-            adaptive_images=10_000,
-            flatness_levels=(0, 3, 6, 9, 12, 15),
-            flatness_images=1000,
-            perturbation_level=6,
-            perturbation_scales=(0.5, 1.0, 2.0),
+        "options": (
+            LandscapeOptions(landscape_levels=(0, 5, 10, 14)),
+            AdaptiveOptions(adaptive_density=0.09, adaptive_rewind_step=3200, adaptive_images=10_000),
+            FlatnessOptions(
+                flatness_levels=(0, 3, 6, 9, 12, 15),
+                flatness_images=1000,
+                perturbation_level=6,
+                perturbation_scales=(0.5, 1.0, 2.0),
+            ),
         ),
         "main": {"landscape_levels": ()},
     },
@@ -44,16 +46,12 @@ _BY_SCALE = {
         "milestones": (1170, 2340, 3120),
         "rewind_steps": (0, 100, 400),
         "control_rewind_step": 400,
-        "grids": Grids(
-            landscape_levels=(3,),
-            landscape_points=9,
-            adaptive_density=0.3,
-            adaptive_rewind_step=400,
-            adaptive_images=1000,
-            flatness_levels=(0, 3, 6),
-            flatness_images=256,
-            perturbation_level=3,
-            perturbation_scales=(1.0,),
+        "options": (
+            LandscapeOptions(landscape_levels=(3,), landscape_points=9),
+            AdaptiveOptions(adaptive_density=0.3, adaptive_rewind_step=400, adaptive_images=1000),
+            FlatnessOptions(
+                flatness_levels=(0, 3, 6), flatness_images=256, perturbation_level=3, perturbation_scales=(1.0,)
+            ),
         ),
     },
     "smoke": {
@@ -63,17 +61,16 @@ _BY_SCALE = {
         "milestones": (4, 6),
         "rewind_steps": (0, 2),
         "control_rewind_step": 2,
-        "grids": Grids(
-            landscape_levels=(1,),
-            landscape_points=4,
-            adaptive_density=0.6,
-            adaptive_rewind_step=2,
-            adaptive_images=32,
-            flatness_levels=(0, 1),
-            flatness_images=16,
-            flatness_eigenvalues=2,
-            flatness_products=4,
-            perturbation_scales=(1.0,),
+        "options": (
+            LandscapeOptions(landscape_levels=(1,), landscape_points=4),
+            AdaptiveOptions(adaptive_density=0.6, adaptive_rewind_step=2, adaptive_images=32),
+            FlatnessOptions(
+                flatness_levels=(0, 1),
+                flatness_images=16,
+                flatness_eigenvalues=2,
+                flatness_products=4,
+                perturbation_scales=(1.0,),
+            ),
         ),
     },
 }

@@ -3,8 +3,13 @@
 import dataclasses
 
 from sparselt.data import CIFAR10, SyntheticImages
-from sparselt.experiments.grids import VARIANTS, Grids
+from sparselt.experiments.adaptive.options import AdaptiveOptions
+from sparselt.experiments.connectivity.options import ConnectivityOptions
+from sparselt.experiments.flatness.options import FlatnessOptions
+from sparselt.experiments.imp.options import VARIANTS, ImpOptions
+from sparselt.experiments.landscape.options import LandscapeOptions
 from sparselt.experiments.setting import Setting
+from sparselt.experiments.siblings.options import SiblingsOptions
 
 _PAUL = "Paul et al. 2022, appendix C"
 _OURS = "ours; the paper does not say"
@@ -39,23 +44,25 @@ PAPER = Setting(
     replicates=4,
     control_levels=(3, 6, 9, 12),
     control_rewind_step=2000,
-    grids=Grids(
-        variants=("random", "reinit", "one_shot"),
-        instability_levels=(0, 8),
-        landscape_levels=(0, 4, 8, 11),
-        adaptive_density=0.09,
-        adaptive_rewind_step=2000,
-        adaptive_images=10_000,
-        sibling_pretraining=(0, 390, 780, 1560, 3120),
-        sibling_counts=(2, 4, 10),
-        sibling_densities=(0.2, 0.1),
-        sibling_retrained=(3120,),
-        sibling_levels=(1, 3),
-        sibling_iterative_counts=(4,),
-        flatness_levels=(0, 2, 4, 6, 8, 10, 12),
-        flatness_images=1000,
-        perturbation_level=6,
-        perturbation_scales=(0.5, 1.0, 2.0),
+    options=(
+        ImpOptions(variants=("random", "reinit", "one_shot")),
+        ConnectivityOptions(instability_levels=(0, 8)),
+        LandscapeOptions(landscape_levels=(0, 4, 8, 11)),
+        AdaptiveOptions(adaptive_density=0.09, adaptive_rewind_step=2000, adaptive_images=10_000),
+        SiblingsOptions(
+            sibling_pretraining=(0, 390, 780, 1560, 3120),
+            sibling_counts=(2, 4, 10),
+            sibling_densities=(0.2, 0.1),
+            sibling_retrained=(3120,),
+            sibling_levels=(1, 3),
+            sibling_iterative_counts=(4,),
+        ),
+        FlatnessOptions(
+            flatness_levels=(0, 2, 4, 6, 8, 10, 12),
+            flatness_images=1000,
+            perturbation_level=6,
+            perturbation_scales=(0.5, 1.0, 2.0),
+        ),
     ),
     main={
         "variants": ("random", "reinit"),
@@ -106,38 +113,26 @@ _OTHER_GRIDS = (
     *("instability_levels", "landscape_levels", "landscape_points", "adaptive_density", "adaptive_images"),
     *("sibling_pretraining", "sibling_counts", "sibling_densities", "flatness_levels", "perturbation_scales"),
 )
-_MINI_GRIDS = Grids(
-    instability_levels=(0, 4),
-    landscape_levels=(3,),
-    landscape_points=9,
-    adaptive_density=0.3,
-    adaptive_rewind_step=100,
-    adaptive_images=1000,
-    sibling_pretraining=(0, 40, 100),
-    sibling_overlap=2,
-    sibling_retrained=(100,),
-    flatness_levels=(0, 3, 6),
-    flatness_images=256,
-    perturbation_level=3,
-    perturbation_scales=(1.0,),
+_MINI_GRIDS = (
+    ConnectivityOptions(instability_levels=(0, 4)),
+    LandscapeOptions(landscape_levels=(3,), landscape_points=9),
+    AdaptiveOptions(adaptive_density=0.3, adaptive_rewind_step=100, adaptive_images=1000),
+    SiblingsOptions(sibling_pretraining=(0, 40, 100), sibling_overlap=2, sibling_retrained=(100,)),
+    FlatnessOptions(flatness_levels=(0, 3, 6), flatness_images=256, perturbation_level=3, perturbation_scales=(1.0,)),
 )
-_SMOKE_GRIDS = Grids(
-    variants=VARIANTS,
-    instability_levels=(0, 1),
-    landscape_levels=(1,),
-    landscape_points=5,
-    adaptive_density=0.6,
-    adaptive_rewind_step=4,
-    adaptive_images=64,
-    sibling_pretraining=(0, 4),
-    sibling_overlap=2,
-    sibling_densities=(0.5,),
-    sibling_retrained=(4,),
-    flatness_levels=(0, 1),
-    flatness_images=32,
-    flatness_eigenvalues=2,
-    flatness_products=8,
-    perturbation_scales=(1.0,),
+_SMOKE_GRIDS = (
+    ImpOptions(variants=VARIANTS),
+    ConnectivityOptions(instability_levels=(0, 1)),
+    LandscapeOptions(landscape_levels=(1,), landscape_points=5),
+    AdaptiveOptions(adaptive_density=0.6, adaptive_rewind_step=4, adaptive_images=64),
+    SiblingsOptions(sibling_pretraining=(0, 4), sibling_overlap=2, sibling_densities=(0.5,), sibling_retrained=(4,)),
+    FlatnessOptions(
+        flatness_levels=(0, 1),
+        flatness_images=32,
+        flatness_eigenvalues=2,
+        flatness_products=8,
+        perturbation_scales=(1.0,),
+    ),
 )
 _SMOKE_NOTE = "a smoke test: every stage in minutes, no finding can be seen"
 
@@ -158,7 +153,7 @@ def setting(scale: str) -> Setting:
             control_levels=(3, 6),
             control_rewind_step=100,
             path_points=5,
-            grids=_MINI_GRIDS,
+            options=_MINI_GRIDS,
             main={"instability_levels": (), "control_levels": (6,)},
             sources={
                 **PAPER.sources,
@@ -188,7 +183,7 @@ def setting(scale: str) -> Setting:
             control_levels=(2,),
             control_rewind_step=4,
             path_points=5,
-            grids=_SMOKE_GRIDS,
+            options=_SMOKE_GRIDS,
             main={},
             sources={
                 **PAPER.sources,

@@ -2,7 +2,9 @@
 
 import dataclasses
 
-from sparselt.experiments.grids import Grids
+from sparselt.experiments.connectivity.options import ConnectivityOptions
+from sparselt.experiments.imp.options import ImpOptions
+from sparselt.experiments.rewind_to_init.options import RewindToInitOptions
 from sparselt.experiments.setting import Setting
 from sparselt.reproduce import cifar10_resnet20 as unmasking
 
@@ -38,15 +40,17 @@ _BY_SCALE = {
         "replicates": 3,
         "control_levels": (10, 20),
         "path_points": 20,
-        "grids": Grids(
-            variants=("random", "reinit"),
-            heat_map=False,
-            init_lr=0.1,
-            init_batch_sizes=(128, 512, 1024, 2048),
-            init_warmup_steps=(3900,),
-            init_levels=25,
-            repulsion_strengths=(2.0, -1.0),
-            repulsion_levels=25,
+        "options": (
+            ImpOptions(variants=("random", "reinit")),
+            ConnectivityOptions(heat_map=False),
+            RewindToInitOptions(
+                init_lr=0.1,
+                init_batch_sizes=(128, 512, 1024, 2048),
+                init_warmup_steps=(3900,),
+                init_levels=25,
+                repulsion_strengths=(2.0, -1.0),
+                repulsion_levels=25,
+            ),
         ),
         "main": {"init_batch_sizes": (128, 1024), "init_warmup_steps": (), "repulsion_strengths": ()},
     },
@@ -56,28 +60,32 @@ _BY_SCALE = {
         "milestones": (411, 521),
         "levels": 4,
         "control_levels": (4,),
-        "grids": Grids(
-            heat_map=False,
-            init_lr=0.1,
-            init_batch_sizes=(128, 512),
-            init_warmup_steps=(73,),
-            init_levels=4,
-            repulsion_strengths=(2.0, -1.0),
-            repulsion_levels=4,
+        "options": (
+            ConnectivityOptions(heat_map=False),
+            RewindToInitOptions(
+                init_lr=0.1,
+                init_batch_sizes=(128, 512),
+                init_warmup_steps=(73,),
+                init_levels=4,
+                repulsion_strengths=(2.0, -1.0),
+                repulsion_levels=4,
+            ),
         ),
         "main": {"init_warmup_steps": (), "repulsion_strengths": ()},
     },
     "smoke": {
         "title": "Smoke test of the protocol of Maene et al. on synthetic images",
         "milestones": (10, 13),
-        "grids": Grids(
-            heat_map=False,
-            init_lr=0.1,
-            init_batch_sizes=(64, 128),
-            init_warmup_steps=(4,),
-            init_levels=1,
-            repulsion_strengths=(2.0, -1.0),
-            repulsion_levels=1,
+        "options": (
+            ConnectivityOptions(heat_map=False),
+            RewindToInitOptions(
+                init_lr=0.1,
+                init_batch_sizes=(64, 128),
+                init_warmup_steps=(4,),
+                init_levels=1,
+                repulsion_strengths=(2.0, -1.0),
+                repulsion_levels=1,
+            ),
         ),
         "main": {},
     },

@@ -2,8 +2,9 @@
 
 import dataclasses
 
-from sparselt.experiments.grids import RATES, Grids
+from sparselt.experiments.connectivity.options import ConnectivityOptions
 from sparselt.experiments.setting import Setting
+from sparselt.experiments.stability.options import RATES, StabilityOptions
 from sparselt.reproduce import cifar10_resnet20 as unmasking
 
 _FRANKLE = "Frankle et al. 2019, Stabilizing the Lottery Ticket Hypothesis, the table of networks"
@@ -33,14 +34,16 @@ _BY_SCALE = {
         "replicates": 4,
         "control_levels": (2, 4, 6, 8),
         "control_rewind_step": 500,
-        "grids": Grids(
-            heat_map=False,
-            stability_levels=(8,),
-            stability_rewind_steps=(0, 100, 250, 500, 1000, 2000),
-            stability_rates=RATES,
-            low_lr=0.01,
-            warmup_lr=0.03,
-            warmup_lr_steps=20_000,
+        "options": (
+            ConnectivityOptions(heat_map=False),
+            StabilityOptions(
+                stability_levels=(8,),
+                stability_rewind_steps=(0, 100, 250, 500, 1000, 2000),
+                stability_rates=RATES,
+                low_lr=0.01,
+                warmup_lr=0.03,
+                warmup_lr_steps=20_000,
+            ),
         ),
         "main": {
             "rewind_steps": (0, 500),
@@ -57,28 +60,32 @@ _BY_SCALE = {
         "rewind_steps": (0, 40, 100),
         "control_levels": (4,),
         "control_rewind_step": 100,
-        "grids": Grids(
-            heat_map=False,
-            stability_levels=(4,),
-            stability_rewind_steps=(0, 40, 100),
-            stability_rates=RATES,
-            low_lr=0.01,
-            warmup_lr=0.03,
-            warmup_lr_steps=416,
+        "options": (
+            ConnectivityOptions(heat_map=False),
+            StabilityOptions(
+                stability_levels=(4,),
+                stability_rewind_steps=(0, 40, 100),
+                stability_rates=RATES,
+                low_lr=0.01,
+                warmup_lr=0.03,
+                warmup_lr_steps=416,
+            ),
         ),
         "main": {"stability_rewind_steps": (0, 100), "stability_rates": ("standard",)},
     },
     "smoke": {
         "title": "Smoke test of the protocol of Stabilizing on synthetic images",
         "milestones": (10, 13),
-        "grids": Grids(
-            heat_map=False,
-            stability_levels=(1,),
-            stability_rewind_steps=(0, 4),
-            stability_rates=RATES,
-            low_lr=0.01,
-            warmup_lr=0.03,
-            warmup_lr_steps=10,
+        "options": (
+            ConnectivityOptions(heat_map=False),
+            StabilityOptions(
+                stability_levels=(1,),
+                stability_rewind_steps=(0, 4),
+                stability_rates=RATES,
+                low_lr=0.01,
+                warmup_lr=0.03,
+                warmup_lr_steps=10,
+            ),
         ),
         "main": {},
     },

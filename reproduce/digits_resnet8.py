@@ -3,8 +3,17 @@
 import dataclasses
 
 from sparselt.data import Digits
-from sparselt.experiments.grids import RATES, VARIANTS, Grids
+from sparselt.experiments.adaptive.options import AdaptiveOptions
+from sparselt.experiments.connectivity.options import ConnectivityOptions
+from sparselt.experiments.flatness.options import FlatnessOptions
+from sparselt.experiments.imp.options import VARIANTS, ImpOptions
+from sparselt.experiments.landscape.options import LandscapeOptions
+from sparselt.experiments.rewind_to_init.options import RewindToInitOptions
 from sparselt.experiments.setting import Setting
+from sparselt.experiments.siblings.options import SiblingsOptions
+from sparselt.experiments.stability.options import RATES, StabilityOptions
+
+DEFAULT_SCALE = "mini"
 
 _OURS = "ours: a miniature in which the phenomena of the ImageNet and CIFAR settings can be seen"
 _PAUL = "Paul et al. 2022, appendix C"
@@ -35,40 +44,41 @@ MINI = Setting(
     dense_replicates=12,
     control_levels=(8, 12),
     control_rewind_step=200,
-    grids=Grids(
-        variants=VARIANTS,
-        variant_replicates=3,
-        variant_levels=8,
-        instability_levels=(0, 8),
-        landscape_levels=(1, 11),
-        adaptive_density=0.09,
-        adaptive_rewind_step=60,
-        adaptive_images=500,
-        sibling_pretraining=(0, 20, 160),
-        sibling_overlap=2,
-        sibling_counts=(2, 4, 10),
-        sibling_densities=(0.2, 0.1),
-        sibling_retrained=(160,),
-        sibling_levels=(1, 2),
-        sibling_iterative_counts=(2,),
-        stability_levels=(8,),
-        stability_rewind_steps=(0, 60, 200),
-        stability_rates=RATES,
-        low_lr=0.03,
-        warmup_lr=0.3,
-        warmup_lr_steps=300,
-        init_lr=0.1,
-        init_batch_sizes=(16, 128),
-        init_warmup_steps=(0, 300),
-        init_warmup_levels=8,
-        init_levels=3,
-        init_fraction=0.5,
-        repulsion_strengths=(2.0, -1.0),
-        repulsion_levels=3,
-        flatness_levels=(0, 4, 8, 12),
-        flatness_images=256,
-        perturbation_level=6,
-        perturbation_scales=(1.0,),
+    options=(
+        ImpOptions(variants=VARIANTS, variant_replicates=3, variant_levels=8),
+        ConnectivityOptions(instability_levels=(0, 8)),
+        LandscapeOptions(landscape_levels=(1, 11)),
+        AdaptiveOptions(adaptive_density=0.09, adaptive_rewind_step=60, adaptive_images=500),
+        SiblingsOptions(
+            sibling_pretraining=(0, 20, 160),
+            sibling_overlap=2,
+            sibling_counts=(2, 4, 10),
+            sibling_densities=(0.2, 0.1),
+            sibling_retrained=(160,),
+            sibling_levels=(1, 2),
+            sibling_iterative_counts=(2,),
+        ),
+        StabilityOptions(
+            stability_levels=(8,),
+            stability_rewind_steps=(0, 60, 200),
+            stability_rates=RATES,
+            low_lr=0.03,
+            warmup_lr=0.3,
+            warmup_lr_steps=300,
+        ),
+        RewindToInitOptions(
+            init_lr=0.1,
+            init_batch_sizes=(16, 128),
+            init_warmup_steps=(0, 300),
+            init_warmup_levels=8,
+            init_levels=3,
+            init_fraction=0.5,
+            repulsion_strengths=(2.0, -1.0),
+            repulsion_levels=3,
+        ),
+        FlatnessOptions(
+            flatness_levels=(0, 4, 8, 12), flatness_images=256, perturbation_level=6, perturbation_scales=(1.0,)
+        ),
     ),
     main={
         "variants": ("random", "reinit"),
@@ -113,36 +123,36 @@ MINI = Setting(
     },
 )
 
-_SMOKE = Grids(
-    variants=VARIANTS,
-    instability_levels=(0, 1),
-    landscape_levels=(1,),
-    landscape_points=5,
-    adaptive_density=0.6,
-    adaptive_rewind_step=20,
-    adaptive_images=200,
-    sibling_pretraining=(0, 20),
-    sibling_overlap=2,
-    sibling_counts=(2,),
-    sibling_densities=(0.5,),
-    sibling_retrained=(20,),
-    sibling_levels=(1, 2),
-    stability_levels=(1,),
-    stability_rewind_steps=(0, 20),
-    stability_rates=RATES,
-    low_lr=0.03,
-    warmup_lr=0.3,
-    warmup_lr_steps=30,
-    init_lr=0.1,
-    init_batch_sizes=(32, 64),
-    init_warmup_steps=(30,),
-    init_levels=2,
-    repulsion_strengths=(2.0, -1.0),
-    repulsion_levels=2,
-    flatness_levels=(0, 1),
-    flatness_images=64,
-    flatness_eigenvalues=2,
-    perturbation_scales=(1.0,),
+_SMOKE = (
+    ImpOptions(variants=VARIANTS),
+    ConnectivityOptions(instability_levels=(0, 1)),
+    LandscapeOptions(landscape_levels=(1,), landscape_points=5),
+    AdaptiveOptions(adaptive_density=0.6, adaptive_rewind_step=20, adaptive_images=200),
+    SiblingsOptions(
+        sibling_pretraining=(0, 20),
+        sibling_overlap=2,
+        sibling_counts=(2,),
+        sibling_densities=(0.5,),
+        sibling_retrained=(20,),
+        sibling_levels=(1, 2),
+    ),
+    StabilityOptions(
+        stability_levels=(1,),
+        stability_rewind_steps=(0, 20),
+        stability_rates=RATES,
+        low_lr=0.03,
+        warmup_lr=0.3,
+        warmup_lr_steps=30,
+    ),
+    RewindToInitOptions(
+        init_lr=0.1,
+        init_batch_sizes=(32, 64),
+        init_warmup_steps=(30,),
+        init_levels=2,
+        repulsion_strengths=(2.0, -1.0),
+        repulsion_levels=2,
+    ),
+    FlatnessOptions(flatness_levels=(0, 1), flatness_images=64, flatness_eigenvalues=2, perturbation_scales=(1.0,)),
 )
 
 
@@ -163,7 +173,7 @@ def setting(scale: str) -> Setting:
             control_levels=(2,),
             control_rewind_step=20,
             path_points=5,
-            grids=_SMOKE,
+            options=_SMOKE,
             main={},
         )
     return MINI

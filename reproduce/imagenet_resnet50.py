@@ -3,7 +3,9 @@
 import dataclasses
 
 from sparselt.data import SyntheticImages
-from sparselt.experiments.grids import Grids
+from sparselt.experiments.adaptive.options import AdaptiveOptions
+from sparselt.experiments.flatness.options import FlatnessOptions
+from sparselt.experiments.landscape.options import LandscapeOptions
 from sparselt.experiments.setting import Setting
 
 _PAUL = "Paul et al. 2022, appendix C"
@@ -39,15 +41,12 @@ PAPER = Setting(
     replicates=4,
     control_levels=(3, 6, 9, 12),
     control_rewind_step=5000,
-    grids=Grids(
-        landscape_levels=(1, 6, 11),
-        adaptive_density=0.09,
-        adaptive_rewind_step=5000,
-        adaptive_images=10_000,
-        flatness_levels=(0, 4, 8, 12),
-        flatness_images=256,
-        perturbation_level=6,
-        perturbation_scales=(1.0,),
+    options=(
+        LandscapeOptions(landscape_levels=(1, 6, 11)),
+        AdaptiveOptions(adaptive_density=0.09, adaptive_rewind_step=5000, adaptive_images=10_000),
+        FlatnessOptions(
+            flatness_levels=(0, 4, 8, 12), flatness_images=256, perturbation_level=6, perturbation_scales=(1.0,)
+        ),
     ),
     main={"landscape_levels": ()},
     sources={
@@ -92,16 +91,12 @@ def setting(scale: str) -> Setting:
             replicates=2,
             control_levels=(3, 6),
             control_rewind_step=500,
-            grids=Grids(
-                landscape_levels=(3,),
-                landscape_points=9,
-                adaptive_density=0.3,
-                adaptive_rewind_step=500,
-                adaptive_images=2000,
-                flatness_levels=(0, 3, 6),
-                flatness_images=128,
-                perturbation_level=3,
-                perturbation_scales=(1.0,),
+            options=(
+                LandscapeOptions(landscape_levels=(3,), landscape_points=9),
+                AdaptiveOptions(adaptive_density=0.3, adaptive_rewind_step=500, adaptive_images=2000),
+                FlatnessOptions(
+                    flatness_levels=(0, 3, 6), flatness_images=128, perturbation_level=3, perturbation_scales=(1.0,)
+                ),
             ),
             sources={**PAPER.sources, "steps": "a tenth of the paper's", "levels": "half the paper's"},
         )
@@ -128,17 +123,16 @@ def setting(scale: str) -> Setting:
             control_levels=(2,),
             control_rewind_step=6,
             path_points=5,
-            grids=Grids(
-                landscape_levels=(1,),
-                landscape_points=4,
-                adaptive_density=0.7,
-                adaptive_rewind_step=6,
-                adaptive_images=8,
-                flatness_levels=(1,),
-                flatness_images=8,
-                flatness_eigenvalues=1,
-                flatness_products=3,
-                perturbation_scales=(1.0,),
+            options=(
+                LandscapeOptions(landscape_levels=(1,), landscape_points=4),
+                AdaptiveOptions(adaptive_density=0.7, adaptive_rewind_step=6, adaptive_images=8),
+                FlatnessOptions(
+                    flatness_levels=(1,),
+                    flatness_images=8,
+                    flatness_eigenvalues=1,
+                    flatness_products=3,
+                    perturbation_scales=(1.0,),
+                ),
             ),
             main={},
             sources={

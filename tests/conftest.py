@@ -1,20 +1,24 @@
 """What several rooms' tests share: a tiny setting on the digits, and a store in which its data is ready."""
 
 import dataclasses
+import json
 import os
+from pathlib import Path
 
 # One thread a process: the suite runs several, and results are compared to the bit.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from grid_values import with_grids
 
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.setting import Setting
 from sparselt.reproduce.digits_resnet8 import MINI
 from sparselt.runs.executor import run_stage
 from sparselt.runs.plan import Plan
-from sparselt.runs.stage import Stage
 from sparselt.runs.store import Store
+from sparselt.stages import Stage
+from sparselt.stages.stage import Result, StageFile
 
 TINY = dataclasses.replace(
     MINI,
@@ -42,7 +46,9 @@ class Bench:
         return Lab(self.setting(**changes))
 
     def setting(self, **changes) -> Setting:
-        return dataclasses.replace(TINY, **changes).check()
+        grids = changes.pop("grids", None)
+        setting = TINY if grids is None else with_grids(TINY, grids)
+        return dataclasses.replace(setting, **changes).check()
 
     def run(self, *stages: Stage) -> None:
         for stage in Plan(stages).missing(self.store):
@@ -55,9 +61,19 @@ class Bench:
         self.run(stage.want(name))
         return load_tensors(self.store.folder(stage) / name)
 
+    def load(self, file: StageFile):
+        return self.tensors(file.stage, file.name)
+
     def json(self, stage: Stage, name: str):
         self.run(stage.want(name))
-        return self.store.read(stage, name)
+        return json.loads((self.store.folder(stage) / name).read_text())
+
+    def path(self, file: StageFile) -> Path:
+        return self.store.folder(file.stage) / file.name
+
+    def read(self, result: Result):
+        self.run(result.stage)
+        return self.store.read(result)
 
 
 @pytest.fixture(scope="session")

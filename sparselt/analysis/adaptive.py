@@ -28,7 +28,7 @@ from sparselt.masks import Mask, as_mask
 from sparselt.pruning import Scope, check_fraction, magnitude_prune
 from sparselt.training.folding import Folded
 from sparselt.training.loop import autocast, training_loss
-from sparselt.training.techniques import PLAIN, Techniques
+from sparselt.training.recipe import PLAIN, Techniques
 from sparselt.weights import check_weights
 
 FRACTIONS = tuple(tenth / 10 for tenth in range(1, 10))

@@ -1,36 +1,34 @@
-"""The thin drivers: each yields the measurements of one experiment, and with them the stages that have to run."""
+"""The experiments, a folder each: the thin driver, the values that it varies, its figures and claims.
 
-from sparselt.experiments.adaptive.experiment import adaptive
-from sparselt.experiments.adaptive.experiment import why_not as why_not_adaptive
-from sparselt.experiments.connectivity.experiment import connectivity
+A driver yields the measurements of one experiment, and with them the stages that have to run.
+"""
+
+import pkgutil
+from importlib import import_module
+
 from sparselt.experiments.experiment import Experiment
-from sparselt.experiments.flatness.experiment import flatness
-from sparselt.experiments.flatness.experiment import why_not as why_not_flatness
-from sparselt.experiments.imp.experiment import imp
 from sparselt.experiments.lab import Lab
-from sparselt.experiments.landscape.experiment import landscape
-from sparselt.experiments.landscape.experiment import why_not as why_not_landscape
 from sparselt.experiments.measurement import Measurement
-from sparselt.experiments.rewind_to_init.experiment import rewind_to_init
-from sparselt.experiments.rewind_to_init.experiment import why_not as why_not_rewind_to_init
-from sparselt.experiments.siblings.experiment import siblings
-from sparselt.experiments.siblings.experiment import why_not as why_not_siblings
-from sparselt.experiments.stability.experiment import stability
-from sparselt.experiments.stability.experiment import why_not as why_not_stability
+from sparselt.experiments.options import Options
 
-EXPERIMENTS: dict[str, Experiment] = {
-    "imp": Experiment(imp, "all four"),
-    "connectivity": Experiment(connectivity, "Paul et al. 2022"),
-    "landscape": Experiment(landscape, "Paul et al. 2022", why_not_landscape),
-    "adaptive": Experiment(adaptive, "Paul et al. 2022", why_not_adaptive),
-    "flatness": Experiment(flatness, "Paul et al. 2023", why_not_flatness),
-    "stability": Experiment(stability, "Frankle et al. 2019", why_not_stability),
-    "rewind_to_init": Experiment(rewind_to_init, "Maene et al. 2021", why_not_rewind_to_init),
-    "siblings": Experiment(siblings, "Movva et al. 2021", why_not_siblings),
-}
-"""By name, in the order in which a report shows them."""
 
-MAIN = ("imp", "connectivity", "siblings", "stability", "rewind_to_init")
+def _built_in() -> dict[str, Experiment]:
+    names = [module.name for module in pkgutil.iter_modules(__path__) if module.ispkg]
+    found = {name: import_module(f"{__name__}.{name}.experiment").EXPERIMENT for name in names}
+    return dict(sorted(found.items(), key=lambda item: item[1].order))
+
+
+EXPERIMENTS: dict[str, Experiment] = _built_in()
+"""By name, in the order in which a report shows them. A new folder with an `experiment.py` is found by itself."""
+
+MAIN = tuple(name for name, experiment in EXPERIMENTS.items() if experiment.main)
 """What `--experiments main` runs: the main finding of each of the four papers."""
 
-__all__ = ["EXPERIMENTS", "MAIN", "Experiment", "Lab", "Measurement"]
+
+def option_types() -> list[type[Options]]:
+    """What the experiments vary."""
+    known = (e for e in EXPERIMENTS.values() if isinstance(e, Experiment))
+    return [experiment.options for experiment in known if experiment.options is not None]
+
+
+__all__ = ["EXPERIMENTS", "MAIN", "Experiment", "Lab", "Measurement", "Options", "option_types"]

@@ -3,14 +3,13 @@
 from typing import Any
 
 from sparselt.errors import SettingError
-from sparselt.experiments.grids import Grids
 from sparselt.experiments.lab import Lab
 
 
 def equal_epochs(lab: Lab, batch_size: int, **values: Any) -> Lab:
     """The lab at another batch size: steps, milestones and warm-up scale with its steps in an epoch.
 
-    It rewinds to step 0 only and has no grids; `values` replace the setting's others, or what was scaled.
+    It rewinds to step 0 only and has no options; `values` replace the setting's others, or what was scaled.
 
     Raises:
         SettingError: more images a step than there are, or a training that is too short for its milestones.
@@ -27,4 +26,4 @@ def equal_epochs(lab: Lab, batch_size: int, **values: Any) -> Lab:
         "milestones": tuple(scaled(milestone) for milestone in setting.milestones),
         "warmup_steps": scaled(setting.warmup_steps),
     }
-    return lab.changed(batch_size=batch_size, rewind_steps=(0,), grids=Grids(), **{**counted, **values})
+    return lab.changed(batch_size=batch_size, rewind_steps=(0,), options=(), **{**counted, **values})

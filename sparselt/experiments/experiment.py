@@ -1,4 +1,4 @@
-"""What an experiment is: measurements of a lab, and whether a setting can run it."""
+"""What an experiment is: measurements of a lab, the values that it varies, and how it is reported."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sparselt.errors import SettingError
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
+from sparselt.experiments.options import Options
 from sparselt.experiments.setting import Setting
 
 
@@ -14,24 +15,33 @@ class Experiment:
     """A thin driver.
 
     Args:
-        measure: yields the measurements of a lab. Where the next stage depends on what an earlier one measured, it
-            asks `lab.found`, and yields what can be planned so far; it is asked again once that has run. It asks at
-            once for every checkpoint it may want (`lab.checkpoint(…).stage`): a training is repeated for new outputs.
+        measure: yields the measurements of a lab. Where the next stage depends on an earlier result, it asks
+            `lab.found`, and yields what can be planned so far; it is asked again once that has run. It asks at once for
+            every checkpoint it may want (`lab.checkpoint(…).stage`): a training is repeated for new outputs.
         paper: authors and year.
-        why_not: why a setting cannot run it, as the end of a sentence; empty if it can.
+        unsupported_reason: why a setting cannot run it, as the end of a sentence; empty if it can.
+        options: the dataclass of the values that it varies; None if it varies none of its own.
+        report: a module with a `SECTION` (`sparselt.report.section.Section`), its part of the report; empty: the report
+            lists its errors and paths plainly.
+        order: where it stands in the table of results and in a report.
+        main: whether it shows the main finding of a paper (`--experiments main`).
     """
 
     measure: Callable[[Lab], Iterator[Measurement]]
     paper: str
-    why_not: Callable[[Setting], str] = lambda setting: ""
+    unsupported_reason: Callable[[Setting], str] = lambda setting: ""
+    options: type[Options] | None = None
+    report: str = ""
+    order: int = 100
+    main: bool = False
 
     def __call__(self, lab: Lab) -> Iterator[Measurement]:
-        """The measurements; those of a setting that cannot run it are none.
+        """The measurements; nothing where the setting cannot run it.
 
         Raises:
-            SettingError: a driver that yields nothing to iterate over, or what is no measurement.
+            SettingError: a driver that yields nothing to iterate over, or something other than measurements.
         """
-        if self.why_not(lab.setting):
+        if self.unsupported_reason(lab.setting):
             return
         name = getattr(self.measure, "__name__", "the driver")
         found = self.measure(lab)

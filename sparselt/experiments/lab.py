@@ -1,18 +1,25 @@
 """The stages that experiments are made of, for one setting: the same question always gives the same stage."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sparselt.data import open_dataset, source_record
 from sparselt.errors import SettingError
+from sparselt.experiments.measurement import check_stages
 from sparselt.experiments.setting import Setting, check_rewind_step
 from sparselt.pruning import check_fraction, check_scope
-from sparselt.runs.stage import Need, Stage, check_stages, plain
+from sparselt.stages.data import PrepareDataset, ReadPixels
+from sparselt.stages.images import Crop, RandomCrop, Shift, WholeImages
+from sparselt.stages.masks import DrawMask, Prune, Shuffle
+from sparselt.stages.paths import EvaluatePath
+from sparselt.stages.stage import Result, StageFile
+from sparselt.stages.train import Train
 from sparselt.training.recipe import Seeds, derive_seed
 
-Found = Callable[[Stage, str], dict[str, Any] | None]
-"""A JSON output of a stage; None where it has not run yet."""
+Found = Callable[[Result[Any]], Any]
+"""What a JSON file of a stage holds; None where the stage has not run yet."""
 
 
 class Lab:
@@ -31,7 +38,7 @@ class Lab:
         setting: Setting,
         device: str = "cpu",
         data: Path | None = None,
-        found: Found = lambda stage, file: None,
+        found: Found = lambda result: None,
     ):
         self.setting = setting
         self.device = device
@@ -39,21 +46,15 @@ class Lab:
         self._folder = data
         self._changes = ""
         # A level asks twice for the one before it (weights and mask): without a memory that doubles at every level.
-        self._masks: dict[tuple[int, int, int], Need] = {}
-        count = setting.train_count + setting.test_count
+        self._masks: dict[tuple[int, int, int], StageFile] = {}
+        ready: dict[str, Any] = {"label": "data set", "work": setting.train_count + setting.test_count}
         if data is None:
             # Without a source the data is the user's, and only a plan can be made of it.
             source = None if setting.source is None else source_record(setting.source)
-            self.dataset = Stage("dataset", {"source": source}, label="data set", steps=count)
+            self.dataset = PrepareDataset(source=source, **ready)
         else:
-            spec = {"fingerprint": open_dataset(data).manifest.fingerprint}
-            self.dataset = Stage("dataset", spec, label="data set", steps=count, local={"folder": str(data)})
-        note = self.dataset.file("dataset.json")
-        self.data: dict[str, Need] = {"dataset": note}
-        if setting.engine == "resident":
-            resident = Stage("resident", {}, {"dataset": note}, label="pixels", steps=count)
-            self.data["train"] = resident.file("train.safetensors")
-            self.data["test"] = resident.file("test.safetensors")
+            fingerprint = open_dataset(data).manifest.fingerprint
+            self.dataset = PrepareDataset(fingerprint=fingerprint, folder=str(data), **ready)
 
     def changed(self, **values: Any) -> "Lab":
         """The lab of the same setting with other values (`lr`, `batch_size`, …): trainings that agree are shared.
@@ -66,16 +67,16 @@ class Lab:
         lab._changes = self._changes + (f"; {told}" if told else "")
         return lab
 
-    def dense(self, replicate: int) -> Stage:
+    def dense(self, replicate: int) -> Train:
         """Level 0: the dense network, from initialization. One training for every rewind step and experiment."""
         return self.training(self.seeds(replicate, 0), label=f"dense, replicate {replicate}")
 
-    def checkpoint(self, replicate: int, step: int) -> Need:
+    def checkpoint(self, replicate: int, step: int) -> StageFile:
         """The dense network as it stood at `step`, below the setting's `steps`."""
         check_rewind_step(step, self.setting.steps)
-        return self.dense(replicate).file(f"step-{step}.safetensors")
+        return self.dense(replicate).checkpoint(step)
 
-    def mask(self, replicate: int, rewind_step: int, level: int) -> Need:
+    def mask(self, replicate: int, rewind_step: int, level: int) -> StageFile:
         """The mask of IMP level `level` ≥ 1: the level before, pruned."""
         _check_level(level, 1)
         known, place = self._masks, (replicate, rewind_step)
@@ -87,7 +88,7 @@ class Lab:
                 known[*place, each] = self.pruned(network, known.get((*place, each - 1)), label)
         return known[*place, level]
 
-    def ticket(self, replicate: int, rewind_step: int, level: int) -> Stage:
+    def ticket(self, replicate: int, rewind_step: int, level: int) -> Train:
         """IMP with weight rewinding: the network of `level`, rewound to `rewind_step` and trained to the end.
 
         Raises:
@@ -101,8 +102,8 @@ class Lab:
         return self.rewound(replicate, rewind_step, self.mask(replicate, rewind_step, level), label, level=level)
 
     def rewound(
-        self, replicate: int, rewind_step: int, mask: Need | None, label: str, *, level: int = 1, copy: int = 0
-    ) -> Stage:
+        self, replicate: int, rewind_step: int, mask: StageFile | None, label: str, *, level: int = 1, copy: int = 0
+    ) -> Train:
         """The dense network's weights at `rewind_step`, under any mask, trained to the end.
 
         Args:
@@ -114,47 +115,53 @@ class Lab:
         seeds = self.seeds(replicate, level, rewind_step, copy=copy)
         if mask is None and rewind_step == 0:
             return self.training(seeds, label=label)
-        needs = {"weights": self.checkpoint(replicate, rewind_step)} | ({"mask": mask} if mask else {})
-        if self.setting.rewound_momentum == "restored" and rewind_step > 0:
-            needs["momentum"] = self.dense(replicate).file(f"momentum-{rewind_step}.safetensors")
-        return self.training(seeds, start_step=rewind_step, label=label, **needs)
+        restored = self.setting.rewound_momentum == "restored" and rewind_step > 0
+        return self.training(
+            seeds,
+            start_step=rewind_step,
+            label=label,
+            weights=self.checkpoint(replicate, rewind_step),
+            mask=mask,
+            momentum=self.dense(replicate).momentum_at(rewind_step) if restored else None,
+        )
 
-    def random_mask(self, replicate: int, rewind_step: int, level: int) -> Need:
+    def random_mask(self, replicate: int, rewind_step: int, level: int) -> StageFile:
         """A random mask of the ticket's layerwise densities."""
         seed = derive_seed(self.setting.seed, "random mask", replicate, rewind_step, level)
-        like = {"mask": self.mask(replicate, rewind_step, level)}
         label = f"random mask, replicate {replicate}, level {level}"
-        return Stage("random_mask", {"seed": seed}, like, label=label, steps=1).file("mask.safetensors")
+        return DrawMask(seed=seed, mask=self.mask(replicate, rewind_step, level), label=label).made_mask
 
-    def random_control(self, replicate: int, rewind_step: int, level: int) -> Stage:
+    def random_control(self, replicate: int, rewind_step: int, level: int) -> Train:
         """A random mask of the ticket's layerwise densities, on the ticket's own rewound weights."""
         mask = self.random_mask(replicate, rewind_step, level)
         label = f"random control, replicate {replicate}, level {level}"
         return self.rewound(replicate, rewind_step, mask, label, level=level)
 
-    def reinit_control(self, replicate: int, rewind_step: int, level: int) -> Stage:
+    def reinit_control(self, replicate: int, rewind_step: int, level: int) -> Train:
         """The ticket's mask on a fresh initialization, trained in full: it has no first steps to be rewound to."""
         seeds = self.seeds(replicate, level, rewind_step, initialization="reinitialization")
         label = f"reinitialized control, replicate {replicate}, level {level}"
         return self.training(seeds, mask=self.mask(replicate, rewind_step, level), label=label)
 
-    def shuffled(self, replicate: int, rewind_step: int, level: int) -> Need:
+    def shuffled(self, replicate: int, rewind_step: int, level: int) -> StageFile:
         """The ticket's rewound weights, permuted among the live positions of each layer; momentum is not restored."""
-        seed = derive_seed(self.setting.seed, "shuffled weights", replicate, rewind_step, level)
-        needs = {"weights": self.checkpoint(replicate, rewind_step), "mask": self.mask(replicate, rewind_step, level)}
-        label = f"shuffled weights, replicate {replicate}, level {level}"
-        return Stage("shuffle", {"seed": seed}, needs, label=label, steps=1).file("weights.safetensors")
+        return Shuffle(
+            seed=derive_seed(self.setting.seed, "shuffled weights", replicate, rewind_step, level),
+            weights=self.checkpoint(replicate, rewind_step),
+            mask=self.mask(replicate, rewind_step, level),
+            label=f"shuffled weights, replicate {replicate}, level {level}",
+        ).shuffled
 
     def pruned(
         self,
-        network: Stage,
-        mask: Need | None,
+        network: Train,
+        mask: StageFile | None,
         label: str,
         *,
         fraction: float | None = None,
         scope: str | None = None,
-        equal: Need | None = None,
-    ) -> Need:
+        equal: StageFile | None = None,
+    ) -> StageFile:
         """The mask that magnitude pruning of a trained network gives; `mask` is its own, None if it is dense.
 
         `fraction` and `scope` are the setting's unless given; with `equal`, a mask, as many weights are left as in it.
@@ -168,53 +175,53 @@ class Lab:
         scope = setting.scope if scope is None else scope
         check_fraction(fraction)
         check_scope(scope)
-        spec: dict[str, Any] = {"fraction": float(fraction), "scope": scope}
-        needs = {"weights": network.file("final.safetensors")}
-        if equal is not None:
-            del spec["fraction"]
-            needs["equal"] = equal
-        if mask is None:
-            spec |= {"model": setting.model, "classes": setting.classes, "channels": setting.channels}
-        else:
-            needs["mask"] = mask
-        # Beside the mask, which of its layers are empty: a training under it tells.
-        return Stage("prune", spec, needs, frozenset({"values.json"}), label, steps=1).file("mask.safetensors")
+        stage = Prune(
+            fraction=float(fraction) if equal is None else None,
+            scope=scope,
+            weights=network.final,
+            mask=mask,
+            equal=equal,
+            label=label,
+            **(self.shape if mask is None else {}),
+        )
+        return stage.want(stage.measured).made_mask  # the numbers say which layers the mask leaves empty
 
-    def path(self, first: Stage, second: Stage, label: str) -> Stage:
+    def path(self, first: Train, second: Train, label: str) -> EvaluatePath:
         """Error and loss on the straight line between two trained networks."""
         check_stages("lab.path(first, second, label)", first, second)
         points = self.setting.path_points
-        needs = {"first": first.file("final.safetensors"), "second": second.file("final.safetensors")}
-        spec = {"points": points, "batch_norm": "interpolate"}
-        return self.evaluation("path", spec, needs, label, steps=points, output="path.json")
+        ends = {"first": first.final, "second": second.final}
+        stage = EvaluatePath(points=points, **ends, **self.evaluating, label=label, work=points)
+        return stage.want(stage.measured)
 
-    def evaluation(
-        self,
-        kind: str,
-        spec: Mapping[str, Any],
-        needs: Mapping[str, Need],
-        label: str,
-        *,
-        steps: int,
-        output: str = "values.json",
-    ) -> Stage:
-        """A stage of `kind` that evaluates networks on the setting's data; it gets model, device and data as well.
-
-        Args:
-            steps: networks that it evaluates on the test split, or as much work in that unit.
-        """
+    @property
+    def shape(self) -> dict[str, Any]:
+        """The network's shape, as arguments of a stage."""
         setting = self.setting
+        return {"model": setting.model, "classes": setting.classes, "channels": setting.channels}
+
+    @cached_property
+    def images(self) -> dict[str, Any]:
+        """Data and device, as arguments of a stage that trains or evaluates (`sparselt.stages.images.OnImages`)."""
+        setting, note = self.setting, self.dataset.note
         common = {
-            "model": setting.model,
             "classes": setting.classes,
             "channels": setting.channels,
-            "precision": setting.precision,
-            "threads": setting.threads,
             "device": self.device,
             "engine": setting.engine,
-            "eval": self._eval(),
+            "dataset": note,
         }
-        return Stage(kind, {**common, **spec}, {**needs, **self.data}, frozenset({output}), label, steps=steps)
+        if setting.engine == "streaming":
+            crop = Crop(setting.eval_size, setting.eval_ratio, setting.eval_interpolation, setting.batch_size)
+            return common | {"evaluated": crop}
+        pixels = ReadPixels(dataset=note, label="pixels", work=self.dataset.work)
+        return common | {"evaluated": WholeImages(), "train_pixels": pixels.train, "test_pixels": pixels.test}
+
+    @property
+    def evaluating(self) -> dict[str, Any]:
+        """`images` and the network, as arguments of a stage that evaluates (`sparselt.stages.images.Evaluation`)."""
+        setting = self.setting
+        return {**self.images, "model": setting.model, "precision": setting.precision, "threads": setting.threads}
 
     def training(
         self,
@@ -222,36 +229,38 @@ class Lab:
         *,
         start_step: int = 0,
         label: str,
+        weights: StageFile | None = None,
+        mask: StageFile | None = None,
+        momentum: StageFile | None = None,
         repulsion: float = 0.0,
-        solutions: Sequence[Need] = (),
-        **needs: Need,
-    ) -> Stage:
-        """A training by the setting's recipe, from initialization or from what it needs.
+        solutions: Sequence[StageFile] = (),
+    ) -> Train:
+        """A training by the setting's recipe, from initialization or from `weights`.
 
         Args:
             start_step: where clock and data position stand at the start.
-            needs: `weights` to start from, `mask`, `momentum`.
             repulsion, solutions: λ of the repelling loss and the networks that repel, see
                 `sparselt.training.repulsion.Repulsion`.
         """
         setting = self.setting
-        spec = {
-            "recipe": plain(setting.recipe),
-            "seeds": plain(seeds),
-            "start_step": start_step,
-            "classes": setting.classes,
-            "channels": setting.channels,
-            "device": self.device,
-            "engine": setting.engine,
-            "train": self._augmentation(),
-            "eval": self._eval(),
-        }
-        if repulsion and solutions:
-            spec["repulsion"] = repulsion
-            needs |= {f"solution_{place}": solution for place, solution in enumerate(solutions)}
-        outputs = frozenset({"measurements.json"})
-        label += self._changes
-        return Stage("train", spec, {**self.data, **needs}, outputs, label, steps=setting.steps - start_step)
+        repelled = bool(repulsion and solutions)
+        stage = Train(
+            recipe=setting.recipe,
+            seeds=seeds,
+            start_step=start_step,
+            augmentation=Shift(setting.padding, setting.flip)
+            if setting.engine == "resident"
+            else RandomCrop(setting.train_size, setting.flip),
+            repulsion=repulsion if repelled else None,
+            solutions=tuple(solutions) if repelled else (),
+            weights=weights,
+            mask=mask,
+            momentum=momentum,
+            **self.images,
+            label=label + self._changes,
+            work=setting.steps - start_step,
+        )
+        return stage.want(stage.measured)
 
     def seeds(
         self,
@@ -282,23 +291,6 @@ class Lab:
             order=derive_seed(seed, "order", *key),
             augmentation=derive_seed(seed, "augmentation", *key),
         )
-
-    def _augmentation(self) -> dict[str, Any]:
-        setting = self.setting
-        if setting.engine == "resident":
-            return {"padding": setting.padding, "flip": setting.flip}
-        return {"size": setting.train_size, "flip": setting.flip}
-
-    def _eval(self) -> dict[str, Any]:
-        setting = self.setting
-        if setting.engine == "resident":
-            return {}
-        return {
-            "size": setting.eval_size,
-            "ratio": setting.eval_ratio,
-            "interpolation": setting.eval_interpolation,
-            "batch_size": setting.batch_size,
-        }
 
 
 def _check_level(level: int, least: int) -> None:

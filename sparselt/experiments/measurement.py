@@ -1,21 +1,18 @@
-"""A measurement: a stage whose result is wanted, and where its numbers stand in the table of results."""
+"""A measurement: a stage whose numbers are wanted, and where they stand in the table of results."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 from sparselt.errors import SettingError
-from sparselt.runs.stage import Stage, check_stages
+from sparselt.stages.masks import MakesMask
+from sparselt.stages.paths import EvaluatePath
+from sparselt.stages.stage import Read, Stage, StageFile, Value
+from sparselt.stages.train import Train
 
-Read = Callable[[Stage, str], dict[str, Any]]
-
-_TRAINING = ("test_error", "test_loss", "train_loss")
 _CONDITION = re.compile(r"[^\s=]+=\S+")
-_PRUNE = ("prune", "adaptive_prune")
-_EMPTY = "empty_layer"
-_PATH = ("barrier", "max_error", "instability", "loss_barrier")
 
 
 @dataclass(frozen=True)
@@ -24,8 +21,7 @@ class Measurement:
 
     Args:
         experiment, variant, replicate, rewind_step, level, to_level: the row's columns; None is an empty cell.
-        stage: a training, the path between two trainings, or any stage that writes `values.json`: a list of numbers,
-            each with its metric and, where it differs, level, to_level, density, position and position_2.
+        stage: any stage that measures something, see `sparselt.stages.stage.Stage.values`.
         network: the training whose density the rows state, where the stage's own numbers do not; None if it is `stage`
             itself.
         condition: what else sets these rows apart, as `name=value`, several with spaces between: `batch_size=256`.
@@ -33,9 +29,8 @@ class Measurement:
         metrics: those of the stage's that are wanted; empty: all.
 
     Raises:
-        TypeError: a stage that is none, such as the `Need` that `lab.mask` gives.
-        SettingError: a column that is none: a name that is empty, a number that is not whole or below 0, a condition
-            that is not `name=value`.
+        TypeError: an argument that is not a Stage, such as the file that `lab.mask` gives.
+        SettingError: a name that is empty, a number that is not whole or below 0, a condition that is not `name=value`.
     """
 
     experiment: str
@@ -45,39 +40,44 @@ class Measurement:
     level: int
     stage: Stage
     to_level: int | None = None
-    network: Stage | None = None
+    network: Train | None = None
     condition: str = ""
-    networks: tuple[Stage, ...] = ()
+    networks: tuple[Train, ...] = ()
     metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        networks = self.networks if self.network is None else (self.network,)
-        check_stages(f"Measurement({self.experiment!r}, …)", self.stage, *networks)
+        where = f"Measurement({self.experiment!r}, …)"
+        check_stages(where, self.stage, *self._networks)
         for name in ("experiment", "variant"):
             if not (isinstance(getattr(self, name), str) and getattr(self, name)):
                 raise SettingError(f"Measurement: {name} is {getattr(self, name)!r}; expected a name")
         words = self.condition.split(" ") if isinstance(self.condition, str) else [""]
         if self.condition != "" and not all(_CONDITION.fullmatch(word) for word in words):
             raise SettingError(
-                f"Measurement({self.experiment!r}, …): condition is {self.condition!r}; expected name=value, several "
-                "with a space between"
+                f"{where}: condition is {self.condition!r}; expected name=value, several with a space between"
             )
         for name in ("replicate", "level", "rewind_step", "to_level"):
             number = getattr(self, name)
             if number is None and name in ("rewind_step", "to_level"):
                 continue
             if not isinstance(number, Integral) or number < 0:
-                raise SettingError(
-                    f"Measurement({self.experiment!r}, …): {name} is {number!r}; expected a whole number from 0"
-                )
+                raise SettingError(f"{where}: {name} is {number!r}; expected a whole number from 0")
 
     @property
     def stages(self) -> list[Stage]:
-        """What has to have run before `rows` can be read."""
-        return [self.stage, *self.networks] if self.network is None else [self.stage, self.network]
+        """The stages that have to run before `rows` can be read."""
+        return [stage.want(stage.measured) for stage in (self.stage, *self._networks)]
+
+    @property
+    def cells(self) -> tuple:
+        """Where its numbers stand: no two measurements of an experiment may have the same."""
+        place = (self.variant, self.replicate, self.rewind_step, self.level, self.to_level, self.condition)
+        # Stages of other kinds may differ in the places that their numbers state themselves.
+        alike = isinstance(self.stage, Train | EvaluatePath)
+        return (self.experiment, *place, self.stage.kind, "" if alike else self.stage.key, self.metrics)
 
     def rows(self, read: Read) -> Iterator[dict[str, Any]]:
-        """The rows, without setting and scale; `read` returns a JSON output of a finished stage."""
+        """The rows, without setting and scale; `read` returns what a JSON file of a finished stage holds."""
         place = {
             "experiment": self.experiment,
             "variant": self.variant,
@@ -87,41 +87,42 @@ class Measurement:
             "to_level": self.to_level,
             "condition": self.condition,
         }
-        if self.network is not None or self.stage.kind == "train":
-            place["density"] = read(self.network or self.stage, "measurements.json")["density"]
-        densities = [read(network, "measurements.json")["density"] for network in self.networks]
-        for value in _values(self.stage, read):
+        network = self.network or self.stage
+        if isinstance(network, Train):
+            place["density"] = read(network.measured).density
+        densities = [read(network.measured).density for network in self.networks]
+        for value in self.stage.values(read):
             if densities:
-                place["density"] = densities[value["level"]]
-            if not self.metrics or value["metric"] in self.metrics:
-                yield place | value
-        if self.stage.kind == "train":
+                place["density"] = densities[value.level or 0]
+            if not self.metrics or value.metric in self.metrics:
+                yield place | _cells(value)
+        if isinstance(self.stage, Train):
             for value in _empty_layers(self.stage, read):
-                condition = " ".join(filter(None, (self.condition, value["condition"])))
-                yield place | value | {"condition": condition}
+                condition = " ".join(filter(None, (self.condition, value.condition)))
+                yield place | _cells(value) | {"condition": condition}
+
+    @property
+    def _networks(self) -> tuple[Train, ...]:
+        return self.networks if self.network is None else (self.network,)
 
 
-def _empty_layers(network: Stage, read: Read) -> Iterator[Mapping[str, Any]]:
-    """What the pruning that made a training's mask says of layers that it left empty."""
-    mask = network.needs.get("mask")
-    while mask is not None and mask.stage.kind == "random_mask":
-        mask = mask.stage.needs["mask"]  # as many live weights in each layer
-    if mask is not None and "values.json" in mask.stage.outputs and mask.stage.kind in _PRUNE:
-        for value in read(mask.stage, "values.json")["values"]:
-            if value["metric"] == _EMPTY:
-                yield value
+def check_stages(taker: str, *found: object) -> None:
+    """Raises a TypeError that names `taker` unless all are stages: a mask or a checkpoint is a file of one."""
+    for value in found:
+        if not isinstance(value, Stage):
+            raise TypeError(
+                f"{taker} takes a Stage and got a {type(value).__name__}; lab.dense, ticket, rewound, training "
+                "and path give one, while lab.mask, checkpoint, pruned, random_mask and shuffled give a StageFile, one "
+                "file of a stage: its .stage is what made it"
+            )
 
 
-def _values(stage: Stage, read: Read) -> Iterator[Mapping[str, Any]]:
-    """The numbers of a finished stage, each with its metric and what of its place it knows itself."""
-    if stage.kind == "train":
-        measured = read(stage, "measurements.json")
-        yield from ({"metric": metric, "value": measured[metric]} for metric in _TRAINING)
-    elif stage.kind == "path":
-        path = read(stage, "path.json")
-        for position, error, loss in zip(path["positions"], path["errors"], path["losses"], strict=True):
-            yield {"metric": "path_error", "value": error, "position": position}
-            yield {"metric": "path_loss", "value": loss, "position": position}
-        yield from ({"metric": metric, "value": path[metric]} for metric in _PATH if metric in path)
-    else:
-        yield from (value for value in read(stage, "values.json")["values"] if value["metric"] != _EMPTY)
+def _cells(value: Value) -> dict[str, Any]:
+    return {name: item for name in Value.__slots__ if (item := getattr(value, name)) is not None}
+
+
+def _empty_layers(network: Train, read: Read) -> Iterator[Value]:
+    """The layers that the pruning of a training's mask left empty, where that is measured."""
+    mask: StageFile | None = network.mask
+    if mask is not None and isinstance(mask.stage, MakesMask):
+        yield from mask.stage.empty_layers(read)

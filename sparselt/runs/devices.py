@@ -1,11 +1,15 @@
-"""Which GPUs the workers of a run share out among themselves. Not yet run on a machine with several."""
+"""What devices a run may use."""
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def cuda_devices() -> list[str]:
-    """The GPUs that a run may use, each as `CUDA_VISIBLE_DEVICES` calls it; see `like_the_first`."""
+    """The GPUs that a run may use, each as `CUDA_VISIBLE_DEVICES` calls it; see `like_the_first`.
+
+    Not yet run on a machine with several.
+    """
     import torch
 
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
@@ -21,3 +25,16 @@ def like_the_first(names: Sequence[str], visible: str = "") -> list[str]:
     listed = [device.strip() for device in visible.split(",") if device.strip()]
     devices = listed or [str(number) for number in range(len(names))]
     return [device for device, name in zip(devices, names, strict=False) if name == names[0]]
+
+
+def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
+    """Whether this CPU multiplies bfloat16 by instructions of its own (AVX512_BF16, AMX_BF16, Arm's BF16).
+
+    Where it does not, torch's autocast is emulated and slower than float32. None: the system does not say.
+    """
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return None
+    flags = {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"}) if flags else None

@@ -6,18 +6,18 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from sparselt.errors import SettingError, StoreError
-from sparselt.runs.cohorts import group_of, mates_of
-from sparselt.runs.kinds import KINDS
-from sparselt.runs.ledger import Entry
+from sparselt.runs.ledger import Entry, Status
 from sparselt.runs.plan import Plan
 from sparselt.runs.program import own_script
-from sparselt.runs.stage import Stage
 from sparselt.runs.store import Store
 from sparselt.runs.worker import Outcome, measure_cohort, run_cohort, run_stage, start_worker
+from sparselt.stages.stage import Stage
+from sparselt.stages.train import Train
 
 __all__ = ["Outcome", "Watcher", "Workers", "default_workers", "execute", "result_of", "run_stage"]
 
@@ -27,8 +27,8 @@ _MOST_TOGETHER = 64
 class Watcher(Protocol):
     """Who is told how a run goes: the progress display, or a test."""
 
-    def progressed(self, stage: Stage, steps: int) -> None:
-        """`steps` units of a running stage are done."""
+    def progressed(self, stage: Stage, work: int) -> None:
+        """`work` units of a running stage are done."""
 
     def finished(self, stage: Stage, entry: Entry) -> None:
         """A stage ended, well or not."""
@@ -56,7 +56,7 @@ class Workers:
         if cohort is not None and not 1 <= cohort <= _MOST_TOGETHER:
             raise SettingError(f"cohort is {cohort} networks; expected 1 to {_MOST_TOGETHER}")
         self.count, self._cohort, self._devices = count, cohort, devices
-        self._measured: dict[str, int] = {}
+        self._measured: dict[str | None, int] = {}
         self._context = multiprocessing.get_context("spawn")
         self.queue = self._context.SimpleQueue()
         self._pool: ProcessPoolExecutor | None = None
@@ -83,17 +83,17 @@ class Workers:
             )
         return self._pool.submit(function, *arguments)
 
-    def joins(self, stage: Stage) -> bool:
-        """Whether this stage may be run as one unit with others."""
-        return self._cohort != 1 and (self._cohort is not None or stage.spec.get("device", "cpu") != "cpu")
+    def joins(self, stage: Train) -> bool:
+        """Whether this training may be made side by side with others."""
+        return self._cohort != 1 and (self._cohort is not None or stage.device != "cpu")
 
-    def cohort_of(self, stage: Stage, root: Path) -> int:
+    def cohort_of(self, stage: Train, root: Path) -> int:
         """How many trainings like this one to make side by side; the first of its group on a GPU is measured."""
         if not self.joins(stage) or self._cohort is not None:
             return self._cohort or 1
-        group = group_of(stage)
+        group = stage.group
         if group not in self._measured:
-            self._measured[group] = result_of(self.submit(measure_cohort, stage, str(root)), stage.label or stage.kind)
+            self._measured[group] = result_of(self.submit(measure_cohort, stage, str(root)), stage.name)
         return self._measured[group]
 
 
@@ -108,7 +108,7 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
     """
     missing = {stage.key: stage for stage in plan.missing(store)}
     entries = {stage.key: _found(stage, store) for stage in plan.stages if stage.key not in missing}
-    waits_for = {key: {n.stage.key for n in s.needs.values()} & missing.keys() for key, s in missing.items()}
+    waits_for = {key: {file.stage.key for file in s.needs.values()} & missing.keys() for key, s in missing.items()}
     priority = _priorities(plan)
     ready = [(priority[key], key) for key, needs in waits_for.items() if not needs]
     heapq.heapify(ready)
@@ -120,12 +120,12 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
             running[workers.submit(function, what, str(store.root))] = stages
         done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
         while not workers.queue.empty():
-            key, steps = workers.queue.get()
-            watcher.progressed(missing[key], steps)
+            key, work = workers.queue.get()
+            watcher.progressed(missing[key], work)
         watcher.idle()
         for future in done:
             stages = running.pop(future)
-            outcomes = result_of(future, "', '".join(stage.label or stage.kind for stage in stages))
+            outcomes = result_of(future, "', '".join(stage.name for stage in stages))
             for stage, outcome in zip(stages, outcomes if isinstance(outcomes, list) else [outcomes], strict=True):
                 entry = entries[stage.key] = _entry(stage, outcome)
                 watcher.finished(stage, entry)
@@ -133,7 +133,7 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
                     for lost in _descendants(stage, missing.values()):
                         if lost.key not in entries:
                             waits_for.pop(lost.key)
-                            entries[lost.key] = Entry(lost.key, lost.kind, lost.label, "skipped", 0, 0.0, "")
+                            entries[lost.key] = _ledger_entry(lost, "skipped")
                             watcher.finished(lost, entries[lost.key])
                 for key, needs in waits_for.items():
                     if stage.key in needs:
@@ -151,15 +151,15 @@ def default_workers(threads: int) -> int:
 def _priorities(plan: Plan) -> dict[str, tuple[bool, int]]:
     """What comes first, smallest first: what takes no time and makes trainings ready together; then work left."""
     left = plan.remaining_work()
-    return {
-        stage.key: (KINDS[stage.kind].counts not in ("masks", "networks"), -left[stage.key]) for stage in plan.stages
-    }
+    return {stage.key: (stage.unit not in ("masks", "networks"), -left[stage.key]) for stage in plan.stages}
 
 
 def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Workers, store: Store) -> list[Stage]:
     """The first of the heap, and those of the others that are to be trained together with it."""
     stage = missing[heapq.heappop(ready)[1]]
-    mates = mates_of(stage, (missing[key] for _, key in sorted(ready))) if workers.joins(stage) else []
+    mates: list[Train] = []
+    if isinstance(stage, Train) and workers.joins(stage):
+        mates = stage.mates(missing[key] for _, key in sorted(ready))
     if not mates:
         return [stage]
     stages = [stage, *mates][: workers.cohort_of(stage, store.root)]
@@ -192,21 +192,23 @@ def result_of(future: Future, what: str) -> Any:
 
 
 def _entry(stage: Stage, outcome: Outcome) -> Entry:
-    status = "failed" if outcome.error else "ran"
-    return Entry(
-        stage.key, stage.kind, outcome.error or stage.label, status, outcome.steps, outcome.seconds, outcome.finished
-    )
+    entry = _ledger_entry(stage, "failed" if outcome.error else "ran", outcome.work, outcome.seconds, outcome.finished)
+    return replace(entry, label=outcome.error) if outcome.error else entry
 
 
 def _found(stage: Stage, store: Store) -> Entry:
     record = store.record(stage)
-    return Entry(stage.key, stage.kind, stage.label, "found", record["steps"], record["seconds"], record["finished"])
+    return _ledger_entry(stage, "found", record["steps"], record["seconds"], record["finished"])
+
+
+def _ledger_entry(stage: Stage, status: Status, work: int = 0, seconds: float = 0.0, finished: str = "") -> Entry:
+    return Entry(stage.key, stage.kind, stage.label, status, work, seconds, finished, stage.title, stage.unit)
 
 
 def _descendants(lost: Stage, stages: Iterable[Stage]) -> list[Stage]:
     gone, found = {lost.key}, []
     for stage in stages:  # in the plan's order: needs come first
-        if any(need.stage.key in gone for need in stage.needs.values()):
+        if any(file.stage.key in gone for file in stage.needs.values()):
             gone.add(stage.key)
             found.append(stage)
     return found

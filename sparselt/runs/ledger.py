@@ -7,23 +7,27 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+Status = Literal["ran", "found", "failed", "skipped"]
+
 
 @dataclass(frozen=True)
 class Entry:
     """One stage of a run.
 
-    `status`: `ran` in this run, `found` in the store (its seconds are those of the run that made it), `failed`, or
-    `skipped` because something it needs failed. `steps` are the units of its kind: optimizer steps, points, images.
-    `seconds` are wall-clock, in one worker. `finished` is the UTC time.
+    kind, title: what sort of stage; unit: what `steps` counts (optimizer steps, points, images). status: `ran` in this
+    run, `found` in the store (its seconds are those of the run that made it), `failed`, or `skipped` because something
+    it needs failed. seconds: wall-clock, in one worker. finished: UTC time.
     """
 
     stage: str
     kind: str
     label: str
-    status: Literal["ran", "found", "failed", "skipped"]
+    status: Status
     steps: int
     seconds: float
     finished: str
+    title: str = ""
+    unit: str = "steps"
 
 
 def write_ledger(entries: Iterable[Entry], path: Path) -> None:

@@ -4,21 +4,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from sparselt.runs.kinds import KINDS
-from sparselt.runs.stage import Stage
 from sparselt.runs.store import Store
+from sparselt.stages.stage import Stage
+from sparselt.stages.train import Train
 
 
 @dataclass(frozen=True)
 class KindTotal:
-    """How much of one kind a plan holds: stages, how many are in the store already, units still to do."""
+    """How much of one kind a plan holds: stages, how many are in the store already, units of work still to do."""
 
-    kind: str
     title: str
-    counts: str
+    unit: str
     stages: int
     found: int
-    units: int
+    work: int
 
 
 class Plan:
@@ -49,7 +48,7 @@ class Plan:
                 order.append(stage)
                 continue
             stack.append((stage, True))
-            stack.extend((self._stages[need.stage.key], False) for need in stage.needs.values())
+            stack.extend((self._stages[file.stage.key], False) for file in stage.needs.values())
         return order
 
     def missing(self, store: Store) -> list[Stage]:
@@ -57,37 +56,30 @@ class Plan:
         return [stage for stage in self.stages if stage.local or not store.has(stage)]
 
     def totals(self, store: Store) -> list[KindTotal]:
-        """Per kind, in the order of `KINDS`: stages, how many are done, units to do."""
+        """One for each kind of stage, in the order in which the plan first runs them."""
         missing = {stage.key for stage in self.missing(store)}
+        kinds: dict[type[Stage], list[Stage]] = {}
+        for stage in self.stages:
+            kinds.setdefault(type(stage), []).append(stage)
         rows = []
-        for name, kind in KINDS.items():
-            stages = [stage for stage in self.stages if stage.kind == name]
-            if stages:
-                to_do = [stage for stage in stages if stage.key in missing]
-                rows.append(
-                    KindTotal(
-                        name,
-                        kind.title,
-                        kind.counts,
-                        len(stages),
-                        len(stages) - len(to_do),
-                        sum(s.steps for s in to_do),
-                    )
-                )
+        for kind, stages in kinds.items():
+            to_do = [stage for stage in stages if stage.key in missing]
+            work = sum(stage.work for stage in to_do)
+            rows.append(KindTotal(kind.title, kind.unit, len(stages), len(stages) - len(to_do), work))
         return rows
 
-    def trainings(self) -> list[Stage]:
+    def trainings(self) -> list[Train]:
         """The training stages."""
-        return [stage for stage in self.stages if stage.kind == "train"]
+        return [stage for stage in self.stages if isinstance(stage, Train)]
 
     def remaining_work(self) -> dict[str, int]:
-        """For each key the units of the longest chain that begins with it: what to start first to end early."""
+        """For each key the work of the longest chain that begins with it: what to start first to end early."""
         longest: dict[str, int] = {}
         for stage in reversed(self.stages):
-            own = longest.get(stage.key, 0) + max(1, stage.steps)
+            own = longest.get(stage.key, 0) + max(1, stage.work)
             longest[stage.key] = own
-            for need in stage.needs.values():
-                longest[need.stage.key] = max(longest.get(need.stage.key, 0), own)
+            for file in stage.needs.values():
+                longest[file.stage.key] = max(longest.get(file.stage.key, 0), own)
         return longest
 
     def _add(self, stage: Stage) -> None:
@@ -98,4 +90,4 @@ class Plan:
             if known is not None and stage.outputs <= known.outputs:
                 continue
             self._stages[stage.key] = stage if known is None else known.want(*stage.outputs)
-            stack.extend(need.stage for need in stage.needs.values())
+            stack.extend(file.stage for file in stage.needs.values())

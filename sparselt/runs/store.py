@@ -13,9 +13,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypeVar
 
 from sparselt.errors import StoreError
-from sparselt.runs.stage import Stage, plain
+from sparselt.stages.stage import Made, Result, Stage, StageFile
+
+T = TypeVar("T")
 
 _DONE = "stage.json"
 _SMALL = 1 << 20  # bytes
@@ -50,7 +53,7 @@ class Store:
                 f"output folder {self.root} cannot be written ({error.strerror}); choose another with --out"
             ) from error
 
-    def folder(self, stage: Stage) -> Path:
+    def folder(self, stage: Stage | Made) -> Path:
         """Where the stage's files stand, or would stand."""
         return self.root / stage.kind / stage.key[:20]
 
@@ -69,20 +72,21 @@ class Store:
             for name, made in files.items()
         )
 
-    def verify(self, stage: Stage, name: str) -> Path:
-        """The path of an output, after its checksum has been compared.
+    def verify(self, file: StageFile) -> Path:
+        """The path of a file, after its checksum has been compared.
 
         Raises:
             StoreError: it is not what the stage made; the stage no longer counts as done then.
         """
-        path = self.folder(stage) / name
-        made = self.record(stage).get("files", {}).get(name, {})
+        folder = self.folder(file.stage)
+        path = folder / file.name
+        made = self.record(file.stage).get("files", {}).get(file.name, {})
         if _size(path) != made.get("bytes") or _sha256(path) != made["sha256"]:
-            (self.folder(stage) / _DONE).unlink(missing_ok=True)
+            (folder / _DONE).unlink(missing_ok=True)
             raise StoreError(f"{path} was damaged after it was made; run the same command again, which makes it anew")
         return path
 
-    def record(self, stage: Stage) -> dict:
+    def record(self, stage: Stage | Made) -> dict:
         """The stage's `stage.json`; empty if there is none, or none that reads."""
         return read_record(self.folder(stage) / _DONE)
 
@@ -91,12 +95,16 @@ class Store:
         folder = self.folder(stage)
         return (folder / _DONE).exists() and not self.has(replace(stage, outputs=frozenset()))
 
-    def read(self, stage: Stage, name: str) -> dict:
-        """A JSON output of a finished stage."""
-        path = self.folder(stage) / name
+    def read(self, result: Result[T]) -> T:
+        """What a JSON file of a finished stage holds.
+
+        Raises:
+            StoreError: it does not read, or holds something else.
+        """
+        path = self.folder(result.stage) / result.name
         try:
-            return json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            return result.decode(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
             raise StoreError(f"{path} does not read back ({error}); delete its folder and run again") from error
 
     def begin(self, stage: Stage) -> Path:
@@ -112,7 +120,7 @@ class Store:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(self._held.pop(temporary))
 
-    def commit(self, stage: Stage, temporary: Path, *, seconds: float, steps: int, finished: str) -> None:
+    def commit(self, stage: Stage, temporary: Path, *, seconds: float, work: int, finished: str) -> None:
         """Moves a finished stage's files into place; if an earlier run left others of its files there, both stay."""
         folder = self.folder(stage)
         made = {
@@ -120,15 +128,15 @@ class Store:
         }
         missing = stage.outputs - made.keys()
         if missing:
-            raise StoreError(f"stage {stage.label or stage.kind} did not make {', '.join(sorted(missing))}")
+            raise StoreError(f"stage {stage.name} did not make {', '.join(sorted(missing))}")
         record = {
             "kind": stage.kind,
             "key": stage.key,
-            "spec": plain(stage.spec),
-            "needs": {name: [need.stage.kind, need.stage.key, need.file] for name, need in stage.needs.items()},
+            "spec": stage.spec,
+            "needs": {name: [file.stage.kind, file.stage.key, file.name] for name, file in stage.needs.items()},
             "files": dict(sorted({**self.record(stage).get("files", {}), **made}.items())),
             "seconds": seconds,
-            "steps": steps,
+            "steps": work,
             "finished": finished,
             "versions": versions(),
             "machine": platform.platform(),

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sparselt.errors import SparseltError
-from sparselt.runs.kinds import KINDS, Task
-from sparselt.runs.stage import Stage
 from sparselt.runs.store import Store
+from sparselt.stages.stage import Stage, Task
+from sparselt.stages.train import Train
 
 _REPORT_EVERY = 0.3
 _progress_queue = None
@@ -22,32 +22,30 @@ _progress_queue = None
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a worker says of one stage: units made, seconds, UTC time of the end, and the error's text if it failed.
+    """What a worker says of one stage: work done, seconds, UTC time of the end, and the error's text if it failed.
 
-    Of stages that ran as one unit, each has its share of the seconds.
+    Of stages that ran side by side, each has its share of the seconds.
     """
 
-    steps: int
+    work: int
     seconds: float
     finished: str
     error: str = ""
 
 
 def run_stage(stage: Stage, root: str) -> Outcome:
-    """Runs one stage in this process and commits its files. An error comes back as text, which survives pickling."""
+    """Runs one stage in this process and commits its files. An error comes back as text, which can be pickled."""
     job = _Job(stage, Store(Path(root)), 1)
     try:
-        return job.commit(KINDS[stage.kind].run(job.task()))
+        return job.commit(stage.run(job.task()))
     except Exception as error:
         return job.failed(error)
     finally:
         job.close()
 
 
-def run_cohort(stages: Sequence[Stage], root: str) -> list[Outcome]:
+def run_cohort(stages: Sequence[Train], root: str) -> list[Outcome]:
     """Trains the networks of several stages side by side. One that fails fails alone, the others are committed."""
-    from sparselt.runs.kinds.together import train_together
-
     store = Store(Path(root))
     jobs = [_Job(stage, store, len(stages)) for stage in stages]
     outcomes: dict[int, Outcome] = {}
@@ -59,7 +57,7 @@ def run_cohort(stages: Sequence[Stage], root: str) -> list[Outcome]:
             except SparseltError as error:
                 outcomes[k] = job.failed(error)
         places = list(tasks)
-        for place, result in train_together(list(tasks.values())):
+        for place, result in Train.run_together([(stages[k], task) for k, task in tasks.items()]):
             k = places[place]
             outcomes[k] = jobs[k].failed(result) if isinstance(result, Exception) else jobs[k].commit(result)
     except Exception as error:
@@ -71,13 +69,11 @@ def run_cohort(stages: Sequence[Stage], root: str) -> list[Outcome]:
     return [outcomes[k] for k in range(len(jobs))]
 
 
-def measure_cohort(stage: Stage, root: str) -> int:
-    """How many trainings like this one are best made side by side on its device; 1 where none can be measured."""
-    from sparselt.runs.kinds.together import best_cohort
-
+def measure_cohort(stage: Train, root: str) -> int:
+    """How many trainings like this one are best made side by side on its device; 1 if it cannot be measured."""
     job = _Job(stage, Store(Path(root)), 1)
     try:
-        return best_cohort(job.task())
+        return stage.best_group_size(job.task())
     except Exception:  # the training itself will say what is wrong
         return 1
     finally:
@@ -108,24 +104,18 @@ class _Job:
     def task(self) -> Task:
         """What the stage's function is given. StoreError for an input that was damaged."""
         stage = self._stage
-        return Task(
-            spec=stage.spec,
-            inputs={name: self._store.verify(need.stage, need.file) for name, need in stage.needs.items()},
-            outputs=stage.outputs,
-            folder=self._folder,
-            report=_reporter(stage),
-            local=stage.local,
-        )
+        paths = {file: self._store.verify(file) for file in stage.needs.values()}
+        return Task(paths, stage.outputs, self._folder, _reporter(stage))
 
-    def commit(self, steps: int) -> Outcome:
+    def commit(self, work: int) -> Outcome:
         seconds, finished = self._seconds(), _now()
-        self._store.commit(self._stage, self._folder, seconds=seconds, steps=steps, finished=finished)
-        return Outcome(steps, seconds, finished)
+        self._store.commit(self._stage, self._folder, seconds=seconds, work=work, finished=finished)
+        return Outcome(work, seconds, finished)
 
     def failed(self, error: Exception) -> Outcome:
         expected = isinstance(error, SparseltError | OSError)
         text = str(error) if expected else "".join(traceback.format_exception(error)).strip()
-        return Outcome(0, self._seconds(), _now(), f"{self._stage.label or self._stage.kind}: {text}")
+        return Outcome(0, self._seconds(), _now(), f"{self._stage.name}: {text}")
 
     def close(self) -> None:
         self._store.discard(self._folder)
@@ -143,12 +133,12 @@ def _end_with_parent() -> None:
 def _reporter(stage: Stage) -> Callable[[int], None]:
     last = 0.0
 
-    def report(steps: int) -> None:
+    def report(work: int) -> None:
         nonlocal last
         now = time.monotonic()
         if _progress_queue is not None and now - last > _REPORT_EVERY:
             last = now
-            _progress_queue.put((stage.key, steps))
+            _progress_queue.put((stage.key, work))
 
     return report
 

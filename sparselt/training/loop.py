@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from sparselt.errors import SettingError, TrainingError
 from sparselt.optim import MaskedSGD
-from sparselt.training.recipe import Recipe
-from sparselt.training.techniques import PLAIN, Techniques, WeightAverage, resize, smoothed_bce, training_side
+from sparselt.training.recipe import PLAIN, Recipe, Techniques, training_side
+from sparselt.training.techniques import WeightAverage, resize, smoothed_bce
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,32 @@ from typing import Literal
 
 from sparselt.models.initialization import Initialization, NormScale
 from sparselt.training.schedule import Schedule
-from sparselt.training.techniques import PLAIN, Techniques
+
+
+@dataclass(frozen=True)
+class Techniques:
+    """What a recipe adds to plain training. The default is nothing.
+
+    Args:
+        bce: the loss is binary cross-entropy (`sparselt.training.techniques.smoothed_bce`) instead of cross-entropy,
+            and the classifier's bias starts at -ln(classes).
+        label_smoothing: mass taken from the label and spread over all classes, with either loss.
+        progressive_resizing: images shrink to half their size at first, see `training_side`.
+        ema_half_life: steps after which a weight has half left its average, see
+            `sparselt.training.techniques.WeightAverage`; 0: no average.
+    """
+
+    bce: bool = False
+    label_smoothing: float = 0.0
+    progressive_resizing: bool = False
+    ema_half_life: int = 0
+
+
+PLAIN = Techniques()
+TECHNIQUES = {
+    "none": PLAIN,
+    "mild": Techniques(bce=True, label_smoothing=0.08, progressive_resizing=True, ema_half_life=100),
+}
 
 
 @dataclass(frozen=True)
@@ -63,3 +88,14 @@ def derive_seed(*parts: int | str) -> int:
     """A 63-bit seed, a function of `parts` alone: derive_seed(run seed, "order", replicate)."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+def training_side(side: int, step: int, steps: int) -> int:
+    """The side (pixels) of the training images at `step`, at most `side`, a multiple of 4 below that.
+
+    Half of `side` for the first half of the training, `side` for the last fifth, growing linearly between (progressive
+    resizing, Howard 2018; fractions and rounding as MosaicML's Composer has them by default).
+    """
+    progress = (step / steps - 0.5) / 0.3
+    scale = 0.5 + 0.5 * min(1.0, max(0.0, progress))
+    return side if scale == 1 else min(side, round(side * scale / 4) * 4)

@@ -1,4 +1,4 @@
-"""The techniques of a fast ImageNet recipe, one function or class each; none is on unless a recipe names it.
+"""The techniques of a fast ImageNet recipe, one function or class each; a recipe names those that it uses.
 
 `mild` is the set that 25.6 epochs of ResNet-50 fit (Mosaic ResNet, mild recipe): Paul et al. 2022, appendix C, train
 with the Mosaic ResNet techniques without saying which. Two more belong to it: channels-last memory, which sparselt
@@ -7,35 +7,10 @@ always uses, and anti-aliased downsampling, which is another network (`resnet50_
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-
-@dataclass(frozen=True)
-class Techniques:
-    """What a recipe adds to plain training. The default is nothing.
-
-    Args:
-        bce: the loss is `smoothed_bce` instead of cross-entropy, and the classifier's bias starts at -ln(classes).
-        label_smoothing: mass taken from the label and spread over all classes, with either loss.
-        progressive_resizing: images shrink to half their size at first, see `training_side`.
-        ema_half_life: steps after which a weight has half left its average, see `WeightAverage`; 0: no average.
-    """
-
-    bce: bool = False
-    label_smoothing: float = 0.0
-    progressive_resizing: bool = False
-    ema_half_life: int = 0
-
-
-PLAIN = Techniques()
-TECHNIQUES = {
-    "none": PLAIN,
-    "mild": Techniques(bce=True, label_smoothing=0.08, progressive_resizing=True, ema_half_life=100),
-}
 
 
 def smoothed_bce(outputs: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -55,17 +30,6 @@ def start_bias_for_bce_(model: nn.Module, classes: int) -> None:
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     with torch.no_grad():
         last.bias.fill_(-math.log(classes))
-
-
-def training_side(side: int, step: int, steps: int) -> int:
-    """The side (pixels) of the training images at `step`, at most `side`, a multiple of 4 below that.
-
-    Half of `side` for the first half of the training, `side` for the last fifth, growing linearly between (progressive
-    resizing, Howard 2018; fractions and rounding as MosaicML's Composer has them by default).
-    """
-    progress = (step / steps - 0.5) / 0.3
-    scale = 0.5 + 0.5 * min(1.0, max(0.0, progress))
-    return side if scale == 1 else min(side, round(side * scale / 4) * 4)
 
 
 def resize(images: Tensor, side: int) -> Tensor:

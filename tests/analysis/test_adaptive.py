@@ -23,7 +23,8 @@ from sparselt.analysis import (
 )
 from sparselt.data import Batch
 from sparselt.errors import MaskError, SettingError, TrainingError
-from sparselt.training.techniques import Techniques, smoothed_bce
+from sparselt.training.recipe import Techniques
+from sparselt.training.techniques import smoothed_bce
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 

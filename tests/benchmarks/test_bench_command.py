@@ -139,7 +139,7 @@ def test_cuda_is_refused_where_there_is_none(tmp_path, capsys, monkeypatch):
 
 
 def test_the_console_script_knows_bench(capsys, monkeypatch):
-    from sparselt.reproduce.console import main
+    from sparselt.cli.main import main
 
     monkeypatch.setattr(sys, "argv", ["sparselt", "bench", "nothing-like-it"])
     assert main() == 2

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from sparselt.benchmarks import campaign, training_loops
+from sparselt.benchmarks.command import main as bench
 from sparselt.errors import SettingError
 from sparselt.report.results import write_results
-from sparselt.reproduce import DEFAULT_SCALES
-from sparselt.reproduce.bench import bench
+from sparselt.reproduce import SETTINGS
 
 
 def test_a_waterfall_compares_with_the_first_and_with_the_one_before():
@@ -35,7 +35,7 @@ def measured(tmp_path_factory):
 
 def test_every_setting_has_a_plan_in_which_trainings_are_shared(measured):
     rows = {row["setting"]: row for row in measured[1]["settings"]}
-    assert set(rows) == set(DEFAULT_SCALES)
+    assert set(rows) == set(SETTINGS)
     assert all(row["alone"] > row["trainings"] for row in rows.values())
     cifar = rows["cifar10_resnet20"]
     # At least 4 dense, 3 rewind steps of 12 levels, 2 controls at 4 levels, in 4 replicates.

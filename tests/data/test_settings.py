@@ -2,8 +2,8 @@
 
 import pytest
 
+from sparselt.cli.reproduce import main
 from sparselt.data import SyntheticImages, write_dataset
-from sparselt.reproduce.cli import main
 
 ARRAYS = {"train_count": 1297, "test_count": 500, "classes": 10, "height": 8, "width": 8, "channels": 1}
 

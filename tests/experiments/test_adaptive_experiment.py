@@ -1,10 +1,10 @@
 """Adaptive pruning: what is planned from what was found, and every stage of a tiny run against direct computation."""
 
-import dataclasses
 import json
 
 import pytest
 import torch
+from stage_cases import task
 from torch.nn import functional as F
 
 from sparselt import Mask, magnitude_prune
@@ -12,13 +12,12 @@ from sparselt.analysis import subsample_indices
 from sparselt.data import ResidentData
 from sparselt.experiments import EXPERIMENTS, Lab
 from sparselt.experiments.adaptive.experiment import fixed_levels
-from sparselt.experiments.grids import Grids
 from sparselt.models import build_model
-from sparselt.runs.kinds import KINDS, Task
 from sparselt.runs.plan import Plan
+from sparselt.stages import Values
 
 ADAPTIVE = EXPERIMENTS["adaptive"]
-GRIDS = Grids(adaptive_density=0.6, adaptive_rewind_step=6, adaptive_images=80)
+GRIDS = dict(adaptive_density=0.6, adaptive_rewind_step=6, adaptive_images=80)
 
 
 def plan_of(measurements) -> Plan:
@@ -26,7 +25,7 @@ def plan_of(measurements) -> Plan:
 
 
 def finder(store):
-    return lambda stage, file: store.read(stage, file) if store.has(stage.want(file)) else None
+    return lambda result: store.read(result) if store.has(result.stage) else None
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +54,16 @@ def test_the_fixed_schedule_is_that_of_imp_where_its_rewind_step_is_one_of_their
     lab = bench.lab(grids=GRIDS, levels=3)
     both = plan_of([*EXPERIMENTS["imp"](lab), *ADAPTIVE(lab)])
     assert len(both.trainings()) == len(plan_of(EXPERIMENTS["imp"](lab)).trainings())
-    elsewhere = bench.lab(grids=dataclasses.replace(GRIDS, adaptive_rewind_step=9), levels=3)
+    elsewhere = bench.lab(grids=dict(GRIDS, adaptive_rewind_step=9), levels=3)
     more = plan_of([*EXPERIMENTS["imp"](elsewhere), *ADAPTIVE(elsewhere)])
     assert len(more.trainings()) == len(both.trainings()) + 2 * 3
 
 
 @pytest.mark.parametrize("densities", [[0.5], [0.8, 0.64, 0.6], [0.8, 0.7, 0.61, 0.2]])
 def test_levels_go_on_until_the_density_is_reached(bench, densities):
-    def found(stage, file):
-        level = int(stage.label.rsplit(" ", 1)[1])
-        return {"density": densities[level]}
+    def found(result):
+        level = int(result.stage.label.rsplit(" ", 1)[1])
+        return Values([], density=densities[level])
 
     measurements = [m for m in ADAPTIVE(Lab(bench.setting(grids=GRIDS, replicates=1), found=found))]
     trained = [m for m in measurements if m.variant == "adaptive" and m.stage.kind == "train"]
@@ -126,11 +125,12 @@ def test_the_search_is_that_of_the_paper(bench, finished):
 
 def test_a_threshold_that_no_ratio_meets_prunes_the_least_and_says_so(bench, finished, tmp_path):
     search = next(m.stage for m in finished[0] if m.stage.kind == "adaptive_prune")
-    inputs = {name: bench.store.folder(need.stage) / need.file for name, need in search.needs.items()}
+    inputs = {name: bench.path(file) for name, file in search.needs.items()}
     dense = tmp_path / "measurements.json"
-    dense.write_text(json.dumps({"train_loss": 1e-9, "train_loss_std": 0.0}))
-    task = Task(search.spec, inputs | {"dense": dense}, search.outputs, tmp_path, lambda steps: None, {})
-    KINDS["adaptive_prune"].run(task)
+    dense.write_text(
+        json.dumps(bench.json(search.dense.stage, "measurements.json") | {"train_loss": 1e-9, "train_loss_std": 0.0})
+    )
+    search.run(task(search, tmp_path, inputs | {"dense": dense}))
     found = json.loads((tmp_path / "values.json").read_text())
     values = {value["metric"]: value["value"] for value in found["values"]}
     assert (values["fraction"], values["largest_fraction"]) == (0.2, 0.0)
@@ -138,5 +138,5 @@ def test_a_threshold_that_no_ratio_meets_prunes_the_least_and_says_so(bench, fin
 
 
 def test_a_setting_without_a_density_says_why_it_cannot_run_it(bench):
-    setting = bench.setting(grids=Grids())
-    assert "adaptive_density" in ADAPTIVE.why_not(setting) and not list(ADAPTIVE(Lab(setting)))
+    setting = bench.setting(grids={})
+    assert "adaptive_density" in ADAPTIVE.unsupported_reason(setting) and not list(ADAPTIVE(Lab(setting)))

@@ -5,11 +5,10 @@ import itertools
 import pytest
 
 from sparselt.experiments import EXPERIMENTS
-from sparselt.experiments.grids import Grids
 from sparselt.runs.plan import Plan
 
 CONNECTIVITY = EXPERIMENTS["connectivity"]
-GRIDS = Grids(instability_levels=(0, 1))
+GRIDS = dict(instability_levels=(0, 1))
 
 
 def plan_of(measurements) -> Plan:
@@ -29,22 +28,22 @@ def of(rows, **columns):
 
 
 def test_copies_cost_two_trainings_a_level_and_rewind_step_and_one_for_the_dense_network(bench):
-    plain = plan_of(CONNECTIVITY(bench.lab(grids=Grids(), replicates=1)))
+    plain = plan_of(CONNECTIVITY(bench.lab(grids={}, replicates=1)))
     copies = plan_of(CONNECTIVITY(bench.lab(grids=GRIDS, replicates=1)))
     # Dense: its copy. Level 1: the ticket's copy, a random mask and its copy.
     assert len(copies.trainings()) - len(plain.trainings()) == 2 * (1 + 3)
 
 
 def test_random_copies_are_those_of_stability(bench):
-    grids = Grids(instability_levels=(1,), stability_levels=(1,), stability_rewind_steps=(0, 6))
+    grids = dict(instability_levels=(1,), stability_levels=(1,), stability_rewind_steps=(0, 6))
     lab = bench.lab(grids=grids, replicates=1)
     alone = plan_of(EXPERIMENTS["stability"](lab)).trainings()
     both = plan_of([*EXPERIMENTS["stability"](lab), *CONNECTIVITY(lab)]).trainings()
-    assert len(both) - len(alone) == len(plan_of(CONNECTIVITY(bench.lab(grids=Grids(), replicates=1))).trainings()) - 3
+    assert len(both) - len(alone) == len(plan_of(CONNECTIVITY(bench.lab(grids={}, replicates=1))).trainings()) - 3
 
 
 def test_without_a_heat_map_none_is_planned(bench):
-    plan = plan_of(CONNECTIVITY(bench.lab(grids=Grids(heat_map=False))))
+    plan = plan_of(CONNECTIVITY(bench.lab(grids=dict(heat_map=False))))
     assert not any(stage.kind == "heat_map" for stage in plan.stages)
 
 

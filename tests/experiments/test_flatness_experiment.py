@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from stage_cases import task
 
 from sparselt import Mask
 from sparselt.analysis import subsample_indices
@@ -11,13 +12,11 @@ from sparselt.analysis.flatness import hessian_eigenvalues
 from sparselt.data import ResidentData
 from sparselt.errors import SettingError
 from sparselt.experiments import EXPERIMENTS, Lab
-from sparselt.experiments.grids import Grids
 from sparselt.models import build_model
-from sparselt.runs.kinds import KINDS, Task
 from sparselt.runs.plan import Plan
 
 FLATNESS = EXPERIMENTS["flatness"]
-GRIDS = Grids(flatness_levels=(0, 1), flatness_images=40, flatness_eigenvalues=2, perturbation_scales=(1.0,))
+GRIDS = dict(flatness_levels=(0, 1), flatness_images=40, flatness_eigenvalues=2, perturbation_scales=(1.0,))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +81,7 @@ def _own(values, measured) -> float:
 def test_a_perturbation_is_as_long_as_the_next_pruning_is_and_moves_live_weights_only(bench, finished, level):
     stage = stage_of(finished, "perturb", level)
     moved = bench.tensors(stage, "weights.safetensors")
-    start = bench.tensors(stage.needs["weights"].stage, stage.needs["weights"].file)
+    start = bench.load(stage.needs["weights"])
     load = {name: Mask.load(bench.store.folder(stage.needs[name].stage) / "mask.safetensors")
             for name in ("mask", "next_mask") if name in stage.needs}  # fmt: skip
     following = load["next_mask"]
@@ -97,14 +96,14 @@ def test_a_perturbation_is_as_long_as_the_next_pruning_is_and_moves_live_weights
 @pytest.mark.parametrize("kind", ["flatness", "perturb"])
 def test_equal_runs_give_equal_bytes(bench, finished, tmp_path, kind):
     stage = stage_of(finished, kind, 1)
-    inputs = {name: bench.store.folder(need.stage) / need.file for name, need in stage.needs.items()}
-    KINDS[kind].run(Task(stage.spec, inputs, stage.outputs, tmp_path, lambda steps: None, {}))
+    inputs = {name: bench.path(file) for name, file in stage.needs.items()}
+    stage.run(task(stage, tmp_path, inputs))
     for name in stage.outputs:
         assert (tmp_path / name).read_bytes() == (bench.store.folder(stage) / name).read_bytes()
 
 
 def test_settings_that_cannot_run_it_say_why(bench):
-    setting = bench.setting(grids=Grids())
-    assert "flatness_levels" in FLATNESS.why_not(setting) and not list(FLATNESS(Lab(setting)))
+    setting = bench.setting(grids={})
+    assert "flatness_levels" in FLATNESS.unsupported_reason(setting) and not list(FLATNESS(Lab(setting)))
     with pytest.raises(SettingError, match="perturbation_level is 0"):
-        bench.setting(grids=Grids(perturbation_level=0))
+        bench.setting(grids=dict(perturbation_level=0))

@@ -1,24 +1,25 @@
 """IMP's controls and variants: what is planned and shared, and each of a tiny run against direct computation."""
 
-import dataclasses
 import json
 
 import pytest
 import torch
+from grid_values import with_grids
+from stage_cases import given, task
 
 from sparselt import Mask, magnitude_prune
 from sparselt.errors import SettingError
 from sparselt.experiments import EXPERIMENTS, Lab, Measurement
-from sparselt.experiments.grids import VARIANTS, Grids
 from sparselt.experiments.imp.experiment import fine_tuning_rate
+from sparselt.experiments.imp.options import VARIANTS
 from sparselt.models import build_model, prunable_shapes
 from sparselt.reproduce.digits_resnet8 import MINI
-from sparselt.runs.kinds import KINDS, Task
 from sparselt.runs.plan import Plan
+from sparselt.stages import Prune
 from sparselt.training.checkpoint import save_tensors
 
 IMP = EXPERIMENTS["imp"]
-ALL = Grids(variants=VARIANTS)
+ALL = dict(variants=VARIANTS)
 
 
 def plan_of(measurements) -> Plan:
@@ -41,12 +42,12 @@ def network(found, variant, level, step=6):
 
 def mask_of(bench, stage) -> Mask:
     need = stage.needs["mask"]
-    bench.run(need.stage.want(need.file))
-    return Mask.load(bench.store.folder(need.stage) / need.file)
+    bench.run(need.stage.want(need.name))
+    return Mask.load(bench.store.folder(need.stage) / need.name)
 
 
 def test_only_the_variants_asked_for_are_planned():
-    two = dataclasses.replace(MINI, grids=Grids(), replicates=1, dense_replicates=0, control_levels=(3, 6, 9, 12))
+    two = with_grids(MINI, {}, replicates=1, dense_replicates=0, control_levels=(3, 6, 9, 12))
     every = two.changed(variants=VARIANTS)
     trainings = [len(plan_of(IMP(Lab(setting.check()))).trainings()) for setting in (two, every)]
     # At four levels shuffled and one_shot; three chains down to level 12.
@@ -56,7 +57,7 @@ def test_only_the_variants_asked_for_are_planned():
 
 
 def test_chains_begin_with_the_first_ticket_mask_and_stop_at_the_last_control_level():
-    setting = dataclasses.replace(MINI, grids=ALL, replicates=1, control_levels=(2, 5)).check()
+    setting = with_grids(MINI, ALL, replicates=1, control_levels=(2, 5)).check()
     lab = Lab(setting)
     measurements = list(IMP(lab))
     for variant in ("layerwise", "lr_rewinding", "fine_tuning"):
@@ -67,7 +68,7 @@ def test_chains_begin_with_the_first_ticket_mask_and_stop_at_the_last_control_le
 
 
 def test_chains_stop_where_the_grid_says():
-    setting = dataclasses.replace(MINI, grids=ALL, replicates=1).changed(variant_levels=3).check()
+    setting = with_grids(MINI, ALL, replicates=1).changed(variant_levels=3).check()
     last = {m.variant: m.level for m in IMP(Lab(setting)) if m.stage.kind == "train"}
     assert [last[variant] for variant in ("layerwise", "lr_rewinding", "fine_tuning")] == [3, 3, 3]
     assert last["one_shot"] == max(MINI.control_levels)
@@ -94,7 +95,7 @@ def test_equal_weights_are_left_by_the_ticket_and_what_is_compared_with_it(bench
 def test_shuffled_weights_are_the_tickets_own_in_other_places(bench, found):
     stage = network(found, "shuffled", 2)
     mask, need = mask_of(bench, stage), stage.needs["weights"]
-    shuffled = bench.tensors(need.stage, need.file)
+    shuffled = bench.tensors(need.stage, need.name)
     before = bench.tensors(network(found, "dense", 0), "step-6.safetensors")
     assert mask == mask_of(bench, network(found, "imp", 2))
     moved = 0
@@ -117,10 +118,10 @@ def test_layerwise_leaves_every_layer_the_same_share(bench, found):
 @pytest.mark.parametrize("variant", ["lr_rewinding", "fine_tuning"])
 def test_kept_networks_train_on_from_their_final_weights(bench, found, variant):
     first, second = network(found, variant, 1), network(found, variant, 2)
-    assert second.needs["weights"].stage.key == first.key and second.needs["weights"].file == "final.safetensors"
+    assert second.needs["weights"].stage.key == first.key and second.needs["weights"].name == "final.safetensors"
     expected = magnitude_prune(bench.tensors(first, "final.safetensors"), mask_of(bench, first), 0.2)
     assert mask_of(bench, second) == expected
-    assert second.steps == network(found, "imp", 2).steps == 24 - 6
+    assert second.work == network(found, "imp", 2).work == 24 - 6
     assert second.spec["start_step"] == 6
     assert second.spec["seeds"] == network(found, "imp", 2).spec["seeds"]
 
@@ -152,9 +153,9 @@ def pruned(folder, fraction):
     name = [n for n in weights if n in prunable_shapes("resnet8", 10, 1)][3]
     weights[name] = 1e-9 * weights[name]
     save_tensors(weights, folder / "final.safetensors")
-    spec = {"fraction": fraction, "scope": "global", "model": "resnet8", "classes": 10, "channels": 1}
-    task = Task(spec, {"weights": folder / "final.safetensors"}, frozenset(), folder, lambda n: None, {})
-    KINDS["prune"].run(task)
+    shape = {"model": "resnet8", "classes": 10, "channels": 1}
+    stage = Prune(fraction=fraction, scope="global", **shape, weights=given("weights"))
+    stage.run(task(stage, folder, {"weights": folder / "final.safetensors"}))
     return name
 
 
@@ -164,9 +165,9 @@ def test_empty_layers_are_named_by_every_training_under_the_mask(tmp_path, bench
     values = json.loads((tmp_path / "values.json").read_text())
     ticket = bench.lab().ticket(0, 0, 1)
 
-    def read(stage, file):
-        measured = {"density": 0.5, "test_error": 0.1, "test_loss": 0.3, "train_loss": 0.2}
-        return values if stage.kind == "prune" else measured
+    def read(result):
+        measured = {"density": 0.5, "test_error": 0.1, "test_loss": 0.3, "train_loss": 0.2, "train_loss_std": 0.1}
+        return result.decode(values if result.stage.kind == "prune" else measured)
 
     rows = Measurement("search", "imp", 0, 0, 1, ticket, condition="lr=0.1").rows(read)
     assert [row["condition"] for row in rows if row["metric"] == "empty_layer"] == [f"lr=0.1 layer={name}"]

@@ -5,7 +5,7 @@ import pytest
 
 from sparselt.errors import SettingError
 from sparselt.experiments import Experiment, Measurement
-from sparselt.reproduce import DEFAULT_SCALES, SCALES, load_setting
+from sparselt.reproduce import SCALES, SETTINGS, load_setting
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_trainings_that_agree_are_one_however_their_numbers_are_written(bench, o
 
 
 def test_the_papers_numbers_are_of_their_fields_types_already():
-    for name in DEFAULT_SCALES:
+    for name in SETTINGS:
         for scale in SCALES:
             setting = load_setting(name, scale)
             assert repr(setting._typed()) == repr(setting)
@@ -86,7 +86,7 @@ def test_levels_and_rewind_steps_that_are_none_are_refused_at_once(bench, ask, w
 
 def test_a_file_in_place_of_its_stage_is_refused_with_the_building_blocks_named(bench):
     lab = bench.lab()
-    words = r"takes a Stage and got a Need; lab\.dense, ticket.*lab\.mask, checkpoint"
+    words = r"takes a Stage and got a StageFile; lab\.dense, ticket.*lab\.mask, checkpoint"
     with pytest.raises(TypeError, match=words):
         Measurement("mine", "imp", 0, 0, 1, lab.mask(0, 0, 1))
     with pytest.raises(TypeError, match=words):

@@ -7,11 +7,10 @@ from sparselt import Mask
 from sparselt.analysis import lcs_set
 from sparselt.errors import SettingError
 from sparselt.experiments import EXPERIMENTS, Lab
-from sparselt.experiments.grids import Grids
 from sparselt.runs.plan import Plan
 
 LANDSCAPE = EXPERIMENTS["landscape"]
-GRIDS = Grids(landscape_levels=(0, 1), landscape_points=7)
+GRIDS = dict(landscape_levels=(0, 1), landscape_points=7)
 
 
 def plan_of(measurements) -> Plan:
@@ -45,8 +44,8 @@ def test_planes_are_drawn_at_the_outer_rewind_steps_for_as_many_replicates_as_as
 
 
 def test_a_setting_without_landscape_levels_says_so(bench):
-    lab = bench.lab(grids=Grids())
-    assert "landscape_levels" in LANDSCAPE.why_not(lab.setting) and not list(LANDSCAPE(lab))
+    lab = bench.lab(grids={})
+    assert "landscape_levels" in LANDSCAPE.unsupported_reason(lab.setting) and not list(LANDSCAPE(lab))
 
 
 @pytest.mark.parametrize("step", [0, 6])
@@ -102,4 +101,4 @@ def test_lines_state_their_errors_and_the_largest(rows):
 
 def test_a_grid_too_coarse_for_its_margin_is_refused_before_anything_runs(bench):
     with pytest.raises(SettingError, match="landscape_points is 3; expected at least 4"):
-        Lab(bench.setting(grids=Grids(landscape_points=3)))
+        Lab(bench.setting(grids=dict(landscape_points=3)))

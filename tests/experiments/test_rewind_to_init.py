@@ -1,16 +1,13 @@
 """Rewinding to initialization: equal epochs, the repelling loss, and angles and histograms that equal direct ones."""
 
-import dataclasses
-
 import pytest
 
 from sparselt.errors import SettingError
 from sparselt.experiments import EXPERIMENTS, Lab
-from sparselt.experiments.grids import Grids
 from sparselt.experiments.rewind_to_init.experiment import rewind_to_init
 from sparselt.runs.plan import Plan
 
-GRIDS = Grids(
+GRIDS = dict(
     init_lr=0.05,
     init_batch_sizes=(64, 256),
     init_warmup_steps=(8,),
@@ -54,20 +51,20 @@ def test_rounds_are_repelled_from_all_earlier_solutions(bench):
 
 
 def test_warm_ups_over_their_own_rounds_share_the_trainings_of_stability(bench):
-    grids = dataclasses.replace(GRIDS, init_warmup_levels=2, stability_levels=(2,), stability_rates=("warmup",))
-    grids = dataclasses.replace(grids, warmup_lr=0.3, warmup_lr_steps=8, stability_rewind_steps=(0,))
+    grids = dict(GRIDS, init_warmup_levels=2, stability_levels=(2,), stability_rates=("warmup",))
+    grids = dict(grids, warmup_lr=0.3, warmup_lr_steps=8, stability_rewind_steps=(0,))
     lab = bench.lab(grids=grids, replicates=1, lr=0.3)
     warm = [m.stage for m in rewind_to_init(lab) if "warmup_steps=8" in m.condition and m.stage.kind == "train"]
     stability = Plan(stage for m in EXPERIMENTS["stability"](lab) for stage in m.stages)
     assert len(warm) == 3 and {stage.key for stage in warm} <= {stage.key for stage in stability.trainings()}
     masks = [need.stage.spec["fraction"] for stage in warm for name, need in stage.needs.items() if name == "mask"]
-    assert masks == [lab.setting.fraction] * 2 and lab.setting.fraction != GRIDS.init_fraction
+    assert masks == [lab.setting.fraction] * 2 and lab.setting.fraction != GRIDS["init_fraction"]
 
 
 def test_plain_rounds_and_first_masks_are_shared_with_the_repelled_ones(bench):
-    lab = bench.lab(grids=dataclasses.replace(GRIDS, repulsion_strengths=()), replicates=1)
+    lab = bench.lab(grids=dict(GRIDS, repulsion_strengths=()), replicates=1)
     without = len(plan(lab).trainings())
-    lab = bench.lab(grids=dataclasses.replace(GRIDS, repulsion_strengths=(2.0,)), replicates=1)
+    lab = bench.lab(grids=dict(GRIDS, repulsion_strengths=(2.0,)), replicates=1)
     assert len(plan(lab).trainings()) == without + 2 + 2  # two rounds, and the control with and without the loss
 
 
@@ -80,7 +77,7 @@ def test_measurements_are_distinct(bench):
 @pytest.fixture(scope="module")
 def measured(bench):
     # Ten steps are few for a loss to act in: it is far stronger here than in the paper.
-    grids = dataclasses.replace(GRIDS, init_batch_sizes=(256,), init_warmup_steps=(), repulsion_strengths=(100.0,))
+    grids = dict(GRIDS, init_batch_sizes=(256,), init_warmup_steps=(), repulsion_strengths=(100.0,))
     lab = bench.lab(grids=grids, steps=40, milestones=(20, 32), replicates=1)
     found = list(rewind_to_init(lab))
     bench.run(*(stage for measurement in found for stage in measurement.stages))
@@ -171,4 +168,4 @@ def test_grids_that_cannot_be_run_are_refused_by_name(bench, values, named):
 
 
 def test_a_setting_without_its_grids_says_why(bench):
-    assert "init_batch_sizes" in EXPERIMENTS["rewind_to_init"].why_not(bench.setting(grids=Grids()))
+    assert "init_batch_sizes" in EXPERIMENTS["rewind_to_init"].unsupported_reason(bench.setting(grids={}))

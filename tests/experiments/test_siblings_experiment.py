@@ -1,15 +1,15 @@
 import dataclasses
 
 import pytest
+from stage_cases import given, task
 
 from sparselt.errors import SettingError
 from sparselt.experiments import EXPERIMENTS
-from sparselt.experiments.grids import Grids
 from sparselt.experiments.siblings.experiment import siblings
 from sparselt.runs.plan import Plan
-from sparselt.runs.stage import Stage
+from sparselt.stages import CombineMasks, Stage
 
-GRIDS = Grids(
+GRIDS = dict(
     sibling_pretraining=(0, 6),
     sibling_overlap=2,
     sibling_counts=(2, 3),
@@ -21,7 +21,7 @@ GRIDS = Grids(
 
 
 def planned(bench, **changes):
-    lab = bench.lab(replicates=1, grids=dataclasses.replace(GRIDS, **changes))
+    lab = bench.lab(replicates=1, grids=dict(GRIDS, **changes))
     measurements = list(siblings(lab))
     return lab, measurements, Plan(stage for m in measurements for stage in m.stages)
 
@@ -45,7 +45,7 @@ def test_siblings_share_their_pretraining_and_differ_in_order_only(bench):
     assert len({t.spec["seeds"]["initialization"] for t in dense}) == 1
     pretrained = [t for t in dense if t.spec["start_step"] == 6]
     assert {t.needs["weights"].stage.key for t in pretrained} == {lab.dense(0).key}
-    assert {t.needs["weights"].file for t in pretrained} == {"step-6.safetensors"}
+    assert {t.needs["weights"].name for t in pretrained} == {"step-6.safetensors"}
 
 
 def test_no_sibling_has_the_data_order_in_which_masks_are_retrained(bench):
@@ -65,7 +65,7 @@ def test_an_iterative_sibling_keeps_its_order_through_all_levels(bench):
         assert last.needs["mask"] == combine.needs[f"worn_{k}"]
         before = last.needs["mask"].stage.needs["weights"].stage
         assert last.spec["seeds"] == before.spec["seeds"]
-        assert last.needs["weights"].file == before.needs["weights"].file == "step-6.safetensors"
+        assert last.needs["weights"].name == before.needs["weights"].name == "step-6.safetensors"
 
 
 def test_densities_and_counts_share_the_siblings_trainings(bench):
@@ -119,23 +119,27 @@ def test_an_intersection_that_iterative_siblings_cannot_reach_fails_with_the_rea
     import torch
 
     from sparselt.masks import Mask
-    from sparselt.runs.kinds.siblings import combine
-    from sparselt.runs.kinds.task import Task
     from sparselt.training.checkpoint import save_tensors
 
     halves = [torch.tensor([True] * 4 + [False] * 4), torch.tensor([False] * 3 + [True] * 4 + [False])]
     inputs = {"equal": tmp_path / "equal"}
+    stage = CombineMasks(
+        how="intersection",
+        scope="global",
+        condition="siblings=2 density=0.25",
+        weights=(given("a"), given("b")),
+        worn=(given("c"), given("d")),
+        equal=given("equal"),
+    )
     Mask({"w": torch.tensor([True, True] + [False] * 6)}).save(inputs["equal"])
     for k, half in enumerate(halves):
         inputs |= {f"worn_{k}": tmp_path / f"worn{k}", f"weights_{k}": tmp_path / f"weights{k}"}
         Mask({"w": half}).save(inputs[f"worn_{k}"])
         save_tensors({"w": half.float()}, inputs[f"weights_{k}"])
-    spec = {"how": "intersection", "scope": "global", "condition": "siblings=2 density=0.25"}
-    task = Task(spec, inputs, frozenset(), tmp_path, lambda steps: None, {})
     with pytest.raises(SettingError, match=r"cannot reach density 0\.25 by intersection: of 0\.125"):
-        combine(task)
+        stage.run(task(stage, tmp_path, inputs))
     assert not (tmp_path / MASK).exists()
-    assert combine(dataclasses.replace(task, spec=spec | {"how": "union"})) == 1
+    assert dataclasses.replace(stage, how="union").run(task(stage, tmp_path, inputs)) == 1
 
 
 def test_siblings_that_diverged_are_named(bench, tmp_path):
@@ -149,12 +153,11 @@ def test_siblings_that_diverged_are_named(bench, tmp_path):
     save_tensors({"w": torch.ones(2)}, inputs["weights_0"])
     save_tensors({"w": torch.tensor([1.0, float("nan")])}, inputs["weights_1"])
     from sparselt.errors import TrainingError
-    from sparselt.runs.kinds.siblings import combine
-    from sparselt.runs.kinds.task import Task
 
-    task = Task({"how": "union", "scope": "global"}, inputs, frozenset(), tmp_path, lambda steps: None, {})
+    weights = (given("a"), given("b"))
+    stage = CombineMasks(how="union", scope="global", condition="", weights=weights, worn=(), equal=given("equal"))
     with pytest.raises(TrainingError, match="sibling 1"):
-        combine(task)
+        stage.run(task(stage, tmp_path, inputs))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +165,7 @@ def test_siblings_that_diverged_are_named(bench, tmp_path):
     [
         ({"sibling_counts": (1, 4)}, "sibling_counts"),
         ({"sibling_iterative_counts": (0,)}, "sibling_iterative_counts"),
-        ({"sibling_overlap": 1}, "sibling_overlap 1: expected 2 to 64 siblings"),
+        ({"sibling_overlap": 1}, "sibling_overlap is 1; expected 2 to 64 siblings"),
         ({"sibling_levels": (0,)}, "sibling_levels"),
         ({"sibling_densities": (1.0,)}, "sibling_densities"),
         ({"sibling_densities": (0.0,)}, "sibling_densities"),
@@ -171,14 +174,14 @@ def test_siblings_that_diverged_are_named(bench, tmp_path):
 )
 def test_grids_that_siblings_cannot_run_are_refused_before_anything_is_planned(bench, values, message):
     with pytest.raises(SettingError, match=message):
-        bench.setting(grids=dataclasses.replace(GRIDS, **values))
+        bench.setting(grids=dict(GRIDS, **values))
 
 
 def test_a_setting_without_pretraining_in_its_grid_says_why_not(bench):
-    setting = bench.setting(grids=Grids())
-    why = EXPERIMENTS["siblings"].why_not(setting)
+    setting = bench.setting(grids={})
+    why = EXPERIMENTS["siblings"].unsupported_reason(setting)
     assert "no sibling_pretraining" in why and "--set sibling_pretraining=0," in why
-    assert not EXPERIMENTS["siblings"].why_not(bench.setting(grids=GRIDS))
+    assert not EXPERIMENTS["siblings"].unsupported_reason(bench.setting(grids=GRIDS))
 
 
 MASK = "mask.safetensors"

@@ -6,11 +6,10 @@ import pytest
 
 from sparselt.errors import SettingError
 from sparselt.experiments import EXPERIMENTS, Lab
-from sparselt.experiments.grids import Grids
 from sparselt.experiments.stability.experiment import stability
 from sparselt.runs.plan import Plan
 
-GRIDS = Grids(
+GRIDS = dict(
     stability_levels=(1,),
     stability_rewind_steps=(0, 6),
     stability_rates=("standard", "low", "warmup"),
@@ -33,9 +32,8 @@ def test_each_subnetwork_takes_two_trainings_beside_those_of_imp(bench):
 
 
 def test_warm_up_shares_its_tickets_with_rewinding_to_initialization(bench):
-    import dataclasses
 
-    grids = dataclasses.replace(GRIDS, init_warmup_steps=(8,), init_levels=2)
+    grids = dict(GRIDS, init_warmup_steps=(8,), init_levels=2)
     lab = bench.lab(grids=grids, replicates=1)
     both = [{stage.key for stage in plan(EXPERIMENTS[n](lab)).trainings()} for n in ("stability", "rewind_to_init")]
     assert len(both[0] & both[1]) == 2  # the dense network and level 1
@@ -52,7 +50,7 @@ def test_measurements_are_distinct_and_say_what_they_compare(bench):
 
 @pytest.fixture(scope="module")
 def measured(bench):
-    lab = bench.lab(grids=Grids(stability_levels=(1,), stability_rewind_steps=(6,)), replicates=1)
+    lab = bench.lab(grids=dict(stability_levels=(1,), stability_rewind_steps=(6,)), replicates=1)
     found = list(stability(lab))
     bench.run(*(stage for measurement in found for stage in measurement.stages))
     rows = [row for measurement in found for row in measurement.rows(bench.store.read)]
@@ -69,7 +67,7 @@ def test_distances_are_those_of_the_live_weights(bench, measured, variant, kind)
     lab, rows = measured
     need = lab.mask(0, 6, 1) if variant == "imp" else lab.random_mask(0, 6, 1)
     bench.run(need.stage)
-    mask = Mask.load(bench.store.folder(need.stage) / need.file)
+    mask = Mask.load(bench.store.folder(need.stage) / need.name)
     networks = [lab.rewound(0, 6, need, "", copy=0)]
     networks.append(lab.dense(0) if kind == "pruning" else lab.rewound(0, 6, need, "", copy=1))
     states = [bench.tensors(network, "final.safetensors") for network in networks]
@@ -105,12 +103,12 @@ def test_grids_that_cannot_be_run_are_refused_by_name(bench, values, named):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"grids": Grids()}, "stability_levels"),
-        ({"grids": Grids(stability_levels=(1,))}, "stability_rewind_steps"),
+        ({"grids": {}}, "stability_levels"),
+        ({"grids": dict(stability_levels=(1,))}, "stability_rewind_steps"),
         ({"grids": GRIDS, "reshuffle": "level"}, "reshuffle"),
     ],
 )
 def test_settings_that_cannot_run_it_say_why(bench, changes, reason):
     setting = bench.setting(**changes)
-    assert reason in EXPERIMENTS["stability"].why_not(setting)
+    assert reason in EXPERIMENTS["stability"].unsupported_reason(setting)
     assert not list(EXPERIMENTS["stability"](Lab(setting)))

@@ -2,11 +2,11 @@
 
 import pytest
 
+from sparselt.cli.reproduce import main
 from sparselt.data import Digits, SyntheticImages, write_dataset
 from sparselt.errors import SettingError
 from sparselt.experiments.setting import Setting
-from sparselt.reproduce import DEFAULT_SCALES, load_setting
-from sparselt.reproduce.cli import main
+from sparselt.reproduce import SETTINGS, load_setting
 
 DIGITS = "digits_resnet8"
 
@@ -28,7 +28,7 @@ def empty_folder(tmp_path, monkeypatch):
         ([DIGITS, "--experiments", "conectivity"], ["unknown experiment 'conectivity'", "connectivity"]),
         ([DIGITS, "--set", "rewind_steps=0,600"], ["rewind step 600", "end of training (600 steps)"]),
         ([DIGITS, "--set", "rewind_steps=30ep"], ["rewind step 600"]),
-        ([DIGITS, "--set", "rewind_steps=60,60"], ["names a step twice"]),
+        ([DIGITS, "--set", "rewind_steps=60,60"], ["rewind_steps [60, 60] names a value twice"]),
         ([DIGITS, "--set", "rewind_steps="], ["rewind_steps is empty"]),
         ([DIGITS, "--set", "levels=0"], ["levels is 0", "at least 1"]),
         ([DIGITS, "--set", "fraction=1.0"], ["fraction is 1.0", "between 0 and 1"]),
@@ -46,15 +46,15 @@ def empty_folder(tmp_path, monkeypatch):
         ([DIGITS, "--set", "momentum=1"], ["momentum is 1.0"]),
         ([DIGITS, "--set", "padding=9"], ["padding is 9"]),
         ([DIGITS, "--set", "train_size=0"], ["train_size is 0"]),
-        ([DIGITS, "--set", "path_points=1000000000"], ["path_points is 1000000000"]),
+        ([DIGITS, "--set", "path_points=1000000000"], ["path_points is 1,000,000,000", "1,001 at most"]),
         ([DIGITS, "--set", "levels=1000"], ["levels is 1000", "leaves none"]),
-        ([DIGITS, "--set", "levels=2000", "fraction=0.001"], ["levels is 2,000", "1 to 1,000"]),
+        ([DIGITS, "--set", "levels=2000", "fraction=0.001"], ["levels is 2,000", "1,000 at most"]),
         (
             [DIGITS, "--experiments", "adaptive", "--set", "fraction=1e-4"],
             ["pruning 0.0001 a level takes 24,079 levels", "adaptive_density of 0.09", "more than 1,000"],
         ),
         ([DIGITS, "--set", "fraction=0.999"], ["leaves none"]),
-        ([DIGITS, "--set", "control_levels=0,3"], ["control_levels [0, 3]"]),
+        ([DIGITS, "--set", "control_levels=0,3"], ["control_levels holds 0", "at least 1"]),
         ([DIGITS, "--set", "lr=0.1", "lr=0.2"], ["lr is given twice"]),
         ([DIGITS, "--workers", "10000"], ["workers is 10000"]),
         ([DIGITS, "--set", "scope=local"], ["scope is 'local'", "global, layerwise"]),
@@ -150,13 +150,13 @@ def test_list_shows_settings_scales_and_experiments(capsys):
         assert word in shown
 
 
-@pytest.mark.parametrize("name", DEFAULT_SCALES)
+@pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("scale", ["paper", "mini", "smoke"])
 def test_every_setting_is_sound_at_every_scale(name, scale):
     setting = load_setting(name, scale)
     assert isinstance(setting, Setting) and setting.check() == setting
     assert (setting.name, setting.scale) == (name, scale)
-    known = setting.__dataclass_fields__.keys() | setting.grids.__dataclass_fields__.keys()
+    known = setting.values().keys()
     assert setting.sources.keys() <= known and setting.main.keys() <= known
     setting.changed(**setting.main).check()
 

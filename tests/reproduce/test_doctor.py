@@ -1,6 +1,6 @@
 import pytest
 
-from sparselt.reproduce.doctor import cpu_has_bfloat16
+from sparselt.runs.devices import cpu_has_bfloat16
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
+from sparselt.cli.reproduce import _command
 from sparselt.errors import StoreError
 from sparselt.report.others import others_html, others_markdown, others_tables
 from sparselt.report.results import Row
-from sparselt.reproduce.cli import _command
 from sparselt.runs.executor import result_of
 from sparselt.runs.program import own_script
 

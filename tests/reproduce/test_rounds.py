@@ -5,13 +5,14 @@ import dataclasses
 import shutil
 
 import pytest
+from grid_values import grids_of, with_grids
 
 import sparselt.experiments as experiments
+from sparselt.cli.reproduce import main
 from sparselt.errors import SettingError
 from sparselt.experiments import EXPERIMENTS, Experiment, Lab, Measurement
-from sparselt.experiments.grids import Grids
-from sparselt.reproduce.cli import main
 from sparselt.reproduce.digits_resnet8 import MINI
+from sparselt.stages import Measurements
 
 SMALL = [
     *("digits_resnet8", "--scale", "smoke", "--replicates", "2", "--workers", "1"),
@@ -26,7 +27,7 @@ def search(lab: Lab):
             # The dense network's first weights are asked for at once: later it would be trained again for them.
             stage = lab.ticket(replicate, 0, level) if level else lab.checkpoint(replicate, 0).stage
             yield Measurement("search", "imp", replicate, 0, level, stage)
-            if lab.found(stage, "measurements.json") is None:
+            if lab.found(stage.measured) is None:
                 break
 
 
@@ -47,7 +48,7 @@ def test_a_search_is_planned_again_until_it_asks_for_no_more(searching, capsys):
     assert main([*SMALL, "--experiments", "search"]) == 0
     errors = {(r["replicate"], r["level"]) for r in rows_of(searching) if r["metric"] == "test_error"}
     assert errors == {(str(replicate), str(level)) for replicate in range(2) for level in range(3)}
-    assert capsys.readouterr().out.count("asks for more: 2 trainings") == 2
+    assert capsys.readouterr().out.count("require 2 more trainings") == 2
     before = rows_of(searching)
     assert main([*SMALL, "--experiments", "search"]) == 0 and rows_of(searching) == before
     assert "Everything is in the store" in capsys.readouterr().out
@@ -57,7 +58,7 @@ def test_a_search_that_diverges_ends_and_what_was_measured_is_kept(searching, ca
     def breaking(lab: Lab):
         """Trains well, then at a rate at which training diverges."""
         yield Measurement("search", "imp", 0, 0, 0, lab.dense(0))
-        if lab.found(lab.dense(0), "measurements.json") is not None:
+        if lab.found(lab.dense(0).measured) is not None:
             yield Measurement("search", "imp", 0, 0, 1, lab.changed(lr=1e30).dense(0))
 
     experiments.EXPERIMENTS["search"] = Experiment(breaking, "nobody")
@@ -78,11 +79,11 @@ def test_grids_are_set_like_the_settings_own_values_and_hold_nothing_past_the_en
     setting = MINI.with_values(
         ["sibling_densities=0.3,0.15", "sibling_pretraining=0,2ep", "sibling_retrained=0", "lr=0.1"]
     ).check()
-    assert setting.grids.sibling_densities == (0.3, 0.15) and setting.grids.sibling_pretraining == (0, 40)
-    assert setting.lr == 0.1 and setting.grids.stability_levels == MINI.grids.stability_levels
+    assert grids_of(setting).sibling_densities == (0.3, 0.15) and grids_of(setting).sibling_pretraining == (0, 40)
+    assert setting.lr == 0.1 and grids_of(setting).stability_levels == grids_of(MINI).stability_levels
     short = dataclasses.replace(MINI, steps=100, milestones=(50,), levels=4, rewind_steps=(0, 40)).check()
-    assert short.grids.sibling_pretraining == (0, 20) and short.grids.stability_levels == ()
-    assert "warmup" not in short.grids.stability_rates and short.grids.adaptive_rewind_step == 60
+    assert grids_of(short).sibling_pretraining == (0, 20) and grids_of(short).stability_levels == ()
+    assert "warmup" not in grids_of(short).stability_rates and grids_of(short).adaptive_rewind_step == 60
 
 
 @pytest.mark.parametrize(
@@ -93,11 +94,11 @@ def test_grids_are_set_like_the_settings_own_values_and_hold_nothing_past_the_en
         ("sibling_densities=nan", "sibling_densities"),
         ("sibling_counts=1", "2 to 64"),
         ("variants=random,rewound", "variants holds 'rewound'"),
-        ("stability_levels=-1", "negative"),
+        ("stability_levels=-1", "stability_levels holds -1; expected zero or more"),
         ("stability_levels=1,99", "level 99 of a setting of 12 levels; expected 12 at most"),
         ("landscape_levels=12", "level 12 of a setting of 12 levels; expected 11 at most"),
         ("perturbation_level=99", "expected 11 at most"),
-        ("sibling_densities=0.000001", "from 0.001 to 0.999"),
+        ("sibling_densities=0.000001", "sibling_densities holds 1e-06; expected at least 0.001"),
         ("flatness_images=0", "flatness_images is 0"),
         ("repulsion_strengths=inf", "repulsion_strengths"),
         ("heat_map=perhaps", "heat_map"),
@@ -128,12 +129,12 @@ def test_a_grid_value_that_cannot_be_run_is_refused(value, words):
     ],
 )
 def test_why_an_experiment_does_not_apply_says_what_to_give(experiment, value, words):
-    assert words in EXPERIMENTS[experiment].why_not(MINI.with_values([value]).check())
+    assert words in EXPERIMENTS[experiment].unsupported_reason(MINI.with_values([value]).check())
 
 
 def test_chains_that_a_shorter_schedule_cuts_are_not_counted_beyond_it():
     short = MINI.with_values(["levels=3", "fraction=0.9"]).check()
-    assert (short.grids.variant_levels, short.control_levels) == (3, ())
+    assert (grids_of(short).variant_levels, short.control_levels) == (3, ())
 
 
 def test_a_plan_of_a_thousand_levels_asks_no_deeper_than_one_of_two():
@@ -141,8 +142,11 @@ def test_a_plan_of_a_thousand_levels_asks_no_deeper_than_one_of_two():
     assert Lab(setting).ticket(0, 0, 1000).needs["mask"].stage.needs["weights"].stage.kind == "train"
 
 
-def test_the_default_grids_apply_to_nothing_but_imp_and_connectivity():
-    assert Grids().check() == Grids()
+def test_the_default_options_apply_to_nothing_but_imp_and_connectivity():
+    setting = with_grids(MINI, {}, control_levels=()).check()
+    assert setting.options == with_grids(MINI, {}).options
+    applies = {name for name, experiment in EXPERIMENTS.items() if not experiment.unsupported_reason(setting)}
+    assert applies == {"imp", "connectivity"}
 
 
 def test_two_trainings_in_the_same_cells_are_refused_before_anything_runs(searching, capsys):
@@ -196,7 +200,7 @@ def yields_nothing(lab: Lab):
 
 def waits_for_nothing(lab: Lab):
     """Asks before it yields."""
-    if lab.found(lab.dense(0), "measurements.json") is not None:
+    if lab.found(lab.dense(0).measured) is not None:
         yield Measurement("search", "dense", 0, None, 0, lab.dense(0))
 
 
@@ -209,7 +213,7 @@ def counts_in_halves(lab: Lab):
     ("driver", "words"),
     [
         (returns_nothing, "returns_nothing(lab) returned None; expected measurements"),
-        (yields_a_stage, "yields_a_stage(lab) yields a Stage; expected a Measurement"),
+        (yields_a_stage, "yields_a_stage(lab) yields a Train; expected a Measurement"),
         (takes_a_name, "experiment search yields a Measurement of experiment 'imp'"),
         (counts_in_halves, "level is 0.5; expected a whole number from 0"),
         (says_no_name, "condition is '0.1'; expected name=value"),
@@ -247,7 +251,7 @@ def test_a_stage_that_fails_though_what_needs_it_is_stored_ends_the_run(searchin
     capsys.readouterr()
     assert main([*SMALL, "--experiments", "search"]) == 1
     shown = capsys.readouterr().out
-    assert "asks for more" not in shown and "1 stages failed" in shown and "failed: pixels" in shown
+    assert "more trainings" not in shown and "1 stages failed" in shown and "failed: pixels" in shown
 
 
 def test_two_paths_in_the_same_cells_are_refused_before_anything_runs(searching, capsys):
@@ -267,12 +271,12 @@ def test_asking_for_what_nothing_makes_ends_the_run_with_an_error(searching, cap
     def unplanned(lab: Lab):
         """Asks for a training that it does not yield."""
         yield Measurement("search", "dense", 0, None, 0, lab.dense(0))
-        lab.found(lab.dense(1), "measurements.json")
+        lab.found(lab.dense(1).measured)
 
     def unmade(lab: Lab):
         """Asks for a file that its training does not make."""
         yield Measurement("search", "dense", 0, None, 0, lab.dense(0))
-        lab.found(lab.dense(0), "measurement.json")
+        lab.found(lab.dense(0).result("measurement.json", Measurements))
 
     EXPERIMENTS["search"] = Experiment(unplanned, "nobody")
     assert main([*SMALL, "--experiments", "search"]) == 2

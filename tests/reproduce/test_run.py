@@ -95,7 +95,7 @@ def test_every_experiment_runs_at_smoke_scale_and_has_its_part_of_the_page(tmp_p
     folder = run_folder(tmp_path)
     with (folder / "results.csv").open() as file:
         found = {row["experiment"] for row in csv.DictReader(file)}
-    assert found == set(EXPERIMENTS) and "What was measured asks for more" in result.stdout
+    assert found == set(EXPERIMENTS) and "New results require" in result.stdout
     page = (folder / "report.html").read_text()
     for name in set(EXPERIMENTS) - {"imp"}:
         assert f'<h2 id="{name}">' in page, name

@@ -3,7 +3,7 @@
 import pytest
 
 from sparselt.experiments import EXPERIMENTS, MAIN, Lab
-from sparselt.reproduce import DEFAULT_SCALES, SCALES, load_setting
+from sparselt.reproduce import SCALES, SETTINGS, load_setting
 from sparselt.runs.plan import Plan
 
 OF_THEIR_OWN = {
@@ -18,18 +18,18 @@ OF_THEIR_OWN = {
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", DEFAULT_SCALES)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_every_scale_runs_the_experiments_of_its_setting(name, scale):
     setting = load_setting(name, scale).check()
     assert (setting.name, setting.scale) == (name, scale)
-    runs = {experiment for experiment, driver in EXPERIMENTS.items() if not driver.why_not(setting)}
+    runs = {experiment for experiment, driver in EXPERIMENTS.items() if not driver.unsupported_reason(setting)}
     assert runs == OF_THEIR_OWN[name] | {"imp", "connectivity"}
     # What `check` left out of a grid would be a number in the setting's file that nothing runs.
-    assert setting.grids == load_setting(name, scale).grids
+    assert setting.options == load_setting(name, scale).options
 
 
 @pytest.mark.parametrize("scale", ["mini", "smoke"])
-@pytest.mark.parametrize("name", DEFAULT_SCALES)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_the_main_findings_take_no_more_trainings_than_all_experiments(name, scale):
     setting = load_setting(name, scale)
 

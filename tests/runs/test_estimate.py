@@ -9,7 +9,7 @@ def finish(store, stage, seconds):
     folder = store.begin(stage)
     for name in stage.outputs:
         (folder / name).write_text("")
-    store.commit(stage, folder, seconds=seconds, steps=stage.steps, finished="")
+    store.commit(stage, folder, seconds=seconds, work=stage.work, finished="")
     store.discard(folder)
 
 

@@ -1,8 +1,8 @@
 import dataclasses
 
 from sparselt.experiments import EXPERIMENTS, Lab
+from sparselt.experiments.display import trainings_alone
 from sparselt.reproduce.digits_resnet8 import MINI
-from sparselt.reproduce.display import trainings_alone
 from sparselt.runs.plan import Plan
 
 
@@ -21,7 +21,7 @@ MAIN = MINI.changed(**MINI.main)
 def test_the_digits_take_202_trainings_however_many_experiments_ask():
     both, imp = measurements(MAIN, "imp", "connectivity"), measurements(MAIN, "imp")
     assert len(plan_of(both).trainings()) == len(plan_of(imp).trainings()) == 202
-    assert sum(stage.steps for stage in plan_of(both).trainings()) == 104_600
+    assert sum(stage.work for stage in plan_of(both).trainings()) == 104_600
     # 12 dense; in each of 5 replicates 3 rewind steps of 13 for either experiment, and a chain of 12 levels that the
     # control's mask needs, with one training, for either control.
     assert trainings_alone(both) == 12 + 5 * (2 * 39 + 2 * 13) == 532

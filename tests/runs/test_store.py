@@ -3,13 +3,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from sparselt.errors import StoreError
-from sparselt.runs.stage import Stage
 from sparselt.runs.store import Store
+from sparselt.stages.stage import Stage, StageFile, aside
 
 
 @pytest.fixture
@@ -21,22 +22,43 @@ def finish(store: Store, stage: Stage, **files: str) -> None:
     folder = store.begin(stage)
     for name, text in files.items():
         (folder / name).write_text(text)
-    store.commit(stage, folder, seconds=1.5, steps=3, finished="now")
+    store.commit(stage, folder, seconds=1.5, work=3, finished="now")
     store.discard(folder)
 
 
-STAGE = Stage("prune", {"fraction": 0.2}, outputs=frozenset({"a"}))
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Halve(Stage):
+    """A stage with a value, two inputs, and a field that decides nothing."""
+
+    kind = "prune"
+    title = "halve"
+    unit = "masks"
+
+    fraction: float
+    mask: StageFile | None = None
+    weights: StageFile | None = None
+    folder: str = aside("")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draw(Halve):
+    """The same of another kind."""
+
+    kind = "random_mask"
+
+
+STAGE = Halve(fraction=0.2, outputs=frozenset({"a"}))
 
 
 def test_identity_is_kind_spec_and_needs_and_nothing_else():
-    same = Stage("prune", {"fraction": 0.2}, outputs=frozenset({"b"}), label="other", steps=7, local={"folder": "x"})
+    same = Halve(fraction=0.2, outputs=frozenset({"b"}), label="other", work=7, folder="x")
     assert STAGE.key == same.key
     others = [
-        Stage("random_mask", {"fraction": 0.2}),
-        Stage("prune", {"fraction": 0.3}),
-        Stage("prune", {"fraction": 0.2}, {"mask": STAGE.file("a")}),
-        Stage("prune", {"fraction": 0.2}, {"mask": STAGE.file("b")}),
-        Stage("prune", {"fraction": 0.2}, {"weights": STAGE.file("a")}),
+        Draw(fraction=0.2),
+        Halve(fraction=0.3),
+        Halve(fraction=0.2, mask=STAGE.file("a")),
+        Halve(fraction=0.2, mask=STAGE.file("b")),
+        Halve(fraction=0.2, weights=STAGE.file("a")),
     ]
     assert len({STAGE.key, *(stage.key for stage in others)}) == 6
 
@@ -70,7 +92,7 @@ def test_a_truncated_result_counts_as_missing(store):
 def test_a_stage_that_lacks_an_output_is_not_committed(store):
     folder = store.begin(STAGE)
     with pytest.raises(StoreError, match="did not make a"):
-        store.commit(STAGE, folder, seconds=1, steps=1, finished="")
+        store.commit(STAGE, folder, seconds=1, work=1, finished="")
     assert not store.folder(STAGE).exists()
 
 
@@ -103,11 +125,11 @@ def test_a_stage_with_an_unreadable_record_is_made_anew(store, text):
 @pytest.mark.parametrize("size", [10, 3_000_000])
 def test_a_result_that_was_changed_is_noticed_and_made_anew(store, size):
     finish(store, STAGE, a="x" * size)
-    path = store.verify(STAGE, "a")
+    path = store.verify(STAGE.file("a"))
     path.write_text("x" * (size - 1) + "y")
     assert store.has(STAGE) == (size > 1 << 20), "large files are compared when they are read"
     with pytest.raises(StoreError, match="was damaged"):
-        store.verify(STAGE, "a")
+        store.verify(STAGE.file("a"))
     assert not store.has(STAGE)
 
 

@@ -8,8 +8,8 @@ from cohort_cases import RECIPE, Cases, Seen, assert_same, read_pixels
 
 from sparselt.errors import TrainingError
 from sparselt.training.captured import pinned_algorithms
+from sparselt.training.recipe import Techniques
 from sparselt.training.schedule import Schedule
-from sparselt.training.techniques import Techniques
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -14,9 +14,9 @@ from sparselt.data import Shard, StreamingTrainLoader, SyntheticImages, open_dat
 from sparselt.errors import MaskError, SettingError, TrainingError
 from sparselt.models import MODELS
 from sparselt.training.cohort import Cohort
+from sparselt.training.recipe import TECHNIQUES, Techniques
 from sparselt.training.schedule import Schedule
 from sparselt.training.step import Branch
-from sparselt.training.techniques import TECHNIQUES, Techniques
 
 
 @pytest.fixture(scope="module")

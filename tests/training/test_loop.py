@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from sparselt import MaskedSGD
 from sparselt.data.batch import Batch
 from sparselt.training import loop
-from sparselt.training.recipe import Recipe
+from sparselt.training.recipe import TECHNIQUES, Recipe, Techniques, training_side
 from sparselt.training.schedule import Schedule
-from sparselt.training.techniques import TECHNIQUES, Techniques, smoothed_bce, training_side
+from sparselt.training.techniques import smoothed_bce
 
 STEPS, BATCH, SIDE = 45, 8, 16
 PLAIN = Recipe("none", BATCH, STEPS, Schedule("step", 0.05))

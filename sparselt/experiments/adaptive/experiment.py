@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from sparselt.experiments.grids import unset
+from sparselt.experiments.adaptive.options import AdaptiveOptions
+from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import MOST_LEVELS, Setting
-from sparselt.runs.stage import Need, Stage, plain
+from sparselt.stages.adaptive import AdaptivePrune
+from sparselt.stages.stage import StageFile
+from sparselt.stages.train import Train
 from sparselt.training.recipe import derive_seed
 
 _TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
@@ -22,8 +26,7 @@ def adaptive(lab: Lab) -> Iterator[Measurement]:
     (whose path stays below the `threshold`; 0 where none does), `pruned_density`, and for each fraction tried, its
     position, the `largest_loss` on the path.
     """
-    grids = lab.setting.grids
-    condition = f"target={grids.adaptive_density:g}"
+    condition = f"target={lab.setting.option(AdaptiveOptions).adaptive_density:g}"
     for replicate in range(lab.setting.replicates):
         dense = lab.dense(replicate)
         yield Measurement("adaptive", "dense", replicate, None, 0, dense, condition=condition)
@@ -31,11 +34,12 @@ def adaptive(lab: Lab) -> Iterator[Measurement]:
         yield from _adaptive(lab, replicate, condition)
 
 
-def why_not(setting: Setting) -> str:
-    """Why a setting cannot run it."""
-    target, weights = setting.grids.adaptive_density, sum(setting.prunable_weights)
+def unsupported_reason(setting: Setting) -> str:
+    """Why a setting cannot run it; empty if it can."""
+    options = setting.option(AdaptiveOptions)
+    target, weights = options.adaptive_density, sum(setting.prunable_weights)
     if not target:
-        return unset(setting, adaptive_density=0.1)
+        return options.unset(adaptive_density=0.1)
     if target * weights < 1:
         return f"its adaptive_density of {target:g} is less than one of the {weights:,} weights of {setting.model}"
     if fixed_levels(setting) > MOST_LEVELS:
@@ -48,47 +52,48 @@ def why_not(setting: Setting) -> str:
 
 def fixed_levels(setting: Setting) -> int:
     """The first level of the fixed schedule whose density is at or below the target."""
-    wanted = math.log(setting.grids.adaptive_density) / math.log1p(-setting.fraction)
+    wanted = math.log(setting.option(AdaptiveOptions).adaptive_density) / math.log1p(-setting.fraction)
     # Rounded before the ceiling: 0.8⁴ asked for takes 4 levels, whatever the last bit of the quotient.
     return math.ceil(round(wanted, 9))
 
 
-def search_stage(
+def sweeping(
     lab: Lab,
-    kind: str,
     replicate: int,
-    network: Stage,
-    mask: Need | None,
-    label: str,
+    network: Train,
+    mask: StageFile | None,
     fractions: Sequence[float],
-    **spec,
-) -> Stage:
-    """A stage that sweeps pruning fractions at a trained network, see `sparselt.runs.kinds.adaptive.sweep`.
+    images: int,
+    more_networks: int = 0,
+) -> dict[str, Any]:
+    """Arguments of a stage that sweeps pruning fractions at a trained network (`sparselt.stages.adaptive.Sweep`).
 
     Args:
         mask: the network's; None if it is dense.
-        spec: further values; `images` is the subsample of the training set, 0 for all of it, and `work` what else the
-            stage evaluates, in networks on those images.
+        images: a subsample of the training set, 0 for all of it.
+        more_networks: what else the stage evaluates, in networks on those images.
     """
-    setting, work = lab.setting, spec.pop("work", 0)
-    needs = {"weights": network.file("final.safetensors"), "dense": lab.dense(replicate).file("measurements.json")}
-    needs |= {"mask": mask} if mask else {}
-    common = {
-        "fractions": list(fractions),
+    setting = lab.setting
+    networks = 1 + len(fractions) * (setting.path_points - 1) + more_networks
+    evaluated = min(images or setting.train_count, setting.train_count)
+    return {
+        **lab.evaluating,
+        "fractions": tuple(fractions),
         "points": setting.path_points,
         "scope": setting.scope,
         "minimum": setting.fraction,
-        "techniques": plain(setting.recipe.techniques),
+        "techniques": setting.recipe.techniques,
         "subsample_seed": derive_seed(setting.seed, "training subsample", replicate),
+        "images": images,
+        "weights": network.final,
+        "mask": mask,
+        "dense": lab.dense(replicate).measured,
+        "work": max(1, round(networks * evaluated / setting.test_count)),
     }
-    networks = 1 + len(fractions) * (setting.path_points - 1) + work
-    images = min(spec["images"] or setting.train_count, setting.train_count)
-    steps = max(1, round(networks * images / setting.test_count))
-    return lab.evaluation(kind, common | spec, needs, label, steps=steps)
 
 
 def _fixed(lab: Lab, replicate: int, condition: str) -> Iterator[Measurement]:
-    step = lab.setting.grids.adaptive_rewind_step
+    step = lab.setting.option(AdaptiveOptions).adaptive_rewind_step
     for level in range(1, fixed_levels(lab.setting) + 1):
         ticket = lab.ticket(replicate, step, level)
         yield Measurement("adaptive", "fixed", replicate, step, level, ticket, condition=condition)
@@ -96,22 +101,31 @@ def _fixed(lab: Lab, replicate: int, condition: str) -> Iterator[Measurement]:
 
 def _adaptive(lab: Lab, replicate: int, condition: str) -> Iterator[Measurement]:
     """As far as can be planned: to the first level whose search has not run."""
-    grids = lab.setting.grids
-    step = grids.adaptive_rewind_step
+    options = lab.setting.option(AdaptiveOptions)
+    step = options.adaptive_rewind_step
     place = ("adaptive", "adaptive", replicate, step)
     network, mask, level = lab.dense(replicate), None, 0
     while True:
         label = f"adaptive search, replicate {replicate}, rewind {step}, level {level}"
-        search = search_stage(
-            *(lab, "adaptive_prune", replicate, network, mask, label, _TENTHS), images=grids.adaptive_images
-        )
+        sweep = sweeping(lab, replicate, network, mask, _TENTHS, options.adaptive_images)
+        search = AdaptivePrune(**sweep, label=label)
         yield Measurement(*place, level, search, network=network, condition=condition)
-        found = lab.found(search, "values.json")
+        found = lab.found(search.measured)
         if found is None:
             return
-        level, mask = level + 1, search.file("mask.safetensors")
+        level, mask = level + 1, search.made_mask
         label = f"adaptive, replicate {replicate}, rewind {step}, level {level}"
         network = lab.rewound(replicate, step, mask, label, level=level)
         yield Measurement(*place, level, network, condition=condition)
-        if found["density"] <= grids.adaptive_density:
+        if found.density <= options.adaptive_density:
             return
+
+
+EXPERIMENT = Experiment(
+    adaptive,
+    "Paul et al. 2022",
+    unsupported_reason,
+    AdaptiveOptions,
+    report="sparselt.experiments.adaptive.report",
+    order=4,
+)

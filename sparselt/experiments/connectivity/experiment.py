@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 
+from sparselt.experiments.connectivity.options import ConnectivityOptions
+from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
-from sparselt.runs.stage import Need
+from sparselt.stages.paths import EvaluatePairs
+from sparselt.stages.stage import StageFile
+from sparselt.stages.train import finals
 
 
 def connectivity(lab: Lab) -> Iterator[Measurement]:
@@ -38,22 +42,21 @@ def connectivity(lab: Lab) -> Iterator[Measurement]:
                     network=first,
                 )
             yield from _copies(lab, replicate, rewind_step)
-        if setting.grids.heat_map:
+        if setting.option(ConnectivityOptions).heat_map:
             yield _heat_map(lab, replicate, max(setting.rewind_steps))
 
 
 def _heat_map(lab: Lab, replicate: int, rewind_step: int) -> Measurement:
     """The lines between all pairs of levels."""
     networks = [lab.ticket(replicate, rewind_step, level) for level in range(lab.setting.levels + 1)]
-    needs = {f"network_{level}": network.file("final.safetensors") for level, network in enumerate(networks)}
     points = lab.setting.path_points
     pairs = len(networks) * (len(networks) - 1) // 2
-    stage = lab.evaluation(
-        "heat_map",
-        {"points": points, "batch_norm": "interpolate"},
-        needs,
-        f"all pairs of levels, replicate {replicate}, rewind {rewind_step}",
-        steps=len(networks) + pairs * (points - 2),
+    stage = EvaluatePairs(
+        points=points,
+        networks=finals(networks),
+        **lab.evaluating,
+        label=f"all pairs of levels, replicate {replicate}, rewind {rewind_step}",
+        work=len(networks) + pairs * (points - 2),
     )
     return Measurement(
         "connectivity",
@@ -70,8 +73,8 @@ def _heat_map(lab: Lab, replicate: int, rewind_step: int) -> Measurement:
 
 def _copies(lab: Lab, replicate: int, rewind_step: int) -> Iterator[Measurement]:
     """The line between a network and its copy, for every level at which instability is measured."""
-    for level in lab.setting.grids.instability_levels:
-        masks: dict[str, Need | None] = {"dense": None}
+    for level in lab.setting.option(ConnectivityOptions).instability_levels:
+        masks: dict[str, StageFile | None] = {"dense": None}
         if level > 0:
             masks = {
                 "imp": lab.mask(replicate, rewind_step, level),
@@ -94,3 +97,13 @@ def _copies(lab: Lab, replicate: int, rewind_step: int) -> Iterator[Measurement]
                 network=first,
                 condition="between=copies",
             )
+
+
+EXPERIMENT = Experiment(
+    connectivity,
+    "Paul et al. 2022",
+    options=ConnectivityOptions,
+    report="sparselt.experiments.connectivity.report",
+    order=2,
+    main=True,
+)

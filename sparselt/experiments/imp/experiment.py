@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator
 
+from sparselt.experiments.experiment import Experiment
+from sparselt.experiments.imp.options import ImpOptions
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import Setting
-from sparselt.runs.stage import Need, Stage
+from sparselt.stages.stage import StageFile
+from sparselt.stages.train import Train
 
-Retrain = Callable[[Stage, Need, int], Stage]
+Retrain = Callable[[Train, StageFile, int], Train]
 _CHAINS = ("layerwise", "lr_rewinding", "fine_tuning")
 _LEAST_RATE = 0.01
 
@@ -16,7 +19,7 @@ def imp(lab: Lab) -> Iterator[Measurement]:
     """Iterative magnitude pruning with weight rewinding, its controls and variants (Paul et al. 2022, Fig. 5).
 
     Test error of the dense network (`dense`, level 0), of every level at every rewind step (`imp`), and at the control
-    rewind step of what `Grids.variants` names. At the control levels, with as many weights as the ticket:
+    rewind step of what `variants` names. At the control levels, with as many weights as the ticket:
 
     - `random`: a random mask of the ticket's layerwise densities, on the same rewound weights;
     - `reinit`: the ticket's mask on a fresh initialization, trained in full (both Frankle et al. 2019);
@@ -25,7 +28,7 @@ def imp(lab: Lab) -> Iterator[Measurement]:
       Neural Networks at Initialization, who shuffle the mask within each layer: that is `random`;
     - `one_shot`: the dense network pruned once, and rewound (Frankle et al. 2019).
 
-    Chains, at every level up to `Grids.variant_levels`; each prunes its own networks as often as IMP:
+    Chains, at every level up to `variant_levels`; each prunes its own networks as often as IMP:
 
     - `layerwise`: IMP that ranks the weights of each layer on its own;
     - `lr_rewinding`: keeps the final weights and rewinds only the schedule (Renda et al. 2020);
@@ -38,7 +41,7 @@ def imp(lab: Lab) -> Iterator[Measurement]:
     Metrics: test_error, test_loss, train_loss; `empty_layer`, with `layer=name` as condition, where pruning has left
     none of a layer's weights.
     """
-    setting = lab.setting
+    setting, options = lab.setting, lab.setting.option(ImpOptions)
     for replicate in range(max(setting.replicates, setting.dense_replicates)):
         yield Measurement("imp", "dense", replicate, None, 0, lab.dense(replicate))
     for replicate in range(setting.replicates):
@@ -46,7 +49,7 @@ def imp(lab: Lab) -> Iterator[Measurement]:
             for level in range(1, setting.levels + 1):
                 yield Measurement("imp", "imp", replicate, step, level, lab.ticket(replicate, step, level))
         step = setting.control_rewind_step
-        others = replicate < (setting.grids.variant_replicates or setting.replicates)
+        others = replicate < (options.variant_replicates or setting.replicates)
         for level in setting.control_levels:
             yield from _controls(lab, replicate, step, level, others)
         for variant, retrain in _retrained(lab, replicate, step).items() if others else ():
@@ -55,7 +58,7 @@ def imp(lab: Lab) -> Iterator[Measurement]:
 
 def _controls(lab: Lab, replicate: int, step: int, level: int, others: bool) -> Iterator[Measurement]:
     """What is compared with one ticket: the controls, and with `others` the variants."""
-    variants = [v for v in lab.setting.grids.variants if others or v in ("random", "reinit")]
+    variants = [v for v in lab.setting.option(ImpOptions).variants if others or v in ("random", "reinit")]
     mask = lab.mask(replicate, step, level)
     place = f"replicate {replicate}, level {level}"
     if "random" in variants:
@@ -77,28 +80,28 @@ def _retrained(lab: Lab, replicate: int, step: int) -> dict[str, Retrain]:
     """How each chain trains the network that was just pruned: of network, mask and level."""
 
     def kept(lab: Lab, what: str) -> Retrain:
-        def retrain(network: Stage, mask: Need, level: int) -> Stage:
+        def retrain(network: Train, mask: StageFile, level: int) -> Train:
             label = f"{what}, replicate {replicate}, level {level}"
-            weights = network.file("final.safetensors")
             seeds = lab.seeds(replicate, level, step)
-            return lab.training(seeds, start_step=step, label=label, weights=weights, mask=mask)
+            return lab.training(seeds, start_step=step, label=label, weights=network.final, mask=mask)
 
         return retrain
 
-    def rewound(network: Stage, mask: Need, level: int) -> Stage:
+    def rewound(network: Train, mask: StageFile, level: int) -> Train:
         return lab.rewound(replicate, step, mask, f"layerwise, replicate {replicate}, level {level}", level=level)
 
+    variants = lab.setting.option(ImpOptions).variants
     chains = {"layerwise": rewound, "lr_rewinding": kept(lab, "learning rate rewound")}
-    if "fine_tuning" in lab.setting.grids.variants:
+    if "fine_tuning" in variants:
         chains["fine_tuning"] = kept(_fine_tuning_lab(lab), "fine-tuned")
-    return {variant: chains[variant] for variant in _CHAINS if variant in lab.setting.grids.variants}
+    return {variant: chains[variant] for variant in _CHAINS if variant in variants}
 
 
 def _chain(lab: Lab, variant: str, retrain: Retrain, replicate: int, step: int) -> Iterator[Measurement]:
     """Prunes and trains in turn."""
     scope = "layerwise" if variant == "layerwise" else lab.setting.scope
     network, mask = lab.dense(replicate), None
-    last = lab.setting.grids.variant_levels or max(lab.setting.control_levels, default=0)
+    last = lab.setting.option(ImpOptions).variant_levels or max(lab.setting.control_levels, default=0)
     for level in range(1, last + 1):
         label = f"{variant} mask, replicate {replicate}, level {level}"
         mask = lab.pruned(network, mask, label, scope=scope)
@@ -119,3 +122,8 @@ def fine_tuning_rate(setting: Setting) -> float:
     """The learning rate of the schedule's last step; 1% of the peak where that is less than 0.01% of it."""
     last = setting.recipe.schedule.learning_rate(setting.steps - 1, setting.steps)
     return last if last >= _LEAST_RATE**2 * setting.lr else _LEAST_RATE * setting.lr
+
+
+EXPERIMENT = Experiment(
+    imp, "all four", options=ImpOptions, report="sparselt.experiments.imp.report", order=1, main=True
+)

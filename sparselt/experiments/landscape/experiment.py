@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 
-from sparselt.experiments.grids import unset
+from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
+from sparselt.experiments.landscape.options import LandscapeOptions
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import Setting
-from sparselt.runs.stage import Stage
+from sparselt.stages.planes import EvaluatePlane, EvaluateProjection
+from sparselt.stages.stage import Stage
 
 
 def landscape(lab: Lab) -> Iterator[Measurement]:
@@ -23,22 +25,22 @@ def landscape(lab: Lab) -> Iterator[Measurement]:
     projection_error and next_solution_error at theirs. Outside their triangle only prunable parameters are
     extrapolated (appendix C).
     """
-    setting = lab.setting
+    setting, options = lab.setting, lab.setting.option(LandscapeOptions)
     drawn = {min(setting.rewind_steps), max(setting.rewind_steps)}
     for replicate in range(setting.replicates):
         for rewind_step in setting.rewind_steps:
             for level in range(setting.levels):
                 for condition, stage, metrics in _lines(lab, replicate, rewind_step, level):
                     yield _measured(lab, replicate, rewind_step, level, stage, condition, metrics)
-            if rewind_step in drawn and replicate < setting.grids.landscape_replicates:
-                for level in setting.grids.landscape_levels:
+            if rewind_step in drawn and replicate < options.landscape_replicates:
+                for level in options.landscape_levels:
                     stage = _plane(lab, replicate, rewind_step, level)
                     yield _measured(lab, replicate, rewind_step, level, stage, "plane=grid", ())
 
 
-def why_not(setting: Setting) -> str:
+def unsupported_reason(setting: Setting) -> str:
     """Why a setting does not run it; empty if it does."""
-    return unset(setting, landscape_levels=setting.levels - 1)
+    return setting.option(LandscapeOptions).unset(landscape_levels=setting.levels - 1)
 
 
 def _lines(lab: Lab, replicate: int, step: int, level: int) -> Iterator[tuple[str, Stage, tuple[str, ...]]]:
@@ -46,9 +48,14 @@ def _lines(lab: Lab, replicate: int, step: int, level: int) -> Iterator[tuple[st
     place = f"replicate {replicate}, rewind {step}, level {level}"
     points = lab.setting.path_points
     first, following = lab.ticket(replicate, step, level), lab.ticket(replicate, step, level + 1)
-    needs = {"first": first.file("final.safetensors"), "mask": lab.mask(replicate, step, level + 1)}
-    spec = {"points": points, "batch_norm": "interpolate"}
-    projection = lab.evaluation("projection", spec, needs, f"path to the projection, {place}", steps=points)
+    projection = EvaluateProjection(
+        points=points,
+        first=first.final,
+        mask=lab.mask(replicate, step, level + 1),
+        **lab.evaluating,
+        label=f"path to the projection, {place}",
+        work=points,
+    )
     wanted = ("path_error", "max_error")
     yield "line=projection", projection, wanted
     yield "line=next", lab.path(first, following, f"path to the next level, {place}"), wanted
@@ -56,15 +63,16 @@ def _lines(lab: Lab, replicate: int, step: int, level: int) -> Iterator[tuple[st
 
 def _plane(lab: Lab, replicate: int, step: int, level: int) -> Stage:
     """The grid over one plane."""
-    side = lab.setting.grids.landscape_points
-    needs = {
-        "first": lab.ticket(replicate, step, level).file("final.safetensors"),
-        "mask": lab.mask(replicate, step, level + 1),
-        "third": lab.ticket(replicate, step, level + 1).file("final.safetensors"),
-    }
-    spec = {"points": side, "batch_norm": "interpolate"}
-    label = f"plane, replicate {replicate}, rewind {step}, level {level}"
-    return lab.evaluation("plane", spec, needs, label, steps=side * side + 3)
+    side = lab.setting.option(LandscapeOptions).landscape_points
+    return EvaluatePlane(
+        points=side,
+        first=lab.ticket(replicate, step, level).final,
+        mask=lab.mask(replicate, step, level + 1),
+        third=lab.ticket(replicate, step, level + 1).final,
+        **lab.evaluating,
+        label=f"plane, replicate {replicate}, rewind {step}, level {level}",
+        work=side * side + 3,
+    )
 
 
 def _measured(
@@ -82,3 +90,13 @@ def _measured(
         condition=condition,
         metrics=metrics,
     )
+
+
+EXPERIMENT = Experiment(
+    landscape,
+    "Paul et al. 2022",
+    unsupported_reason,
+    LandscapeOptions,
+    report="sparselt.experiments.landscape.report",
+    order=3,
+)

@@ -4,11 +4,14 @@ from collections.abc import Iterator, Sequence
 
 from sparselt.errors import SettingError
 from sparselt.experiments.equal_epochs import equal_epochs
-from sparselt.experiments.grids import unset
+from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
+from sparselt.experiments.rewind_to_init.options import RewindToInitOptions
 from sparselt.experiments.setting import Setting
-from sparselt.runs.stage import Need, Stage
+from sparselt.stages.distances import CountWeights, MeasureAngles
+from sparselt.stages.stage import StageFile
+from sparselt.stages.train import Train, finals
 
 _BINS = 41
 
@@ -27,26 +30,29 @@ def rewind_to_init(lab: Lab) -> Iterator[Measurement]:
     pairs of rounds, `angular_distance_to_initialization`; `threshold`, `threshold_ratio`, `bimodality` and
     `weight_share` of the weights, see `sparselt.analysis.histograms`.
     """
-    setting, grids = lab.setting, lab.setting.grids
+    setting, options = lab.setting, lab.setting.option(RewindToInitOptions)
     _check(setting)
-    labs = {size: _changed(lab, "init_batch_sizes", size, size, lr=grids.init_lr) for size in grids.init_batch_sizes}
-    own, warmups = setting.batch_size, grids.init_warmup_steps
+    labs = {
+        size: _changed(lab, "init_batch_sizes", size, size, lr=options.init_lr) for size in options.init_batch_sizes
+    }
+    own, warmups = setting.batch_size, options.init_warmup_steps
     warm = {steps: _changed(lab, "init_warmup_steps", steps, own, warmup_steps=steps) for steps in warmups}
     for replicate in range(setting.replicates):
         for other in labs.values():
             yield from _rounds(other, _condition(other), replicate)
         for steps, other in warm.items():
             yield from _rounds(other, f"{_condition(other)} warmup_steps={steps}", replicate)
-        for strength in grids.repulsion_strengths:
+        for strength in options.repulsion_strengths:
             chosen = labs[max(labs) if strength > 0 else min(labs)]
-            yield from _repelled(chosen, strength, grids.repulsion_levels, replicate)
+            yield from _repelled(chosen, strength, options.repulsion_levels, replicate)
 
 
-def why_not(setting: Setting) -> str:
+def unsupported_reason(setting: Setting) -> str:
     """Why a setting cannot run it; empty if it can."""
     sizes = f"{setting.batch_size},{4 * setting.batch_size}"
-    missing = unset(setting, init_batch_sizes=sizes, init_lr=setting.lr, init_levels=setting.levels)
-    return "" if setting.grids.init_warmup_steps else missing
+    options = setting.option(RewindToInitOptions)
+    missing = options.unset(init_batch_sizes=sizes, init_lr=setting.lr, init_levels=setting.levels)
+    return "" if options.init_warmup_steps else missing
 
 
 def _rounds(lab: Lab, condition: str, replicate: int) -> Iterator[Measurement]:
@@ -60,9 +66,16 @@ def _rounds(lab: Lab, condition: str, replicate: int) -> Iterator[Measurement]:
         path = lab.path(networks[level], networks[level + 1], label)
         yield Measurement("rewind_to_init", "imp", replicate, 0, level, path, level + 1, networks[level], condition)
     yield _angles(lab, networks, masks, condition, replicate)
-    spec = {"bins": _BINS, "fraction": lab.setting.fraction, "drawn": sorted({0, levels // 2, levels})}
-    label = f"histograms, {condition}, replicate {replicate}"
-    stage = _stage("histograms", lab, spec, _solutions(networks, masks), label, len(networks))
+    stage = CountWeights(
+        threads=lab.setting.threads,
+        weights=finals(networks),
+        masks=tuple(masks),
+        bins=_BINS,
+        fraction=lab.setting.fraction,
+        drawn=tuple(sorted({0, levels // 2, levels})),
+        label=f"histograms, {condition}, replicate {replicate}",
+        work=len(networks),
+    )
     yield Measurement("rewind_to_init", "imp", replicate, 0, 0, stage, condition=condition)
 
 
@@ -73,43 +86,54 @@ def _repelled(lab: Lab, strength: float, levels: int, replicate: int) -> Iterato
     """
     plain = _condition(lab)
     condition = f"{plain} repulsion={strength:g}"
-    networks, masks = [lab.dense(replicate)], []
+    networks: list[Train] = [lab.dense(replicate)]
+    masks: list[StageFile] = []
     for level in range(1, levels + 1):
         place = f"replicate {replicate}, level {level}"
         masks.append(lab.pruned(networks[-1], masks[-1] if masks else None, f"mask, {condition}, {place}"))
-        start = {"weights": lab.checkpoint(replicate, 0), "mask": masks[-1]}
-        loss = {"repulsion": strength, "solutions": [network.file("final.safetensors") for network in networks]}
+        solutions = finals(networks)
         if strength > 0 and level == levels:
             fresh = lab.seeds(replicate, level, initialization="reinitialization")
-            control = lab.training(fresh, label=f"reinitialized, {condition}, {place}", **loss, mask=masks[-1])
+            control = lab.training(
+                fresh,
+                label=f"reinitialized, {condition}, {place}",
+                repulsion=strength,
+                solutions=solutions,
+                mask=masks[-1],
+            )
             for network, name in ((control, condition), (lab.reinit_control(replicate, 0, level), plain)):
                 yield Measurement("rewind_to_init", "reinit", replicate, 0, level, network, condition=name)
-        networks.append(lab.training(lab.seeds(replicate, level), label=f"{condition}, {place}", **loss, **start))
+        repelled = lab.training(
+            lab.seeds(replicate, level),
+            label=f"{condition}, {place}",
+            repulsion=strength,
+            solutions=solutions,
+            weights=lab.checkpoint(replicate, 0),
+            mask=masks[-1],
+        )
+        networks.append(repelled)
     yield from _errors(networks, condition, replicate)
     yield _angles(lab, networks, masks, condition, replicate)
 
 
-def _errors(networks: Sequence[Stage], condition: str, replicate: int) -> Iterator[Measurement]:
+def _errors(networks: Sequence[Train], condition: str, replicate: int) -> Iterator[Measurement]:
     yield Measurement("rewind_to_init", "dense", replicate, None, 0, networks[0], condition=condition)
     for level, network in enumerate(networks[1:], 1):
         yield Measurement("rewind_to_init", "imp", replicate, 0, level, network, condition=condition)
 
 
-def _angles(lab: Lab, networks: Sequence[Stage], masks: Sequence[Need], condition: str, replicate: int) -> Measurement:
-    needs = {**_solutions(networks, masks), "initialization": lab.checkpoint(replicate, 0)}
-    label = f"angles between rounds, {condition}, replicate {replicate}"
-    stage = _stage("angular_distances", lab, {}, needs, label, len(networks) * (len(networks) + 1) // 2)
+def _angles(
+    lab: Lab, networks: Sequence[Train], masks: Sequence[StageFile], condition: str, replicate: int
+) -> Measurement:
+    stage = MeasureAngles(
+        threads=lab.setting.threads,
+        weights=finals(networks),
+        masks=tuple(masks),
+        initialization=lab.checkpoint(replicate, 0),
+        label=f"angles between rounds, {condition}, replicate {replicate}",
+        work=len(networks) * (len(networks) + 1) // 2,
+    )
     return Measurement("rewind_to_init", "imp", replicate, 0, 0, stage, condition=condition)
-
-
-def _stage(kind: str, lab: Lab, spec: dict, needs: dict[str, Need], label: str, steps: int) -> Stage:
-    spec = {"threads": lab.setting.threads, **spec}
-    return Stage(kind, spec, needs, frozenset({"values.json"}), label, steps=steps)
-
-
-def _solutions(networks: Sequence[Stage], masks: Sequence[Need]) -> dict[str, Need]:
-    weights = {f"weights_{level}": network.file("final.safetensors") for level, network in enumerate(networks)}
-    return weights | {f"mask_{level}": mask for level, mask in enumerate(masks, 1)}
 
 
 def _condition(lab: Lab) -> str:
@@ -117,11 +141,11 @@ def _condition(lab: Lab) -> str:
 
 
 def _changed(lab: Lab, field: str, chosen: int, batch_size: int, **values: float) -> Lab:
-    """The lab of one condition; `field` of the grids holds what was `chosen`."""
-    grids = lab.setting.grids
-    rounds = {"init_levels": grids.init_levels, "init_fraction": grids.init_fraction or lab.setting.fraction}
-    if field == "init_warmup_steps" and grids.init_warmup_levels:
-        rounds = {"init_warmup_levels": grids.init_warmup_levels, "fraction": lab.setting.fraction}
+    """The lab of one condition; `field` of the options holds what was `chosen`."""
+    options = lab.setting.option(RewindToInitOptions)
+    rounds = {"init_levels": options.init_levels, "init_fraction": options.init_fraction or lab.setting.fraction}
+    if field == "init_warmup_steps" and options.init_warmup_levels:
+        rounds = {"init_warmup_levels": options.init_warmup_levels, "fraction": lab.setting.fraction}
     levels, fraction = rounds.values()
     try:
         return equal_epochs(lab, batch_size, levels=levels, fraction=fraction, **values)
@@ -131,19 +155,30 @@ def _changed(lab: Lab, field: str, chosen: int, batch_size: int, **values: float
 
 
 def _check(setting: Setting) -> None:
-    grids = setting.grids
-    if grids.init_batch_sizes and not grids.init_lr:
+    options = setting.option(RewindToInitOptions)
+    if options.init_batch_sizes and not options.init_lr:
         raise SettingError("init_lr is 0; expected the learning rate of init_batch_sizes, such as 0.1")
-    if grids.init_levels < 1:
-        raise SettingError(f"init_levels is {grids.init_levels}; expected at least 1 round of pruning")
-    if not grids.repulsion_strengths:
+    if options.init_levels < 1:
+        raise SettingError(f"init_levels is {options.init_levels}; expected at least 1 round of pruning")
+    if not options.repulsion_strengths:
         return
-    if 0 in grids.repulsion_strengths:
+    if 0 in options.repulsion_strengths:
         raise SettingError("repulsion_strengths holds 0, no loss at all; expected λ above 0 to repel, below to attract")
-    if not grids.init_batch_sizes:
+    if not options.init_batch_sizes:
         raise SettingError("repulsion_strengths needs init_batch_sizes: the loss acts at their largest or smallest")
-    if not 1 <= grids.repulsion_levels <= grids.init_levels:
+    if not 1 <= options.repulsion_levels <= options.init_levels:
         raise SettingError(
-            f"repulsion_levels is {grids.repulsion_levels}; expected 1 to the {grids.init_levels} of init_levels, "
+            f"repulsion_levels is {options.repulsion_levels}; expected 1 to the {options.init_levels} of init_levels, "
             "which it is compared with"
         )
+
+
+EXPERIMENT = Experiment(
+    rewind_to_init,
+    "Maene et al. 2021",
+    unsupported_reason,
+    RewindToInitOptions,
+    report="sparselt.experiments.rewind_to_init.report",
+    order=7,
+    main=True,
+)

@@ -2,12 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from sparselt.experiments.grids import unset
+from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import Setting
-from sparselt.runs.stage import Need, Stage
+from sparselt.experiments.siblings.options import SiblingsOptions
+from sparselt.stages.masks import DrawMask
+from sparselt.stages.siblings import CombineMasks, CompareMasks
+from sparselt.stages.stage import Stage, StageFile
+from sparselt.stages.train import Train, finals
 from sparselt.training.recipe import derive_seed
 
 
@@ -25,40 +30,40 @@ def siblings(lab: Lab) -> Iterator[Measurement]:
     alike; `dense`. All masks of a density hold equally many weights. Column level: prunings of each sibling, 1 for
     one-shot. Conditions: `siblings`, how many are compared or combined, and `density`, what was asked for.
     """
-    setting, grids = lab.setting, lab.setting.grids
+    setting, options = lab.setting, lab.setting.option(SiblingsOptions)
     for replicate in range(setting.replicates):
         yield Measurement("siblings", "dense", replicate, None, 0, lab.dense(replicate))
-        for pretraining in grids.sibling_pretraining:
-            retrained = pretraining in grids.sibling_retrained
-            for levels in grids.sibling_levels if retrained else (1,):
-                counts = grids.sibling_counts if levels == 1 else grids.sibling_iterative_counts
-                for density in grids.sibling_densities:
+        for pretraining in options.sibling_pretraining:
+            retrained = pretraining in options.sibling_retrained
+            for levels in options.sibling_levels if retrained else (1,):
+                counts = options.sibling_counts if levels == 1 else options.sibling_iterative_counts
+                for density in options.sibling_densities:
                     family = _Family(lab, replicate, pretraining, levels, density)
-                    compared = {grids.sibling_overlap} if levels == 1 else set()
+                    compared = {options.sibling_overlap} if levels == 1 else set()
                     for count in sorted(compared | set(counts if retrained else ())):
                         yield family.overlap(count)
                     if retrained:
                         yield from family.retrained(counts)
 
 
-def why_not(setting: Setting) -> str:
-    """Why a setting does not run it."""
-    grids = setting.grids
-    wanted = {"sibling_pretraining": f"0,{setting.steps_per_epoch}", "sibling_densities": 0.2}
-    if grids.sibling_retrained:
+def unsupported_reason(setting: Setting) -> str:
+    """Why a setting does not run it; empty if it does."""
+    options = setting.option(SiblingsOptions)
+    wanted: dict[str, object] = {"sibling_pretraining": f"0,{setting.steps_per_epoch}", "sibling_densities": 0.2}
+    if options.sibling_retrained:
         wanted |= {"sibling_counts": 2, "sibling_levels": 1}
-        if any(levels > 1 for levels in grids.sibling_levels):
+        if any(levels > 1 for levels in options.sibling_levels):
             wanted["sibling_iterative_counts"] = 2
-    return unset(setting, **wanted)
+    return options.unset(**wanted)
 
 
 @dataclass(frozen=True)
 class _Sibling:
     """The last training of a sibling, the mask that it wore (None: dense), and that mask pruned to the density."""
 
-    network: Stage
-    worn: Need | None
-    mask: Need
+    network: Train
+    worn: StageFile | None
+    mask: StageFile
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,8 @@ class _Family:
 
     def overlap(self, count: int) -> Measurement:
         """How much the masks of the first `count` siblings overlap."""
-        needs = {f"mask_{k}": sibling.mask for k, sibling in enumerate(self._first(count))}
-        label = self._label(f"overlap of {count} siblings")
-        stage = Stage("overlap", {}, needs, frozenset({"values.json"}), label, steps=1)
+        masks = tuple(sibling.mask for sibling in self._first(count))
+        stage = CompareMasks(masks=masks, label=self._label(f"overlap of {count} siblings"))
         return self._measured("siblings", count, stage)
 
     def retrained(self, counts: Sequence[int]) -> Iterator[Measurement]:
@@ -83,27 +87,30 @@ class _Family:
         for count in counts:
             for how in ("union", "intersection"):
                 combined = self._combined(count, how)
-                mask = combined.file("mask.safetensors")
-                yield self._measured(how, count, combined.want("values.json"))
-                yield self._measured(how, count, self._retraining(mask, f"{how} of {count} siblings"))
+                yield self._measured(how, count, combined)
+                yield self._measured(how, count, self._retraining(combined.made_mask, f"{how} of {count} siblings"))
         yield self._measured("single", 1, self._retraining(self._first(1)[0].mask, "mask of one sibling"))
         if self.levels == 1 and counts:
             seed = derive_seed(
                 self.lab.setting.seed, "sibling random mask", self.replicate, self.pretraining, str(self.density)
             )
-            like = {"mask": self._combined(max(counts), "union").file("mask.safetensors")}
+            like = self._combined(max(counts), "union").made_mask
             label = self._label(f"random mask like the union of {max(counts)} siblings")
-            mask = Stage("random_mask", {"seed": seed}, like, label=label, steps=1).file("mask.safetensors")
+            mask = DrawMask(seed=seed, mask=like, label=label).made_mask
             yield self._measured("random", max(counts), self._retraining(mask, "random mask like a union"))
 
-    def _combined(self, count: int, how: str) -> Stage:
+    def _combined(self, count: int, how: Literal["union", "intersection"]) -> CombineMasks:
         """Union or intersection, with as many weights as the first sibling's own mask."""
         first = self._first(count)
-        needs = {f"weights_{k}": sibling.network.file("final.safetensors") for k, sibling in enumerate(first)}
-        needs |= {f"worn_{k}": sibling.worn for k, sibling in enumerate(first) if sibling.worn is not None}
-        needs["equal"] = first[0].mask
-        spec = {"how": how, "scope": self.lab.setting.scope, "condition": self._condition(count)}
-        return Stage("combine", spec, needs, label=self._label(f"{how} of {count} siblings"), steps=1)
+        return CombineMasks(
+            how=how,
+            scope=self.lab.setting.scope,
+            condition=self._condition(count),
+            weights=finals(sibling.network for sibling in first),
+            worn=tuple(sibling.worn for sibling in first if sibling.worn is not None),
+            equal=first[0].mask,
+            label=self._label(f"{how} of {count} siblings"),
+        )
 
     def _first(self, count: int) -> list[_Sibling]:
         """Siblings are the copies 1, 2, …: copy 0 has the data order of the retraining."""
@@ -120,7 +127,7 @@ class _Family:
             found, worn = _Sibling(network, worn, mask), mask
         return found
 
-    def _retraining(self, mask: Need, what: str) -> Stage:
+    def _retraining(self, mask: StageFile, what: str) -> Train:
         label = self._label(f"retrained {what}")
         return self.lab.rewound(self.replicate, self.pretraining, mask, label, level=self.levels)
 
@@ -133,3 +140,14 @@ class _Family:
 
     def _label(self, what: str) -> str:
         return f"{what}, replicate {self.replicate}, pretraining {self.pretraining}, density {self.density:g}"
+
+
+EXPERIMENT = Experiment(
+    siblings,
+    "Movva et al. 2021",
+    unsupported_reason,
+    SiblingsOptions,
+    report="sparselt.experiments.siblings.report",
+    order=8,
+    main=True,
+)

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 
 from sparselt.errors import SettingError
-from sparselt.experiments.grids import unset
+from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import Setting
-from sparselt.runs.stage import Need, Stage
+from sparselt.experiments.stability.options import StabilityOptions
+from sparselt.stages.distances import MeasureDistance
+from sparselt.stages.stage import StageFile
 
 
 def stability(lab: Lab) -> Iterator[Measurement]:
@@ -21,13 +23,13 @@ def stability(lab: Lab) -> Iterator[Measurement]:
     `stability=pruning` or `stability=order` beside it on a distance.
     Metrics: `l2_distance` and `angle` (degrees) over the weights of the mask; `test_error` of the subnetwork.
     """
-    grids = lab.setting.grids
+    options = lab.setting.option(StabilityOptions)
     for rate, rated in _labs(lab).items():
         condition = f"rate={rate}"
         for replicate in range(lab.setting.replicates):
             yield Measurement("stability", "dense", replicate, None, 0, rated.dense(replicate), condition=condition)
-            for step in grids.stability_rewind_steps if rate == "standard" else (0,):
-                for level in grids.stability_levels:
+            for step in options.stability_rewind_steps if rate == "standard" else (0,):
+                for level in options.stability_levels:
                     masks = {
                         "imp": rated.mask(replicate, step, level),
                         "random": rated.random_mask(replicate, step, level),
@@ -36,12 +38,13 @@ def stability(lab: Lab) -> Iterator[Measurement]:
                         yield from _measured(rated, condition, variant, mask, replicate, step, level)
 
 
-def why_not(setting: Setting) -> str:
+def unsupported_reason(setting: Setting) -> str:
     """Why a setting cannot run it; empty if it can."""
-    wanted = {"stability_levels": setting.levels, "stability_rates": "standard"}
-    if "standard" in (setting.grids.stability_rates or ("standard",)):
+    options = setting.option(StabilityOptions)
+    wanted: dict[str, object] = {"stability_levels": setting.levels, "stability_rates": "standard"}
+    if "standard" in (options.stability_rates or ("standard",)):
         wanted["stability_rewind_steps"] = ",".join(map(str, setting.rewind_steps))
-    if reason := unset(setting, **wanted):
+    if reason := options.unset(**wanted):
         return reason
     if setting.reshuffle == "level":
         return "reshuffle=level gives every level its own data order, and distances would not tell it from pruning"
@@ -49,7 +52,7 @@ def why_not(setting: Setting) -> str:
 
 
 def _measured(
-    lab: Lab, condition: str, variant: str, mask: Need, replicate: int, step: int, level: int
+    lab: Lab, condition: str, variant: str, mask: StageFile, replicate: int, step: int, level: int
 ) -> Iterator[Measurement]:
     """Error of one subnetwork, and its distances to the dense network and to its copy."""
 
@@ -60,14 +63,12 @@ def _measured(
     copy = lab.rewound(replicate, step, mask, label(f"{variant} mask in another data order"), level=level, copy=1)
     yield Measurement("stability", variant, replicate, step, level, network, condition=condition)
     for name, other in (("pruning", lab.dense(replicate)), ("order", copy)):
-        needs = {"first": other.file("final.safetensors"), "second": network.file("final.safetensors"), "mask": mask}
-        stage = Stage(
-            "distances",
-            {"threads": lab.setting.threads},
-            needs,
-            frozenset({"values.json"}),
-            label(f"stability to {name} of {variant}"),
-            steps=1,
+        stage = MeasureDistance(
+            threads=lab.setting.threads,
+            first=other.final,
+            second=network.final,
+            mask=mask,
+            label=label(f"stability to {name} of {variant}"),
         )
         yield Measurement(
             "stability", variant, replicate, step, level, stage, condition=f"{condition} stability={name}"
@@ -80,19 +81,19 @@ def _labs(lab: Lab) -> dict[str, Lab]:
     Raises:
         SettingError: a grid that cannot be run, named.
     """
-    grids = lab.setting.grids
-    if min(grids.stability_levels) < 1:
-        raise SettingError(f"stability_levels {list(grids.stability_levels)} holds 0, which is not pruned; from 1 on")
+    options = lab.setting.option(StabilityOptions)
+    if min(options.stability_levels) < 1:
+        raise SettingError(f"stability_levels {list(options.stability_levels)} holds 0, which is not pruned; from 1 on")
     labs = {}
-    for rate in grids.stability_rates:
+    for rate in options.stability_rates:
         if rate == "standard":
             labs[rate] = lab
         elif rate == "low":
-            labs[rate] = lab.changed(lr=_positive(grids.low_lr, "low_lr", rate))
+            labs[rate] = lab.changed(lr=_positive(options.low_lr, "low_lr", rate))
         else:
-            name = "warmup_lr" if grids.warmup_lr else "low_lr"
-            steps = _positive(grids.warmup_lr_steps, "warmup_lr_steps", rate)
-            labs[rate] = lab.changed(lr=_positive(getattr(grids, name), name, rate), warmup_steps=steps)
+            name = "warmup_lr" if options.warmup_lr else "low_lr"
+            steps = _positive(options.warmup_lr_steps, "warmup_lr_steps", rate)
+            labs[rate] = lab.changed(lr=_positive(getattr(options, name), name, rate), warmup_steps=steps)
     return labs
 
 
@@ -100,3 +101,14 @@ def _positive(value: float, name: str, rate: str) -> float:
     if not value > 0:
         raise SettingError(f"{name} is {value}; expected a positive number for the rate {rate!r} of stability_rates")
     return value
+
+
+EXPERIMENT = Experiment(
+    stability,
+    "Frankle et al. 2019",
+    unsupported_reason,
+    StabilityOptions,
+    report="sparselt.experiments.stability.report",
+    order=6,
+    main=True,
+)

@@ -7,13 +7,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from sparselt.experiments import Measurement
+from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import Setting
 from sparselt.runs.estimate import Speed
+from sparselt.runs.executor import Watcher
 from sparselt.runs.ledger import Entry
 from sparselt.runs.plan import Plan
-from sparselt.runs.stage import Stage
 from sparselt.runs.store import Store
+from sparselt.stages.stage import Stage
+from sparselt.stages.train import Train
 
 _LINE_EVERY = 20.0
 
@@ -34,7 +36,7 @@ def print_plan(
     table.add_column("units to do", justify="right")
     for total in plan.totals(store):
         to_do = total.stages - total.found
-        units = f"{total.units:,} {total.counts}" if to_do else "–"
+        units = f"{total.work:,} {total.unit}" if to_do else "–"
         table.add_row(total.title, str(total.stages), str(total.found), str(to_do), units)
     console.print(table)
     distinct, alone = len(plan.trainings()), trainings_alone(measurements)
@@ -44,13 +46,13 @@ def print_plan(
         highlight=False,
     )
     missing = plan.missing(store)
-    again = sum(stage.kind == "train" and not stage.outputs <= _made(store, stage) for stage in missing)
+    again = sum(isinstance(stage, Train) and not stage.outputs <= _made(store, stage) for stage in missing)
     if again:
         console.print(
             f"{again} of those to do were trained before, and are again for checkpoints that were not kept.",
             highlight=False,
         )
-    damaged = [stage.label or stage.kind for stage in missing if store.damaged(stage)]
+    damaged = [stage.name for stage in missing if store.damaged(stage)]
     if damaged:
         more = f", and {len(damaged) - 3} more" if len(damaged) > 3 else ""
         console.print(
@@ -66,7 +68,7 @@ def print_plan(
 
 
 def _made(store: Store, stage: Stage) -> set[str]:
-    """The files that were made of a finished stage; of one that was never made, what it is asked for."""
+    """The files that a finished stage made; those asked for where it never ran."""
     return set(store.record(stage).get("files", stage.outputs))
 
 
@@ -94,6 +96,31 @@ def trainings_alone(measurements: Sequence[Measurement]) -> int:
     return sum(len(Plan(stages).trainings()) for stages in curves.values())
 
 
+class RoundDisplay:
+    """Shows the rounds of a run, see `sparselt.experiments.rounds.RoundWatcher`."""
+
+    def __init__(self, console: Console, speed: Speed, workers: int):
+        self._console, self._speed, self._workers = console, speed, workers
+        self._open: ProgressDisplay | None = None
+
+    def begin(self, plan: Plan, missing: list[Stage], more_trainings: int | None, shown: bool) -> Watcher:
+        """A round begins."""
+        self.close()
+        if more_trainings is not None:
+            self._console.print(f"New results require {more_trainings} more trainings.", highlight=False)
+        display = ProgressDisplay(self._console, plan, missing, self._speed, self._workers)
+        if shown:
+            display.open()
+            self._open = display
+        return display
+
+    def close(self) -> None:
+        """Ends the display of the last round."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+
 class ProgressDisplay:
     """One line with a live estimate of the time left; on a terminal it moves, in a log it comes every 20 seconds.
 
@@ -105,12 +132,12 @@ class ProgressDisplay:
     def __init__(self, console: Console, plan: Plan, missing: Sequence[Stage], speed: Speed, workers: int):
         self._console, self._workers = console, workers
         self._weights = {stage.key: max(speed.of(stage), 1e-3) for stage in missing}
-        self._steps = {stage.key: max(1, stage.steps) for stage in missing}
+        self._work = {stage.key: max(1, stage.work) for stage in missing}
         self._total = sum(self._weights.values())
         self._expected = speed.total(list(missing), plan, workers)
         self._done = 0.0
         self._running: dict[str, float] = {}
-        self._trainings = sum(stage.kind == "train" for stage in missing)
+        self._trainings = sum(isinstance(stage, Train) for stage in missing)
         self._trained = self._failed = 0
         self._began = self._printed = time.monotonic()
         self._first_work: tuple[float, float] | None = None
@@ -123,26 +150,27 @@ class ProgressDisplay:
         )
         self._task = self._progress.add_task("starting", total=self._total, left="")
 
-    def __enter__(self) -> "ProgressDisplay":
+    def open(self) -> None:
+        """Starts the line."""
         if self._console.is_terminal:
             self._progress.start()
-        return self
 
-    def __exit__(self, *_) -> None:
+    def close(self) -> None:
+        """Ends the line and says how many trainings were done."""
         self._progress.stop()
         spent = duration(time.monotonic() - self._began)
         self._console.print(f"{self._trained} of {self._trainings} trainings done in {spent}.", highlight=False)
 
-    def progressed(self, stage: Stage, steps: int) -> None:
+    def progressed(self, stage: Stage, work: int) -> None:
         """Part of a running stage is done."""
         if stage.key in self._weights:
-            self._running[stage.key] = self._weights[stage.key] * min(1.0, steps / self._steps[stage.key])
+            self._running[stage.key] = self._weights[stage.key] * min(1.0, work / self._work[stage.key])
 
     def finished(self, stage: Stage, entry: Entry) -> None:
         """A stage ended."""
         self._running.pop(stage.key, None)
         self._done += self._weights.pop(stage.key, 0.0)
-        self._trained += entry.kind == "train" and entry.status == "ran"
+        self._trained += isinstance(stage, Train) and entry.status == "ran"
         self._failed += entry.status == "failed"
 
     def idle(self) -> None:

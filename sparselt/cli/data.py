@@ -9,17 +9,35 @@ from typing import Annotated, Literal
 
 import tyro
 
-_USAGE = """usage: sparselt data write SOURCE ... FOLDER   write a data set to FOLDER
-       sparselt data info FOLDER               verify it, print what it holds, draw some samples
-
-  sources: digits, cifar10, cifar100, mnist, imagenet, synthetic; options: sparselt data write SOURCE --help
-"""
-
 Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
 
 
+class _Writes:
+    """A command that writes the data set of a source."""
+
+    def run(self, given: Sequence[str]) -> int:
+        """Writes it; returns the exit code, 130 when interrupted."""
+        from sparselt.data.cli import write_command
+
+        # As Ctrl-C: what was begun is removed. Batch systems and `timeout` send this one.
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            write_command(
+                _source(self),
+                self.folder,
+                workers=getattr(self, "workers", 1),
+                skip_unreadable=getattr(self, "skip_unreadable", False),
+            )
+        except KeyboardInterrupt:
+            print(f"\ninterrupted; nothing was written to {self.folder}", file=sys.stderr)
+            return 130
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        return 0
+
+
 @dataclass(frozen=True)
-class WriteDigits:
+class WriteDigits(_Writes):
     """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels; nothing is downloaded."""
 
     folder: Folder
@@ -31,7 +49,7 @@ class WriteDigits:
 
 
 @dataclass(frozen=True)
-class _Downloaded:
+class _Downloaded(_Writes):
     folder: Folder
     """Where to write; made if missing."""
     source: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
@@ -56,7 +74,7 @@ class WriteMNIST(_Downloaded):
 
 
 @dataclass(frozen=True)
-class WriteImagenet:
+class WriteImagenet(_Writes):
     """A folder of pictures in ImageNet's layout: SOURCE/train/CLASS/* and SOURCE/val/CLASS/*.
 
     The defaults are those of ffcv-imagenet for ResNet-50 (`write_imagenet.sh 500 0.50 90`).
@@ -76,12 +94,12 @@ class WriteImagenet:
     """Which pictures become JPEG."""
     workers: Annotated[int, tyro.conf.arg(aliases=["--num-workers"])] = 1
     """Writing processes; the files are the same for any number."""
-    skip_unreadable: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    skip_unreadable: bool = False
     """Leave out pictures that cannot be decoded and name them in the manifest, instead of stopping at the first."""
 
 
 @dataclass(frozen=True)
-class WriteSynthetic:
+class WriteSynthetic(_Writes):
     """Made-up images with a texture for each class, of any count and size; nothing is downloaded."""
 
     folder: Folder
@@ -123,6 +141,13 @@ class Info:
     verify: bool = False
     """Compare every sample with the manifest: minutes for ImageNet. Otherwise 64 MiB of each file are compared."""
 
+    def run(self, given: Sequence[str]) -> int:
+        """Prints what the folder holds; returns the exit code."""
+        from sparselt.data.cli import info_command
+
+        info_command(self.folder, sheet=self.sheet, as_json=self.json, verify=self.verify)
+        return 0
+
 
 Write = (
     Annotated[WriteDigits, tyro.conf.subcommand("digits")]
@@ -132,36 +157,6 @@ Write = (
     | Annotated[WriteImagenet, tyro.conf.subcommand("imagenet")]
     | Annotated[WriteSynthetic, tyro.conf.subcommand("synthetic")]
 )
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Runs `sparselt data ARGUMENTS`; returns the exit code, 130 when interrupted. Errors reach the caller."""
-    from sparselt.data.cli import info_command, write_command
-
-    command, rest = (list(arguments[:1]) or [""])[0], list(arguments[1:])
-    if command == "info":
-        info = tyro.cli(Info, args=rest, prog="sparselt data info", config=(tyro.conf.FlagCreatePairsOff,))
-        info_command(info.folder, sheet=info.sheet, as_json=info.json, verify=info.verify)
-        return 0
-    if command != "write":
-        print(_USAGE, end="")
-        return 0 if command in ("-h", "--help") else 2
-    options = tyro.cli(Write, args=rest, prog="sparselt data write")  # type: ignore[arg-type]
-    # As Ctrl-C: what was begun is removed. Batch systems and `timeout` send this one.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        write_command(
-            _source(options),
-            options.folder,
-            workers=getattr(options, "workers", 1),
-            skip_unreadable=getattr(options, "skip_unreadable", False),
-        )
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; nothing was written to {options.folder}", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return 0
 
 
 def _source(options):

@@ -2,13 +2,24 @@
 
 import importlib.util
 import os
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from sparselt.runs.devices import cpu_has_bfloat16
 from sparselt.runs.store import versions
 
 
-def doctor() -> None:
-    """Prints versions, cores, CUDA devices and what is missing."""
+@dataclass(frozen=True)
+class Doctor:
+    """Print versions, cores, CUDA devices, and what is missing."""
+
+    def run(self, given: Sequence[str]) -> int:
+        """Runs the command; returns the exit code."""
+        _print()
+        return 0
+
+
+def _print() -> None:
     found = versions()
     for name, version in found.items():
         print(f"{name:12} {version}")
@@ -24,16 +35,3 @@ def doctor() -> None:
         print(f"{'cuda':12} no device; everything runs on the CPU, the Triton kernels only in their interpreter")
     if importlib.util.find_spec("ffcv") is None:
         print(f"{'ffcv':12} missing: betons are read by Pillow, the same but slower; pip install 'sparselt[ffcv]'")
-
-
-def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
-    """Whether this CPU multiplies bfloat16 by instructions of its own (AVX512_BF16, AMX_BF16, Arm's BF16).
-
-    Where it does not, torch's autocast is emulated and slower than float32. None: the system does not say.
-    """
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return None
-    flags = {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"}) if flags else None

@@ -1,4 +1,4 @@
-"""The command line of `python -m sparselt.reproduce`: options, and how errors reach a person."""
+"""`sparselt reproduce`, also `python -m sparselt.reproduce`: options, and how they become a run."""
 
 import dataclasses
 import shlex
@@ -10,12 +10,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from sparselt.errors import SettingError, SparseltError
-from sparselt.reproduce import DEFAULT_SCALES, SCALES
+from sparselt.cli.main import run_command
+from sparselt.errors import SettingError
+from sparselt.reproduce import SCALES, SETTINGS, default_scale, load_setting
 
 
 @dataclass(frozen=True)
-class Options:
+class Reproduce:
     """Reproduce a paper's experiments: iterative magnitude pruning, its controls, the connectivity of its solutions."""
 
     setting: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SETTING")] = ""
@@ -44,30 +45,40 @@ class Options:
     """Print the plan and stop."""
     list: bool = False
     """Show the settings and experiments and stop."""
-    command: tyro.conf.Suppress[str] = ""
-    """What was called, for the record."""
+
+    def run(self, given: Sequence[str]) -> int:
+        """Runs the command; returns the exit code: 1 for a stage that failed, 130 when interrupted."""
+        if self.list:
+            return _list()
+        if not self.setting:
+            raise SettingError(f"no setting given; expected one of {', '.join(SETTINGS)} (see --list)")
+        try:
+            return self._reproduce(_command(given))
+        except KeyboardInterrupt:
+            print("\ninterrupted; what had finished is kept: the same command goes on from there", file=sys.stderr)
+            return 130
+
+    def _reproduce(self, command: str) -> int:
+        from rich.console import Console
+
+        from sparselt.experiments import EXPERIMENTS
+        from sparselt.experiments.run import Where, chosen, run
+
+        setting = load_setting(self.setting, self.scale)
+        if "main" in self.experiments:
+            setting = setting.changed(**setting.main)
+        values = {name: value for name in ("replicates", "seed") if (value := getattr(self, name)) is not None}
+        setting = dataclasses.replace(setting, **values).with_values(self.set).check()
+        experiments, left_out = chosen(self.experiments, EXPERIMENTS, setting)
+        where = Where(self.data, self.out, self.device, self.workers, self.cohort, command)
+        usual = load_setting(self.setting)
+        outcome = run(setting, usual, experiments, left_out, where, Console(), self.dry_run)
+        return 1 if outcome.failed else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code: 0, 2 for bad input, 1 for a stage that failed, 130 when interrupted."""
-    given = sys.argv[1:] if arguments is None else arguments
-    options = tyro.cli(
-        Options, args=arguments, prog="python -m sparselt.reproduce", config=(tyro.conf.FlagCreatePairsOff,)
-    )
-    try:
-        if options.list:
-            return _list()
-        if not options.setting:
-            raise SettingError(f"no setting given; expected one of {', '.join(DEFAULT_SCALES)} (see --list)")
-        from sparselt.reproduce.run import reproduce
-
-        return reproduce(dataclasses.replace(options, command=_command(given)))
-    except SparseltError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; what had finished is kept: the same command goes on from there", file=sys.stderr)
-        return 130
+    """`python -m sparselt.reproduce`; returns the exit code: 2 for bad input, 1 for a failed stage, 130 interrupted."""
+    return run_command("reproduce", sys.argv[1:] if arguments is None else arguments, "python -m sparselt.reproduce")
 
 
 def _command(given: Sequence[str]) -> str:
@@ -83,18 +94,17 @@ def _list() -> int:
     from rich.table import Table
 
     from sparselt.experiments import EXPERIMENTS
-    from sparselt.reproduce import load_setting
 
     console = Console()
     table = Table(title="Settings", title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("setting", "scale", "steps", "levels", "rewind to", "runs", "data"):
         table.add_column(name, no_wrap=name != "rewind to", overflow="fold")
-    for name, default in DEFAULT_SCALES.items():
+    for name in SETTINGS:
         for scale in SCALES:
             setting = load_setting(name, scale)
             table.add_row(
                 name,
-                f"{scale}*" if scale == default else scale,
+                f"{scale}*" if scale == default_scale(name) else scale,
                 f"{setting.steps:,}",
                 str(setting.levels),
                 " · ".join(map(str, setting.rewind_steps)),

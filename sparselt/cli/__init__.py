@@ -1,0 +1,1 @@
+"""The commands: `sparselt reproduce | data | report | bench | doctor`, and `python -m sparselt.reproduce`."""

@@ -1,0 +1,66 @@
+"""The console script `sparselt`: one tree of commands, each a dataclass with `run`."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from sparselt.errors import SparseltError
+
+COMMANDS = {
+    "reproduce": ("sparselt.cli.reproduce", "Reproduce", "run a paper's experiments"),
+    "data write": ("sparselt.cli.data", "Write", "write a data set to betons"),
+    "data info": ("sparselt.cli.data", "Info", "verify betons, print what they hold, draw some samples"),
+    "report": ("sparselt.cli.report", "Report", "draw the report of a run again"),
+    "bench": ("sparselt.benchmarks.command", "", "measure the kernels here against named competitors"),
+    "doctor": ("sparselt.cli.doctor", "Doctor", "what is installed here, and what it can do"),
+}
+"""By what is typed: module, dataclass (empty: a function `main`), help. Only the command asked for is imported."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code: 2 for bad input."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["--version"]:
+        from sparselt import __version__
+
+        print(__version__)
+        return 0
+    name = next((name for name in COMMANDS if given[: len(name.split())] == name.split()), "")
+    try:
+        if name:
+            return run_command(name, given[len(name.split()) :], f"sparselt {name}")
+        return _usage(given)
+    except BrokenPipeError:
+        # Whoever reads the output has seen enough (`| head`); Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def run_command(name: str, given: Sequence[str], prog: str) -> int:
+    """Parses what was given to a command and runs it; an error of ours is one line and exit code 2."""
+    import tyro
+
+    module, kind, _ = COMMANDS[name]
+    if not kind:  # the benchmarks parse for themselves: they also run without this tree
+        return import_module(module).main(given, prog)
+    options = tyro.cli(
+        getattr(import_module(module), kind), args=given, prog=prog, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    try:
+        return options.run(given)
+    except SparseltError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _usage(given: Sequence[str]) -> int:
+    asked = given[:1] in ([], ["-h"], ["--help"])
+    known = [name for name in COMMANDS if given and name.split()[0] == given[0]] or list(COMMANDS)
+    if not asked and known == list(COMMANDS):
+        print(f"error: unknown command {given[0]!r}; expected {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    print("usage: sparselt COMMAND ...   (sparselt COMMAND --help says more)\n")
+    for name in known:
+        print(f"  {name:12} {COMMANDS[name][2]}")
+    return 0 if given and given[-1] in ("-h", "--help") else 2

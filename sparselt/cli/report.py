@@ -1,0 +1,33 @@
+"""`sparselt report`: draw the figures and the page of a run again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Report:
+    """Draw the figures and the page of a run's folder again."""
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """A run's folder, with results.csv and record.json."""
+    markdown: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write the findings as a Markdown page, and nothing else."""
+
+    def run(self, given: Sequence[str]) -> int:
+        """Runs the command; returns the exit code."""
+        from rich.console import Console
+
+        from sparselt.report import console_summary, write_report
+        from sparselt.report.markdown import write_markdown
+
+        if self.markdown is not None:
+            write_markdown(self.folder, self.markdown)
+            print(self.markdown)
+            return 0
+        write_report(self.folder)
+        console_summary(self.folder, Console())
+        return 0

@@ -1,0 +1,73 @@
+"""What a run writes down of itself: the protocol with the source of every number, data, versions, machine."""
+
+from pathlib import Path
+from typing import Any
+
+from sparselt.experiments.lab import Lab
+from sparselt.experiments.setting import Setting
+from sparselt.runs.store import Store, versions
+from sparselt.stages.stage import plain
+
+
+def run_record(setting: Setting, usual: Setting, device: str, lab: Lab, store: Store) -> dict[str, Any]:
+    """What `record.json` holds, but for the experiments, the command and what failed."""
+    from sparselt.data import evaluation_record, open_dataset
+
+    note = lab.dataset.note
+    manifest = open_dataset(store.folder(lab.dataset) / store.read(note).folder).manifest
+    crop = ()
+    if setting.engine == "streaming":
+        crop = (setting.eval_size, setting.eval_ratio, setting.eval_interpolation)
+    return {
+        "setting": setting.name,
+        "scale": setting.scale,
+        "title": setting.title,
+        "paper": setting.paper,
+        "data": manifest.description,
+        "data_fingerprint": manifest.fingerprint,
+        "synthetic": manifest.synthetic,
+        "evaluation": evaluation_record(manifest, *crop),
+        "protocol": protocol(setting, usual),
+        "replicates": setting.replicates,
+        "rewind_steps": list(setting.rewind_steps),
+        "levels": setting.levels,
+        "steps": setting.steps,
+        "fraction": setting.fraction,
+        "versions": versions(),
+        "device": _device_name(device),
+        "seed": setting.seed,
+    }
+
+
+def protocol(setting: Setting, usual: Setting) -> list[tuple[str, Any, str]]:
+    """Every number of the protocol: name, value, source.
+
+    usual: the setting at its default scale, whose sources hold for its own numbers only.
+    """
+    lines = []
+    for name, (value, _, rule) in setting.values().items():
+        own = name in setting.__dataclass_fields__
+        if rule.in_protocol and rule.shown(setting) and (own or value not in ((), 0, 0.0)):
+            lines.append((name, plain(value), _source(setting, usual, name, value)))
+    return lines
+
+
+def _source(setting: Setting, usual: Setting, name: str, value: Any) -> str:
+    source = setting.sources.get(name, "ours")
+    before = usual.values()[name][0] if name in usual.values() else value
+    if value == before or source != usual.sources.get(name, "ours") or source == "ours":
+        return source
+    text = ", ".join(map(str, before)) if isinstance(before, tuple) else str(before)
+    return f"changed for scale {setting.scale}, or by --set, from {text}: {source}"
+
+
+def _device_name(device: str) -> str:
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+        return next(line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "cpu"

@@ -1,0 +1,247 @@
+"""One run, from its setting to its report."""
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from sparselt.errors import DataError, SettingError, StoreError
+from sparselt.experiments.display import RoundDisplay, print_estimate, print_plan, print_protocol
+from sparselt.experiments.experiment import Experiment
+from sparselt.experiments.lab import Lab
+from sparselt.experiments.record import protocol, run_record
+from sparselt.experiments.rounds import Finder, measured, plan_of, run_rounds
+from sparselt.experiments.setting import Setting
+from sparselt.experiments.values import nearest
+from sparselt.runs.devices import cpu_has_bfloat16, cuda_devices
+from sparselt.runs.estimate import Speed, estimate
+from sparselt.runs.executor import Workers, default_workers
+from sparselt.runs.ledger import Entry, write_ledger
+from sparselt.runs.store import Store
+from sparselt.stages.stage import digest, plain
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a run takes place.
+
+    Args:
+        data: a folder of betons in place of the setting's own source.
+        out: folder for results; what stands there is found again.
+        device: `cpu` or `cuda`.
+        workers: processes; None: the cores divided by the threads of a training (cuda: one a GPU).
+        cohort: equal trainings that a worker makes side by side; None: 1 (cuda: measured).
+        command: what to type for the same run, for the record.
+    """
+
+    data: Path | None = None
+    out: Path = Path("runs")
+    device: str = "cpu"
+    workers: int | None = None
+    cohort: int | None = None
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run: its folder (None where nothing was written) and the labels of the stages that failed."""
+
+    folder: Path | None
+    failed: tuple[str, ...] = ()
+
+
+def run(
+    setting: Setting,
+    usual: Setting,
+    experiments: Mapping[str, Experiment],
+    left_out: Mapping[str, str],
+    where: Where,
+    console: Console,
+    dry_run: bool = False,
+) -> Outcome:
+    """Plans, runs and reports. Everything is checked before anything is written.
+
+    Args:
+        setting: checked.
+        usual: the setting at its default scale, for the sources of its numbers.
+        experiments: to be run, by name.
+        left_out: experiments that do not apply, and why.
+        dry_run: print the plan and stop.
+    """
+    data = _check_data(where.data, setting, dry_run)
+    _check_device(where.device)
+    devices = cuda_devices() if where.device == "cuda" else []
+    workers = where.workers if where.workers is not None else len(devices) or default_workers(setting.threads)
+    pool = Workers(workers, where.cohort, devices)
+    store = Store(where.out / "store", writable=not dry_run)
+    found = Finder(store)
+    lab = Lab(setting, where.device, data, found)
+    measurements = measured(experiments, lab)
+    plan = plan_of(measurements)
+    if not measurements:
+        found.check(plan, ())
+        raise SettingError(f"{' and '.join(experiments)}: no measurement is yielded, and so there is nothing to run")
+    with pool:
+        missing = plan.missing(store)
+        if dry_run:
+            print_protocol(console, protocol(setting, usual))
+            console.print()
+        print_plan(console, setting, plan, store, measurements, left_out)
+        if where.device == "cpu" and setting.precision == "bfloat16" and missing and cpu_has_bfloat16() is False:
+            console.print(
+                "This CPU has no bfloat16 instructions and emulates them slowly; --set precision=float32 is faster, "
+                "and is another protocol.",
+                style="yellow",
+                highlight=False,
+            )
+        speed = Speed({}, "")
+        if any(stage.cost_follows for stage in missing):
+            with console.status("timing a few steps"):
+                speed = estimate(plan, store, setting.train_size, setting.test_count, pool)
+            print_estimate(console, speed.total(missing, plan, workers), speed.basis, workers)
+        if dry_run:
+            return Outcome(None)
+        store.sweep()
+        with contextlib.closing(RoundDisplay(console, speed, workers)) as display:
+            measurements, entries = run_rounds(experiments, lab, found, store, pool, display)
+    lost = {entry.stage for entry in entries if entry.status in ("failed", "skipped")}
+    failed = tuple(entry.label for entry in entries if entry.status == "failed")
+    for label in failed:
+        console.print(f"failed: {label}", style="red", markup=False, highlight=False)
+    kept = [m for m in measurements if not any(stage.key in lost for stage in m.stages)]
+    if not kept:
+        console.print("nothing could be measured: every stage needed one that failed", style="red")
+        return Outcome(None, failed)
+    record = run_record(setting, usual, where.device, lab, store)
+    record["experiments"] = {name: {"title": e.title, "paper": e.paper} for name, e in experiments.items()}
+    folder = where.out / f"{setting.name}-{setting.scale}-{_hash(setting, where.device, experiments, lab)}"
+    rows = [{"setting": setting.name, "scale": setting.scale, **row} for m in kept for row in m.rows(store.read)]
+    _write(folder, rows, record, {"command": where.command, "failed": list(failed), "rows": len(rows)}, entries)
+    _report(folder, console)
+    if failed:
+        skipped = sum(entry.status == "skipped" for entry in entries)
+        console.print(
+            f"\n{len(failed)} stages failed and {skipped} that need them were skipped; the rest is kept.", style="red"
+        )
+    return Outcome(folder, failed)
+
+
+def chosen(
+    names: Sequence[str], known: Mapping[str, Experiment], setting: Setting
+) -> tuple[dict[str, Experiment], dict[str, str]]:
+    """The experiments to run, in the order in which they are known, and why others that were not asked for cannot run.
+
+    Args:
+        names: of experiments; `main`: those that show a paper's main finding; none: all that apply.
+
+    Raises:
+        SettingError: an unknown name, or an experiment that the setting cannot run.
+    """
+    for name, experiment in known.items():
+        if not isinstance(experiment, Experiment):
+            raise SettingError(f"EXPERIMENTS[{name!r}] is {experiment!r}; expected Experiment(driver, paper)")
+    reasons = {name: reason for name, e in known.items() if (reason := e.unsupported_reason(setting))}
+    if not names:
+        return {name: e for name, e in known.items() if name not in reasons}, reasons
+    wanted: set[str] = set()
+    for name in names:
+        if name == "main":
+            wanted |= {name for name, e in known.items() if e.main and name not in reasons}
+        elif name not in known:
+            raise SettingError(f"unknown experiment {name!r}{nearest(name, [*known, 'main'])}")
+        elif name in reasons:
+            raise SettingError(f"{setting.name} at scale {setting.scale} cannot run {name}: {reasons[name]}")
+        else:
+            wanted.add(name)
+    return {name: e for name, e in known.items() if name in wanted}, {}
+
+
+def _check_device(device: str) -> None:
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise SettingError(
+                "--device cuda: torch sees no CUDA device here; use --device cpu, or check `sparselt doctor`"
+            )
+
+
+def _check_data(folder: Path | None, setting: Setting, dry_run: bool) -> Path | None:
+    """The folder of betons, checked against the setting; None: the setting's own source."""
+    from sparselt.data import open_dataset
+
+    if folder is None:
+        if setting.source is None:
+            if dry_run:
+                return None
+            raise DataError(
+                f"{setting.name} at scale {setting.scale} needs its images: give --data DIR, a folder with "
+                "manifest.json, train.beton and test.beton, made by `sparselt data write imagenet PICTURES DIR`; or "
+                "run --scale smoke, on made-up images"
+            )
+        for name in ("classes", "train_count", "test_count"):
+            if getattr(setting, name) != getattr(setting.source, name):
+                raise SettingError(
+                    f"{name} is {getattr(setting, name)}, but {setting.name} has {getattr(setting.source, name)}; "
+                    "change it only together with --data"
+                )
+        return None
+    dataset = open_dataset(folder)
+    dataset.require(classes=setting.classes, field="ndarray" if setting.engine == "resident" else "rgb_image")
+    if setting.engine == "resident":
+        dataset.require(shape=(setting.channels, setting.train_size, setting.train_size))
+    for split, count in (("train", setting.train_count), ("test", setting.test_count)):
+        if dataset.count(split) != count:
+            raise DataError(
+                f"{folder} holds {dataset.count(split):,} {split} images, {setting.name} at scale "
+                f"{setting.scale} {count:,}; choose the right folder, or --set {split}_count={dataset.count(split)}"
+            )
+    return folder
+
+
+def _hash(setting: Setting, device: str, experiments: Iterable[str], lab: Lab) -> str:
+    """What tells the run's folder from those of other values."""
+    values = {
+        name: value
+        for name, value in plain(setting).items()
+        if name not in ("sources", "source", "title", "paper", "main", "options")
+    }
+    # Under this name since the first version, whose folders are found so.
+    values["grids"] = {name: value for options in setting.options for name, value in plain(options).items()}
+    return digest([values, device, list(experiments), lab.dataset.key])[:8]
+
+
+def _write(
+    folder: Path,
+    rows: Iterable[Mapping[str, Any]],
+    record: Mapping[str, Any],
+    of_this_call: Mapping[str, Any],
+    entries: Iterable[Entry],
+) -> None:
+    from sparselt.report.results import write_results, write_text
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_results(folder, rows, record)
+        text = json.dumps({**record, **of_this_call}, indent=1, ensure_ascii=False)
+        write_text(folder / "record.json", text + "\n")
+        write_ledger(entries, folder / "ledger.csv")
+    except OSError as error:
+        raise StoreError(
+            f"run folder {folder} cannot be written ({error.strerror}); choose another with --out"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # an empty folder only
+
+
+def _report(folder: Path, console: Console) -> None:
+    from sparselt.report import console_summary, write_report
+
+    write_report(folder)
+    console.print()
+    console_summary(folder, console)

@@ -1,0 +1,162 @@
+"""What may be set: dataclass fields that carry their help text and bounds, and how a value given for one is read."""
+
+import dataclasses
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from sparselt.errors import SettingError
+from sparselt.training.schedule import parse_step
+
+if TYPE_CHECKING:
+    from sparselt.experiments.setting import Setting
+
+_EXPECTED = {int: "a whole number", float: "a number"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a field of a setting, or of an experiment's options, may hold. For several values it holds for each.
+
+    Args:
+        help: what the field is, for a person.
+        least, above, most, below: bounds; `above` and `below` are themselves not allowed.
+        noun: what the bounds count, for messages.
+        step: it counts optimizer steps: may be written `500it` or `4ep`, and lies within the training.
+        levels_above: it names levels of pruning; so many levels of the setting must lie above them.
+        at_most: the field of the setting that bounds it.
+        choices: the names that it may hold.
+        in_protocol: it stands in the protocol of a run.
+        shown: whether it stands there for this setting.
+    """
+
+    help: str
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    noun: str = ""
+    step: bool = False
+    levels_above: int | None = None
+    at_most: str = ""
+    choices: tuple[str, ...] = ()
+    in_protocol: bool = True
+    shown: "Callable[[Setting], bool]" = lambda setting: True
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises a SettingError unless `value`, of the field's type, keeps the bounds."""
+        several = isinstance(value, tuple)
+        if several and len(set(value)) < len(value):
+            raise SettingError(f"{name} {list(value)} names a value twice")
+        for item in value if several else (value,):
+            if self.choices and item not in self.choices:
+                raise SettingError(f"{name} {_holds(item, several)}; expected some of {', '.join(self.choices)}")
+            if isinstance(item, numbers.Real) and not isinstance(item, bool) and not self._allows(item):
+                raise SettingError(f"{name} {_holds(item, several)}; expected {self._expected(item)}")
+
+    def _allows(self, number: float) -> bool:
+        return (
+            math.isfinite(number)
+            and (self.least is None or number >= self.least)
+            and (self.above is None or number > self.above)
+            and (self.most is None or number <= self.most)
+            and (self.below is None or number < self.below)
+        )
+
+    def _expected(self, number: float) -> str:
+        noun = f" {self.noun}" if self.noun else ""
+        if self.noun and self.least is not None and self.most is not None:
+            return f"{self.least:,} to {self.most:,}{noun}"
+        if self.below is not None and number >= self.below:
+            return f"less than {self.below:g}"
+        if self.most is not None and number > self.most:
+            return f"{self.most:,} at most"
+        if self.above == 0:
+            return "a positive number"
+        if self.least == 0:
+            return "zero or more"
+        return "a finite number" if self.least is None else f"at least {self.least:g}{noun}"
+
+
+def value(default: Any = dataclasses.MISSING, *, help: str, **rule: Any) -> Any:
+    """A dataclass field with a `Rule`; its arguments are the rule's."""
+    return field(default=default, metadata={"rule": Rule(help, **rule)})
+
+
+def rules(owner: Any) -> dict[str, tuple[Any, Rule]]:
+    """Type and rule of each field of a dataclass that may be set."""
+    return {f.name: (f.type, f.metadata["rule"]) for f in dataclasses.fields(owner) if "rule" in f.metadata}
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """'; did you mean a or b?', or all names where none is near."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; expected one of {', '.join(names)}"
+
+
+def typed(name: str, value: Any, kind: Any) -> Any:
+    """`value` as the type of its field: equal numbers are equal values, whether a rate was written 1 or 1.0.
+
+    Raises:
+        SettingError: a value of another type.
+    """
+    if get_origin(kind) is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise SettingError(f"{name} is {value!r}; expected several in a tuple, such as ({value!r},)")
+        return tuple(typed(name, item, get_args(kind)[0]) for item in value)
+    if get_origin(kind) is Literal:
+        return _choice(name, value, get_args(kind))
+    if kind is bool and not isinstance(value, bool):
+        raise SettingError(f"{name} is {value!r}; expected True or False")
+    if kind in (int, float):
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not number or (kind is int and value != value // 1):
+            raise SettingError(f"{name} is {value!r}; expected {_EXPECTED[kind]}")
+        return kind(value)
+    if kind is str and not isinstance(value, str):
+        raise SettingError(f"{name} is {value!r}; expected a name")
+    return value
+
+
+def parse(name: str, text: str, kind: Any, rule: Rule, steps_per_epoch: int) -> Any:
+    """The value that `--set name=text` gives.
+
+    Raises:
+        SettingError: it is not understood.
+    """
+
+    def step(part: str) -> int:
+        return parse_step(part, steps_per_epoch)
+
+    try:
+        if get_origin(kind) is tuple:
+            parts = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
+            return tuple(step(part) if rule.step else get_args(kind)[0](part) for part in parts)
+        if get_origin(kind) is Literal:
+            return _choice(name, text, get_args(kind))
+        if kind is bool:
+            return {"true": True, "false": False}[_choice(name, text.lower(), ("true", "false"))]
+        return step(text) if rule.step else kind(text)
+    except SettingError as error:
+        raise SettingError(f"--set {name}={text}: {error}") from error
+    except ValueError as error:
+        several = (
+            "numbers with commas between" if get_args(kind)[:1] == (float,) else "whole numbers with commas between"
+        )
+        raise SettingError(f"--set {name}={text}: expected {_EXPECTED.get(kind, several)}") from error
+
+
+def _holds(item: Any, several: bool) -> str:
+    if several:
+        return f"holds {item!r}"
+    return f"is {item:,}" if isinstance(item, int) else f"is {item!r}"
+
+
+def _choice(name: str, text: str, choices: Sequence[str]) -> str:
+    if text not in choices:
+        raise SettingError(f"{name} is {text!r}; expected one of {', '.join(choices)}")
+    return text

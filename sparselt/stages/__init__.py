@@ -1,0 +1,52 @@
+"""The stages that a run is made of, a module for each family; `sparselt.stages.stage` says what a stage is."""
+
+from sparselt.stages.adaptive import AdaptivePrune, Sweep
+from sparselt.stages.data import DatasetNote, PrepareDataset, ReadPixels
+from sparselt.stages.distances import CountWeights, MeasureAngles, MeasureDistance
+from sparselt.stages.flatness import MeasureFlatness, Perturb
+from sparselt.stages.images import Crop, Evaluation, OnImages, RandomCrop, Shift, WholeImages
+from sparselt.stages.masks import DrawMask, MakesMask, Prune, PrunedMask, Shuffle
+from sparselt.stages.paths import EvaluatePairs, EvaluatePath, PathResult
+from sparselt.stages.planes import EvaluatePlane, EvaluateProjection
+from sparselt.stages.siblings import CombineMasks, CompareMasks
+from sparselt.stages.stage import Result, Stage, StageFile, Task, Value, Values
+from sparselt.stages.train import Measurements, Train
+
+__all__ = [
+    "AdaptivePrune",
+    "CombineMasks",
+    "CompareMasks",
+    "CountWeights",
+    "Crop",
+    "DatasetNote",
+    "DrawMask",
+    "EvaluatePairs",
+    "EvaluatePath",
+    "EvaluatePlane",
+    "EvaluateProjection",
+    "Evaluation",
+    "MakesMask",
+    "MeasureAngles",
+    "MeasureDistance",
+    "MeasureFlatness",
+    "Measurements",
+    "OnImages",
+    "PathResult",
+    "Perturb",
+    "PrepareDataset",
+    "Prune",
+    "PrunedMask",
+    "RandomCrop",
+    "ReadPixels",
+    "Result",
+    "Shift",
+    "Shuffle",
+    "Stage",
+    "StageFile",
+    "Sweep",
+    "Task",
+    "Train",
+    "Value",
+    "Values",
+    "WholeImages",
+]

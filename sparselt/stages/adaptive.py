@@ -1,0 +1,105 @@
+"""The stage that prunes as much as the training loss along the way allows (Paul et al. 2022, section 2.2)."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sparselt.stages.images import Evaluation, open_noted
+from sparselt.stages.masks import PrunedMask, live_weights
+from sparselt.stages.stage import Result, StageFile, Task, Value
+from sparselt.stages.train import Measurements
+from sparselt.training.recipe import Techniques
+
+if TYPE_CHECKING:
+    from sparselt.analysis import AdaptiveSearch
+    from sparselt.masks import Mask
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sweep(Evaluation):
+    """A stage that tries pruning fractions at a trained network.
+
+    Args:
+        fractions: to try.
+        points: on the path to each pruned network.
+        scope: how weights are ranked.
+        minimum: the fraction to prune where none stays below the threshold.
+        techniques: what the training loss is.
+        subsample_seed, images: the training images that losses are taken on; 0: all.
+        weights, mask: the network; without a mask it is dense.
+        dense: measurements of the dense training, which give the threshold.
+    """
+
+    fractions: tuple[float, ...]
+    points: int
+    scope: str
+    minimum: float
+    techniques: Techniques
+    subsample_seed: int
+    images: int
+    weights: StageFile
+    mask: StageFile | None = None
+    dense: Result[Measurements]
+
+    def search(self, task: Task, mask: "Mask") -> "tuple[AdaptiveSearch, int]":
+        """The sweep, and how many points it was worth. The network's weights stay as they are."""
+        from sparselt.analysis import TrainThreshold, adaptive_fraction, path_positions
+
+        dense = task.read(self.dense)
+        batches = self.eval_images(task, self.threads, split="train", count=self.images, seed=self.subsample_seed)
+        networks = 1 + len(self.fractions) * (self.points - 1)
+        points = max(1, round(networks * batches.count / open_noted(task.path(self.dataset)).count("test")))
+        (weights,) = self.states(task, (self.weights,))
+        search = adaptive_fraction(
+            self.network(),
+            weights,
+            mask,
+            batches,
+            TrainThreshold(dense.train_loss, dense.train_loss_std).value,
+            fractions=self.fractions,
+            positions=path_positions(self.points),
+            scope=self.scope,
+            minimum=self.minimum,
+            techniques=self.techniques,
+            precision=self.precision,
+            on_batch=lambda done: task.report(points * done // len(batches)),
+        )
+        return search, points
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AdaptivePrune(PrunedMask, Sweep):
+    """The next level's mask at the largest ratio whose path stays below the dense network's training loss plus ε.
+
+    Loss and ε are those of the dense training's last epoch, as it went: in training mode, on augmented images. That is
+    the paper's first step read literally. The losses along the paths are in eval mode, on training images as they are.
+    """
+
+    kind = "adaptive_prune"
+    title = "search how much to prune"
+
+    def run(self, task: Task) -> int:
+        """Sweeps and prunes."""
+        from sparselt.pruning import magnitude_prune
+        from sparselt.training.checkpoint import load_tensors
+        from sparselt.training.cpu import cpu_threads
+
+        with cpu_threads(self.threads):
+            mask = live_weights(task, self)
+            search, points = self.search(task, mask)
+            pruned = magnitude_prune(load_tensors(task.path(self.weights)), mask, search.fraction, self.scope)
+        values = [
+            *self.save(task, pruned),
+            Value("fraction", search.fraction),
+            Value("largest_fraction", search.largest or 0.0),
+            Value("threshold", search.threshold),
+            Value("pruned_density", pruned.density),
+        ]
+        for fraction, losses in zip(search.fractions, search.losses, strict=True):
+            values.append(Value("largest_loss", _largest(losses), position=fraction))
+        task.write_values(values, density=pruned.density, note=search.note)
+        return points
+
+
+def _largest(losses: tuple[float, ...]) -> float:
+    """NaN where any is: `max` would hide it."""
+    return float("nan") if any(loss != loss for loss in losses) else max(losses)

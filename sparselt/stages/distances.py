@@ -1,0 +1,135 @@
+"""Stages that compare the weights of trained networks, and look at how they are distributed; none reads data."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from sparselt.stages.stage import Stage, StageFile, Task, Value, numbered
+
+if TYPE_CHECKING:
+    from sparselt.masks import Mask
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MeasureDistance(Stage):
+    """L2 distance and angle (degrees) between two networks over the live weights of a mask (Frankle et al. 2019)."""
+
+    kind = "distances"
+    title = "measure distances of weights"
+    unit = "pairs"
+
+    threads: int
+    first: StageFile
+    second: StageFile
+    mask: StageFile
+
+    def run(self, task: Task) -> int:
+        """Measures one pair."""
+        from sparselt.analysis.distances import angle, l2_distance
+        from sparselt.masks import Mask
+        from sparselt.training.checkpoint import load_tensors
+        from sparselt.training.cpu import cpu_threads
+
+        mask = Mask.load(task.path(self.mask))
+        first, second = (load_tensors(task.path(file)) for file in (self.first, self.second))
+        with cpu_threads(self.threads):
+            found = {"l2_distance": l2_distance(first, second, mask), "angle": angle(first, second, mask)}
+        task.write_values([Value(name, value, density=mask.density) for name, value in found.items()])
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OfRounds(Stage):
+    """A stage over the rounds of iterative pruning.
+
+    Args:
+        weights: the solutions of rounds 0 (dense), 1, …
+        masks: the masks of rounds 1, …
+    """
+
+    threads: int
+    weights: Annotated[tuple[StageFile, ...], numbered("weights")]
+    masks: Annotated[tuple[StageFile, ...], numbered("mask", 1)]
+
+    def load_masks(self, task: Task) -> "list[Mask]":
+        """The mask of every round; that of the dense network is full."""
+        import torch
+
+        from sparselt.masks import Mask
+
+        masks = [Mask.load(task.path(file)) for file in self.masks]
+        full = Mask({name: torch.ones(layer.shape, dtype=torch.bool) for name, layer in masks[0].items()})
+        return [full, *masks]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MeasureAngles(OfRounds):
+    """Angular distance of all pairs of rounds, and of each to the initialization, on shared weights.
+
+    Maene et al. 2021. A pair stands once, with `level` below `to_level`.
+    """
+
+    kind = "angular_distances"
+    title = "measure angles between rounds"
+    unit = "pairs"
+
+    initialization: StageFile
+
+    def run(self, task: Task) -> int:
+        """Measures all pairs."""
+        from sparselt.analysis.distances import angular_distance_matrix
+        from sparselt.training.checkpoint import load_tensors
+        from sparselt.training.cpu import cpu_threads
+
+        masks = self.load_masks(task)
+        with cpu_threads(self.threads):
+            states = [load_tensors(task.path(file)) for file in self.weights]
+            matrix = angular_distance_matrix(states, masks, load_tensors(task.path(self.initialization))).tolist()
+        values = []
+        for level, mask in enumerate(masks):
+            density = mask.density
+            values.append(Value("angular_distance_to_initialization", matrix[level][-1], level=level, density=density))
+            for other in range(level + 1, len(masks)):
+                distance = matrix[level][other]
+                values.append(Value("angular_distance", distance, level=level, to_level=other, density=density))
+        task.write_values(values)
+        return len(values)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CountWeights(OfRounds):
+    """How each round's live weights are distributed, and where the next pruning cuts (Maene et al. 2021).
+
+    Args:
+        bins: of the histograms.
+        fraction: of the live weights that the next pruning removes.
+        drawn: levels whose histogram is given: shares of the live weights, each with the middle of its bin as position.
+    """
+
+    kind = "histograms"
+    title = "count weights"
+    unit = "networks"
+
+    bins: int
+    fraction: float
+    drawn: tuple[int, ...]
+
+    def run(self, task: Task) -> int:
+        """Counts the weights of each round."""
+        from sparselt.analysis.histograms import weight_histogram
+        from sparselt.training.checkpoint import load_tensors
+        from sparselt.training.cpu import cpu_threads
+
+        masks = self.load_masks(task)
+        values = []
+        for level, (mask, file) in enumerate(zip(masks, self.weights, strict=True)):
+            with cpu_threads(self.threads):
+                state = load_tensors(task.path(file))
+                found = weight_histogram(state, mask, bins=self.bins, fraction=self.fraction)
+            for metric in ("threshold", "threshold_ratio", "bimodality"):
+                values.append(Value(metric, getattr(found, metric), level=level, density=mask.density))
+            if level in self.drawn:
+                for low, high, count in zip(found.edges, found.edges[1:], found.counts, strict=False):
+                    share, middle = count / mask.live, (low + high) / 2
+                    values.append(Value("weight_share", share, level=level, density=mask.density, position=middle))
+        task.write_values(values)
+        return len(masks)

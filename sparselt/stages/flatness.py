@@ -1,0 +1,140 @@
+"""Stages on how flat the loss is where a training ended, and how much a network bears early in it."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sparselt.stages.adaptive import Sweep
+from sparselt.stages.masks import live_weights
+from sparselt.stages.stage import Stage, StageFile, Task, Value
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# ResNet-50 keeps about half a gigabyte for each image of 224 pixels when a gradient is differentiated again.
+_PIXELS = 64 * 224 * 224
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MeasureFlatness(Sweep):
+    """The Hessian's largest eigenvalues and trace at a solution, and the largest fraction that one level can prune.
+
+    Both on the same training images. The fraction is given twice: below the dense network's training loss plus ε, as
+    the adaptive heuristic has it, and below the solution's own loss plus ε, its own LCS-set (Definition 2.1).
+
+    Args:
+        eigenvalues: how many.
+        tolerance, products: of the eigenvalues, and the most Hessian-vector products for them.
+        trace_samples: random vectors of the trace's estimate.
+    """
+
+    kind = "flatness"
+    title = "measure flatness"
+
+    eigenvalues: int
+    tolerance: float
+    products: int
+    trace_samples: int
+
+    def run(self, task: Task) -> int:
+        """Sweeps and takes the spectrum."""
+        from sparselt.analysis.flatness import hessian_eigenvalues, hessian_trace
+        from sparselt.training.checkpoint import load_tensors
+        from sparselt.training.cpu import cpu_threads
+        from sparselt.training.loop import training_loss
+
+        with cpu_threads(self.threads):
+            mask = live_weights(task, self)
+            search, points = self.search(task, mask)
+            model = self.network()
+            model.load_state_dict(load_tensors(task.path(self.weights)))
+            images = self.eval_images(task, self.threads, split="train", count=self.images, seed=self.subsample_seed)
+            batches = [part for batch in images for part in _parts(batch.images, batch.labels)]
+            loss = functools.partial(training_loss, techniques=self.techniques)
+            largest = hessian_eigenvalues(
+                model,
+                batches,
+                mask,
+                self.eigenvalues,
+                loss=loss,
+                tolerance=self.tolerance,
+                max_products=self.products,
+                seed=self.subsample_seed,
+            )
+            trace = hessian_trace(model, batches, mask, samples=self.trace_samples, loss=loss, seed=self.subsample_seed)
+        start = search.losses[0][0]
+        own = dataclasses.replace(search, threshold=start + task.read(self.dense).train_loss_std)
+        values = [Value(f"eigenvalue_{place}", value) for place, value in enumerate(largest.values, start=1)]
+        values += [
+            Value("eigenvalue_residual", max(largest.residuals)),
+            Value("trace", trace.mean),
+            Value("trace_standard_error", trace.standard_error),
+            Value("loss", start),
+            Value("threshold", search.threshold),
+            Value("largest_prunable_fraction", search.largest or 0.0),
+            Value("largest_own_fraction", own.largest or 0.0),
+        ]
+        task.write_values(values)
+        return points
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Perturb(Stage):
+    """The rewound network, moved in a random direction by a multiple of what the next pruning would move it by.
+
+    Paul et al. 2022, appendix D, take the dense network and the projection that the mask of level 1 is, at the rewind
+    step: here the network of any level and the mask of the next. What is not a live weight stays.
+
+    Args:
+        scale: of the move.
+        model, classes, channels: the network's shape.
+        weights, mask: the network; without a mask it is dense.
+        next_mask: of the level above.
+    """
+
+    kind = "perturb"
+    title = "perturb rewound networks"
+    unit = "networks"
+
+    scale: float
+    seed: int
+    model: str
+    classes: int
+    channels: int
+    weights: StageFile
+    mask: StageFile | None = None
+    next_mask: StageFile
+
+    @property
+    def perturbed(self) -> StageFile:
+        """The checkpoint."""
+        return self.file("weights.safetensors")
+
+    def run(self, task: Task) -> int:
+        """Perturbs one network."""
+        from sparselt.analysis import perturbed, projection_distance
+        from sparselt.masks import Mask
+        from sparselt.training.checkpoint import load_tensors, save_tensors
+
+        mask, following = live_weights(task, self), Mask.load(task.path(self.next_mask))
+        weights = load_tensors(task.path(self.weights))
+        rewound = weights | {name: weights[name].masked_fill(~layer, 0.0) for name, layer in mask.items()}
+        distance = self.scale * projection_distance(rewound, following)
+        save_tensors(perturbed(rewound, mask, distance, self.seed), task.folder / self.perturbed.name)
+        norm = math.sqrt(sum(float(rewound[name].double().square().sum()) for name in mask))
+        task.write_values(
+            [
+                Value("perturbation", distance),
+                Value("relative_perturbation", distance / norm if norm else math.nan),
+            ]
+        )
+        return 1
+
+
+def _parts(images: "Tensor", labels: "Tensor") -> "Iterator[tuple[Tensor, Tensor]]":
+    """The batch in parts whose second derivatives fit the memory of a device; one part where images are small."""
+    size = max(1, _PIXELS // (images.shape[2] * images.shape[3]))
+    return zip(images.split(size), labels.split(size), strict=True)

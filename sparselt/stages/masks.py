@@ -1,0 +1,171 @@
+"""Stages that make masks, or a checkpoint under one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sparselt.stages.stage import Read, Stage, StageFile, Task, Value
+
+if TYPE_CHECKING:
+    from sparselt.masks import Mask
+
+EMPTY_LAYER = "empty_layer"
+"""Metric of a layer that pruning left without a weight; its condition names the layer."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MakesMask(Stage):
+    """A stage that makes a mask, `mask.safetensors`."""
+
+    @property
+    def made_mask(self) -> StageFile:
+        """The mask."""
+        return self.file("mask.safetensors")
+
+    def empty_layers(self, read: Read) -> Iterator[Value]:
+        """A value for each layer that the mask leaves without a weight."""
+        yield from ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PrunedMask(MakesMask):
+    """A stage that prunes a network: beside the mask it says which layers that leaves empty."""
+
+    def save(self, task: Task, mask: "Mask") -> list[Value]:
+        """Writes the mask; returns a value for each layer that it leaves empty.
+
+        Raises:
+            SettingError: no weight is left to train.
+        """
+        from sparselt.errors import SettingError
+        from sparselt.pruning import empty_layers
+
+        if not mask.live:
+            raise SettingError(f"pruning left none of {mask.size:,} weights; prune fewer times, or a smaller fraction")
+        mask.save(task.folder / self.made_mask.name)
+        return [Value(EMPTY_LAYER, 1.0, density=mask.density, condition=f"layer={name}") for name in empty_layers(mask)]
+
+    def values(self, read: Read) -> Iterator[Value]:
+        """The numbers, but for the empty layers: these belong to the trainings under the mask."""
+        return (value for value in read(self.measured) if value.metric != EMPTY_LAYER)
+
+    def empty_layers(self, read: Read) -> Iterator[Value]:
+        """A value for each layer that the mask leaves without a weight."""
+        return (value for value in read(self.measured) if value.metric == EMPTY_LAYER)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prune(PrunedMask):
+    """The next level's mask, from a trained network's weights and its mask; which layers it leaves empty.
+
+    Args:
+        fraction: of the live weights, to be removed.
+        scope: see `sparselt.pruning.magnitude_prune`.
+        weights: the network.
+        mask: the network's; None if it is dense.
+        model, classes, channels: the network's shape; needed without a mask.
+        equal: a mask; as many weights are left as in it. In place of `fraction`.
+    """
+
+    kind = "prune"
+    title = "prune by magnitude"
+    unit = "masks"
+
+    fraction: float | None = None
+    scope: str
+    model: str | None = None
+    classes: int | None = None
+    channels: int | None = None
+    weights: StageFile
+    mask: StageFile | None = None
+    equal: StageFile | None = None
+
+    def run(self, task: Task) -> int:
+        """Prunes; one mask."""
+        from sparselt.masks import Mask
+        from sparselt.pruning import magnitude_prune
+        from sparselt.training.checkpoint import load_tensors
+
+        mask = live_weights(task, self)
+        fraction = self.fraction
+        if self.equal is not None:
+            fraction = 1 - Mask.load(task.path(self.equal)).live / mask.live
+        pruned = magnitude_prune(load_tensors(task.path(self.weights)), mask, fraction, self.scope)
+        task.write_values(self.save(task, pruned))
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DrawMask(MakesMask):
+    """A random mask with the layerwise densities of another."""
+
+    kind = "random_mask"
+    title = "draw random masks"
+    unit = "masks"
+
+    seed: int
+    mask: StageFile
+
+    def run(self, task: Task) -> int:
+        """Draws one mask."""
+        from sparselt.masks import Mask
+
+        Mask.random_like(Mask.load(task.path(self.mask)), self.seed).save(task.folder / self.made_mask.name)
+        return 1
+
+    def empty_layers(self, read: Read) -> Iterator[Value]:
+        """Those of the mask that it is like: it has as many live weights in each layer."""
+        if isinstance(self.mask.stage, MakesMask):
+            yield from self.mask.stage.empty_layers(read)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shuffle(Stage):
+    """A checkpoint whose masked layers have their live weights permuted among the live positions.
+
+    The permutation of a layer depends on the seed and the layer's name only; everything else stays as it is.
+    """
+
+    kind = "shuffle"
+    title = "shuffle rewound weights"
+    unit = "networks"
+
+    seed: int
+    weights: StageFile
+    mask: StageFile
+
+    @property
+    def shuffled(self) -> StageFile:
+        """The checkpoint."""
+        return self.file("weights.safetensors")
+
+    def run(self, task: Task) -> int:
+        """Permutes the weights of one network."""
+        import torch
+
+        from sparselt.masks import Mask
+        from sparselt.training.checkpoint import load_tensors, save_tensors
+        from sparselt.training.recipe import derive_seed
+
+        weights = load_tensors(task.path(self.weights))
+        mask = Mask.load(task.path(self.mask))
+        mask.check_fits(weights)
+        for name, layer in mask.items():
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, name))
+            live = weights[name][layer]
+            weights[name][layer] = live[torch.randperm(len(live), generator=generator)]
+        save_tensors(weights, task.folder / self.shuffled.name)
+        return 1
+
+
+def live_weights(task: Task, stage: Any) -> "Mask":
+    """The mask of the stage's network; all prunable weights of its shape (model, classes, channels) if it is dense."""
+    import torch
+
+    from sparselt.masks import Mask
+    from sparselt.models import prunable_shapes
+
+    if stage.mask is not None:
+        return Mask.load(task.path(stage.mask))
+    shapes = prunable_shapes(stage.model, stage.classes, stage.channels)
+    return Mask({name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()})

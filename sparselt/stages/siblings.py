@@ -1,0 +1,95 @@
+"""Stages that compare and combine the masks of siblings."""
+
+import dataclasses
+import functools
+import operator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from sparselt.stages.masks import MakesMask
+from sparselt.stages.stage import Stage, StageFile, Task, Value, numbered
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CompareMasks(Stage):
+    """How much masks overlap, against global and layerwise chance, see `sparselt.analysis.overlap`."""
+
+    kind = "overlap"
+    title = "compare masks of siblings"
+    unit = "masks"
+
+    masks: Annotated[tuple[StageFile, ...], numbered("mask")]
+
+    def run(self, task: Task) -> int:
+        """Compares the masks."""
+        from sparselt.analysis.overlap import mask_overlap
+        from sparselt.masks import Mask
+
+        masks = [Mask.load(task.path(mask)) for mask in self.masks]
+        density = sum(mask.density for mask in masks) / len(masks)
+        found = dataclasses.asdict(mask_overlap(masks))
+        task.write_values([Value(metric, value, density=density) for metric, value in found.items()])
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CombineMasks(MakesMask):
+    """Union or intersection of siblings' masks, with as many weights as the mask `equal`; its layerwise densities.
+
+    Where the siblings were pruned before, they wear masks: an intersection may hold only weights alive in all of them,
+    a union only weights alive in any.
+
+    Args:
+        scope: how each sibling's weights are ranked.
+        condition: of the values, see `sparselt.stages.Value`.
+        weights: the siblings' networks.
+        worn: the masks that they wear.
+        equal: a mask.
+    """
+
+    kind = "combine"
+    title = "combine masks of siblings"
+    unit = "masks"
+
+    how: Literal["union", "intersection"]
+    scope: str
+    condition: str
+    weights: Annotated[tuple[StageFile, ...], numbered("weights")]
+    worn: Annotated[tuple[StageFile, ...], numbered("worn")]
+    equal: StageFile
+
+    def run(self, task: Task) -> int:
+        """Combines the masks.
+
+        Raises:
+            SettingError: too few weights are alive in all siblings.
+        """
+        import torch
+
+        from sparselt.errors import SettingError
+        from sparselt.masks import Mask
+        from sparselt.siblings import combined_mask
+        from sparselt.training.checkpoint import load_tensors
+
+        weights = [load_tensors(task.path(file)) for file in self.weights]
+        equal = Mask.load(task.path(self.equal))
+        # What a sibling has lost is zero, and ranks last.
+        dense = Mask({name: torch.ones_like(layer) for name, layer in equal.items()})
+        mask, sibling_density = combined_mask(weights, equal.density, self.how, dense, self.scope)
+        worn = [Mask.load(task.path(file)) for file in self.worn]
+        if worn:
+            alive = functools.reduce(operator.and_ if self.how == "intersection" else operator.or_, worn)
+            if mask | alive != alive:
+                raise SettingError(
+                    f"siblings cannot reach density {mask.density:.4g} by {self.how}: of {alive.density:.4g} of the "
+                    f"weights, alive in all {len(worn)} before their last pruning, {(mask | alive).live - alive.live} "
+                    "are missing in some layer; combine fewer siblings, choose a larger density, or prune them in "
+                    "fewer levels"
+                )
+        mask.save(task.folder / self.made_mask.name)
+        values = [Value("sibling_density", sibling_density, density=mask.density)]
+        for name, density in mask.layer_densities().items():
+            condition = f"{self.condition} layer={name}"
+            values.append(Value("layer_density", density, density=mask.density, condition=condition))
+        task.write_values(values)
+        return 1

@@ -1,0 +1,294 @@
+"""A stage: a pure function from files to files, identified by what decides its result."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StageFile:
+    """A file that a stage makes, as an input of another stage."""
+
+    stage: "Stage"
+    name: str
+
+    def __reduce__(self):
+        # What a worker gets of an input is where it stands. A chain of levels pickled whole is deeper than pickle goes.
+        return type(self), (Made(self.stage.kind, self.stage.key), *self.__getstate__()[1:])
+
+    def __getstate__(self):
+        return tuple(getattr(self, f.name) for f in dataclasses.fields(self))
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a worker process knows of a stage whose files it reads."""
+
+    kind: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Result(StageFile, Generic[T]):
+    """A JSON file that a stage makes. `type` is the dataclass that it reads back as."""
+
+    type: type[T]
+
+    def decode(self, content: Mapping[str, Any]) -> T:
+        """The dataclass from the JSON object. A key that is not one of its fields is ignored."""
+        names = {f.name for f in dataclasses.fields(self.type)}  # type: ignore[arg-type]  # T is a dataclass
+        return self.type(**{name: value for name, value in content.items() if name in names})
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One number that a stage measured: a row of the results, but for the columns that the experiment knows.
+
+    None: the experiment says it, or the column is empty. `condition` is `name=value`, several with spaces between.
+    """
+
+    metric: str
+    value: float
+    level: int | None = None
+    to_level: int | None = None
+    density: float | None = None
+    position: float | None = None
+    position_2: float | None = None
+    condition: str | None = None
+
+
+@dataclass(frozen=True)
+class Values:
+    """What `values.json` holds: the numbers, and what else the stage notes."""
+
+    values: Sequence[Mapping[str, Any]]
+    density: float = 1.0
+
+    def __iter__(self) -> Iterator[Value]:
+        return (Value(**value) for value in self.values)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a stage is given to run.
+
+    Args:
+        paths: every input's path, its checksum compared.
+        outputs: names of the files wanted.
+        folder: where to write them.
+        report: to be called with the units of work done so far.
+    """
+
+    paths: Mapping[StageFile, Path]
+    outputs: frozenset[str]
+    folder: Path
+    report: Callable[[int], None]
+
+    def path(self, file: StageFile) -> Path:
+        """Where an input of the stage is."""
+        return self.paths[file]
+
+    def read(self, result: Result[T]) -> T:
+        """An input that is a JSON file."""
+        return result.decode(json.loads(self.path(result).read_text()))
+
+    def write(self, result: StageFile, content: object) -> None:
+        """Writes a JSON output: a dataclass, or a JSON object."""
+        (self.folder / result.name).write_text(json.dumps(plain(content), indent=1))
+
+    def write_values(self, values: Sequence[Value], **notes: Any) -> None:
+        """Writes `values.json`; `notes` stand beside the numbers."""
+        listed = [{name: item for name, item in plain(value).items() if item is not None} for value in values]
+        (self.folder / "values.json").write_text(json.dumps({"values": listed, **notes}, indent=1))
+
+
+Read = Callable[[Result[Any]], Any]
+"""Returns what a JSON file of a finished stage holds."""
+
+
+@dataclass(frozen=True)
+class _Named:
+    name: str
+    first: int | None = None
+
+
+def named(name: str) -> _Named:
+    """In `Annotated[…]`: the name of a field in the stage's identity, where it is not the field's own."""
+    return _Named(name)
+
+
+def numbered(name: str, first: int = 0) -> _Named:
+    """In `Annotated[tuple[StageFile, …], …]`: the inputs are `name_0`, `name_1`, …, counted from `first`."""
+    return _Named(name, first)
+
+
+_ASIDE = {"aside": True}
+
+
+def aside(default: Any) -> Any:
+    """A field that does not decide the result: it is no part of the stage's identity."""
+    return field(default=default, metadata=_ASIDE)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stage:
+    """One step of a plan. A kind of stage is a subclass: its values, its inputs and `run`, which makes its files.
+
+    Fields annotated with `StageFile` are inputs; all others are values, which must turn into JSON (`plain`). Values and
+    inputs decide the result and are the stage's identity; None is left out of it. What does not decide it is `aside`.
+
+    Class attributes: `kind` names the stage's folder in a store; `version` rises when equal values and inputs would
+    give another result, so that old results are not found; `title` says in a plan what is done; `unit` is what `work`
+    counts; `cost_follows` names the values that decide what a unit costs.
+
+    Args:
+        outputs: names of the files wanted. Two experiments that want different checkpoints of one training share it,
+            and the plan asks for the union.
+        label: what a person reads.
+        work: optimizer steps, evaluated points or the like; for estimates.
+        local: runs in every plan, because it depends on this machine (the user's data folder). Such a stage is cheap.
+    """
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    title: ClassVar[str]
+    unit: ClassVar[str]
+    cost_follows: ClassVar[tuple[str, ...]] = ()
+
+    outputs: frozenset[str] = aside(frozenset())
+    label: str = aside("")
+    work: int = aside(1)
+
+    def run(self, task: Task) -> int:
+        """Makes the files; returns the units of work done. Heavy imports stand inside: planning needs none of them."""
+        raise NotImplementedError
+
+    @property
+    def local(self) -> bool:
+        """Whether it runs in every plan."""
+        return False
+
+    @property
+    def name(self) -> str:
+        """What to call it in front of a person."""
+        return self.label or self.title
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The values that decide the result, by their names in the identity, as JSON knows them."""
+        found = {}
+        for f, name, _ in _fields(type(self))[0]:
+            value = getattr(self, f)
+            if value is not None:
+                found[name] = plain(value)
+        return found
+
+    @cached_property
+    def needs(self) -> dict[str, StageFile]:
+        """The inputs by name."""
+        found: dict[str, StageFile] = {}
+        for f, name, first in _fields(type(self))[1]:
+            value = getattr(self, f)
+            if first is not None:
+                found |= {f"{name}_{place}": file for place, file in enumerate(value, first)}
+            elif value is not None:
+                found[name] = value
+        return found
+
+    @cached_property
+    def key(self) -> str:
+        """Hex digest of kind, version, values, and inputs by their keys."""
+        identity = {
+            "kind": self.kind,
+            "version": self.version,
+            "spec": self.spec,
+            "needs": {name: [file.stage.key, file.name] for name, file in self.needs.items()},
+        }
+        return digest(identity)
+
+    def want(self, *files: StageFile | str) -> Self:
+        """The same stage, with `files` among its wanted outputs."""
+        names = {file if isinstance(file, str) else file.name for file in files}
+        wanted = dataclasses.replace(self, outputs=self.outputs | names)
+        # Neither depends on the outputs, and plans ask for both by the thousand.
+        wanted.__dict__.update(key=self.key, needs=self.needs)
+        return wanted
+
+    def file(self, name: str) -> StageFile:
+        """The file `name` of this stage, wanted."""
+        return StageFile(self.want(name), name)
+
+    def result(self, name: str, kind: type[T]) -> Result[T]:
+        """The JSON file `name` of this stage, wanted."""
+        return Result(self.want(name), name, kind)
+
+    @property
+    def measured(self) -> Result[Any]:
+        """The numbers of this stage."""
+        return self.result("values.json", Values)
+
+    def values(self, read: Read) -> Iterator[Value]:
+        """The numbers of this stage, once it has run."""
+        yield from read(self.measured)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stage) and self.key == other.key and self.outputs == other.outputs
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON knows it: dataclasses as dictionaries, tuples as lists.
+
+    A dataclass field with the metadata `omit_default` is left out where it holds its default: so a field that is added
+    later changes no earlier digest.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [f for f in dataclasses.fields(value) if not _omitted(f, getattr(value, f.name))]
+        return {f.name: plain(getattr(value, f.name)) for f in fields}
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def _omitted(f: dataclasses.Field, value: Any) -> bool:
+    return bool(f.metadata.get("omit_default")) and value == f.default
+
+
+def digest(value: Any) -> str:
+    """Hex SHA-256 of the canonical JSON of `value`."""
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@functools.cache
+def _fields(kind: type[Stage]) -> tuple[list[tuple[str, str, int | None]], list[tuple[str, str, int | None]]]:
+    """Values and inputs of a kind of stage: field, name in the identity, first number of a numbered input."""
+    hints = get_type_hints(kind, include_extras=True)
+    found: tuple[list, list] = ([], [])
+    for f in dataclasses.fields(kind):
+        if f.metadata.get("aside"):
+            continue
+        hint, mark = hints[f.name], _Named(f.name)
+        if get_origin(hint) is Annotated:
+            hint, mark = get_args(hint)
+        found[_is_input(hint)].append((f.name, mark.name, mark.first))
+    return found
+
+
+def _is_input(hint: Any) -> bool:
+    if get_origin(hint) in (Union, types.UnionType, tuple):
+        return any(_is_input(part) for part in get_args(hint))
+    origin = get_origin(hint) or hint
+    return isinstance(origin, type) and issubclass(origin, StageFile)

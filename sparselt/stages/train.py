@@ -1,0 +1,391 @@
+"""The stage that trains a network, alone or side by side with others of its group."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any
+
+from sparselt.stages.images import OnImages, RandomCrop, Shift
+from sparselt.stages.stage import Read, Result, Stage, StageFile, Task, Value, digest, named, numbered, plain
+from sparselt.training.recipe import Recipe, Seeds
+
+if TYPE_CHECKING:
+    import torch
+
+    from sparselt.masks import Mask
+    from sparselt.training.cohort import Cohort, Member, Network
+    from sparselt.training.loop import Trained
+    from sparselt.training.repulsion import Repulsion
+
+SIZES = (1, 2, 4, 8, 16)
+"""Numbers of networks that `Train.best_group_size` tries side by side."""
+
+_OWN_VALUES = {"seeds", "start_step"}  # what members may differ in, besides the schedule and what they start from
+_SHARED_INPUTS, _OWN_INPUTS = {"dataset", "train", "test"}, {"weights", "mask", "momentum"}
+_NEAR = 0.9  # the shortest training's work over the longest's: what ends early idles until the last one ends
+_NEAR_BEST = 0.95
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """`measurements.json`: what a training measured of its network.
+
+    density: of its mask, 1 without one; test_error: a fraction; test_loss, train_loss, train_loss_std: nats, the last
+    two over the batches of the last epoch, as they were trained on.
+    """
+
+    density: float
+    test_error: float
+    test_loss: float
+    train_loss: float
+    train_loss_std: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Train(OnImages):
+    """Trains a network from its initialization or from a checkpoint, dense or masked; evaluates it at the end.
+
+    Trainings of one group may be made side by side in one process (`sparselt.training.cohort`). On a GPU a small
+    network leaves most of the device idle, so several share it, as many as a measurement there says. On a CPU separate
+    processes are faster, so one network a process is the default: on two cores two processes trained 1.64 times as fast
+    as one process that took the two in turn, and one process with both side by side 0.93 times as fast (digits recipe,
+    one thread a network, medians of 7 interleaved, two EPYC cores).
+
+    Args:
+        recipe, seeds: the hyperparameters and the randomness.
+        start_step: where clock and data position stand at the start.
+        augmentation: of the training images.
+        repulsion, solutions: λ of the repelling loss and the networks that repel, see
+            `sparselt.training.repulsion.Repulsion`.
+        weights: the checkpoint to start from; None: the initialization.
+        mask: None: dense.
+        momentum: to start with; None: zero.
+    """
+
+    kind = "train"
+    title = "train"
+    unit = "steps"
+    cost_follows = ("recipe", "device", "train")
+
+    recipe: Recipe
+    seeds: Seeds
+    start_step: int
+    augmentation: Annotated[Shift | RandomCrop, named("train")]
+    repulsion: float | None = None
+    solutions: Annotated[tuple[StageFile, ...], numbered("solution")] = ()
+    weights: StageFile | None = None
+    mask: StageFile | None = None
+    momentum: StageFile | None = None
+
+    @property
+    def final(self) -> StageFile:
+        """Weights and buffers of the trained network."""
+        return self.file("final.safetensors")
+
+    def checkpoint(self, step: int) -> StageFile:
+        """Weights and buffers after `step` steps of the full training."""
+        return self.file(_checkpoint(step))
+
+    def momentum_at(self, step: int) -> StageFile:
+        """The optimizer's momentum after `step` steps."""
+        return self.file(_momentum(step))
+
+    @property
+    def measured(self) -> Result[Measurements]:
+        """What it measured of its network."""
+        return self.result("measurements.json", Measurements)
+
+    def values(self, read: Read) -> Iterator[Value]:
+        """Test error and loss, and the training loss of the last epoch."""
+        measured = read(self.measured)
+        for metric in ("test_error", "test_loss", "train_loss"):
+            yield Value(metric, getattr(measured, metric))
+
+    @cached_property
+    def group(self) -> str | None:
+        """Trainings with equal groups can be made side by side; None: this one is made alone.
+
+        A group shares all but seeds, start and starting weights; the schedule too, where decay divides by its peak.
+        """
+        if not self._joins():
+            return None
+        data = {name: [f.stage.key, f.name] for name, f in self.needs.items() if name in _SHARED_INPUTS}
+        return digest({"spec": self._shared, "data": data})
+
+    def mates(self, others: "Iterable[Stage]") -> "list[Train]":
+        """Those of `others` that can be trained side by side with this one, in their order."""
+        return [
+            other
+            for other in others
+            if isinstance(other, Train)
+            and min(self.work, other.work) >= _NEAR * max(self.work, other.work)
+            and self.group is not None
+            and other.group == self.group
+        ]
+
+    def run(self, task: Task) -> int:
+        """Trains the network; the optimizer steps are the work."""
+        if self.device == "cpu" or not self._joins():
+            return self._train_alone(task)
+        ((_, made),) = self.run_together([(self, task)])
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    @staticmethod
+    def run_together(jobs: "Sequence[tuple[Train, Task]]") -> Iterator[tuple[int, int | Exception]]:
+        """Trains the networks of one group side by side; yields each, by its place, when it is done.
+
+        With the place comes the number of steps made, or the error: of an input that cannot be read, or of a network
+        that diverged. The others go on.
+        """
+        from sparselt.errors import SparseltError
+        from sparselt.training.captured import pinned_algorithms
+        from sparselt.training.cpu import cpu_threads
+        from sparselt.training.joining import reason_against
+
+        recipe = jobs[0][0].recipe
+        with cpu_threads(recipe.threads):
+            members = {}
+            for place, (stage, task) in enumerate(jobs):
+                try:
+                    model, mask = stage._start(task)
+                    members[place] = stage._member(task, model, mask)
+                except (SparseltError, OSError) as error:
+                    yield place, error
+            if not members:
+                return
+            if reason_against(recipe, model):
+                for place in members:
+                    stage, task = jobs[place]
+                    try:
+                        yield place, stage._train_alone(task)
+                    except SparseltError as error:
+                        yield place, error
+                return
+            cohort, places = jobs[0][0]._cohort(jobs[0][1], len(members)), list(members)
+            for k, network, result in cohort.train(list(members.values())):
+                place = places[k]
+                if isinstance(result, Exception):
+                    yield place, result
+                    continue
+                stage, task = jobs[place]
+                with pinned_algorithms():  # for the evaluation, as when it is trained alone
+                    stage._write(task, network, members[place].mask, result)
+                yield place, result.steps
+
+    def best_group_size(self, task: Task) -> int:
+        """How many networks like this one are best trained side by side on its device, measured there."""
+        import torch
+
+        from sparselt.training.cpu import cpu_threads
+
+        device = torch.device(self.device)
+        _kept.clear()
+        free = _free_memory(device)
+        taken = 0
+
+        def speed(size: int) -> float | None:
+            nonlocal taken
+            if 2 * taken > 0.8 * free:  # twice the networks take at most twice the memory
+                return None
+            try:
+                found = self._cohort(task, size).images_per_second()
+            except torch.OutOfMemoryError:
+                return None
+            taken = free - _free_memory(device)
+            return found
+
+        with cpu_threads(self.recipe.threads):
+            return best_size(speed)
+
+    def _train_alone(self, task: Task) -> int:
+        from sparselt.optim import MaskedSGD
+        from sparselt.training import loop
+        from sparselt.training.captured import pinned_algorithms
+        from sparselt.training.checkpoint import load_tensors, restore_momentum, save_momentum, save_tensors
+        from sparselt.training.cpu import cpu_threads
+
+        recipe = self.recipe
+        with cpu_threads(recipe.threads), pinned_algorithms():
+            model, mask = self._start(task)
+            model.to(self.device)
+            optimizer = MaskedSGD(
+                model.named_parameters(),
+                lr=recipe.schedule.peak,
+                momentum=recipe.momentum,
+                weight_decay=recipe.weight_decay,
+                nesterov=recipe.nesterov,
+                decoupled_weight_decay=recipe.decoupled_weight_decay,
+                mask=mask,
+            )
+            if self.momentum is not None:
+                restore_momentum(model, optimizer, load_tensors(task.path(self.momentum)))
+
+            def on_step(step: int) -> None:
+                task.report(step - self.start_step)
+                if _checkpoint(step) in task.outputs:
+                    save_tensors(model.state_dict(), task.folder / _checkpoint(step))
+                if _momentum(step) in task.outputs:
+                    save_momentum(model, optimizer, task.folder / _momentum(step))
+
+            trained = loop.train(
+                model,
+                optimizer,
+                self._batches(task),
+                recipe,
+                start_step=self.start_step,
+                on_step=on_step,
+                penalty=self._repulsion(task, model, mask),
+            )
+            self._write(task, model, mask, trained)
+        return trained.steps
+
+    def _start(self, task: Task) -> "tuple[torch.nn.Module, Mask | None]":
+        """The network on the CPU as its training begins, and its mask."""
+        from sparselt.masks import Mask
+        from sparselt.models import build_model
+        from sparselt.training.checkpoint import load_tensors, rewind_
+        from sparselt.training.techniques import start_bias_for_bce_
+
+        recipe = self.recipe
+        model = build_model(
+            recipe.model,
+            classes=self.classes,
+            channels=self.channels,
+            seed=self.seeds.initialization,
+            initialization=recipe.initialization,
+            norm_scale=recipe.norm_scale,
+        )
+        if recipe.techniques.bce:
+            start_bias_for_bce_(model, self.classes)
+        mask = None if self.mask is None else Mask.load(task.path(self.mask))
+        if self.weights is not None:
+            rewind_(model, load_tensors(task.path(self.weights)), mask)
+        elif mask is not None:
+            mask.apply_(model)
+        return model, mask
+
+    def _batches(self, task: Task) -> Any:
+        return self.train_images(task, self.augmentation, self.recipe.batch_size, self.seeds, self.recipe.threads)
+
+    def _repulsion(self, task: Task, model: "torch.nn.Module", mask: "Mask | None") -> "Repulsion | None":
+        if self.repulsion is None:
+            return None
+        from sparselt.masks import Mask
+        from sparselt.training.checkpoint import load_tensors
+        from sparselt.training.repulsion import Repulsion
+
+        solutions = [load_tensors(task.path(solution)) for solution in self.solutions]
+        return Repulsion(solutions, Mask.ones_like(model) if mask is None else mask, self.repulsion)
+
+    def _write(self, task: Task, model: "torch.nn.Module", mask: "Mask | None", trained: "Trained") -> None:
+        """Writes the trained network and what was measured of it."""
+        from sparselt.training import loop
+        from sparselt.training.checkpoint import save_tensors
+
+        error, loss = loop.evaluate(model, self.eval_images(task, self.recipe.threads), self.recipe.precision)
+        save_tensors(model.state_dict(), task.folder / self.final.name)
+        density = 1.0 if mask is None else mask.density
+        task.write(self.measured, Measurements(density, error, loss, trained.train_loss, trained.train_loss_std))
+
+    def _joins(self) -> bool:
+        """Whether it can be made side by side with others."""
+        techniques = self.recipe.techniques
+        return (
+            self.engine == "resident"
+            and self.repulsion is None
+            and self.needs.keys() <= _SHARED_INPUTS | _OWN_INPUTS
+            and not techniques.progressive_resizing
+            and not techniques.ema_half_life
+        )
+
+    @property
+    def _shared(self) -> str:
+        """Digest of the values that the members of a group share."""
+        recipe = plain(self.recipe)
+        if not self.recipe.decoupled_weight_decay:
+            del recipe["schedule"]
+        shared = {name: value for name, value in self.spec.items() if name not in _OWN_VALUES}
+        return digest(shared | {"recipe": recipe})
+
+    def _member(self, task: Task, model: "torch.nn.Module", mask: "Mask | None") -> "Member":
+        from sparselt.training.checkpoint import load_tensors, save_tensors
+        from sparselt.training.cohort import Member
+
+        def on_step(step: int, network: "Network") -> None:
+            task.report(step - self.start_step)
+            if _checkpoint(step) in task.outputs:
+                save_tensors(network.model.state_dict(), task.folder / _checkpoint(step))
+            if _momentum(step) in task.outputs:
+                save_tensors(network.momentum(), task.folder / _momentum(step))
+
+        return Member(
+            self.recipe,
+            self._batches(task),
+            model.state_dict(),
+            start_step=self.start_step,
+            mask=mask,
+            momentum=None if self.momentum is None else load_tensors(task.path(self.momentum)),
+            on_step=on_step,
+        )
+
+    def _cohort(self, task: Task, size: int) -> "Cohort":
+        """A cohort of that size for this group: the one of the unit before, if it will do."""
+        from sparselt.models import build_model
+        from sparselt.training.cohort import Cohort
+
+        loader = self._batches(task)
+        key = (self._shared, size)
+        if key not in _kept or not _kept[key].reads(loader):
+            _kept.clear()
+            _free_memory(loader.device)
+            shape: dict[str, Any] = {"classes": self.classes, "channels": self.channels, "seed": 0}
+            models = [build_model(self.recipe.model, **shape).to(loader.device) for _ in range(size)]
+            _kept[key] = Cohort(models, self.recipe, loader)
+        return _kept[key]
+
+
+def best_size(speed: Callable[[int], float | None]) -> int:
+    """The smallest number of networks within 5% of the best images a second.
+
+    speed: images a second of so many side by side, all together; None: they do not fit the device's memory. Asked for
+        1, 2, 4, 8, 16 until one does not fit.
+    """
+    speeds: dict[int, float] = {}
+    for size in SIZES:
+        found = speed(size)
+        if found is None:
+            break
+        speeds[size] = found
+    return min((size for size, found in speeds.items() if found >= _NEAR_BEST * max(speeds.values())), default=1)
+
+
+def finals(networks: "Iterable[Train]") -> tuple[StageFile, ...]:
+    """The trained weights of several networks."""
+    return tuple(network.final for network in networks)
+
+
+_kept: "dict[tuple, Cohort]" = {}  # the last one: on a GPU its captured step serves the next stages of equal shape
+
+
+def _checkpoint(step: int) -> str:
+    return f"step-{step}.safetensors"
+
+
+def _momentum(step: int) -> str:
+    return f"momentum-{step}.safetensors"
+
+
+def _free_memory(device: "torch.device") -> int:
+    """Bytes, after all that is unused has been given back."""
+    import gc
+    import os
+
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
