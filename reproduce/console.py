@@ -63,6 +63,7 @@ def _report(arguments: list[str]) -> int:
 
     from rich.console import Console
 
+    from sparselt.experiments.sections import built_in_sections
     from sparselt.report import console_summary, write_report
     from sparselt.report.markdown import write_markdown
 
@@ -75,9 +76,10 @@ def _report(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
     if options.markdown is not None:
-        write_markdown(options.folder, options.markdown)
+        write_markdown(options.folder, options.markdown, built_in_sections())
         print(options.markdown)
         return 0
-    write_report(options.folder)
-    console_summary(options.folder, Console())
+    sections = built_in_sections()
+    write_report(options.folder, sections)
+    console_summary(options.folder, Console(), sections)
     return 0

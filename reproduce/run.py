@@ -260,6 +260,7 @@ def _report(
     record["experiments"] = {
         name: {"title": EXPERIMENTS[name].title, "paper": EXPERIMENTS[name].paper} for name in names
     }
+    from sparselt.experiments.sections import built_in_sections
     from sparselt.report import console_summary, write_report
     from sparselt.report.results import write_results
 
@@ -278,9 +279,10 @@ def _report(
     finally:
         with contextlib.suppress(OSError):
             folder.rmdir()  # which does nothing to a folder that holds something
-    write_report(folder)
+    sections = built_in_sections()
+    write_report(folder, sections)
     console.print()
-    console_summary(folder, console)
+    console_summary(folder, console, sections)
     if failed:
         skipped = sum(entry.status == "skipped" for entry in entries)
         console.print(

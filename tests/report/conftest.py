@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from sparselt.experiments.sections import built_in_sections
 from sparselt.report import write_report
 from sparselt.report.results import write_results
 
@@ -149,5 +150,5 @@ def invent():
 def reported(tmp_path_factory):
     """A run of the full shape with its report. Tests do not write into it."""
     folder = make_run(tmp_path_factory.mktemp("run"))
-    write_report(folder)
+    write_report(folder, built_in_sections())
     return folder

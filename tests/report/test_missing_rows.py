@@ -10,9 +10,10 @@ from test_section_rewind_to_init import rows as rewind_to_init
 from test_section_siblings import rows as siblings
 from test_section_stability import rows as stability
 
-from sparselt.report.section import Data
-from sparselt.report.sections import SECTIONS
+from sparselt.experiments.sections import built_in_sections
+from sparselt.report.data import Data
 
+SECTIONS = built_in_sections()
 ROWS = {
     name: list(make())
     for name, make in {
