@@ -9,20 +9,16 @@ measure of matching (one-sided: an error that is lower loses nothing).
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from sparselt.report import drawing as draw
 from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
-from sparselt.report.drawing import COLOURS, Look, bars, canvas, density_axis, error_axis, matching_band
 from sparselt.report.results import conditions
 from sparselt.report.statistic import Statistic, Values
 from sparselt.report.verdicts import lower, lower_than, not_higher, spread
 from sparselt.report.wording import count, percent
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 PAPER = "Paul et al. 2022 (Unmasking)"
-_LOOKS = {"fixed": Look("fixed", COLOURS[1], "o"), "adaptive": Look("adaptive", COLOURS[0], "D")}
+_LOOKS = {"fixed": draw.Look("fixed", draw.COLOURS[1], "o"), "adaptive": draw.Look("adaptive", draw.COLOURS[0], "D")}
 _LABELS = {
     "searches": "adaptive search, replicate {k}, rewind {step}, level {level}",
     "adaptive": "adaptive, replicate {k}, rewind {step}, level {next}",
@@ -39,12 +35,12 @@ def drawings(data: Data) -> dict[str, Drawing]:
     fixed, adaptive = (_chains(data, variant) for variant in _LOOKS)
     if not fixed and not adaptive:
         return {}
-    figure, (top, bottom) = canvas(5.2, 2, sharex=True, height_ratios=(3, 2))
+    figure, (top, bottom) = draw.canvas(5.2, 2, sharex=True, height_ratios=(3, 2))
     drawn = _errors(top, fixed, adaptive, _dense(data))
     _fractions(bottom, data, fixed)
     # Ticks are those that the fixed schedule has, as the other figures have them; the adaptive one's differ.
     longest = max((fixed or adaptive).values(), key=len)
-    density_axis(bottom, [1.0, *(density for density, _ in longest)], 1.04, min([1.0, *drawn]) / 1.08)
+    draw.density_axis(bottom, [1.0, *(density for density, _ in longest)], 1.04, min([1.0, *drawn]) / 1.08)
     caption = (
         "After Fig. 4 of Unmasking: a marker is a training. Above: test error; the fixed schedule's mean and standard "
         "deviation, and every replicate of the adaptive one, thin, for their densities differ. Grey: the dense mean "
@@ -194,7 +190,7 @@ def _ratios(data: Data) -> Values:
     return {k: (searches[k] + adaptive[k]) / fixed[k] for k in fixed if fixed[k]}
 
 
-def _errors(axes: "Axes", fixed: Chains, adaptive: Chains, dense: Statistic) -> list[float]:
+def _errors(axes: "draw.Axes", fixed: Chains, adaptive: Chains, dense: Statistic) -> list[float]:
     """Draws both schedules; the densities drawn."""
     levels: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for chain in fixed.values():
@@ -203,7 +199,7 @@ def _errors(axes: "Axes", fixed: Chains, adaptive: Chains, dense: Statistic) -> 
     means = {points[0][0]: Statistic.of(error for _, error in points) for _, points in sorted(levels.items())}
     means = {density: error for density, error in means.items() if error.n}
     if means:
-        bars(axes, means.items(), _LOOKS["fixed"], label=f"fixed, {_lengths(fixed)} trainings", zorder=3)
+        draw.bars(axes, means.items(), _LOOKS["fixed"], label=f"fixed, {_lengths(fixed)} trainings", zorder=3)
     look, label = _LOOKS["adaptive"], f"adaptive, {_lengths(adaptive)} trainings"
     points = []
     for chain in adaptive.values():
@@ -211,9 +207,9 @@ def _errors(axes: "Axes", fixed: Chains, adaptive: Chains, dense: Statistic) -> 
         how = {"color": look.colour, "marker": look.marker, "linewidth": 0.7, "markersize": 4.5, "zorder": 4}
         axes.plot([density for density, _ in own], [100 * error for _, error in own], label=label, **how)
         points, label = points + own, ""
-    matching_band(axes, dense)
+    draw.matching_band(axes, dense)
     drawn = [*means.values(), *(Statistic.of([error]) for _, error in points)]
-    error_axis(axes, drawn or [Statistic.of([0.01])], [100 * (dense.mean + (dense.std or 0))] if dense.n else [])
+    draw.error_axis(axes, drawn or [Statistic.of([0.01])], [100 * (dense.mean + (dense.std or 0))] if dense.n else [])
     axes.legend(frameon=False, fontsize=9, loc="upper left")
     return [*means, *(density for density, _ in points)]
 
@@ -223,7 +219,7 @@ def _lengths(chains: Chains) -> str:
     return f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)}–{max(lengths)}"
 
 
-def _fractions(axes: "Axes", data: Data, fixed: Chains) -> None:
+def _fractions(axes: "draw.Axes", data: Data, fixed: Chains) -> None:
     look = _LOOKS["adaptive"]
     largest = data.by("replicate", "level", experiment="adaptive", variant="adaptive", metric="largest_fraction")
     for row in data.select(experiment="adaptive", variant="adaptive", metric="fraction"):

@@ -12,38 +12,23 @@ last rewind step than at the first (one-sided paired t).
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparselt.experiments.imp.levels import agreements, levels
+from sparselt.report import drawing as draw
 from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
-from sparselt.report.drawing import (
-    COLOURS,
-    GREY,
-    Look,
-    barrier_axis,
-    canvas,
-    dashes,
-    label_ends,
-    place_axis,
-    round_numbers,
-    side_by_side,
-    ticks,
-)
 from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic, Values
 from sparselt.report.verdicts import PAIRS_OF_LEVELS, coincidence, in_doubt, lower, lower_than, spread
 from sparselt.report.wording import count, mean_and_std, percent, points
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PAUL = "Paul et al. 2022 (Unmasking)"
 LMC = "Frankle et al. 2020 (Linear Mode Connectivity)"
 PAIRS = {"between": "levels"}
 COPIES = {"between": "copies"}
 _LOOKS = {
-    "dense": Look("dense", GREY, "x", "--"),
-    "imp": Look("IMP", COLOURS[1], "o", "-"),
-    "random": Look("random mask", COLOURS[0], "s", ":"),
+    "dense": draw.Look("dense", draw.GREY, "x", "--"),
+    "imp": draw.Look("IMP", draw.COLOURS[1], "o", "-"),
+    "random": draw.Look("random mask", draw.COLOURS[0], "s", ":"),
 }
 
 
@@ -181,7 +166,7 @@ def _far_pairs(data: Data) -> Iterator[str]:
     yield text
 
 
-def _heat_map(data: Data) -> "Figure":
+def _heat_map(data: Data) -> "draw.Figure":
     import matplotlib
     import numpy as np
     from matplotlib.colors import ListedColormap, LogNorm
@@ -189,7 +174,7 @@ def _heat_map(data: Data) -> "Figure":
     summary = levels(data)
     maps = {"largest error, %": _pairs(data, "max_error"), "error barrier, points": _pairs(data, "barrier")}
     maps = {label: values for label, values in maps.items() if values}
-    figure, panels = canvas(3.2, 1, len(maps), width=7.4)
+    figure, panels = draw.canvas(3.2, 1, len(maps), width=7.4)
     for axes, (label, values) in zip(panels, maps.items(), strict=True):
         colours = matplotlib.colormaps["cividis"].with_extremes(bad="#b0b0b0")
         metric = "max_error" if label == "largest error, %" else "barrier"
@@ -210,7 +195,7 @@ def _heat_map(data: Data) -> "Figure":
             colours = ListedColormap([colours(0.0)]).with_extremes(bad="#b0b0b0")
         norm = LogNorm(floor, top)
         shown = axes.imshow(picture, cmap=colours, norm=norm, origin="lower", interpolation="nearest")
-        ticks(axes, {level: str(level) for level in range(size)})
+        draw.ticks(axes, {level: str(level) for level in range(size)})
         axes.set_yticks(range(size), axes.get_xticklabels())
         axes.set_xlabel("level")
         axes.set_ylabel("level")
@@ -223,12 +208,12 @@ def _plain_ticks(bar: Any, floor: float, top: float, everything_below: bool) -> 
         bar.set_ticks([math.sqrt(floor * top)], labels=[f"all ≤ {floor:.2g}"])
         bar.ax.tick_params(length=0)
     else:
-        places = round_numbers(1.15 * floor, top / 1.15)
+        places = draw.round_numbers(1.15 * floor, top / 1.15)
         bar.set_ticks([floor, *places, top], labels=[f"≤ {floor:.2g}", *map("{:g}".format, places), f"{top:.2g}"])
     bar.ax.minorticks_off()
 
 
-def _instability_figure(data: Data) -> "Figure":
+def _instability_figure(data: Data) -> "draw.Figure":
     found = {
         place: {step: of for step, of in curve.items() if any(map(math.isfinite, of.values()))}
         for place, curve in _instability(data).items()
@@ -236,19 +221,19 @@ def _instability_figure(data: Data) -> "Figure":
     curves = {place: curve for place, curve in found.items() if curve}
     steps = sorted({step for curve in curves.values() for step in curve})
     at = sorted({level for _, level in curves})
-    figure, (axes,) = canvas(3.4)
+    figure, (axes,) = draw.canvas(3.4)
     ends, highest = [], 0.0
     for place, ((variant, level), curve) in enumerate(curves.items()):
         look, density = _LOOKS[variant], _density(data, level)
         if variant != "dense" and density is not None:
             look = look._replace(label=f"{look.label}, {percent(density)}")
-        shift = side_by_side(place, len(curves), 0.05)
+        shift = draw.side_by_side(place, len(curves), 0.05)
         groups = {steps.index(step) + shift: of.values() for step, of in curve.items()}
-        end, largest = dashes(axes, groups, look, alpha=1 - 0.5 * at.index(level) / len(at))
+        end, largest = draw.dashes(axes, groups, look, alpha=1 - 0.5 * at.index(level) / len(at))
         ends, highest = ends + end, max(highest, largest)
-    barrier_axis(axes, highest, "instability")
-    place_axis(axes, [f"{step:,}" for step in steps], "step from which the copies part")
-    label_ends(axes, ends)
+    draw.barrier_axis(axes, highest, "instability")
+    draw.place_axis(axes, [f"{step:,}" for step in steps], "step from which the copies part")
+    draw.label_ends(axes, ends)
     return figure
 
 

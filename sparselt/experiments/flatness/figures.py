@@ -12,27 +12,12 @@ from sparselt.experiments.flatness.values import (
     number_text,
     triples_of,
 )
+from sparselt.report import drawing as draw
 from sparselt.report.data import Data, Drawing
-from sparselt.report.drawing import (
-    COLOURS,
-    GREY,
-    MARKERS,
-    Look,
-    barrier_axis,
-    bars,
-    canvas,
-    dashes,
-    label_ends,
-    look,
-    number_ticks,
-    place_axis,
-    round_numbers,
-    side_by_side,
-)
 from sparselt.report.statistic import Statistic, Values
 from sparselt.report.wording import percent
 
-_Curve = tuple[Look, Mapping[float, Values]]
+_Curve = tuple[draw.Look, Mapping[float, Values]]
 """The barriers of the replicates by place on the axis, and how they are drawn."""
 
 
@@ -56,16 +41,16 @@ def _by_level(data: Data) -> Drawing:
     rows = data.select(experiment="flatness", variant="imp", metric=tuple(names))
     steps = sorted({row.rewind_step for row in rows})
     densities = {row.level: row.density for row in sorted(rows, key=lambda row: (row.level, -row.replicate))}
-    figure, panels = canvas(5.6, 3, sharex=True)
+    figure, panels = draw.canvas(5.6, 3, sharex=True)
     for axes, (metric, name) in zip(panels, names.items(), strict=True):
         scale = 100 if "fraction" in metric else 1
         for place, step in enumerate(steps):
             groups = data.by("level", experiment="flatness", variant="imp", metric=metric, rewind_step=step)
-            shift = side_by_side(place, len(steps), 0.06)
+            shift = draw.side_by_side(place, len(steps), 0.06)
             points = {level + shift: Statistic.of(values.values()) for level, values in sorted(groups.items())}
             if points:
-                of = look(place, f"rewind {step:,}")
-                bars(axes, points.items(), of, scale, label=of.label)
+                of = draw.look(place, f"rewind {step:,}")
+                draw.bars(axes, points.items(), of, scale, label=of.label)
         finite = [row.value for row in rows if row.metric == metric and math.isfinite(row.value)]
         if "fraction" in metric:
             axes.set_ylim(-3, 100)
@@ -89,14 +74,16 @@ def _round_ticks(axis: Any, values: Sequence[float]) -> None:
     """Ticks of a logarithmic axis at 1, 2 and 5 times powers of ten: matplotlib's own would run into each other."""
     low, high = min(values), max(values)
     few = math.ceil(math.log10(high)) - math.floor(math.log10(low)) <= 2
-    number_ticks(axis, round_numbers(0.7 * low, 1.4 * high, (1, 2, 5) if few else (1,)))
+    draw.number_ticks(axis, draw.round_numbers(0.7 * low, 1.4 * high, (1, 2, 5) if few else (1,)))
 
 
 def _against(data: Data) -> Drawing:
-    figure, panels = canvas(3.2, 1, 2, sharey=True)
+    figure, panels = draw.canvas(3.2, 1, 2, sharey=True)
     curvature = by_network(data, "eigenvalue_1")
     steps = sorted({key[2] for key in curvature if key[2] is not None})
-    looks = {None: Look("dense", GREY, "x")} | {step: look(k, f"rewind {step:,}") for k, step in enumerate(steps)}
+    looks = {None: draw.Look("dense", draw.GREY, "x")} | {
+        step: draw.look(k, f"rewind {step:,}") for k, step in enumerate(steps)
+    }
     for axes, (metric, name) in zip(panels, FRACTIONS.items(), strict=True):
         fractions = by_network(data, metric)
         for step, (label, colour, marker, _) in looks.items():
@@ -122,18 +109,18 @@ def _against(data: Data) -> Drawing:
 
 
 def _perturbation(data: Data) -> Drawing:
-    figure, (axes,) = canvas(3.2)
+    figure, (axes,) = draw.canvas(3.2)
     places, name, curves = _perturbed_curves(data)
     ends, highest = [], 0.0
     for number, (of, curve) in enumerate(curves):
-        shift = side_by_side(number, len(curves), 0.06)
+        shift = draw.side_by_side(number, len(curves), 0.06)
         groups = {places.index(place) + shift: curve[place].values() for place in sorted(curve)}
         face = of.colour if of.line == "-" else "none"
-        end, largest = dashes(axes, groups, of, size=4.5, markerfacecolor=face)
+        end, largest = draw.dashes(axes, groups, of, size=4.5, markerfacecolor=face)
         ends, highest = ends + (end if of.label else []), max(highest, largest)
-    barrier_axis(axes, highest)
-    place_axis(axes, [f"{place:,g}" for place in places], name, margin=0.4)
-    label_ends(axes, ends)
+    draw.barrier_axis(axes, highest)
+    draw.place_axis(axes, [f"{place:,g}" for place in places], name, margin=0.4)
+    draw.label_ends(axes, ends)
     caption = (
         "After appendix D of Unmasking. The rewound network is moved in a random direction and trained; the barrier "
         "between its solution and the unperturbed one. Markers: means; short dashes: replicates; hollow: the dense "
@@ -152,13 +139,16 @@ def _perturbed_curves(data: Data) -> tuple[list[float], str, list[_Curve]]:
         curves = [
             (of, {scale: values for (at, scale), values in found.items() if at == step})
             for number, step in enumerate(steps)
-            for found, of in ((pruned, look(number, f"rewind {step:,}")), (dense, look(number, "", "none")))
+            for found, of in ((pruned, draw.look(number, f"rewind {step:,}")), (dense, draw.look(number, "", "none")))
         ]
         return scales, f"norm of the perturbation, in norms of the {norm}", curves
     rows = data.select(experiment="flatness", variant="perturbed", metric="barrier")
     name = f"pruned to {percent(rows[0].density)}" if rows else ""
     curves = [
-        (Look(name, COLOURS[1], MARKERS[0], "-"), {step: values for (step, _), values in pruned.items()}),
-        (Look("dense", GREY, MARKERS[1], "--"), {step: values for (step, _), values in dense.items()}),
+        (
+            draw.Look(name, draw.COLOURS[1], draw.MARKERS[0], "-"),
+            {step: values for (step, _), values in pruned.items()},
+        ),
+        (draw.Look("dense", draw.GREY, draw.MARKERS[1], "--"), {step: values for (step, _), values in dense.items()}),
     ]
     return [*steps], f"rewind step (perturbed by {scales[0]:g} × the {norm})", curves

@@ -4,39 +4,19 @@ import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from sparselt.experiments.imp.levels import CONTROLS, Level, levels
+from sparselt.report import drawing as draw
 from sparselt.report.data import Data, Drawing
-from sparselt.report.drawing import (
-    COLOURS,
-    GREY,
-    Look,
-    barrier_axis,
-    bars,
-    canvas,
-    dashes,
-    dense_label,
-    density_axis,
-    error_axis,
-    label_ends,
-    level_axis,
-    look,
-    matching_band,
-    side_by_side,
-)
 from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic
 from sparselt.report.wording import listing, points
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 VARIANTS = {
-    "shuffled": Look("shuffled weights", GREY, "x", "none"),
-    "one_shot": Look("one-shot", COLOURS[0], "o", "--"),
-    "layerwise": Look("layerwise", COLOURS[1], "s", "-"),
-    "lr_rewinding": Look("rate rewound", COLOURS[3], "v", "-"),
-    "fine_tuning": Look("fine-tuned", COLOURS[4], "P", "-"),
+    "shuffled": draw.Look("shuffled weights", draw.GREY, "x", "none"),
+    "one_shot": draw.Look("one-shot", draw.COLOURS[0], "o", "--"),
+    "layerwise": draw.Look("layerwise", draw.COLOURS[1], "s", "-"),
+    "lr_rewinding": draw.Look("rate rewound", draw.COLOURS[3], "v", "-"),
+    "fine_tuning": draw.Look("fine-tuned", draw.COLOURS[4], "P", "-"),
 }
 """The variants that have a figure of their own beside IMP, by their names in the results."""
 
@@ -81,7 +61,7 @@ def drawings(data: Data) -> dict[str, Drawing]:
     if not any(_finite(summary.select(variant)) for variant in VARIANTS):
         return {}
     step = next(entry.rewind_step for variant in VARIANTS for entry in summary.select(variant))
-    looks = {"imp": Look(f"IMP, rewind {step:,}", COLOURS[2], "D"), **VARIANTS}
+    looks = {"imp": draw.Look(f"IMP, rewind {step:,}", draw.COLOURS[2], "D"), **VARIANTS}
     caption = (
         "Mean and standard deviation over replicates. IMP: weights rewound, all layers ranked together. Shuffled "
         "weights: the ticket's rewound weights permuted within each layer. One-shot: pruned once to the same density, "
@@ -94,30 +74,30 @@ def drawings(data: Data) -> dict[str, Drawing]:
     return {"variants": Drawing(figure, "Other ways to prune and to train on", caption + _replicates(data, step))}
 
 
-def error_against_density(data: Data) -> "Figure | None":
+def error_against_density(data: Data) -> "draw.Figure | None":
     """Unmasking Fig. 5: test error against weights remaining, mean and standard deviation, a line a rewind step."""
     summary = levels(data)
     series = [
-        (look(place, f"rewind {step:,}"), summary.select("imp", step))
+        (draw.look(place, f"rewind {step:,}"), summary.select("imp", step))
         for place, step in enumerate(summary.rewind_steps)
     ]
     series += [
-        (Look(name, GREY, _CONTROL_MARKERS[variant], "none"), summary.select(variant))
+        (draw.Look(name, draw.GREY, _CONTROL_MARKERS[variant], "none"), summary.select(variant))
         for variant, name in CONTROLS.items()
     ]
     return _by_density(data, series)
 
 
-def _by_density(data: Data, series: Sequence[tuple[Look, Sequence[Level]]]) -> "Figure | None":
+def _by_density(data: Data, series: Sequence[tuple[draw.Look, Sequence[Level]]]) -> "draw.Figure | None":
     series = [(of, _finite(entries)) for of, entries in series if _finite(entries)]
     if not series:
         return None
     dense, everything = levels(data).dense, [entry for _, entries in series for entry in entries]
     densities = sorted({e.density for e in everything if e.variant == "imp"} or {e.density for e in everything})
-    figure, (axes,) = canvas(3.8)
+    figure, (axes,) = draw.canvas(3.8)
     ends = []
     for place, (of, entries) in enumerate(series):
-        hair = (densities[0] / densities[-1]) ** side_by_side(place, len(series), 0.004)
+        hair = (densities[0] / densities[-1]) ** draw.side_by_side(place, len(series), 0.004)
         # Level 0 has no bar of its own: the dense deviation is the height of the band.
         errors = [
             (entry.density * hair, entry.error)
@@ -125,15 +105,15 @@ def _by_density(data: Data, series: Sequence[tuple[Look, Sequence[Level]]]) -> "
             else (entry.density, dataclasses.replace(entry.error, std=None))
             for entry in entries
         ]
-        ends.append(bars(axes, errors, of, zorder=3))
-    error_axis(axes, [entry.error for entry in everything])
-    matching_band(axes, dense)
-    density_axis(axes, densities, densities[-1] * 1.04, densities[0] / 1.04)
-    label_ends(axes, ends + dense_label(dense))
+        ends.append(draw.bars(axes, errors, of, zorder=3))
+    draw.error_axis(axes, [entry.error for entry in everything])
+    draw.matching_band(axes, dense)
+    draw.density_axis(axes, densities, densities[-1] * 1.04, densities[0] / 1.04)
+    draw.label_ends(axes, ends + draw.dense_label(dense))
     return figure
 
 
-def error_along_path(data: Data) -> "Figure | None":
+def error_along_path(data: Data) -> "draw.Figure | None":
     """Unmasking Fig. 2, left and middle: test error along the piecewise linear path through the levels' solutions."""
     paths: dict[int, dict[int, dict[float, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in data.select(experiment="connectivity", variant="imp", metric="path_error", condition={}):
@@ -147,13 +127,13 @@ def error_along_path(data: Data) -> "Figure | None":
     looks = _looks(data, means)
     low, high = _enlarged(paths, means)
     zoomed = len(means) > 1 and max(max(mean.values()) for mean in means.values()) - low > 3 * (high - low)
-    figure, panels = canvas(5.4 if zoomed else 3.6, rows=2 if zoomed else 1, sharex=True)
+    figure, panels = draw.canvas(5.4 if zoomed else 3.6, rows=2 if zoomed else 1, sharex=True)
     for axes in panels:
         for step, mean in means.items():
             for replicate in paths[step].values():
                 axes.plot(*_line(replicate), color=looks[step].colour, linewidth=0.5, alpha=0.45)
             axes.plot(*_line(mean), color=looks[step].colour, linewidth=1.7)
-        matching_band(axes, summary.dense)
+        draw.matching_band(axes, summary.dense)
         axes.set_ylabel("test error, %")
     top, bottom = panels[0], panels[-1]
     top.set_ylim(bottom=0)
@@ -161,14 +141,14 @@ def error_along_path(data: Data) -> "Figure | None":
     if zoomed:
         bottom.set_ylim(low, max(high, 102 * (summary.threshold or 0)))
         bottom.set_ylabel("test error, %, enlarged")
-        label_ends(bottom, [end for end in ends if end[2] <= high] + dense_label(summary.dense))
+        draw.label_ends(bottom, [end for end in ends if end[2] <= high] + draw.dense_label(summary.dense))
         top.tick_params(labelbottom=False)
-    label_ends(top, ends if zoomed else ends + dense_label(summary.dense))
-    level_axis(bottom, summary.density, math.ceil(max(max(mean) for mean in means.values())))
+    draw.label_ends(top, ends if zoomed else ends + draw.dense_label(summary.dense))
+    draw.level_axis(bottom, summary.density, math.ceil(max(max(mean) for mean in means.values())))
     return figure
 
 
-def barriers(data: Data) -> "Figure | None":
+def barriers(data: Data) -> "draw.Figure | None":
     """The error barrier between successive levels (Unmasking, Def. A.1): replicates and mean, by rewind step."""
     values: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in data.select(experiment="connectivity", variant="imp", metric="barrier", condition={}):
@@ -176,23 +156,23 @@ def barriers(data: Data) -> "Figure | None":
             values[row.rewind_step or 0][row.level].append(row.value)
     if not values:
         return None
-    figure, (axes,) = canvas(3.4)
+    figure, (axes,) = draw.canvas(3.4)
     ends, highest = [], 0.0
     for place, (step, of) in enumerate(sorted(values.items())):
-        shift = 0.5 + side_by_side(place, len(values), 0.12)
-        end, largest = dashes(axes, {level + shift: of[level] for level in sorted(of)}, _looks(data, values)[step])
+        shift = 0.5 + draw.side_by_side(place, len(values), 0.12)
+        end, largest = draw.dashes(axes, {level + shift: of[level] for level in sorted(of)}, _looks(data, values)[step])
         ends, highest = ends + end, max(highest, largest)
-    barrier_axis(axes, highest)
-    level_axis(axes, levels(data).density, max(level for of in values.values() for level in of) + 1)
-    label_ends(axes, ends)
+    draw.barrier_axis(axes, highest)
+    draw.level_axis(axes, levels(data).density, max(level for of in values.values() for level in of) + 1)
+    draw.label_ends(axes, ends)
     return figure
 
 
-def _looks(data: Data, steps: Iterable[int]) -> dict[int, Look]:
+def _looks(data: Data, steps: Iterable[int]) -> dict[int, draw.Look]:
     """The looks of the rewind steps, the same in every figure."""
     known = [*levels(data).rewind_steps]
     known += sorted(set(steps) - set(known))
-    return {step: look(place, f"rewind {step:,}") for place, step in enumerate(known)}
+    return {step: draw.look(place, f"rewind {step:,}") for place, step in enumerate(known)}
 
 
 def _finite(entries: Sequence[Level]) -> list[Level]:

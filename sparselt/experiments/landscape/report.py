@@ -12,31 +12,14 @@ replicates (one-sided t); the first projection has to be in the set.
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparselt.experiments.imp.levels import levels
+from sparselt.report import drawing as draw
 from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
-from sparselt.report.drawing import (
-    COLOURS,
-    DASHED,
-    GREY,
-    INK,
-    canvas,
-    dashes,
-    label_ends,
-    level_axis,
-    look,
-    round_numbers,
-    side_by_side,
-    symmetric_log,
-)
 from sparselt.report.statistic import Statistic, Values, finite, minus
 from sparselt.report.verdicts import PAIRS_OF_LEVELS, coincidence, in_doubt, lower, spread
 from sparselt.report.wording import count, ranges
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 PAPER = "Paul et al. 2022 (Unmasking)"
 LINES = {"projection": "its projection", "next": "the next solution"}
@@ -190,31 +173,33 @@ def _inside(data: Data, line: str, step: int, level: int) -> bool | None:
     return not rise.diverged and rise.mean <= epsilon + _ROUNDING
 
 
-def _lines(data: Data) -> "Figure":
+def _lines(data: Data) -> "draw.Figure":
     summary = levels(data)
-    figure, panels = canvas(5.0, 2, sharex=True, sharey=True)
+    figure, panels = draw.canvas(5.0, 2, sharex=True, sharey=True)
     steps = summary.rewind_steps or sorted({step for step, _ in _rises(data, "next")})
     highest, last, ends = 0.0, 0, []
     for axes, (line, name) in zip(panels, LINES.items(), strict=True):
         ends.append([])
         for place, step in enumerate(steps):
             curve = {level: values.values() for (at, level), values in _rises(data, line).items() if at == step}
-            shift = side_by_side(place, len(steps), 0.12)
+            shift = draw.side_by_side(place, len(steps), 0.12)
             groups = {level + shift: values for level, values in curve.items()}
-            end, largest = dashes(axes, groups, look(place, f"rewind {step:,}")._replace(marker="o"), faint=0.6)
+            end, largest = draw.dashes(
+                axes, groups, draw.look(place, f"rewind {step:,}")._replace(marker="o"), faint=0.6
+            )
             highest, last = max(highest, largest), max([last, *curve])
             ends[-1] += end
         if summary.epsilon is not None:
-            axes.axhspan(0, 100 * summary.epsilon, color=GREY, alpha=0.25, linewidth=0, zorder=0)
+            axes.axhspan(0, 100 * summary.epsilon, color=draw.GREY, alpha=0.25, linewidth=0, zorder=0)
         axes.set_ylabel(f"rise to {name},\npoints (linear to 1,\nthen log)")
-    symmetric_log(panels[0], max(1.25 * highest, 1.0))
-    level_axis(panels[1], summary.density, last, margin=0.3)
+    draw.symmetric_log(panels[0], max(1.25 * highest, 1.0))
+    draw.level_axis(panels[1], summary.density, last, margin=0.3)
     for axes, labels in zip(panels, ends, strict=True):
-        label_ends(axes, labels)
+        draw.label_ends(axes, labels)
     return figure
 
 
-def _planes(data: Data, replicate: int) -> "Figure":
+def _planes(data: Data, replicate: int) -> "draw.Figure":
     """A panel for each rewind step (down) and level (across)."""
     from matplotlib.colors import LogNorm
 
@@ -229,7 +214,7 @@ def _planes(data: Data, replicate: int) -> "Figure":
     scale = LogNorm(100 * floor, 100 * max(max(values), 2 * floor))
     width = max(6.2, 0.9 + 2.1 * len(across))
     height = 0.5 + min(2.6, (width - 0.9) / len(across)) * len(steps)
-    figure, panels = canvas(height, len(steps), len(across), width=width)
+    figure, panels = draw.canvas(height, len(steps), len(across), width=width)
     shown = None
     for axes, (step, level) in zip(panels, ((step, level) for step in steps for level in across), strict=True):
         if (step, level) not in errors:
@@ -240,14 +225,14 @@ def _planes(data: Data, replicate: int) -> "Figure":
     figure.supxlabel("distance in the subspace of the next mask, towards w(L+1)", fontsize=10)
     figure.supylabel("distance from that subspace, towards w(L)", fontsize=10)
     bar = figure.colorbar(shown, ax=panels, shrink=0.7, label="test error, % (log scale)")
-    marks = round_numbers(max(scale.vmin, 0.1), min(scale.vmax, 500))
+    marks = draw.round_numbers(max(scale.vmin, 0.1), min(scale.vmax, 500))
     bar.set_ticks(marks, labels=[f"{mark:g}" for mark in marks])
     bar.ax.minorticks_off()
     return figure
 
 
 def _plane(
-    axes: "Axes", data: Data, replicate: int, step: int, level: int, cells: Mapping[tuple, float], scale: Any
+    axes: "draw.Axes", data: Data, replicate: int, step: int, level: int, cells: Mapping[tuple, float], scale: Any
 ) -> Any:
     """One panel: the errors on a grid, and where its networks stand. What its colours mean."""
     import numpy as np
@@ -277,15 +262,19 @@ def _plane(
         held = lcs_set(errors, x, y, (start.position, start.position_2), start.value + epsilon)
         if held.any() and not held.all():
             # In another colour than the matching error's line, on which it often lies.
-            axes.contour(x, y, held, [0.5], colors=COLOURS[0], linewidths=1.6, linestyles="dotted")
+            axes.contour(x, y, held, [0.5], colors=draw.COLOURS[0], linewidths=1.6, linestyles="dotted")
         if held.all():
             at = {"transform": axes.transAxes, "ha": "center", "va": "top"}
             axes.text(0.5, 0.97, "all in the LCS-set", color="white", fontsize=8.5, **at)
-    axes.axhline(0, color="white", linewidth=0.6, linestyle=DASHED, alpha=0.7)
-    looks = {"solution": ("^", GREY), "projection": ("X", COLOURS[4]), "next_solution": ("^", COLOURS[4])}
+    axes.axhline(0, color="white", linewidth=0.6, linestyle=draw.DASHED, alpha=0.7)
+    looks = {
+        "solution": ("^", draw.GREY),
+        "projection": ("X", draw.COLOURS[4]),
+        "next_solution": ("^", draw.COLOURS[4]),
+    }
     for name, (marker, colour) in looks.items():
         if row := networks.get(name):
-            edge = {"markeredgecolor": INK, "markeredgewidth": 0.5}
+            edge = {"markeredgecolor": draw.INK, "markeredgewidth": 0.5}
             axes.plot(row.position, row.position_2, marker, color=colour, markersize=7, **edge)
     axes.tick_params(labelsize=7)
     return shown

@@ -2,33 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from sparselt.experiments.rewind_to_init.values import Condition, Conditions, measured, weights
+from sparselt.report import drawing as draw
 from sparselt.report.data import Data, Drawing
-from sparselt.report.drawing import (
-    COLOURS,
-    GREY,
-    INK,
-    End,
-    Look,
-    barrier_axis,
-    bars,
-    canvas,
-    density_axis,
-    error_axis,
-    label_ends,
-    look,
-    side_by_side,
-)
 from sparselt.report.statistic import Statistic, Values
 from sparselt.report.wording import listing
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 _TICKS = 15  # whose labels an axis has room for
-_Line = tuple[Look, dict[float, Statistic]]
+_Line = tuple[draw.Look, dict[float, Statistic]]
 """The replicates by density, and how they are drawn."""
 
 
@@ -54,11 +36,11 @@ def _barriers(run: Conditions) -> Drawing | None:
     lines = [line for line in lines if line[1]]
     if not lines:
         return None
-    figure, (axes,) = canvas(3.6)
+    figure, (axes,) = draw.canvas(3.6)
     ends = _draw(axes, lines)
-    barrier_axis(axes, max(100 * (s.mean + (s.std or 0)) for _, points in lines for s in points.values()))
+    draw.barrier_axis(axes, max(100 * (s.mean + (s.std or 0)) for _, points in lines for s in points.values()))
     _density_axis(axes, run.plain + run.warm)
-    label_ends(axes, ends)
+    draw.label_ends(axes, ends)
     return Drawing(
         figure,
         "Barriers between successive rounds, rewound to initialization",
@@ -84,10 +66,10 @@ def _repulsion(run: Conditions) -> Drawing | None:
     for condition, base in run.repelled:
         what = "repelled" if condition.repulsion > 0 else "attracted"
         panels[f"λ = {condition.repulsion:g}, {base.name}"] = [
-            _errors_of(Look("IMP", COLOURS[1], "o"), base, "imp", condition.levels),
-            _errors_of(Look(f"IMP, {what}", COLOURS[0], "s"), condition),
-            _errors_of(Look("reinit", GREY, "+", "none"), base, "reinit", condition.levels[1:]),
-            _errors_of(Look(f"reinit, {what}", INK, "x", "none"), condition, "reinit", condition.levels[1:]),
+            _errors_of(draw.Look("IMP", draw.COLOURS[1], "o"), base, "imp", condition.levels),
+            _errors_of(draw.Look(f"IMP, {what}", draw.COLOURS[0], "s"), condition),
+            _errors_of(draw.Look("reinit", draw.GREY, "+", "none"), base, "reinit", condition.levels[1:]),
+            _errors_of(draw.Look(f"reinit, {what}", draw.INK, "x", "none"), condition, "reinit", condition.levels[1:]),
         ]
     fresh = [title for title, lines in panels.items() if any(points for _, points in lines[2:])]
     controls = (
@@ -113,14 +95,14 @@ def _error_drawing(
     drawn = {title: lines for title, lines in drawn.items() if lines}
     if not drawn:
         return None
-    figure, all_axes = canvas(3.3 * len(drawn), len(drawn))
+    figure, all_axes = draw.canvas(3.3 * len(drawn), len(drawn))
     for axes, (title, lines) in zip(all_axes, drawn.items(), strict=True):
         ends = _draw(axes, lines)
-        error_axis(axes, [statistic for _, points in lines for statistic in points.values()])
+        draw.error_axis(axes, [statistic for _, points in lines for statistic in points.values()])
         if title:
             axes.set_title(title, fontsize=10, loc="left")
         _density_axis(axes, conditions)
-        label_ends(axes, ends)
+        draw.label_ends(axes, ends)
     return Drawing(figure, heading, caption)
 
 
@@ -128,7 +110,7 @@ def _angles(run: Conditions) -> Drawing | None:
     conditions = [c for c in run.extremes if len(c.levels) > 1 and math.isfinite(max(map(max, c.matrix())))]
     if not conditions:
         return None
-    figure, panels = canvas(3.5 if len(conditions) > 1 else 4.6, 1, len(conditions))
+    figure, panels = draw.canvas(3.5 if len(conditions) > 1 else 4.6, 1, len(conditions))
     for axes, condition in zip(panels, conditions, strict=True):
         matrix = condition.matrix()
         image = axes.imshow(matrix, cmap="viridis", vmin=0, vmax=1)
@@ -159,7 +141,7 @@ def _histograms(run: Conditions) -> Drawing | None:
         return None
     replicate = min(k for c in conditions for k, _ in c.shares)
     levels = sorted({level for c in conditions for _, level in c.shares})
-    figure, panels = canvas(1.2 + 1.5 * len(conditions), len(conditions), len(levels))
+    figure, panels = draw.canvas(1.2 + 1.5 * len(conditions), len(conditions), len(levels))
     for place, axes in enumerate(panels):
         condition, level = conditions[place // len(levels)], levels[place % len(levels)]
         axes.set_yticks([])
@@ -168,12 +150,12 @@ def _histograms(run: Conditions) -> Drawing | None:
             places = sorted(shares)
             half = (places[1] - places[0]) / 2 if len(places) > 1 else 0.5
             edges = [places[0] - half, *(place + half for place in places)]
-            axes.stairs([shares[place] for place in places], edges, fill=True, color=COLOURS[1])
+            axes.stairs([shares[place] for place in places], edges, fill=True, color=draw.COLOURS[1])
         if level == levels[0]:
             axes.set_ylabel("live weights")
         threshold = condition.at("threshold", level).get(replicate, math.nan)
         for side in (-threshold, threshold) if math.isfinite(threshold) else ():
-            axes.axvline(side, color=COLOURS[0], linewidth=0.9)
+            axes.axvline(side, color=draw.COLOURS[0], linewidth=0.9)
         shape = Statistic.of(condition.at("bimodality", level).values()).mean
         axes.set_title(f"{condition.name}, {weights(condition, level)}\nbimodality {shape:.2f}", fontsize=8.5)
         if condition is conditions[-1]:
@@ -198,35 +180,35 @@ def _trained(run: Conditions) -> str:
     )
 
 
-def _looks(run: Conditions) -> list[tuple[Look, Condition]]:
+def _looks(run: Conditions) -> list[tuple[draw.Look, Condition]]:
     """How each condition is drawn: batch sizes solid, warm-ups dotted."""
     styles = ["-"] * len(run.plain) + [":"] * len(run.warm)
     conditions = run.plain + run.warm
-    return [(look(k, c.name, style), c) for k, (c, style) in enumerate(zip(conditions, styles, strict=True))]
+    return [(draw.look(k, c.name, style), c) for k, (c, style) in enumerate(zip(conditions, styles, strict=True))]
 
 
-def _line(of: Look, values: dict[float, Values]) -> _Line:
+def _line(of: draw.Look, values: dict[float, Values]) -> _Line:
     """A line without what is not finite."""
     points = {density: Statistic.of(group.values()) for density, group in sorted(values.items(), reverse=True)}
     return of, {density: statistic for density, statistic in points.items() if statistic.n}
 
 
-def _errors_of(of: Look, condition: Condition, variant: str = "imp", levels: Sequence[int] | None = None) -> _Line:
+def _errors_of(of: draw.Look, condition: Condition, variant: str = "imp", levels: Sequence[int] | None = None) -> _Line:
     levels = condition.levels if levels is None else levels
     return _line(of, {condition.density(level): condition.errors(variant, level) for level in levels})
 
 
-def _draw(axes: "Axes", lines: list[_Line]) -> list[End]:
+def _draw(axes: "draw.Axes", lines: list[_Line]) -> list[draw.End]:
     """Draws means with bars, side by side by a hair; the lines' ends."""
     ends = []
     for place, (of, points) in enumerate(lines):
-        hair = 0.985 ** side_by_side(place, len(lines), 1)
+        hair = 0.985 ** draw.side_by_side(place, len(lines), 1)
         moved = [(density * hair, statistic) for density, statistic in points.items()]
-        ends.append(bars(axes, moved, of, elinewidth=0.7))
+        ends.append(draw.bars(axes, moved, of, elinewidth=0.7))
     return ends
 
 
-def _density_axis(axes: "Axes", conditions: Sequence[Condition]) -> None:
+def _density_axis(axes: "draw.Axes", conditions: Sequence[Condition]) -> None:
     """Weights remaining, since conditions may prune by other shares; ticks where each condition ends, and where the one
     of most rounds stands, as far as their labels have room."""
     widest = max(conditions, key=lambda condition: condition.last)
@@ -235,4 +217,4 @@ def _density_axis(axes: "Axes", conditions: Sequence[Condition]) -> None:
     for density in (1.0, *ends, *(widest.density(level) for level in widest.levels)):
         if all(abs(math.log(density / other)) >= -math.log(ends[0]) / _TICKS for other in chosen):
             chosen.append(density)
-    density_axis(axes, chosen, 1.05, ends[0] / 1.05)
+    draw.density_axis(axes, chosen, 1.05, ends[0] / 1.05)

@@ -10,26 +10,16 @@ from sparselt.experiments.siblings.values import (
     pruned,
     retrained,
 )
+from sparselt.report import drawing as draw
 from sparselt.report.data import Data, Drawing
-from sparselt.report.drawing import (
-    COLOURS,
-    GREY,
-    Look,
-    bars,
-    canvas,
-    dense_label,
-    label_ends,
-    matching_band,
-    ticks,
-)
 from sparselt.report.statistic import Statistic
 from sparselt.report.wording import count, listing, percent
 
 _LOOKS = {
-    "union": Look("union", COLOURS[0], "o"),
-    "intersection": Look("intersection", COLOURS[1], "s"),
-    "single": Look("one sibling", COLOURS[2], "D"),
-    "random": Look("random", GREY, "x"),
+    "union": draw.Look("union", draw.COLOURS[0], "o"),
+    "intersection": draw.Look("intersection", draw.COLOURS[1], "s"),
+    "single": draw.Look("one sibling", draw.COLOURS[2], "D"),
+    "random": draw.Look("random", draw.GREY, "x"),
 }
 
 
@@ -50,7 +40,7 @@ def _overlap(data: Data) -> Drawing:
         CHANCES[1]: ("global chance", "", ":"),
     }
     places = sorted(overlaps(data, "jaccard"))
-    figure, (axes,) = canvas(3.6)
+    figure, (axes,) = draw.canvas(3.6)
     ends = []
     for place, density in enumerate(sorted({density for density, _ in places}, reverse=True)):
         for metric, (name, marker, style) in lines.items():
@@ -58,13 +48,15 @@ def _overlap(data: Data) -> Drawing:
             points = {step: Statistic.of(values.values()) for step, values in found}
             points = {step: statistic for step, statistic in points.items() if statistic.n}
             if points:
-                look = Look(name or f"{percent(density)} remaining", COLOURS[place % len(COLOURS)], marker, style)
-                ends.append(bars(axes, points.items(), look, 1, deviations=metric == "jaccard"))
+                look = draw.Look(
+                    name or f"{percent(density)} remaining", draw.COLOURS[place % len(draw.COLOURS)], marker, style
+                )
+                ends.append(draw.bars(axes, points.items(), look, 1, deviations=metric == "jaccard"))
     axes.set_ylim(0, 1)
     axes.set_ylabel("Jaccard of two siblings' masks")
     axes.set_xlabel("steps of shared pretraining")
-    ticks(axes, {step: f"{step:,}" for step in sorted({step for _, step in places})})
-    label_ends(axes, ends)
+    draw.ticks(axes, {step: f"{step:,}" for step in sorted({step for _, step in places})})
+    draw.label_ends(axes, ends)
     return Drawing(
         figure,
         "Overlap of siblings' masks against shared pretraining",
@@ -85,7 +77,7 @@ def _errors(data: Data, pretraining: int) -> Drawing | None:
     densities = sorted({place.density for place in errors}, reverse=True)
     counts = sorted({place.siblings for place in errors})
     high = 110 * max(statistic.mean + (statistic.std or 0) for statistic in errors.values())
-    figure, panels = canvas(0.9 + 2.3 * len(densities), len(densities), sharex=True)
+    figure, panels = draw.canvas(0.9 + 2.3 * len(densities), len(densities), sharex=True)
     for axes, density in zip(panels, densities, strict=True):
         axes.set_xscale("log")
         axes.set_xlim(counts[0] / 1.15, counts[-1] * 1.15)
@@ -103,14 +95,14 @@ def _errors(data: Data, pretraining: int) -> Drawing | None:
                 }
                 if here:
                     line, face = ("-", look.colour) if once else ("--", "none")
-                    end = bars(axes, here.items(), look._replace(line=line), markerfacecolor=face)
+                    end = draw.bars(axes, here.items(), look._replace(line=line), markerfacecolor=face)
                     ends += [end] if once else []
                     if variant == "single":
                         axes.axhline(end[2], color=look.colour, linewidth=0.8, zorder=1, linestyle=line)
-        matching_band(axes, dense(data))
+        draw.matching_band(axes, dense(data))
         axes.set_ylabel(f"test error, %\nat {percent(density)} remaining")
-        label_ends(axes, ends + dense_label(dense(data)))
-    ticks(panels[-1], {siblings: str(siblings) for siblings in counts})
+        draw.label_ends(axes, ends + draw.dense_label(dense(data)))
+    draw.ticks(panels[-1], {siblings: str(siblings) for siblings in counts})
     panels[-1].set_xlabel("siblings combined")
     more = f"; hollow, dashed: {listing([pruned(level) for level in sorted(found)[1:]])}" if len(found) > 1 else ""
     return Drawing(

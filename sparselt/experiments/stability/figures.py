@@ -2,19 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from sparselt.report import drawing as draw
 from sparselt.report.data import Data, Drawing
-from sparselt.report.drawing import COLOURS, DASHED, GREY, Look, bars, canvas, label_ends, place_axis
 from sparselt.report.statistic import Statistic, Values
 from sparselt.report.wording import percent
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 RATES = {"standard": "standard", "low": "low", "warmup": "warm-up"}
 STABILITIES = {"pruning": "pruning", "order": "data order"}
-_LOOKS = {"imp": Look("IMP", COLOURS[1]), "random": Look("random mask", GREY, "x", "--")}
+_LOOKS = {"imp": draw.Look("IMP", draw.COLOURS[1]), "random": draw.Look("random mask", draw.GREY, "x", "--")}
 
 
 @dataclass(frozen=True)
@@ -88,11 +84,11 @@ def _against_rewind(data: Data, level: int, compared: list[Place]) -> Drawing:
         if metric == "error":
             dense = Statistic.of(compared[0].errors("dense").values())
             if dense.n:
-                axes.axhline(100 * dense.mean, color=GREY, linewidth=0.8, zorder=1)
+                axes.axhline(100 * dense.mean, color=draw.GREY, linewidth=0.8, zorder=1)
             axes.legend(frameon=False, fontsize=9, loc="lower left", ncols=2)
         if metric == "angle":
             axes.set_title(f"stability to {STABILITIES[kind]}", fontsize=10)
-        place_axis(axes, [f"{place.step:,}" for place in compared])
+        draw.place_axis(axes, [f"{place.step:,}" for place in compared])
     panels["error"].set_xlabel("rewind step")
     return Drawing(
         figure,
@@ -107,18 +103,18 @@ def _against_rewind(data: Data, level: int, compared: list[Place]) -> Drawing:
 
 def _by_rate(data: Data, level: int) -> Drawing:
     compared = rates(data, level)
-    figure, panels = canvas(2.9, 1, 3, width=7.2)
+    figure, panels = draw.canvas(2.9, 1, 3, width=7.2)
     for axes, kind in zip(panels, ("pruning", "order", ""), strict=True):
         ends = _lines(axes, compared, "angle" if kind else "error", kind, linestyle="none")
         if kind:
             axes.set_title(f"stability to {STABILITIES[kind]}", fontsize=9.5)
         else:
             dense = [100 * Statistic.of(place.errors("dense").values()).mean for place in compared]
-            axes.plot(range(len(dense)), dense, "_", color=GREY, markersize=16)
-            ends.append(("dense", GREY, dense[-1]))
+            axes.plot(range(len(dense)), dense, "_", color=draw.GREY, markersize=16)
+            ends.append(("dense", draw.GREY, dense[-1]))
         _axis(axes, "angle" if kind else "error")
-        place_axis(axes, [RATES[place.rate] for place in compared], margin=0.5)
-    label_ends(panels[-1], [end for end in ends if math.isfinite(end[2])])
+        draw.place_axis(axes, [RATES[place.rate] for place in compared], margin=0.5)
+    draw.label_ends(panels[-1], [end for end in ends if math.isfinite(end[2])])
     return Drawing(
         figure,
         f"Learning rates at rewind step 0, {density(data, level)} of the weights",
@@ -127,20 +123,22 @@ def _by_rate(data: Data, level: int) -> Drawing:
     )
 
 
-def _lines(axes: "Axes", compared: list[Place], metric: str, kind: str, **how: str) -> list[tuple[str, str, float]]:
+def _lines(
+    axes: "draw.Axes", compared: list[Place], metric: str, kind: str, **how: str
+) -> list[tuple[str, str, float]]:
     """Draws IMP and the random masks at places side by side; `metric` is `error`, or a distance of this kind."""
     ends = []
     for look, variant, shift in zip(_LOOKS.values(), _LOOKS, (-0.06, 0.06), strict=True):
         groups = [p.errors(variant) if metric == "error" else p.distances(metric, variant, kind) for p in compared]
         points = [(number + shift, Statistic.of(values.values())) for number, values in enumerate(groups)]
-        ends.append(bars(axes, points, look, 100 if metric == "error" else 1, label=look.label, **how))
+        ends.append(draw.bars(axes, points, look, 100 if metric == "error" else 1, label=look.label, **how))
     return ends
 
 
-def _axis(axes: "Axes", metric: str) -> None:
+def _axis(axes: "draw.Axes", metric: str) -> None:
     names = {"error": "test error, %", "angle": "angle, degrees", "l2_distance": "L2 distance"}
     axes.set_ylabel(names[metric])
     axes.set_ylim(bottom=0, top=100 if metric == "angle" else None)
     if metric == "angle":
         axes.set_yticks([0, 30, 60, 90])
-        axes.axhline(90, color=GREY, linewidth=0.6, linestyle=DASHED)
+        axes.axhline(90, color=draw.GREY, linewidth=0.6, linestyle=draw.DASHED)
