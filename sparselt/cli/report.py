@@ -21,13 +21,17 @@ class Report:
         """Runs the command; returns the exit code."""
         from rich.console import Console
 
+        from sparselt.experiments import EXPERIMENTS
+        from sparselt.experiments.sections import sections_of
         from sparselt.report import console_summary, write_report
         from sparselt.report.markdown import write_markdown
 
+        sections = sections_of(EXPERIMENTS)
+
         if self.markdown is not None:
-            write_markdown(self.folder, self.markdown)
+            write_markdown(self.folder, self.markdown, sections)
             print(self.markdown)
             return 0
-        write_report(self.folder)
-        console_summary(self.folder, Console())
+        write_report(self.folder, sections)
+        console_summary(self.folder, Console(), sections)
         return 0

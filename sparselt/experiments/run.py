@@ -15,6 +15,7 @@ from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.record import protocol, run_record
 from sparselt.experiments.rounds import Finder, measured, plan_of, run_rounds
+from sparselt.experiments.sections import sections_of
 from sparselt.experiments.setting import Setting
 from sparselt.experiments.values import nearest
 from sparselt.runs.devices import cpu_has_bfloat16, cuda_devices
@@ -121,7 +122,7 @@ def run(
     folder = where.out / f"{setting.name}-{setting.scale}-{_hash(setting, where.device, experiments, lab)}"
     rows = [{"setting": setting.name, "scale": setting.scale, **row} for m in kept for row in m.rows(store.read)]
     _write(folder, rows, record, {"command": where.command, "failed": list(failed), "rows": len(rows)}, entries)
-    _report(folder, console)
+    _report(folder, experiments, console)
     if failed:
         skipped = sum(entry.status == "skipped" for entry in entries)
         console.print(
@@ -239,9 +240,10 @@ def _write(
             folder.rmdir()  # an empty folder only
 
 
-def _report(folder: Path, console: Console) -> None:
+def _report(folder: Path, experiments: Mapping[str, Experiment], console: Console) -> None:
     from sparselt.report import console_summary, write_report
 
-    write_report(folder)
+    sections = sections_of(experiments)
+    write_report(folder, sections)
     console.print()
-    console_summary(folder, console)
+    console_summary(folder, console, sections)

@@ -1,14 +1,24 @@
-"""What the figures share: colours, axes, the band of matching errors, names at the ends of lines."""
+"""What the figures share: how they are saved, colours, lines, axes, the band of matching errors, names of lines.
 
+Drawn with matplotlib's objects on its Agg and SVG canvases: no global figure, no window, the user's matplotlibrc left
+out. Equal numbers give equal bytes.
+"""
+
+import io
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sparselt.report.summary import NEAR_ZERO_BARRIER, Summary
+from sparselt.report.data import Drawing
+from sparselt.report.results import write_bytes
+from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic
 from sparselt.report.wording import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK = "#1a1a1b"
 """The colour of text and axes."""
@@ -18,6 +28,9 @@ GREY = "#747475"
 
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#b5598d", "#e69f00", "#56b4e9")
 """The colours of the rewind steps, after Okabe and Ito's palette for readers with any colour vision."""
+
+MARKERS = ("o", "s", "D", "v", "P", "*")
+"""The markers of the rewind steps."""
 
 STYLE = {
     "svg.hashsalt": "sparselt",
@@ -36,13 +49,118 @@ STYLE = {
 }
 """What every figure sets over matplotlib's defaults."""
 
-_LOG_TICKS = [digit * 10.0**power for power in range(-4, 3) for digit in (1, 2, 5)]
+DASHED = (0, (4, 3))
+"""The line style of limits."""
+
+End = tuple[str, str, float]
+"""A line's name, its colour, and where it ends: see `label_ends`."""
 
 
-def error_axis(axes: "Axes", means: Sequence[float], tops: Sequence[float] = ()) -> None:
+class Look(NamedTuple):
+    """How a line is named and drawn."""
+
+    label: str
+    colour: str
+    marker: str = "o"
+    line: str = "-"
+
+
+def look(place: int, label: str, line: str = "-") -> Look:
+    """The look of a rewind step, or of whatever else comes in this place."""
+    return Look(label, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], line)
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """matplotlib's defaults and ours, whatever the user's matplotlibrc says; the user's settings come back after."""
+    import matplotlib
+
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if "backend" not in key}
+    with matplotlib.rc_context(defaults | STYLE):
+        yield
+
+
+def save_drawings(folder: Path, drawings: Mapping[str, Drawing]) -> dict[str, str]:
+    """Save drawings as `<folder>/<name>.png` and `.svg`, each under a temporary name first; the SVG text of each."""
+    saved = {}
+    for name, drawing in drawings.items():
+        image, text = io.BytesIO(), io.BytesIO()
+        # Software, Date and Creator would make the bytes depend on the day and the version.
+        drawing.figure.savefig(image, format="png", dpi=160, metadata={"Software": None})
+        drawing.figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        write_bytes(folder / f"{name}.png", image.getvalue())
+        write_bytes(folder / f"{name}.svg", text.getvalue())
+        saved[name] = text.getvalue().decode("utf-8")
+    return saved
+
+
+def canvas(
+    height: float, rows: int = 1, columns: int = 1, *, width: float = 6.2, **shared: Any
+) -> "tuple[Figure, list[Axes]]":
+    """A figure, in inches, and its panels, row by row; `shared` is passed on to `Figure.subplots`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+
+
+def side_by_side(place: int, count: int, apart: float) -> float:
+    """How far the line of this place, among `count`, is moved, so that their bars do not hide each other."""
+    return apart * (place - (count - 1) / 2)
+
+
+def bars(
+    axes: "Axes",
+    points: Collection[tuple[float, Statistic]],
+    look: Look,
+    scale: float = 100,
+    deviations: bool = True,
+    **more: Any,
+) -> End:
+    """Draws means at their places, with standard deviations; the line's end."""
+    means = [scale * statistic.mean for _, statistic in points]
+    ends = [scale * (statistic.std or 0) for _, statistic in points] if deviations else None
+    how = {"color": look.colour, "marker": look.marker, "linestyle": look.line, "elinewidth": 0.8} | more
+    axes.errorbar([place for place, _ in points], means, ends, **how)
+    return look.label, look.colour, means[-1]
+
+
+def dashes(
+    axes: "Axes", groups: Mapping[float, Iterable[float]], look: Look, size: float = 5, faint: float = 0.7, **more: Any
+) -> tuple[list[End], float]:
+    """Draws replicates as short dashes and their means as a line, fractions in percent: the line's end, none if nothing
+    is finite, and the largest value."""
+    means, largest = {}, 0.0
+    for place, values in groups.items():
+        finite = [100 * value for value in values if math.isfinite(value)]
+        axes.plot([place] * len(finite), finite, "_", color=look.colour, alpha=faint, markersize=size)
+        if finite:
+            means[place] = math.fsum(finite) / len(finite)
+            largest = max([largest, *finite])
+    how = {"color": look.colour, "marker": look.marker, "linestyle": look.line} | more
+    axes.plot(list(means), list(means.values()), **how)
+    return [(look.label, look.colour, means[max(means)])] if means else [], largest
+
+
+def round_numbers(low: float, high: float, digits: Sequence[int] = (1, 2, 5)) -> list[float]:
+    """1, 2 and 5 times powers of ten, from low to high: ticks of a logarithmic axis."""
+    numbers = [digit * 10.0**power for power in range(-9, 10) for digit in digits]
+    return [number for number in numbers if low <= number <= high]
+
+
+def number_ticks(axis: Any, places: Sequence[float]) -> None:
+    """Ticks of an axis at these places, labelled with the numbers themselves, and no others."""
+    axis.set_ticks(places, [f"{place:g}" for place in places])
+    axis.set_ticks([], minor=True)
+
+
+def error_axis(axes: "Axes", errors: Iterable[Statistic], tops: Sequence[float] = ()) -> None:
     """Test errors in percent, linear from zero; logarithmic, and said so, where the largest mean would press the others
-    into a corner. The axis holds `tops` as well, the upper ends of error bars and of the dense band."""
-    low, high, top = min(means), max(means), max((value for value in tops if math.isfinite(value)), default=0.0)
+    into a corner. The axis holds the deviations as well, and `tops`, in percent."""
+    errors = list(errors)
+    means = [100 * error.mean for error in errors]
+    ends = [*tops, *(100 * (error.mean + (error.std or 0)) for error in errors)]
+    low, high, top = min(means), max(means), max((value for value in ends if math.isfinite(value)), default=0.0)
     axes.set_ylabel("test error, %")
     if not 0 < 5 * low < high:
         axes.set_ylim(0, max(1.08 * high, 1.03 * top, 0.1))
@@ -50,54 +168,70 @@ def error_axis(axes: "Axes", means: Sequence[float], tops: Sequence[float] = ())
     axes.set_ylabel("test error, % (log scale)")
     axes.set_yscale("log")
     low, high = 0.8 * low, max(1.25 * high, 1.05 * top)
-    ticks = [tick for tick in _LOG_TICKS if low <= tick <= high]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_yticks([], minor=True)
+    number_ticks(axes.yaxis, round_numbers(low, high))
     axes.set_ylim(low, high)
 
 
-def barrier_axis(axes: "Axes", largest: float) -> None:
+def barrier_axis(axes: "Axes", largest: float, name: str = "error barrier") -> None:
     """Linear up to 10 points; beyond, linear to 1 and logarithmic above, so that near zero and tens both show."""
     limit = 100 * NEAR_ZERO_BARRIER
-    axes.set_ylabel("error barrier, points")
-    axes.axhline(limit, color=GREY, linewidth=0.7, linestyle=(0, (4, 3)))
+    axes.set_ylabel(f"{name}, points")
+    axes.axhline(limit, color=GREY, linewidth=0.7, linestyle=DASHED)
     if largest <= 10:
         axes.set_ylim(-0.02 * max(largest, limit), 1.1 * max(largest, limit))
         return
-    axes.set_ylabel("error barrier, points\n(linear to 1, then log)")
+    axes.set_ylabel(f"{name}, points\n(linear to 1, then log)")
+    symmetric_log(axes, min(1.25 * largest, 115))
+
+
+def symmetric_log(axes: "Axes", top: float) -> None:
+    """Points from 0 to `top`, linear to 1 and logarithmic above."""
     axes.set_yscale("symlog", linthresh=1, linscale=0.6)
-    ticks = [0, 0.5, 1, 2, 5, 10, 20, 50, 100]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_yticks([], minor=True)
-    axes.set_ylim(-0.08, min(1.25 * largest, 115))
+    number_ticks(axes.yaxis, [0, 0.5, 1, 2, 5, 10, 20, 50, 100])
+    axes.set_ylim(-0.08, top)
 
 
-def matching_band(axes: "Axes", levels: Summary) -> None:
-    """The dense mean as a line; the band up to mean + epsilon, in which a mean matches. Limits that were set before are
-    moved up to hold it."""
-    if levels.dense is None or not math.isfinite(levels.dense.mean):
+def matching_band(axes: "Axes", dense: Statistic) -> None:
+    """The dense mean as a line; the band up to mean + ε, in which a mean matches. Limits that were set before are moved
+    up to hold it."""
+    if not dense.n:
         return
-    axes.axhline(100 * levels.dense.mean, color=GREY, linewidth=0.8, zorder=1)
-    if levels.threshold is not None:
-        axes.axhspan(100 * levels.dense.mean, 100 * levels.threshold, color=GREY, alpha=0.25, linewidth=0, zorder=0)
-        axes.set_ylim(top=max(axes.get_ylim()[1], 102 * levels.threshold))
+    axes.axhline(100 * dense.mean, color=GREY, linewidth=0.8, zorder=1)
+    if dense.limit is not None:
+        axes.axhspan(100 * dense.mean, 100 * dense.limit, color=GREY, alpha=0.25, linewidth=0, zorder=0)
+        axes.set_ylim(top=max(axes.get_ylim()[1], 102 * dense.limit))
 
 
-def dense_label(levels: Summary) -> list[tuple[str, str, float]]:
-    if levels.dense is None or not math.isfinite(levels.dense.mean):
+def dense_label(dense: Statistic) -> list[End]:
+    """The name of what `matching_band` draws."""
+    if not dense.n:
         return []
-    if levels.threshold is None:
-        return [("dense", GREY, 100 * levels.dense.mean)]
-    return [("dense + ε", GREY, 50 * (levels.dense.mean + levels.threshold))]
+    if dense.limit is None:
+        return [("dense", GREY, 100 * dense.mean)]
+    return [("dense + ε", GREY, 50 * (dense.mean + dense.limit))]
 
 
-def level_axis(axes: "Axes", levels: Summary, last: int) -> None:
+def level_axis(axes: "Axes", density: Mapping[int, float], last: int, margin: float = 0.1) -> None:
     """Levels 0 to `last`, each tick with its density below."""
-    density = {entry.level: entry.density for entry in levels.levels}
     places = {k: f"{k}\n{percent(density[k]).rstrip('%')}" if k in density else str(k) for k in range(last + 1)}
-    axes.set_xlim(-0.1, last + 0.1)
+    axes.set_xlim(-margin, last + margin)
     ticks(axes, places)
     axes.set_xlabel("level, with weights remaining in %")
+
+
+def density_axis(axes: "Axes", densities: Iterable[float], first: float, last: float) -> None:
+    """Weights remaining, logarithmic, from `first` down to `last`, with ticks at these densities."""
+    axes.set_xscale("log")
+    axes.set_xlim(first, last)
+    ticks(axes, {density: percent(density).rstrip("%") for density in sorted(densities, reverse=True)})
+    axes.set_xlabel("weights remaining, % (log scale)")
+
+
+def place_axis(axes: "Axes", labels: Sequence[str], name: str = "", margin: float = 0.3) -> None:
+    """Places 0, 1, … at equal distances, such as the rewind steps, with these labels."""
+    ticks(axes, dict(enumerate(labels)))
+    axes.set_xlim(-margin, len(labels) - 1 + margin)
+    axes.set_xlabel(name)
 
 
 def ticks(axes: "Axes", labels: Mapping[float, str]) -> None:
@@ -108,7 +242,7 @@ def ticks(axes: "Axes", labels: Mapping[float, str]) -> None:
     axes.set_xticks([], minor=True)
 
 
-def label_ends(axes: "Axes", labels: Sequence[tuple[str, str, float]]) -> None:
+def label_ends(axes: "Axes", labels: Sequence[End]) -> None:
     """Name each line at its right end, in its colour, moved apart where the ends are close. Set the limits before."""
     low, high = (axes.transData.transform((1, y))[1] for y in axes.get_ylim())
     height = axes.get_window_extent().height / axes.figure.dpi

@@ -1,20 +1,24 @@
 """A run's findings as a Markdown page, for a repository's docs: claims beside figures, made from the result files."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from sparselt.errors import StoreError
-from sparselt.report.claims import claims, claims_markdown
-from sparselt.report.empty_layers import empty_layers
-from sparselt.report.findings import findings
-from sparselt.report.others import others_markdown
-from sparselt.report.page import statement
+from sparselt.report.claims import claims, claims_table
+from sparselt.report.data import Sections
+from sparselt.report.others import others_tables, others_titles
 from sparselt.report.results import write_text
-from sparselt.report.run import read_run
-from sparselt.report.sections import SECTIONS
-from sparselt.report.summary import is_core
+from sparselt.report.run import read_run, statement
+
+_OF_THE_RUN = ("results.csv", "results.json", "record.json", "ledger.csv", "report.html")
+_HOW_TO_READ = (
+    "*agrees*: the test supports the paper's finding (p < 0.05), and so does what else its statistic names; *does not "
+    "agree*: the measurements contradict it; *cannot be seen at this scale*: neither. ± is the standard deviation over "
+    "replicates. Tests were not corrected for their number."
+)
 
 
-def write_markdown(folder: str | Path, path: str | Path) -> None:
+def write_markdown(folder: str | Path, path: str | Path, sections: Sections) -> None:
     """Write the page of the run in `folder` to `path`, through a temporary name.
 
     Raises:
@@ -29,20 +33,24 @@ def write_markdown(folder: str | Path, path: str | Path) -> None:
     parts = [f"# {record['title']}", statement(record)]
     if record["synthetic"]:
         parts.append("**The data is synthetic: nothing here says anything about lottery tickets.**")
-    found = claims(data)
+    found, _ = claims(data, sections)
     if found:
-        parts += ["## The papers' findings", claims_markdown(found).rstrip(), _HOW_TO_READ]
+        parts += ["## The papers' findings", claims_table(found).markdown(), _HOW_TO_READ]
     parts.append("## What the run shows")
-    if any(map(is_core, run.rows)):
-        parts.append(_list(findings(data.levels)))
-    if empty := list(empty_layers(data)):
-        parts.append(_list(empty))
-    for name, section in SECTIONS.items():
-        texts = section.findings(data) if data.select(experiment=name) else []
-        if texts:
+    leads = [section.lead for section in sections.values() if section.lead]
+    parts += [_list(lead.findings(data)) for lead in leads if lead.concerns(data)]
+    if warnings := [text for section in sections.values() for text in section.warnings(data)]:
+        parts.append(_list(warnings))
+    for name, section in sections.items():
+        if data.select(experiment=name) and (texts := section.findings(data)):
             parts += [f"### {section.title}", _list(texts)]
-    if others := others_markdown(run.rows, record):
-        parts += ["### Other experiments", others]
+    if others := others_tables(data, sections):
+        titles = others_titles(data, sections)
+        parts += [
+            "### Other experiments",
+            *([_list(titles)] if titles else []),
+            *(table.markdown() for table in others),
+        ]
     versions = ", ".join(f"{name} {version}" for name, version in sorted((record.get("versions") or {}).items()))
     facts = [f"{name}: {record[name]}" for name in ("command", "seed", "device") if record.get(name) is not None]
     parts += ["## Record", _list([*facts, f"versions: {versions}", f"measurements: {len(run.rows):,}"])]
@@ -51,13 +59,5 @@ def write_markdown(folder: str | Path, path: str | Path) -> None:
     write_text(path, "\n\n".join(parts) + "\n")
 
 
-_OF_THE_RUN = ("results.csv", "results.json", "record.json", "ledger.csv", "report.html")
-_HOW_TO_READ = (
-    "*agrees*: the test supports the paper's finding (p < 0.05), and so does what else its statistic names; *does not "
-    "agree*: the measurements contradict it; *cannot be seen at this scale*: neither. ± is the standard deviation over "
-    "replicates. Tests were not corrected for their number."
-)
-
-
-def _list(texts: list[str]) -> str:
+def _list(texts: Iterable[str]) -> str:
     return "\n".join(f"- {text}" for text in texts)

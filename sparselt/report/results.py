@@ -1,6 +1,7 @@
 """The measurements of a run: `results.csv` in long format, one measurement a row, and the same in `results.json`."""
 
 import csv
+import functools
 import io
 import json
 import math
@@ -11,18 +12,6 @@ from pathlib import Path
 
 from sparselt.errors import StoreError
 
-COLUMNS = (
-    *("setting", "scale", "experiment", "variant", "replicate", "rewind_step"),
-    *("level", "density", "metric", "value", "to_level", "position", "position_2", "condition"),
-)
-"""The columns of results.csv, in order."""
-
-_TEXT = ("setting", "scale", "experiment", "variant", "metric", "condition")
-_OPTIONAL = ("rewind_step", "to_level", "position", "position_2")
-_FRACTIONS = ("test_error", "train_error", "path_error", "max_error", "barrier")
-_ON_A_PATH = ("path_error", "path_loss")  # whose position is a share of the way
-_FIRST = {name: place for place, name in enumerate(("imp", "connectivity", "dense", "random", "reinit"))}
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -31,7 +20,7 @@ class Row:
     A path measurement runs from `level` (position 0) to `to_level` (position 1); `density` is that of `level`. A value
     that is not finite says that the training, or the network at that point of the path, diverged. In other
     measurements the positions are what their experiment says: a point of a plane, the middle of a histogram's bin.
-    `condition` is what else sets a row apart, as `batch_size=256`; empty where nothing does.
+    `condition` is what else sets a row apart, as `batch_size=256 lr=0.1`; empty where nothing does. See `conditions`.
     """
 
     setting: str
@@ -53,6 +42,28 @@ class Row:
     def key(self) -> tuple:
         """Everything but the value: what one file may hold only once."""
         return tuple(getattr(self, name) for name in COLUMNS if name not in ("value", "density"))
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+"""The columns of results.csv, in order."""
+
+_OPTIONAL = ("rewind_step", "to_level", "position", "position_2")
+_WHOLE = ("replicate", "rewind_step", "level", "to_level")
+_REAL = ("density", "value", "position", "position_2")
+_FRACTIONS = ("test_error", "train_error", "path_error", "max_error", "barrier")
+_ON_A_PATH = ("path_error", "path_loss")  # whose position is a share of the way
+_FIRST = {name: place for place, name in enumerate(("imp", "connectivity", "dense", "random", "reinit"))}
+
+
+@functools.cache
+def conditions(condition: str) -> Mapping[str, str]:
+    """A row's condition as a mapping: {"batch_size": "256", "lr": "0.1"}. The only place that reads one."""
+    return {name: value for name, _, value in (word.partition("=") for word in condition.split())}
+
+
+def condition_text(values: Mapping[str, object]) -> str:
+    """A mapping as the column `condition` has it. The only place that writes one."""
+    return " ".join(f"{name}={value}" for name, value in values.items())
 
 
 def read_results(folder: str | Path) -> list[Row]:
@@ -82,10 +93,10 @@ def read_results(folder: str | Path) -> list[Row]:
 def write_results(folder: str | Path, rows: Iterable[Mapping], record: Mapping) -> None:
     """Write results.csv and results.json into an existing folder, each under a temporary name first.
 
-    `rows` are mappings from the names in COLUMNS to values; `rewind_step`, `to_level` and `position` may be left out.
-    The order of the rows does not matter: equal measurements and an equal record give equal bytes. In results.json,
-    where neither nan nor infinity can be written, a value that is not finite is null. StoreError for a row that
-    read_results would refuse.
+    `rows` are mappings from the names in COLUMNS to values, `condition` being a text or a mapping; `rewind_step`,
+    `to_level`, the positions and `condition` may be left out. The order of the rows does not matter: equal measurements
+    and an equal record give equal bytes. In results.json, where neither nan nor infinity can be written, a value that
+    is not finite is null. StoreError for a row that read_results would refuse.
     """
     measured: dict[tuple, Row] = {}
     for index, cells in enumerate(rows):
@@ -104,7 +115,8 @@ def write_results(folder: str | Path, rows: Iterable[Mapping], record: Mapping) 
         head = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise StoreError(f"The record does not fit JSON: {error}.") from None
-    lines = ",\n".join(json.dumps(_finite(row), ensure_ascii=False) for row in parsed)
+    values = (asdict(row) | ({} if math.isfinite(row.value) else {"value": None}) for row in parsed)
+    lines = ",\n".join(json.dumps(line, ensure_ascii=False) for line in values)
     write_text(Path(folder) / "results.csv", table.getvalue())
     write_text(Path(folder) / "results.json", f'{{"record": {head},\n"results": [\n{lines}\n]}}\n')
 
@@ -144,31 +156,31 @@ def _parse(cells: Mapping, place: str) -> Row:
     unknown = set(cells) - set(COLUMNS)
     if unknown:
         raise StoreError(f"{place}: unknown column {min(unknown)!r}; expected {', '.join(COLUMNS)}.")
-    values = {field.name: _value(field.name, cells.get(field.name), place) for field in fields(Row)}
-    if not 0 < values["density"] <= 1:
-        raise StoreError(f"{place}: density {values['density']} is outside (0, 1].")
-    if values["metric"] in _ON_A_PATH and values["position"] is not None and not 0 <= values["position"] <= 1:
-        raise StoreError(f"{place}: position {values['position']} is outside [0, 1].")
-    for name in ("replicate", "rewind_step", "level", "to_level"):
-        if (values[name] or 0) < 0:
-            raise StoreError(f"{place}: {name} {values[name]} is negative.")
-    if values["metric"] in _FRACTIONS and math.isfinite(values["value"]) and not 0 <= values["value"] <= 1:
-        raise StoreError(f"{place}: {values['metric']} {values['value']} is outside [0, 1]; expected a fraction.")
-    return Row(**values)
+    row = Row(**{name: _value(name, cells.get(name), place) for name in COLUMNS})
+    if not 0 < row.density <= 1:
+        raise StoreError(f"{place}: density {row.density} is outside (0, 1].")
+    if row.metric in _ON_A_PATH and row.position is not None and not 0 <= row.position <= 1:
+        raise StoreError(f"{place}: position {row.position} is outside [0, 1].")
+    for name in _WHOLE:
+        if (getattr(row, name) or 0) < 0:
+            raise StoreError(f"{place}: {name} {getattr(row, name)} is negative.")
+    if row.metric in _FRACTIONS and math.isfinite(row.value) and not 0 <= row.value <= 1:
+        raise StoreError(f"{place}: {row.metric} {row.value} is outside [0, 1]; expected a fraction.")
+    return row
 
 
-def _value(name: str, cell: object, place: str) -> str | int | float | None:
+def _value(name: str, cell: object, place: str):
+    if name == "condition":
+        return condition_text(cell) if isinstance(cell, Mapping) else str(cell or "")
     if cell is None or cell == "":
         if name in _OPTIONAL:
             return None
-        if name == "condition":
-            return ""
         raise StoreError(f"{place}: {name} is empty; expected a value.")
-    if name in _TEXT:
+    if name not in _WHOLE + _REAL:
         return str(cell)
-    kind = float if name in ("density", "value", "position", "position_2") else int
+    kind = float if name in _REAL else int
     try:
-        number = kind(cell)
+        number = kind(cell)  # type: ignore[call-overload]  # what it refuses is what is caught
     except (TypeError, ValueError, OverflowError):
         number = None
     if number is None or (kind is int and not isinstance(cell, str) and number != cell):
@@ -188,8 +200,3 @@ def _order(row: Row) -> tuple:
 
 def _cell(value: object) -> str:
     return "" if value is None else repr(value) if isinstance(value, float) else str(value)
-
-
-def _finite(row: Row) -> dict:
-    values = asdict(row)
-    return values if math.isfinite(row.value) else values | {"value": None}

@@ -6,36 +6,21 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 from sparselt.errors import StoreError
+from sparselt.report.data import Data
 from sparselt.report.results import Row, read_results, read_text
-from sparselt.report.section import Data
+from sparselt.report.table import Table
+from sparselt.report.wording import count, duration, listing
 from sparselt.runs.ledger import Entry
 
 _STATUSES = get_args(get_type_hints(Entry)["status"])
 _RECORD_KEYS = {"setting": str, "scale": str, "title": str, "paper": str, "data": str, "synthetic": bool}
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the stages of one kind cost.
-
-    `steps` counts the units of the kind (optimizer steps, points, images); `seconds` is their wall-clock time in one
-    worker. Both include the stages found in the store, with what they cost when they were made; `seconds_now` does not.
-    """
-
-    kind: str
-    ran: int
-    found: int
-    failed: int
-    skipped: int
-    steps: int
-    seconds: float
-    seconds_now: float
+_LEDGER = ("stage", "kind", "label", "status", "steps", "seconds", "finished")
 
 
 @dataclass(frozen=True)
@@ -73,19 +58,49 @@ def read_run(folder: str | Path) -> Run:
     return Run(folder, tuple(rows), record, _read_ledger(path) if path.exists() else None)
 
 
-def costs(ledger: Iterable[Entry]) -> list[Cost]:
+def statement(record: Mapping) -> str:
+    """One paragraph: what was run, on what data."""
+    fraction, levels, steps = record.get("fraction"), record.get("levels"), record.get("steps")
+    text = f"Setting {record['setting']}, scale {record['scale']}, after {record['paper'].rstrip('.')}. "
+    text += "Iterative magnitude pruning with weight rewinding"
+    if isinstance(levels, int) and isinstance(fraction, int | float):
+        text += f": {count(levels, 'level')}, each removing {100 * fraction:g}% of the weights that remain"
+    if rewind_steps := record.get("rewind_steps"):
+        text += f", rewound to step {listing([f'{step:,}' for step in rewind_steps])}"
+        text += f" of {steps:,}" if isinstance(steps, int) else ""
+    if isinstance(record.get("replicates"), int):
+        text += f"; {count(record['replicates'], 'replicate')}"
+    text += f". {record['data']}"
+    if protocol := record.get("evaluation"):  # as sparselt.data.evaluation_record says it
+        text += f" Evaluated on {protocol['count']:,} test images"
+        text += (
+            " as they are stored."
+            if protocol["crop"] == "none"
+            else f", cropped to {protocol['crop']}, resized {protocol['resize']} by {protocol['interpolation']}."
+        )
+    return text
+
+
+def costs(ledger: Iterable[Entry]) -> Table:
     """What each kind of stage cost, in the order in which the kinds first occur."""
     kinds: dict[str, list[Entry]] = {}
     for entry in ledger:
         kinds.setdefault(entry.kind, []).append(entry)
-    return [_cost(kind, entries) for kind, entries in kinds.items()]
-
-
-def _cost(kind: str, entries: list[Entry]) -> Cost:
-    status = Counter(entry.status for entry in entries)
-    steps, seconds = sum(entry.steps for entry in entries), math.fsum(entry.seconds for entry in entries)
-    now = math.fsum(entry.seconds for entry in entries if entry.status != "found")
-    return Cost(kind, *(status[name] for name in ("ran", "found", "failed", "skipped")), steps, seconds, now)
+    lines, total, total_now = [], 0.0, 0.0
+    for entries in kinds.values():
+        status = Counter(entry.status for entry in entries)
+        seconds = math.fsum(entry.seconds for entry in entries)
+        now = math.fsum(entry.seconds for entry in entries if entry.status != "found")
+        work = f"{sum(entry.steps for entry in entries):,} {entries[0].unit}"
+        numbers = [f"{status[name]:,}" for name in ("ran", "found", "failed", "skipped")]
+        lines.append((entries[0].title, *numbers, work, duration(seconds), duration(now)))
+        total, total_now = total + seconds, total_now + now
+    note = (
+        f"{duration(total)} of work by single workers in all, of which {duration(total_now)} in the last call; the "
+        "rest was found in the store, and is counted with what it cost when it was made."
+    )
+    headings = ("stage", "ran", "found", "failed", "skipped", "done", "time", "in the last call")
+    return Table(headings, lines, text=1, note=note)
 
 
 def _read_record(path: Path) -> dict:
@@ -105,15 +120,17 @@ def _read_record(path: Path) -> dict:
 
 
 def _read_ledger(path: Path) -> tuple[Entry, ...]:
-    columns = [field.name for field in fields(Entry)]
+    """The ledger. Those of earlier versions lack the columns `title` and `unit`: the kind's name, and steps, then."""
     reader = csv.DictReader(io.StringIO(read_text(path, "run again"), newline=""))
-    if reader.fieldnames != columns:
-        raise StoreError(f"{path}, line 1: columns {reader.fieldnames}; expected {','.join(columns)}.")
+    names = set(reader.fieldnames or ())
+    if names not in (set(_LEDGER), {*_LEDGER, "title", "unit"}) or len(reader.fieldnames or ()) != len(names):
+        expected = f"{','.join(_LEDGER)}, and title and unit or neither"
+        raise StoreError(f"{path}, line 1: columns {reader.fieldnames}; expected {expected}.")
     entries = []
     for cells in reader:
         place = f"{path}, line {reader.line_num}"
         if None in cells or None in cells.values():
-            raise StoreError(f"{place}: more or fewer cells than the header; expected {len(columns)}.")
+            raise StoreError(f"{place}: more or fewer cells than the header; expected {len(names)}.")
         if cells["status"] not in _STATUSES:
             raise StoreError(f"{place}: status {cells['status']!r}; expected one of {', '.join(_STATUSES)}.")
         try:
@@ -122,5 +139,5 @@ def _read_ledger(path: Path) -> tuple[Entry, ...]:
             raise StoreError(f"{place}: steps or seconds is not a number; run again.") from None
         if not (numbers["steps"] >= 0 and 0 <= numbers["seconds"] < math.inf):
             raise StoreError(f"{place}: steps or seconds is not finite, or below 0; run again.")
-        entries.append(Entry(**cells | numbers))
+        entries.append(Entry(**{"title": cells["kind"], "unit": "steps"} | cells | numbers))
     return tuple(entries)

@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from sparselt.report.data import Claim, Verdict
 from sparselt.report.inference import equivalent, paired
-from sparselt.report.section import Claim, Verdict
-from sparselt.report.summary import Statistic
+from sparselt.report.statistic import Statistic, Values
 from sparselt.report.wording import points
 
 SIGNIFICANT = 0.05
@@ -27,9 +27,6 @@ PAIRS_OF_LEVELS = "pairs of levels, those of one rewind step not independent"
 """What `coincidence` counts over."""
 
 _MOSTLY = 0.9
-
-Values = Mapping[int, float]
-"""A measurement by replicate."""
 
 
 @dataclass(frozen=True)

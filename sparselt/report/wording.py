@@ -3,9 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from sparselt.report.summary import Statistic
+from sparselt.report.statistic import Statistic
 
-MATCHING_MARK = "*"
 DIVERGED_MARK = "†"
 
 

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from sparselt.experiments import EXPERIMENTS
+from sparselt.experiments.sections import sections_of
 from sparselt.report import write_report
 from sparselt.report.results import write_results
 
@@ -149,5 +151,5 @@ def invent():
 def reported(tmp_path_factory):
     """A run of the full shape with its report. Tests do not write into it."""
     folder = make_run(tmp_path_factory.mktemp("run"))
-    write_report(folder)
+    write_report(folder, sections_of(EXPERIMENTS))
     return folder

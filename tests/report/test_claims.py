@@ -7,10 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparselt.errors import SettingError, StoreError
-from sparselt.report.claims import claims_markdown, claims_table
+from sparselt.experiments import EXPERIMENTS
+from sparselt.experiments.sections import sections_of
+from sparselt.report import write_report
+from sparselt.report.claims import claims_table
+from sparselt.report.data import Claim, Section
 from sparselt.report.inference import equivalent, paired
 from sparselt.report.markdown import write_markdown
-from sparselt.report.section import Claim, condition_value
+from sparselt.report.results import condition_text, conditions
 
 numbers = st.lists(st.floats(-1, 1, width=16), min_size=3, max_size=8, unique=True)
 
@@ -63,28 +67,34 @@ def test_without_spread_the_signs_are_tested():
     assert paired(high, low, "less").p == paired(low, low, "less").p == 1.0
 
 
-def test_claims_are_escaped_on_the_page_and_in_markdown():
+def test_claims_are_escaped_on_the_page_and_in_markdown(tmp_path, invent):
+    def page_of(claim):
+        section = Section("Invented", lambda data: {}, lambda data: [], lambda data: [claim])
+        return write_report(invent.run(tmp_path, invent.rows(levels=1)), {"imp": section}).read_text()
+
     claim = Claim("A & B 2021", "x < y", "1.0 | 2.0", "paired t(4) = 3.1", 5, 0.036, "agrees")
-    assert "A &amp; B 2021" in claims_table([claim]) and "x &lt; y" in claims_table([claim])
-    line = claims_markdown([claim]).splitlines()[2]
+    assert "A &amp; B 2021" in page_of(claim) and "x &lt; y" in page_of(claim)
+    line = claims_table([claim]).markdown().splitlines()[2]
     assert "1.0 \\| 2.0" in line and "n = 5, p = 0.036" in line and line.endswith("| agrees |")
-    assert claims_table([]) == ""
+    assert claims_table([]).lines == []
 
 
 def test_a_condition_is_read_by_name():
-    assert condition_value("batch_size=32 lr=0.1", "lr") == "0.1" and condition_value("lr=0.1", "batch_size") is None
+    read = conditions("batch_size=32 lr=0.1")
+    assert read["lr"] == "0.1" and "batch_size" not in conditions("lr=0.1") and not conditions("")
+    assert condition_text(read) == "batch_size=32 lr=0.1"
 
 
 def test_the_markdown_page_is_made_from_the_run_and_leaves_nothing_where_it_cannot_be_written(tmp_path, invent):
     folder = invent.run(tmp_path, invent.rows(levels=2))
-    write_markdown(folder, tmp_path / "page.md")
+    write_markdown(folder, tmp_path / "page.md", sections_of(EXPERIMENTS))
     text = (tmp_path / "page.md").read_text()
     assert text.startswith("# ") and "## What the run shows" in text and "Rewound to step 60" in text
     for bad in (tmp_path / "missing" / "page.md", tmp_path):
         with pytest.raises(StoreError):
-            write_markdown(folder, bad)
+            write_markdown(folder, bad, sections_of(EXPERIMENTS))
     assert not (tmp_path / "missing").exists()
     kept = (folder / "results.csv").read_bytes()
     with pytest.raises(StoreError, match="is a file of the run itself"):
-        write_markdown(folder, folder / "results.csv")
+        write_markdown(folder, folder / "results.csv", sections_of(EXPERIMENTS))
     assert (folder / "results.csv").read_bytes() == kept

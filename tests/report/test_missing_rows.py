@@ -10,9 +10,11 @@ from test_section_rewind_to_init import rows as rewind_to_init
 from test_section_siblings import rows as siblings
 from test_section_stability import rows as stability
 
-from sparselt.report.section import Data
-from sparselt.report.sections import SECTIONS
+from sparselt.experiments import EXPERIMENTS
+from sparselt.experiments.sections import sections_of
+from sparselt.report.data import Data
 
+SECTIONS = sections_of(EXPERIMENTS)
 ROWS = {
     name: list(make())
     for name, make in {

@@ -9,13 +9,16 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib import resources
 
 import pytest
 
 from sparselt.errors import SparseltError
+from sparselt.experiments import EXPERIMENTS
+from sparselt.experiments.sections import sections_of
 from sparselt.report import write_report
 from sparselt.report.drawing import COLOURS
-from sparselt.report.page_style import STYLE
+from sparselt.report.markdown import write_markdown
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -53,7 +56,7 @@ class Checker(HTMLParser):
 
 
 def report(folder):
-    page = Checker(write_report(folder).read_text(encoding="utf-8"))
+    page = Checker(write_report(folder, sections_of(EXPERIMENTS)).read_text(encoding="utf-8"))
     page.words = " ".join(" ".join(page.text).split())
     return page
 
@@ -111,7 +114,9 @@ def test_page_needs_nothing_from_elsewhere(reported):
 def test_figures_on_the_page_take_its_colours(reported):
     text = (reported / "report.html").read_text(encoding="utf-8")
     used = set(re.findall(r"var\((--[a-z0-9-]+)\)", text))
-    defined = set(re.findall(r"(--[a-z0-9-]+):", STYLE))
+    defined = set(
+        re.findall(r"(--[a-z0-9-]+):", resources.files("sparselt.report").joinpath("templates/style.css").read_text())
+    )
     assert used <= defined
     assert {f"--series-{place}" for place in range(len(COLOURS))} <= defined
     assert not set(re.findall(r"#[0-9a-f]{6}", text.partition("</style>")[2])) & {*COLOURS, "#000000"}
@@ -129,6 +134,28 @@ def test_page_escapes_what_the_record_and_the_rows_say(tmp_path, invent):
     page = report(invent.run(tmp_path, rows, record, [("a", evil, evil, "ran", 1, 1.0, "")]))
     assert "script" not in page.tags
     assert page.words.count(evil) == 16
+
+
+def test_an_experiment_without_a_section_has_its_tables_under_its_title_on_the_page_and_in_markdown(tmp_path, invent):
+    place = {"experiment": "transfer", "variant": "line", "replicate": 0, "level": 1, "to_level": 2, "density": 0.8}
+    rows = invent.rows(levels=1)
+    rows += [rows[0] | place | {"metric": name, "value": v} for name, v in (("max_error", 0.25), ("barrier", 0.1))]
+    record = invent.record(experiments={"transfer": {"title": "Lines between tasks.", "paper": "mine"}})
+    folder = invent.run(tmp_path, rows, record)
+    page = report(folder)
+    write_markdown(folder, tmp_path / "page.md", sections_of(EXPERIMENTS))
+    for text in (page.words, (tmp_path / "page.md").read_text()):
+        assert "Other experiments" in text and "transfer: Lines between tasks. (mine)" in text
+        assert "largest error %" in text and "1–2" in text and "25.0" in text and "10.0" in text
+
+
+def test_a_ledger_says_what_its_stages_and_their_steps_are_called(tmp_path, invent):
+    folder = invent.run(tmp_path, invent.rows(levels=1))
+    with (folder / "ledger.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["stage", "kind", "title", "unit", "label", "status", "steps", "seconds", "finished"])
+        writer.writerow(["a1", "path", "evaluate linear paths", "points", "levels 0 to 1", "ran", 11, 1.5, ""])
+    assert "evaluate linear paths 1 0 0 0 11 points 1.5 s 1.5 s" in report(folder).words
 
 
 @pytest.mark.parametrize("synthetic", [True, False])
@@ -156,7 +183,9 @@ def test_equal_runs_give_equal_bytes_whatever_the_process_and_the_matplotlibrc(t
     folder = invent.run(tmp_path / "other")
     (tmp_path / "matplotlibrc").write_text("font.size: 30\naxes.facecolor: red\nsavefig.dpi: 30\nsvg.fonttype: path\n")
     code = (
-        "import sys; from sparselt.report import write_report; write_report(sys.argv[1]);"
+        "import sys; from sparselt.report import write_report;"
+        "from sparselt.experiments import EXPERIMENTS;from sparselt.experiments.sections import sections_of;"
+        "write_report(sys.argv[1], sections_of(EXPERIMENTS));"
         "import matplotlib; assert matplotlib.rcParams['font.size'] == 30;"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
@@ -169,9 +198,9 @@ def test_equal_runs_give_equal_bytes_whatever_the_process_and_the_matplotlibrc(t
 def test_report_written_again_is_the_same_and_leaves_no_other_file(tmp_path, invent):
     folder = invent.run(tmp_path, invent.rows(levels=2))
     before = {path.name for path in folder.iterdir()}
-    write_report(folder)
+    write_report(folder, sections_of(EXPERIMENTS))
     first = digests(folder)
-    write_report(folder)
+    write_report(folder, sections_of(EXPERIMENTS))
     assert digests(folder) == first
     assert {path.name for path in folder.iterdir()} == before | {"figures", "report.html"}
     assert all(not name.startswith(".") for name in first)
@@ -236,10 +265,10 @@ def test_malformed_run_is_refused_and_nothing_is_written(tmp_path, invent, spoil
     spoil(folder)
     before = {path.name for path in folder.iterdir()}
     with pytest.raises(SparseltError, match=says):
-        write_report(folder)
+        write_report(folder, sections_of(EXPERIMENTS))
     assert {path.name for path in folder.iterdir()} == before
 
 
 def test_folder_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(SparseltError, match="absent is not a folder; expected the folder of a run"):
-        write_report(tmp_path / "absent")
+        write_report(tmp_path / "absent", sections_of(EXPERIMENTS))

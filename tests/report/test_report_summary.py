@@ -4,9 +4,22 @@ import math
 
 import pytest
 
-from sparselt.report.findings import agreements, findings
+from sparselt.experiments.imp import lead
+from sparselt.experiments.imp import levels as imp_levels
+from sparselt.report.data import Data
 from sparselt.report.results import Row
-from sparselt.report.summary import summary
+
+
+def summary(rows):
+    return imp_levels.levels(Data(rows, {}))
+
+
+def agreements(rows):
+    return imp_levels.agreements(Data(rows, {}))
+
+
+def findings(rows):
+    return lead.findings(Data(rows, {}))
 
 
 def error(value, replicate=0, level=0, step=None, variant=None):
@@ -81,10 +94,11 @@ def test_equal_means_match_when_the_dense_runs_do_not_differ():
 
 @pytest.mark.parametrize("dense", [[], DENSE[:1], [DENSE[0], DENSE[1], error(math.nan, 2)]])
 def test_matching_is_unknown_without_two_finite_dense_runs(dense):
-    levels = summary([*dense, error(0.01, 0, 1, 60)])
+    rows = [*dense, error(0.01, 0, 1, 60)]
+    levels = summary(rows)
     assert levels.threshold is None
     assert at(levels, 60, 1).matching is None
-    assert "cannot be judged" in findings(levels)[0]
+    assert "cannot be judged" in findings(rows)[0]
 
 
 def test_diverged_replicate_is_counted_and_its_level_does_not_match():
@@ -108,13 +122,13 @@ def test_agreement_counts_pairs_above_level_0_by_matching_and_barrier():
         barrier(0.9, 0),
         *tickets(60, [match, match, match, fail, fail, fail], [0.0, 0.3, 0.019, 0.0, 0.02]),
     ]
-    (found,) = agreements(summary(rows))
+    (found,) = agreements(rows)
     assert found.matching_connected == (1,)
     assert found.matching_separated == (2,)
     assert found.failing_connected == (3, 4)
     assert found.failing_separated == (5,)
     assert (found.pairs, found.agreeing) == (5, 2)
-    text = " ".join(findings(summary(rows)))
+    text = " ".join(findings(rows))
     assert "coincide at 2 of 5 pairs" in text
     assert "Connected although not both match: rewind 60 from level 3–4." in text
     assert "Separated although both match: rewind 60 from level 2." in text
@@ -122,11 +136,11 @@ def test_agreement_counts_pairs_above_level_0_by_matching_and_barrier():
 
 def test_findings_claim_the_paper_only_where_both_sides_occur():
     good, bad = tickets(60, [0.01] * 3, [0.0] * 2), tickets(0, [0.05] * 3, [0.5] * 2)
-    both = " ".join(findings(summary([*DENSE, *good, *bad])))
+    both = " ".join(findings([*DENSE, *good, *bad]))
     assert "coincide at all 4 pairs of levels here." in both and "one side" not in both
-    one = " ".join(findings(summary([*DENSE, *tickets(60, [0.01] * 3, [0.0] * 2)])))
+    one = " ".join(findings([*DENSE, *tickets(60, [0.01] * 3, [0.0] * 2)]))
     assert "At no pair is there a barrier, so this run shows one side of the finding only." in one
-    none = " ".join(findings(summary([*DENSE, error(0.01, 0, 1, 60)])))
+    none = " ".join(findings([*DENSE, error(0.01, 0, 1, 60)]))
     assert "cannot be judged here: it takes barriers and at least two dense runs" in none
 
 
@@ -141,11 +155,11 @@ def test_findings_claim_the_paper_only_where_both_sides_occur():
     ],
 )
 def test_findings_say_down_to_where_the_tickets_match(errors, says):
-    assert says in " ".join(findings(summary([*DENSE, *tickets(5000, errors, [])])))
+    assert says in " ".join(findings([*DENSE, *tickets(5000, errors, [])]))
 
 
 def test_findings_give_median_and_extremes_of_the_mean_barriers():
     rows = [*DENSE, barrier(0.1, 0), *tickets(60, [0.01] * 4, [0.4, 0.2, 0.3])]
     assert "a median of 25.0 points; it is largest, 40.0, from level 1 to 2, and smallest at 10.0." in " ".join(
-        findings(summary(rows))
+        findings(rows)
     )

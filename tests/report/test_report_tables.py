@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from sparselt.experiments import EXPERIMENTS
+from sparselt.experiments.sections import sections_of
 from sparselt.report import console_summary
 from sparselt.report.drawing import _apart
 from sparselt.report.wording import count, duration, listing, percent, points, ranges
@@ -16,7 +18,7 @@ from sparselt.report.wording import count, duration, listing, percent, points, r
 
 def printed(folder, width):
     text = io.StringIO()
-    console_summary(folder, Console(file=text, width=width, color_system=None))
+    console_summary(folder, Console(file=text, width=width, color_system=None), sections_of(EXPERIMENTS))
     return text.getvalue()
 
 

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from sparselt.experiments.adaptive.report import SECTION
+from sparselt.report.data import Data
 from sparselt.report.results import Row
-from sparselt.report.section import Data
 from sparselt.runs.ledger import Entry
 
 CONDITION = "target=0.09"

@@ -5,8 +5,9 @@ import math
 import pytest
 
 from sparselt.experiments.connectivity.report import SECTION
+from sparselt.experiments.imp.levels import levels
+from sparselt.report.data import Data
 from sparselt.report.results import Row
-from sparselt.report.section import Data
 
 LEVELS = 6
 
@@ -97,7 +98,7 @@ def test_without_the_networks_own_errors_matching_is_not_judged_but_barriers_are
 
 def test_rows_between_distant_levels_and_copies_leave_the_summary_alone():
     rows = invented()
-    assert Data(rows, {}).levels == Data([r for r in rows if not r.condition], {}).levels
+    assert levels(Data(rows, {})) == levels(Data([r for r in rows if not r.condition], {}))
 
 
 @pytest.mark.parametrize("lost", [{0}, {0, 1, 2, 3, 4}])

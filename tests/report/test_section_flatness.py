@@ -6,8 +6,8 @@ import random
 import pytest
 
 from sparselt.experiments.flatness.report import SECTION
+from sparselt.report.data import Data
 from sparselt.report.results import Row
-from sparselt.report.section import Data
 from sparselt.report.verdicts import TOO_FEW
 
 LEVELS = (0, 3, 6, 9)

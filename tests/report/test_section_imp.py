@@ -5,8 +5,8 @@ import math
 import pytest
 
 from sparselt.experiments.imp.report import SECTION, VARIANTS
+from sparselt.report.data import Data
 from sparselt.report.results import Row
-from sparselt.report.section import Data
 
 CHAINS = ("layerwise", "lr_rewinding", "fine_tuning")
 

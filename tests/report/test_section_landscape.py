@@ -6,8 +6,8 @@ import math
 import pytest
 
 from sparselt.experiments.landscape.report import SECTION
+from sparselt.report.data import Data
 from sparselt.report.results import Row
-from sparselt.report.section import Data
 
 LEVELS = 6
 SIDE = 7

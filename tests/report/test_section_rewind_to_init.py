@@ -7,8 +7,8 @@ import random
 import pytest
 
 from sparselt.experiments.rewind_to_init.report import SECTION
+from sparselt.report.data import Data
 from sparselt.report.results import Row
-from sparselt.report.section import Data
 
 UNSEEN = "cannot be seen at this scale"
 BATCHES = ("batch_size=32 lr=0.1", "batch_size=128 lr=0.1")

@@ -6,9 +6,9 @@ import pytest
 
 from sparselt.experiments.siblings.report import SECTION
 from sparselt.experiments.siblings.values import Place, against, averaged, table
+from sparselt.report.data import Data
 from sparselt.report.drawing import COLOURS
 from sparselt.report.results import Row
-from sparselt.report.section import Data
 from sparselt.report.verdicts import TOO_FEW
 
 CHANCE = {0.2: (0.17, 0.11), 0.1: (0.09, 0.05)}

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from sparselt.experiments.stability.report import SECTION
+from sparselt.report.data import Data
 from sparselt.report.results import Row
-from sparselt.report.section import Data
 
 UNSEEN = "cannot be seen at this scale"
 

@@ -9,7 +9,8 @@ import pytest
 
 from sparselt.cli.reproduce import _command
 from sparselt.errors import StoreError
-from sparselt.report.others import others_html, others_markdown, others_tables
+from sparselt.report.data import Data
+from sparselt.report.others import others_tables, others_titles
 from sparselt.report.results import Row
 from sparselt.runs.executor import result_of
 from sparselt.runs.program import own_script
@@ -51,9 +52,10 @@ def row(metric: str, value: float, replicate: int) -> Row:
 
 def test_an_experiment_of_paths_alone_has_a_table_under_its_title():
     rows = [row(metric, v, r) for metric, v in (("max_error", 0.25), ("barrier", 0.1)) for r in range(2)]
-    html, text = others_html(rows, RECORD), others_markdown(rows, RECORD)
-    assert "transfer: Lines between tasks. (mine)" in html and "- transfer: Lines between tasks. (mine)" in text
-    assert "largest error %" in html and "1–2" in html and "25.0" in html and "10.0" in html
-    assert "| transfer | line |" in text and len(others_tables(rows)) == 1
-    assert others_html([], RECORD) == others_markdown([], RECORD) == "" and others_tables([]) == []
-    assert "transfer" in others_html(rows, {})
+    (table,) = others_tables(Data(rows, RECORD), {})
+    assert others_titles(Data(rows, RECORD), {}) == ["transfer: Lines between tasks. (mine)"]
+    text = table.markdown()
+    assert "largest error %" in text and "1–2" in text and "25.0" in text and "10.0" in text
+    assert "| transfer | line |" in text
+    assert others_tables(Data([], RECORD), {}) == others_titles(Data([], RECORD), {}) == []
+    assert len(others_tables(Data(rows, {}), {})) == 1 and others_tables(Data(rows, {}), {"transfer": None}) == []

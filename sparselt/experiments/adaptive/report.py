@@ -7,40 +7,40 @@ measure of matching (one-sided: an error that is lower loses nothing).
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
-from sparselt.report.drawing import COLOURS, GREY, error_axis, ticks
-from sparselt.report.section import Claim, Data, Drawing, Section, condition_value
-from sparselt.report.summary import Statistic
-from sparselt.report.verdicts import Judged, Values, lower, lower_than, not_higher, spread
+from sparselt.report import drawing as draw
+from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
+from sparselt.report.results import conditions
+from sparselt.report.statistic import Statistic, Values
+from sparselt.report.verdicts import lower, lower_than, not_higher, spread
 from sparselt.report.wording import count, percent
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 PAPER = "Paul et al. 2022 (Unmasking)"
-_LOOK = {"fixed": (COLOURS[1], "o"), "adaptive": (COLOURS[0], "D")}
+_LOOKS = {"fixed": draw.Look("fixed", draw.COLOURS[1], "o"), "adaptive": draw.Look("adaptive", draw.COLOURS[0], "D")}
+_LABELS = {
+    "searches": "adaptive search, replicate {k}, rewind {step}, level {level}",
+    "adaptive": "adaptive, replicate {k}, rewind {step}, level {next}",
+    "fixed": "replicate {k}, rewind {step}, level {next}",
+}
+"""How the ledger names the stages of a level."""
+
+Chains = Mapping[int, Sequence[tuple[float, float]]]
+"""By replicate the (density, test error) of each training after the dense one."""
 
 
 def drawings(data: Data) -> dict[str, Drawing]:
     """Error against weights remaining for both schedules, and below it what each level pruned."""
-    chains = {variant: _chains(data, variant) for variant in _LOOK}
-    if not any(chains.values()):
+    fixed, adaptive = (_chains(data, variant) for variant in _LOOKS)
+    if not fixed and not adaptive:
         return {}
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.2, 5.2), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    drawn = _errors(top, chains, _dense(data))
-    _fractions(bottom, data)
-    densities = sorted({density for density, _ in drawn} | {1.0}, reverse=True)
-    bottom.set_xscale("log")
-    bottom.set_xlim(1.04, densities[-1] / 1.08)
-    # Those that the fixed schedule has, as the other figures have them; the adaptive one's differ by replicate.
-    longest = max((chains["fixed"] or chains["adaptive"]).values(), key=len)
-    ticks(bottom, {place: percent(place).rstrip("%") for place in (1.0, *(density for density, _ in longest))})
-    bottom.set_xlabel("weights remaining, % (log scale)")
+    figure, (top, bottom) = draw.canvas(5.2, 2, sharex=True, height_ratios=(3, 2))
+    drawn = _errors(top, fixed, adaptive, _dense(data))
+    _fractions(bottom, data, fixed)
+    # Ticks are those that the fixed schedule has, as the other figures have them; the adaptive one's differ.
+    longest = max((fixed or adaptive).values(), key=len)
+    draw.density_axis(bottom, [1.0, *(density for density, _ in longest)], 1.04, min([1.0, *drawn]) / 1.08)
     caption = (
         "After Fig. 4 of Unmasking: a marker is a training. Above: test error; the fixed schedule's mean and standard "
         "deviation, and every replicate of the adaptive one, thin, for their densities differ. Grey: the dense mean "
@@ -50,84 +50,91 @@ def drawings(data: Data) -> dict[str, Drawing]:
     return {"adaptive_pruning": Drawing(figure, "Adaptive and fixed pruning", caption)}
 
 
-def findings(data: Data) -> list[str]:
+@listed
+def findings(data: Data) -> Iterator[str]:
     """Trainings, errors, what was pruned at each level, where nothing could be, and time with the search."""
     adaptive, fixed = (_arrived(data, variant) for variant in ("adaptive", "fixed"))
     if not adaptive or not fixed:
-        return ["No replicate of both schedules reached the density asked for, so they cannot be compared."]
-    step, target = _step(data), percent(_target(data))
-    texts = [
-        f"Down to {target} of the weights, rewound to step {step:,}, adaptive pruning takes "
-        f"{_trainings_text(adaptive)} trainings after the dense one, the fixed schedule {_trainings_text(fixed)} "
-        f"({count(len(adaptive.keys() & fixed.keys()), 'replicate')}). Where they arrive, "
-        f"{_percent_spread(c[-1][0] for c in adaptive.values())}% and "
-        f"{_percent_spread(c[-1][0] for c in fixed.values())}% of the weights remain, and the test error is "
-        f"{_percent_spread(c[-1][1] for c in adaptive.values())}% and "
-        f"{_percent_spread(c[-1][1] for c in fixed.values())}%."
-    ]
-    fractions = data.by("level", experiment="adaptive", variant="adaptive", metric="fraction")
-    texts.append(
-        "Pruned from level "
-        + ", ".join(
-            f"{level}: {_percent_spread(values.values(), 0)}%" for (level,), values in sorted(fractions.items())
-        )
-        + "."
+        yield "No replicate of both schedules reached the density asked for, so they cannot be compared."
+        return
+    trainings, densities, errors = _trainings(adaptive, fixed), _last(adaptive, fixed, 0), _last(adaptive, fixed, 1)
+    yield (
+        f"Down to {percent(_target(data))} of the weights, rewound to step {_step(data):,}, adaptive pruning takes "
+        f"{spread(trainings[0].values())} trainings after the dense one, the fixed schedule "
+        f"{spread(trainings[1].values())} ({count(len(adaptive.keys() & fixed.keys()), 'replicate')}). Where they "
+        f"arrive, {_percent(densities[0])} and {_percent(densities[1])} of the weights remain, and the test error is "
+        f"{_percent(errors[0])} and {_percent(errors[1])}."
     )
-    return texts + _unmet(data) + _time(_seconds(data, adaptive, fixed))
+    fractions = data.by("level", experiment="adaptive", variant="adaptive", metric="fraction")
+    pruned = [f"{level}: {_percent(values, 0)}" for level, values in sorted(fractions.items())]
+    yield f"Pruned from level {', '.join(pruned)}."
+    yield from _unmet(data)
+    if ratios := _ratios(data):
+        spent = {name: sum(values.values()) for name, values in _seconds(data).items()}
+        share = spent["searches"] / (spent["searches"] + spent["adaptive"])
+        yield (
+            f"In time, searches included, adaptive pruning takes {_percent(ratios, 0)} of what the fixed schedule's "
+            f"trainings take (seconds of this machine); of that {100 * share:.0f}% is spent searching."
+        )
 
 
-def claims(data: Data) -> list[Claim]:
-    """Fewer trainings; no accuracy lost."""
+@listed
+def claims(data: Data) -> Iterator[Claim]:
+    """Fewer trainings; less time; no accuracy lost."""
     adaptive, fixed = (_arrived(data, variant) for variant in ("adaptive", "fixed"))
     if not adaptive or not fixed:
-        return []
-    target = percent(_target(data))
-    trainings = [{k: float(len(chain)) for k, chain in chains.items()} for chains in (adaptive, fixed)]
-    errors = [{k: chain[-1][1] for k, chain in chains.items()} for chains in (adaptive, fixed)]
-    here = [f"{spread(values.values())} against {spread(other.values())}" for values, other in [trainings]]
-    return [
-        lower(*trainings).claim(
+        return
+    target, dense = percent(_target(data)), _dense(data)
+    trainings, errors = _trainings(adaptive, fixed), _last(adaptive, fixed, 1)
+    yield lower(*trainings).claim(
+        PAPER,
+        "adaptive pruning finds a ticket in fewer trainings than a fixed fraction (7 instead of 11 to about 9% of the "
+        "weights, ResNet-18 on CIFAR-100)",
+        f"{spread(trainings[0].values())} against {spread(trainings[1].values())} trainings after the dense one to "
+        f"{target} of the weights",
+    )
+    if ratios := _ratios(data):
+        yield lower_than(ratios, 1.0).claim(
             PAPER,
-            "adaptive pruning finds a ticket in fewer trainings than a fixed fraction (7 instead of 11 to about 9% of "
-            "the weights, ResNet-18 on CIFAR-100)",
-            f"{here[0]} trainings after the dense one to {target} of the weights",
-        ),
-        *_less_time(_seconds(data, adaptive, fixed)),
-        _no_loss(*errors, _dense(data)).claim(
-            PAPER,
-            "… without losing accuracy",
-            f"test error {_percent_spread(errors[0].values())}% against {_percent_spread(errors[1].values())}% at the "
-            f"first level with {target} of the weights or less",
-        ),
-    ]
+            "… and in less computation time (30% less)",
+            f"{_percent(ratios, 0)} of the fixed schedule's seconds on this machine, searches included",
+        )
+    yield (not_higher(*errors, dense.std) if dense.std else lower(*errors)).claim(
+        PAPER,
+        "… without losing accuracy",
+        f"test error {_percent(errors[0])} against {_percent(errors[1])} at the first level with {target} of the "
+        "weights or less",
+    )
 
 
 SECTION = Section("Adaptive pruning", drawings, findings, claims)
 
 
-def _no_loss(adaptive: Values, fixed: Values, dense: Statistic) -> Judged:
-    """Whether the adaptive schedule's error is larger by less than ε."""
-    if not dense.std:
-        return lower(adaptive, fixed)
-    return not_higher(adaptive, fixed, dense.std)
-
-
-def _chains(data: Data, variant: str) -> dict[int, list[tuple[float, float]]]:
-    """By replicate the (density, test error) of each training after the dense one."""
-    chains: dict[int, list[tuple[float, float]]] = {}
+def _chains(data: Data, variant: str) -> Chains:
+    chains: dict[int, list[tuple[float, float]]] = defaultdict(list)
     rows = data.select(experiment="adaptive", variant=variant, metric="test_error")
     for row in sorted(rows, key=lambda row: row.level):
-        chains.setdefault(row.replicate, []).append((row.density, row.value))
+        chains[row.replicate].append((row.density, row.value))
     return chains
 
 
-def _arrived(data: Data, variant: str) -> dict[int, list[tuple[float, float]]]:
-    """The chains that reached the density asked for; one that a failed stage cut short is none."""
+def _arrived(data: Data, variant: str) -> Chains:
+    """The chains that reached the density asked for, as one that a failed stage cut short does not."""
     return {k: chain for k, chain in _chains(data, variant).items() if chain[-1][0] <= _target(data)}
 
 
+def _trainings(*schedules: Chains) -> list[dict[int, float]]:
+    return [{k: float(len(chain)) for k, chain in chains.items()} for chains in schedules]
+
+
+def _last(adaptive: Chains, fixed: Chains, side: int) -> list[dict[int, float]]:
+    """Density (side 0) or test error (1) of the last trainings."""
+    return [{k: chain[-1][side] for k, chain in chains.items()} for chains in (adaptive, fixed)]
+
+
 def _target(data: Data) -> float:
-    return float(condition_value(data.select(experiment="adaptive")[0].condition, "target") or 0)
+    """The density asked for."""
+    return float(conditions(data.select(experiment="adaptive")[0].condition).get("target", 0))
 
 
 def _step(data: Data) -> int:
@@ -136,42 +143,35 @@ def _step(data: Data) -> int:
 
 def _dense(data: Data) -> Statistic:
     """Of every dense network of the run: ε rests on more of them than the schedules have replicates."""
-    rows = data.select(experiment=("imp", "adaptive"), variant="dense", metric="test_error")
-    return Statistic.of({row.replicate: row.value for row in rows}.values())
+    return Statistic.of(data.values(experiment=("imp", "adaptive"), variant="dense", metric="test_error").values())
 
 
-def _trainings_text(chains: Mapping[int, Sequence]) -> str:
-    return spread([len(chain) for chain in chains.values()])
+def _percent(values: Values, decimals: int = 2) -> str:
+    return f"{spread(values.values(), decimals, 100)}%"
 
 
-def _percent_spread(values, decimals: int = 2) -> str:
-    return spread(values, decimals, 100)
-
-
-def _unmet(data: Data) -> list[str]:
+def _unmet(data: Data) -> Iterator[str]:
     """Prunings at which the heuristic's ratio was below the least."""
     largest = data.select(experiment="adaptive", metric="largest_fraction")
     pruned = {(row.replicate, row.level): row.value for row in data.select(experiment="adaptive", metric="fraction")}
     short = [row for row in largest if row.value < pruned.get((row.replicate, row.level), 0.0)]
-    if not largest:
-        return []
-    if not short:
-        return [
-            f"At all {count(len(largest), 'pruning')} the fraction pruned keeps the training loss below the threshold."
-        ]
-    none = sum(row.value == 0 for row in short)
-    return [
-        f"At {len(short)} of {count(len(largest), 'pruning')} no fraction that high keeps the training loss below the "
-        f"threshold all along the path (at {none} none of those tried at all); the least, "
-        f"{percent(min(pruned.values()))}, was pruned there."
-    ]
+    if largest and not short:
+        number = count(len(largest), "pruning")
+        yield f"At all {number} the fraction pruned keeps the training loss below the threshold."
+    elif largest:
+        yield (
+            f"At {len(short)} of {count(len(largest), 'pruning')} no fraction that high keeps the training loss below "
+            f"the threshold all along the path (at {sum(row.value == 0 for row in short)} none of those tried at all); "
+            f"the least, {percent(min(pruned.values()))}, was pruned there."
+        )
 
 
-def _seconds(data: Data, adaptive: Mapping[int, Sequence], fixed: Mapping[int, Sequence]) -> dict[str, Values]:
+@once
+def _seconds(data: Data) -> dict[str, dict[int, float]]:
     """By replicate the seconds of searches, adaptive trainings and fixed ones, where the ledger holds all of them."""
-    step = _step(data)
+    step, adaptive, fixed = _step(data), _arrived(data, "adaptive"), _arrived(data, "fixed")
     seconds = {entry.label: entry.seconds for entry in data.ledger if entry.status in ("ran", "found")}
-    found: dict[str, Values] = {"searches": {}, "adaptive": {}, "fixed": {}}
+    found: dict[str, dict[int, float]] = {name: {} for name in _LABELS}
     for k in sorted(adaptive.keys() & fixed.keys()):
         chains = {"searches": adaptive[k], "adaptive": adaptive[k], "fixed": fixed[k]}
         labels = {
@@ -184,102 +184,53 @@ def _seconds(data: Data, adaptive: Mapping[int, Sequence], fixed: Mapping[int, S
     return found
 
 
-_LABELS = {
-    "searches": "adaptive search, replicate {k}, rewind {step}, level {level}",
-    "adaptive": "adaptive, replicate {k}, rewind {step}, level {next}",
-    "fixed": "replicate {k}, rewind {step}, level {next}",
-}
-
-
-def _ratios(seconds: Mapping[str, Values]) -> Values:
+def _ratios(data: Data) -> Values:
     """The adaptive schedule's time, searches included, as a share of the fixed one's."""
-    searches, adaptive, fixed = seconds.values()
+    searches, adaptive, fixed = _seconds(data).values()
     return {k: (searches[k] + adaptive[k]) / fixed[k] for k in fixed if fixed[k]}
 
 
-def _less_time(seconds: Mapping[str, Values]) -> list[Claim]:
-    ratios = _ratios(seconds)
-    if not ratios:
-        return []
-    return [
-        lower_than(ratios, 1.0).claim(
-            PAPER,
-            "… and in less computation time (30% less)",
-            f"{spread(ratios.values(), 0, 100)}% of the fixed schedule's seconds on this machine, searches included",
-        )
-    ]
-
-
-def _time(seconds: Mapping[str, Values]) -> list[str]:
-    """Time and what of it is spent searching."""
-    ratios = _ratios(seconds)
-    if not ratios:
-        return []
-    spent = {name: sum(values.values()) for name, values in seconds.items()}
-    return [
-        f"In time, searches included, adaptive pruning takes {spread(ratios.values(), 0, 100)}% of what the fixed "
-        f"schedule's trainings take (seconds of this machine); of that "
-        f"{100 * spent['searches'] / (spent['searches'] + spent['adaptive']):.0f}% is spent searching."
-    ]
-
-
-def _errors(axes: "Axes", chains: Mapping[str, Mapping[int, Sequence]], dense: Statistic) -> list[tuple[float, float]]:
-    """Draws both schedules; the (density, error) points drawn."""
-    drawn: list[tuple[float, float]] = []
-    levels: dict[int, list[tuple[float, float]]] = {}
-    for chain in chains["fixed"].values():
+def _errors(axes: "draw.Axes", fixed: Chains, adaptive: Chains, dense: Statistic) -> list[float]:
+    """Draws both schedules; the densities drawn."""
+    levels: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for chain in fixed.values():
         for level, point in enumerate(chain):
-            levels.setdefault(level, []).append(point)
-    means = [(points[0][0], Statistic.of(error for _, error in points)) for _, points in sorted(levels.items())]
-    means = [(density, error) for density, error in means if error.n]
-    colour, marker = _LOOK["fixed"]
-    tops: list[float] = []
+            levels[level].append(point)
+    means = {points[0][0]: Statistic.of(error for _, error in points) for _, points in sorted(levels.items())}
+    means = {density: error for density, error in means.items() if error.n}
     if means:
-        values = [100 * error.mean for _, error in means]
-        bars = [100 * (error.std or 0) for _, error in means]
-        label = f"fixed, {_median_length(chains['fixed'])} trainings"
-        axes.errorbar(
-            [d for d, _ in means], values, bars, color=colour, marker=marker, elinewidth=0.8, label=label, zorder=3
-        )
-        drawn += [(density, error.mean) for density, error in means]
-        tops = [value + bar for value, bar in zip(values, bars, strict=True)]
-    colour, marker = _LOOK["adaptive"]
-    label = f"adaptive, {_median_length(chains['adaptive'])} trainings"
-    for chain in chains["adaptive"].values():
-        points = [(density, error) for density, error in chain if error == error]
-        axes.plot(
-            *zip(*[(d, 100 * e) for d, e in points], strict=True) if points else ((), ()),
-            color=colour, marker=marker, linewidth=0.7, markersize=4.5, label=label, zorder=4,
-        )  # fmt: skip
-        drawn += points
-        label = None
-    if dense.n:
-        axes.axhline(100 * dense.mean, color=GREY, linewidth=0.8, zorder=1)
-        tops.append(100 * (dense.mean + (dense.std or 0)))
-        axes.axhspan(100 * dense.mean, tops[-1], color=GREY, alpha=0.25, linewidth=0)
-    error_axis(axes, [100 * error for _, error in drawn] or [1.0], tops)
+        draw.bars(axes, means.items(), _LOOKS["fixed"], label=f"fixed, {_lengths(fixed)} trainings", zorder=3)
+    look, label = _LOOKS["adaptive"], f"adaptive, {_lengths(adaptive)} trainings"
+    points = []
+    for chain in adaptive.values():
+        own = [(density, error) for density, error in chain if error == error]
+        how = {"color": look.colour, "marker": look.marker, "linewidth": 0.7, "markersize": 4.5, "zorder": 4}
+        axes.plot([density for density, _ in own], [100 * error for _, error in own], label=label, **how)
+        points, label = points + own, ""
+    draw.matching_band(axes, dense)
+    drawn = [*means.values(), *(Statistic.of([error]) for _, error in points)]
+    draw.error_axis(axes, drawn or [Statistic.of([0.01])], [100 * (dense.mean + (dense.std or 0))] if dense.n else [])
     axes.legend(frameon=False, fontsize=9, loc="upper left")
-    return drawn
+    return [*means, *(density for density, _ in points)]
 
 
-def _median_length(chains: Mapping[int, Sequence]) -> str:
-    lengths = sorted(len(chain) for chain in chains.values()) or [0]
-    return f"{lengths[0]}" if lengths[0] == lengths[-1] else f"{lengths[0]}–{lengths[-1]}"
+def _lengths(chains: Chains) -> str:
+    lengths = [len(chain) for chain in chains.values()] or [0]
+    return f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)}–{max(lengths)}"
 
 
-def _fractions(axes: "Axes", data: Data) -> None:
-    colour, marker = _LOOK["adaptive"]
-    pruned = data.select(experiment="adaptive", variant="adaptive", metric="fraction")
+def _fractions(axes: "draw.Axes", data: Data, fixed: Chains) -> None:
+    look = _LOOKS["adaptive"]
     largest = data.by("replicate", "level", experiment="adaptive", variant="adaptive", metric="largest_fraction")
-    for row in pruned:
+    for row in data.select(experiment="adaptive", variant="adaptive", metric="fraction"):
         met = largest.get((row.replicate, row.level), {}).get(row.replicate, 0.0) >= row.value
         # White where hollow, for the fixed schedule's line would be seen through it.
-        axes.plot(row.density, 100 * row.value, marker, color=colour, markerfacecolor=colour if met else "white",
-                  markeredgewidth=1.3, zorder=3)  # fmt: skip
-    fixed = _chains(data, "fixed")
+        face = look.colour if met else "white"
+        how = {"color": look.colour, "markerfacecolor": face, "markeredgewidth": 1.3, "zorder": 3}
+        axes.plot(row.density, 100 * row.value, look.marker, **how)
     for chain in list(fixed.values())[:1]:
         densities = [1.0, *(density for density, _ in chain)]
         shares = [100 * (1 - after / before) for before, after in itertools.pairwise(densities)]
-        axes.plot(densities[:-1], shares, color=_LOOK["fixed"][0], marker="o", markersize=3.5, linewidth=0.8)
+        axes.plot(densities[:-1], shares, color=_LOOKS["fixed"].colour, marker="o", markersize=3.5, linewidth=0.8)
     axes.set_ylim(0, 100)
     axes.set_ylabel("pruned, % of the rest")

@@ -11,192 +11,180 @@ last rewind step than at the first (one-sided paired t).
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from sparselt.report.drawing import COLOURS, GREY, barrier_axis, label_ends, ticks
-from sparselt.report.findings import agreements
-from sparselt.report.section import Claim, Data, Drawing, Section
-from sparselt.report.summary import NEAR_ZERO_BARRIER, Statistic
-from sparselt.report.verdicts import PAIRS_OF_LEVELS, Values, coincidence, in_doubt, lower, lower_than, spread
+from sparselt.experiments.imp.levels import agreements, levels
+from sparselt.report import drawing as draw
+from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
+from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic, Values
+from sparselt.report.verdicts import PAIRS_OF_LEVELS, coincidence, in_doubt, lower, lower_than, spread
 from sparselt.report.wording import count, mean_and_std, percent, points
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 PAUL = "Paul et al. 2022 (Unmasking)"
 LMC = "Frankle et al. 2020 (Linear Mode Connectivity)"
-PAIRS = "between=levels"
-COPIES = "between=copies"
-_LOOKS = {"dense": (GREY, "x", "--"), "imp": (COLOURS[1], "o", "-"), "random": (COLOURS[0], "s", ":")}
-_NAMES = {"dense": "dense", "imp": "IMP", "random": "random mask"}
+PAIRS = {"between": "levels"}
+COPIES = {"between": "copies"}
+_LOOKS = {
+    "dense": draw.Look("dense", draw.GREY, "x", "--"),
+    "imp": draw.Look("IMP", draw.COLOURS[1], "o", "-"),
+    "random": draw.Look("random mask", draw.COLOURS[0], "s", ":"),
+}
 
 
 def drawings(data: Data) -> dict[str, Drawing]:
     """The heat map over all pairs of levels, and instability against the rewind step."""
     found = {}
-    if _finite(_pairs(data, "max_error")):
-        found["heat_map"] = Drawing(_heat_map(data), "Between all pairs of levels", _heat_map_caption(data))
-    if any(math.isfinite(Statistic.of(values.values()).mean) for values in _instability(data).values()):
-        found["instability"] = Drawing(_instability_figure(data), *_INSTABILITY)
+    if _pairs(data, "max_error"):
+        epsilon = levels(data).epsilon
+        darkest = f"{points(NEAR_ZERO_BARRIER, 0)} points"
+        if epsilon:
+            darkest = (
+                f"ε = {points(epsilon)} points, the rise that Unmasking's Def. A.1 allows a line without a barrier"
+            )
+        found["heat_map"] = Drawing(
+            _heat_map(data),
+            "Between all pairs of levels",
+            "After Fig. 2 of Unmasking, right: the last rewind step, means over replicates. The largest error on the "
+            "straight line between the solutions of two levels; darkest at the matching error, dense mean + ε, or "
+            f"below. And the error barrier on that line; darkest up to {darkest}. Logarithmic colours; grey: not "
+            "measured, or diverged.",
+        )
+    if any(
+        math.isfinite(value) for curve in _instability(data).values() for of in curve.values() for value in of.values()
+    ):
+        found["instability"] = Drawing(
+            _instability_figure(data),
+            "Instability to SGD noise",
+            "Two copies of a network start from the same step and differ in data order and augmentation. Instability: "
+            "the largest error on the straight line between their solutions, minus the mean of their own errors. "
+            f"Lines: means; short dashes: replicates. Dashed line: the {points(NEAR_ZERO_BARRIER, 0)} points below "
+            "which Linear Mode Connectivity (Frankle et al. 2020) speaks of stability.",
+        )
     return found
 
 
-def findings(data: Data) -> list[str]:
+@listed
+def findings(data: Data) -> Iterator[str]:
     """How far levels stay connected, and which copies end in one place."""
-    return [*_far_pairs(data), *_copies(data)]
+    yield from _far_pairs(data)
+    for (variant, level), curve in _instability(data).items():
+        name, density = "the dense network", _density(data, level)
+        if variant != "dense" and density is not None:
+            what = "IMP's subnetwork" if variant == "imp" else "a random mask"
+            name = f"{what} at {percent(density)} of the weights"
+        texts = [f"{mean_and_std(Statistic.of(of.values()), 1)} from step {step:,}" for step, of in curve.items()]
+        yield f"Instability of {name}, in points: {', '.join(texts)}."
 
 
-def claims(data: Data) -> list[Claim]:
+@listed
+def claims(data: Data) -> Iterator[Claim]:
     """Connected exactly where both match; barriers at step 0 and not later; instability falls with the rewind step."""
-    return [*_coincidence(data), *_piecewise(data), *_stability(data)]
+    yield from _coincidence(data)
+    yield from _piecewise(data)
+    for (variant, level), curve in _instability(data).items():
+        first, last = min(curve), max(curve)
+        if variant == "random" or first == last:
+            continue
+        what = "the dense network" if variant == "dense" else "the subnetwork that IMP finds"
+        density = _density(data, level)
+        yield lower(curve[last], curve[first]).claim(
+            LMC,
+            f"{what} becomes stable to SGD noise when its copies part later in training",
+            f"instability {_points(curve[first])} points from step {first:,}, {_points(curve[last])} from step {last:,}"
+            + (f", at {percent(density)} of the weights" if density else ""),
+        )
 
 
 SECTION = Section("Connectivity of distant levels, and of copies in another data order", drawings, findings, claims)
 
-_INSTABILITY = (
-    "Instability to SGD noise",
-    "Two copies of a network start from the same step and differ in data order and augmentation. Instability: the "
-    "largest error on the straight line between their solutions, minus the mean of their own errors. Lines: means; "
-    f"short dashes: replicates. Dashed line: the {points(NEAR_ZERO_BARRIER, 0)} points below which Linear Mode "
-    "Connectivity (Frankle et al. 2020) speaks of stability.",
-)
-
 
 def _coincidence(data: Data) -> Iterator[Claim]:
-    found = agreements(data.levels)
+    found = agreements(data)
     if not found:
         return
-    names = ("matching_connected", "matching_separated", "failing_connected", "failing_separated")
-    places = [[(a.rewind_step, level) for a in found for level in getattr(a, name)] for name in names]
+    # In the order of a table of counts: both, the first alone, the second alone, neither.
+    places = [[(a.rewind_step, level) for a in found for level in a.cells[cell]] for cell in range(4)]
     cells = [len(pairs) for pairs in places]
-    doubtful = [sum(data.levels.in_doubt(*pair) for pair in pairs) for pairs in places]
-    here = (
-        f"both or neither at {cells[0] + cells[3]} of {count(sum(cells), 'pair')}: of {cells[0] + cells[1]} that match "
-        f"{cells[0]} without a barrier, of {cells[2] + cells[3]} that do not {cells[3]} with one"
-        f"{in_doubt(doubtful)}"
-    )
-    claim = (
+    doubtful = [sum(levels(data).in_doubt(*pair) for pair in pairs) for pairs in places]
+    replicates = data.values(experiment="connectivity", variant="imp", metric="barrier")
+    yield coincidence(cells, doubtful, PAIRS_OF_LEVELS, len(replicates)).claim(
+        PAUL,
         "at higher sparsities (here: level 0 apart) successive levels are linearly connected without a barrier if and "
-        "only if both match"
+        "only if both match",
+        f"both or neither at {cells[0] + cells[3]} of {count(sum(cells), 'pair')}: of {cells[0] + cells[1]} that match "
+        f"{cells[0]} without a barrier, of {cells[2] + cells[3]} that do not {cells[3]} with one{in_doubt(doubtful)}",
     )
-    replicates = len({row.replicate for row in data.select(experiment="connectivity", variant="imp", metric="barrier")})
-    yield coincidence(cells, doubtful, PAIRS_OF_LEVELS, replicates).claim(PAUL, claim, here)
 
 
 def _piecewise(data: Data) -> Iterator[Claim]:
-    lines = data.select(experiment="connectivity", variant="imp", condition="", metric="barrier")
-    steps = sorted({row.rewind_step for row in lines if row.rewind_step is not None})
-    if not steps:
+    lines = data.by("rewind_step", experiment="connectivity", variant="imp", condition={}, metric="barrier")
+    last = max((step for step in lines if step is not None), default=None)
+    if last is None:
         return
-    barriers = {step: _mean_barrier(data, step, lambda level: level > 0) for step in steps}
-    if 0 in steps and steps[-1] > 0 and barriers[0] and barriers[steps[-1]]:
-        yield lower(barriers[steps[-1]], barriers[0]).claim(
+    early, late = (_mean_barrier(data, step, lambda level: level > 0) for step in (0, last))
+    if last > 0 and early and late:
+        yield lower(late, early).claim(
             PAUL,
             "the solutions of successive levels are piecewise linearly connected where IMP rewinds to a matching step, "
             "and are not where it rewinds to initialization",
-            f"mean barrier {spread(barriers[steps[-1]].values(), 1, 100)} points rewound to step {steps[-1]:,}, "
-            f"{spread(barriers[0].values(), 1, 100)} to step 0",
+            f"mean barrier {_points(late)} points rewound to step {last:,}, {_points(early)} to step 0",
         )
-    together = [agreement for agreement in agreements(data.levels) if agreement.rewind_step == steps[-1]]
+    together = [agreement for agreement in agreements(data) if agreement.rewind_step == last]
     matching = {n for agreement in together for n in agreement.matching_connected + agreement.matching_separated}
     if matching:
-        values = _mean_barrier(data, steps[-1], lambda level: level in matching)
+        values = _mean_barrier(data, last, lambda level: level in matching)
         yield lower_than(values, NEAR_ZERO_BARRIER).claim(
             PAUL,
             "between successive levels that both match there is no error barrier",
-            f"mean barrier {spread(values.values(), 2, 100)} points over {count(len(matching), 'pair')} that match, "
-            f"rewound to step {steps[-1]:,}",
-        )
-
-
-def _stability(data: Data) -> Iterator[Claim]:
-    found = _instability(data)
-    for variant, level in sorted({(variant, level) for variant, level, _ in found}):
-        steps = sorted(step for other, at, step in found if (other, at) == (variant, level))
-        if variant == "random" or len(steps) < 2:
-            continue
-        first, last = found[variant, level, steps[0]], found[variant, level, steps[-1]]
-        what = "the dense network" if variant == "dense" else "the subnetwork that IMP finds"
-        yield lower(last, first).claim(
-            LMC,
-            f"{what} becomes stable to SGD noise when its copies part later in training",
-            f"instability {spread(first.values(), 1, 100)} points from step {steps[0]:,}, "
-            f"{spread(last.values(), 1, 100)} from step {steps[-1]:,}"
-            + (f", at {percent(density)} of the weights" if (density := _density(data, level)) else ""),
+            f"mean barrier {_points(values, 2)} points over {count(len(matching), 'pair')} that match, rewound to step "
+            f"{last:,}",
         )
 
 
 def _far_pairs(data: Data) -> Iterator[str]:
-    barriers = _finite(_pairs(data, "barrier"))
+    barriers, summary = _pairs(data, "barrier"), levels(data)
     if not barriers:
         return
     near = sum(value < NEAR_ZERO_BARRIER for value in barriers.values())
     farthest = max(barriers, key=lambda pair: pair[1] - pair[0])
     worst = max(barriers, key=lambda pair: barriers[pair])
-    threshold = data.levels.threshold
-    epsilon = data.levels.epsilon
-    within = "" if epsilon is None else f", {sum(value < epsilon for value in barriers.values())} below ε"
+    within = ""
+    if summary.epsilon is not None:
+        within = f", {sum(value < summary.epsilon for value in barriers.values())} below ε"
+    last = max(row.rewind_step or 0 for row in data.select(experiment="connectivity", condition=PAIRS))
     text = (
-        f"Of {count(len(barriers), 'pair')} of levels, rewound to step {_last(data):,}, {near} have a mean barrier "
-        f"below {points(NEAR_ZERO_BARRIER, 0)} points on the straight line{within}; from level {farthest[0]} to "
+        f"Of {count(len(barriers), 'pair')} of levels, rewound to step {last:,}, {near} have a mean barrier below "
+        f"{points(NEAR_ZERO_BARRIER, 0)} points on the straight line{within}; from level {farthest[0]} to "
         f"{farthest[1]} it is {points(barriers[farthest], 1)}, and it is largest, {points(barriers[worst], 1)}, from "
         f"level {worst[0]} to {worst[1]}."
     )
-    errors = _finite(_pairs(data, "max_error"))
-    if threshold is not None:
-        inside = sum(value <= threshold for (first, second), value in errors.items() if first < second)
+    if summary.threshold is not None:
+        errors = _pairs(data, "max_error").items()
+        inside = sum(value <= summary.threshold for (first, second), value in errors if first < second)
         text += f" On {inside} of these lines the mean of the largest error is itself a matching one."
     yield text
 
 
-def _copies(data: Data) -> Iterator[str]:
-    found = _instability(data)
-    for variant, level in sorted({(variant, level) for variant, level, _ in found}):
-        texts = [
-            f"{mean_and_std(Statistic.of(values.values()), 1)} from step {step:,}"
-            for (other, at, step), values in sorted(found.items())
-            if (other, at) == (variant, level)
-        ]
-        yield f"Instability of {_name(data, variant, level)}, in points: {', '.join(texts)}."
-
-
-def _heat_map_caption(data: Data) -> str:
-    darkest = (
-        f"{points(NEAR_ZERO_BARRIER, 0)} points"
-        if not data.levels.epsilon
-        else f"ε = {points(data.levels.epsilon)} points, the rise that Unmasking's Def. A.1 allows a line without a "
-        "barrier"
-    )
-    return (
-        "After Fig. 2 of Unmasking, right: the last rewind step, means over replicates. The largest error on the "
-        "straight line between the solutions of two levels; darkest at the matching error, dense mean + ε, or below. "
-        f"And the error barrier on that line; darkest up to {darkest}. Logarithmic colours; grey: not measured, or "
-        "diverged."
-    )
-
-
-def _heat_map(data: Data) -> "Figure":
+def _heat_map(data: Data) -> "draw.Figure":
     import matplotlib
     import numpy as np
     from matplotlib.colors import ListedColormap, LogNorm
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.4, 3.2), layout="constrained")
-    threshold = data.levels.threshold
+    summary = levels(data)
     maps = {"largest error, %": _pairs(data, "max_error"), "error barrier, points": _pairs(data, "barrier")}
-    maps = {label: values for label, values in maps.items() if _finite(values)}
-    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    maps = {label: values for label, values in maps.items() if values}
+    figure, panels = draw.canvas(3.2, 1, len(maps), width=7.4)
     for axes, (label, values) in zip(panels, maps.items(), strict=True):
         colours = matplotlib.colormaps["cividis"].with_extremes(bad="#b0b0b0")
-        size = max(level for pair in values for level in pair) + 1
+        metric = "max_error" if label == "largest error, %" else "barrier"
+        size = max(max(pair) for pair in _all_pairs(data, metric)) + 1
         picture = np.full((size, size), np.nan)
         for (first, second), value in values.items():
             picture[first, second] = picture[second, first] = 100 * value
-        floor = 100 * (data.levels.epsilon or NEAR_ZERO_BARRIER)
+        floor = 100 * (summary.epsilon or NEAR_ZERO_BARRIER)
         if label == "largest error, %":
-            floor = 100 * (threshold if threshold else min(_finite(values).values(), default=0.01))
+            floor = 100 * (summary.threshold or min(values.values()))
         else:
             np.fill_diagonal(picture, 0.0)
         floor = max(floor, 1e-3)
@@ -205,103 +193,86 @@ def _heat_map(data: Data) -> "Figure":
         picture = np.ma.masked_invalid(np.where(picture < floor, floor, picture))
         if highest <= floor:
             colours = ListedColormap([colours(0.0)]).with_extremes(bad="#b0b0b0")
-        how = {"cmap": colours, "norm": LogNorm(floor, top), "origin": "lower", "interpolation": "nearest"}
-        shown = axes.imshow(picture, **how)
-        ticks(axes, {level: str(level) for level in range(size)})
+        norm = LogNorm(floor, top)
+        shown = axes.imshow(picture, cmap=colours, norm=norm, origin="lower", interpolation="nearest")
+        draw.ticks(axes, {level: str(level) for level in range(size)})
         axes.set_yticks(range(size), axes.get_xticklabels())
         axes.set_xlabel("level")
         axes.set_ylabel("level")
-        bar = figure.colorbar(shown, ax=axes, shrink=0.72, label=label)
-        _plain_ticks(bar, floor, top, everything_below=highest <= floor)
+        _plain_ticks(figure.colorbar(shown, ax=axes, shrink=0.72, label=label), floor, top, highest <= floor)
     return figure
 
 
-def _plain_ticks(bar, floor: float, top: float, everything_below: bool) -> None:
+def _plain_ticks(bar: Any, floor: float, top: float, everything_below: bool) -> None:
     if everything_below:
         bar.set_ticks([math.sqrt(floor * top)], labels=[f"all ≤ {floor:.2g}"])
         bar.ax.tick_params(length=0)
-        bar.ax.minorticks_off()
-        return
-    places = [digit * 10.0**power for power in range(-3, 3) for digit in (1, 2, 5)]
-    places = [place for place in places if 1.15 * floor < place < top / 1.15]
-    texts = [f"≤ {floor:.2g}", *(f"{place:g}" for place in places), f"{top:.2g}"]
-    bar.set_ticks([floor, *places, top], labels=texts)
+    else:
+        places = draw.round_numbers(1.15 * floor, top / 1.15)
+        bar.set_ticks([floor, *places, top], labels=[f"≤ {floor:.2g}", *map("{:g}".format, places), f"{top:.2g}"])
     bar.ax.minorticks_off()
 
 
-def _instability_figure(data: Data) -> "Figure":
-    from matplotlib.figure import Figure
-
-    found = _instability(data)
-    curves: dict[tuple[str, int], dict[int, list[float]]] = defaultdict(dict)
-    for (variant, level, step), values in sorted(found.items()):
-        finite = [100 * value for value in values.values() if math.isfinite(value)]
-        if finite:
-            curves[variant, level][step] = finite
+def _instability_figure(data: Data) -> "draw.Figure":
+    found = {
+        place: {step: of for step, of in curve.items() if any(map(math.isfinite, of.values()))}
+        for place, curve in _instability(data).items()
+    }
+    curves = {place: curve for place, curve in found.items() if curve}
     steps = sorted({step for curve in curves.values() for step in curve})
-    figure = Figure(figsize=(6.2, 3.4), layout="constrained")
-    axes: Axes = figure.subplots()
-    labels = []
-    levels = sorted({level for _, level in curves})
+    at = sorted({level for _, level in curves})
+    figure, (axes,) = draw.canvas(3.4)
+    ends, highest = [], 0.0
     for place, ((variant, level), curve) in enumerate(curves.items()):
-        colour, marker, line = _LOOKS[variant]
-        shift = 0.05 * (place - (len(curves) - 1) / 2)
-        x = [steps.index(step) + shift for step in curve]
-        y = [sum(values) / len(values) for values in curve.values()]
-        for at, values in zip(x, curve.values(), strict=True):
-            axes.plot([at] * len(values), values, "_", color=colour, alpha=0.7, markersize=5)
-        axes.plot(x, y, color=colour, marker=marker, linestyle=line, alpha=1 - 0.5 * levels.index(level) / len(levels))
-        labels.append((_name(data, variant, level, short=True), colour, y[-1]))
-    barrier_axis(axes, max(value for curve in curves.values() for values in curve.values() for value in values))
-    axes.set_ylabel(axes.get_ylabel().replace("error barrier", "instability"))
-    axes.set_xlim(-0.3, len(steps) - 0.7)
-    ticks(axes, {place: f"{step:,}" for place, step in enumerate(steps)})
-    axes.set_xlabel("step from which the copies part")
-    label_ends(axes, labels)
+        look, density = _LOOKS[variant], _density(data, level)
+        if variant != "dense" and density is not None:
+            look = look._replace(label=f"{look.label}, {percent(density)}")
+        shift = draw.side_by_side(place, len(curves), 0.05)
+        groups = {steps.index(step) + shift: of.values() for step, of in curve.items()}
+        end, largest = draw.dashes(axes, groups, look, alpha=1 - 0.5 * at.index(level) / len(at))
+        ends, highest = ends + end, max(highest, largest)
+    draw.barrier_axis(axes, highest, "instability")
+    draw.place_axis(axes, [f"{step:,}" for step in steps], "step from which the copies part")
+    draw.label_ends(axes, ends)
     return figure
 
 
+def _all_pairs(data: Data, metric: str) -> dict[tuple[int, int], Values]:
+    """By the two levels, over replicates."""
+    return data.by("level", "to_level", experiment="connectivity", condition=PAIRS, metric=metric)
+
+
 def _pairs(data: Data, metric: str) -> dict[tuple[int, int], float]:
-    """Means over replicates, by the two levels; NaN where every replicate diverged."""
-    found = data.by("level", "to_level", experiment="connectivity", condition=PAIRS, metric=metric)
-    return {pair: Statistic.of(values.values()).mean for pair, values in found.items()}
+    """Means over replicates, by the two levels; without those of which every replicate diverged."""
+    means = {pair: Statistic.of(values.values()).mean for pair, values in _all_pairs(data, metric).items()}
+    return {pair: mean for pair, mean in means.items() if math.isfinite(mean)}
 
 
-def _finite(values: dict[tuple[int, int], float]) -> dict[tuple[int, int], float]:
-    return {pair: value for pair, value in values.items() if math.isfinite(value)}
-
-
-def _instability(data: Data) -> dict[tuple[str, int, int], dict[int, float]]:
-    """By variant, level and rewind step, over replicates."""
+@once
+def _instability(data: Data) -> Mapping[tuple[str, int], Mapping[int, Values]]:
+    """By variant and level, the instability of the copies that part at each rewind step, over replicates."""
+    found: dict[tuple[str, int], dict[int, Values]] = defaultdict(dict)
     columns = {"experiment": "connectivity", "condition": COPIES, "metric": "instability"}
-    return data.by("variant", "level", "rewind_step", **columns)
+    for (variant, level, step), values in sorted(data.by("variant", "level", "rewind_step", **columns).items()):
+        found[variant, level][step] = values
+    return found
 
 
 def _mean_barrier(data: Data, step: int, of: Callable[[int], bool]) -> Values:
     """The mean barrier between successive levels, by replicate; NaN where one is."""
-    found = data.by("level", experiment="connectivity", variant="imp", condition="", metric="barrier", rewind_step=step)
     gathered: dict[int, list[float]] = defaultdict(list)
-    for (level,), values in found.items():
-        if of(level):
-            for replicate, value in values.items():
-                gathered[replicate].append(value)
+    columns = {"experiment": "connectivity", "variant": "imp", "metric": "barrier"}
+    for row in data.select(**columns, condition={}, rewind_step=step):
+        if of(row.level):
+            gathered[row.replicate].append(row.value)
     return {replicate: sum(values) / len(values) for replicate, values in gathered.items()}
 
 
-def _last(data: Data) -> int:
-    return max(row.rewind_step or 0 for row in data.select(experiment="connectivity", condition=PAIRS))
-
-
 def _density(data: Data, level: int) -> float | None:
+    """Weights remaining at a level of copies; None at level 0."""
     rows = data.select(experiment="connectivity", condition=COPIES, level=level)
     return rows[0].density if level and rows else None
 
 
-def _name(data: Data, variant: str, level: int, *, short: bool = False) -> str:
-    density = _density(data, level)
-    if variant == "dense" or density is None:
-        return _NAMES[variant] if short else "the dense network"
-    if short:
-        return f"{_NAMES[variant]}, {percent(density)}"
-    what = "IMP's subnetwork" if variant == "imp" else "a random mask"
-    return f"{what} at {percent(density)} of the weights"
+def _points(values: Values, decimals: int = 1) -> str:
+    return spread(values.values(), decimals, 100)

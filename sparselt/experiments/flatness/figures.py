@@ -1,71 +1,65 @@
 """Figures of flatness and of perturbations."""
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sparselt.experiments.flatness.values import (
     FRACTIONS,
-    PERTURBED,
     barriers_of,
     by_network,
     correlations,
     number_text,
-    pairs_of,
+    triples_of,
 )
-from sparselt.report.drawing import COLOURS, GREY, barrier_axis, label_ends, ticks
-from sparselt.report.section import Data, Drawing
-from sparselt.report.summary import Statistic
-from sparselt.report.verdicts import Values
+from sparselt.report import drawing as draw
+from sparselt.report.data import Data, Drawing
+from sparselt.report.statistic import Statistic, Values
 from sparselt.report.wording import percent
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-
-_MARKERS = ("o", "s", "D", "v")
+_Curve = tuple[draw.Look, Mapping[float, Values]]
+"""The barriers of the replicates by place on the axis, and how they are drawn."""
 
 
 def drawings(data: Data) -> dict[str, Drawing]:
     """Curvature and the largest prunable fraction by level and against each other; barriers after perturbation."""
     found: dict[str, Drawing] = {}
-    if pairs_of(data, "largest_prunable_fraction"):
+    if triples_of(data, "largest_prunable_fraction"):
         found["flatness_by_level"] = _by_level(data)
         found["flatness_against_fraction"] = _against(data)
-    if data.select(experiment="flatness", variant=PERTURBED, metric="barrier"):
+    if barriers_of(data, "perturbed") or barriers_of(data, "perturbed_dense"):
         found["perturbation"] = _perturbation(data)
     return found
 
 
 def _by_level(data: Data) -> Drawing:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.2, 5.6), layout="constrained")
-    panels = figure.subplots(3, 1, sharex=True)
-    metrics = ("eigenvalue_1", "trace", "largest_prunable_fraction")
-    names = ("largest eigenvalue", "trace", "largest fraction\none level can prune, %")
-    rows = data.select(experiment="flatness", variant="imp", metric=metrics)
+    names = {
+        "eigenvalue_1": "largest eigenvalue",
+        "trace": "trace",
+        "largest_prunable_fraction": "largest fraction\none level can prune, %",
+    }
+    rows = data.select(experiment="flatness", variant="imp", metric=tuple(names))
     steps = sorted({row.rewind_step for row in rows})
-    densities = {row.level: row.density for row in sorted(rows, key=lambda row: -row.replicate)}
-    for axes, metric, name in zip(panels, metrics, names, strict=True):
+    densities = {row.level: row.density for row in sorted(rows, key=lambda row: (row.level, -row.replicate))}
+    figure, panels = draw.canvas(5.6, 3, sharex=True)
+    for axes, (metric, name) in zip(panels, names.items(), strict=True):
+        scale = 100 if "fraction" in metric else 1
         for place, step in enumerate(steps):
             groups = data.by("level", experiment="flatness", variant="imp", metric=metric, rewind_step=step)
-            found = [(level, Statistic.of(values.values())) for (level,), values in sorted(groups.items())]
-            scale = 100 if "fraction" in metric else 1
-            axes.errorbar(
-                [level + 0.06 * (place - (len(steps) - 1) / 2) for level, _ in found],
-                [scale * statistic.mean for _, statistic in found],
-                [scale * (statistic.std or 0) for _, statistic in found],
-                color=COLOURS[place % len(COLOURS)],
-                marker=_MARKERS[place % len(_MARKERS)],
-                elinewidth=0.8,
-                label=f"rewind {step:,}",
-            )
-        _log_if_wide(axes, [row.value for row in rows if row.metric == metric], "fraction" in metric)
+            shift = draw.side_by_side(place, len(steps), 0.06)
+            points = {level + shift: Statistic.of(values.values()) for level, values in sorted(groups.items())}
+            if points:
+                of = draw.look(place, f"rewind {step:,}")
+                draw.bars(axes, points.items(), of, scale, label=of.label)
+        finite = [row.value for row in rows if row.metric == metric and math.isfinite(row.value)]
+        if "fraction" in metric:
+            axes.set_ylim(-3, 100)
+        elif finite and 0 < 10 * min(finite) < max(finite):
+            axes.set_yscale("log")
+            _round_ticks(axes.yaxis, finite)
         axes.set_ylabel(name)
     panels[0].legend(frameon=False, fontsize=9)
-    levels = sorted(densities)
-    panels[-1].set_xticks(levels, [f"{level}\n{percent(densities[level]).rstrip('%')}" for level in levels])
+    panels[-1].set_xticks([*densities], [f"{k}\n{percent(density).rstrip('%')}" for k, density in densities.items()])
     panels[-1].set_xlabel("level, with weights remaining in %")
     caption = (
         "Above: the largest eigenvalue and the trace of the Hessian of the training loss in the live weights, batch "
@@ -76,45 +70,26 @@ def _by_level(data: Data) -> Drawing:
     return Drawing(figure, "Flatness at the end of training, by level", caption)
 
 
-def _log_if_wide(axes: "Axes", values: Sequence[float], is_fraction: bool) -> None:
-    finite = [value for value in values if math.isfinite(value)]
-    if is_fraction:
-        axes.set_ylim(-3, 100)
-    elif finite and 0 < 10 * min(finite) < max(finite):
-        axes.set_yscale("log")
-        _round_ticks(axes.yaxis, finite)
-
-
-def _round_ticks(axis: "Axis", values: Sequence[float]) -> None:
+def _round_ticks(axis: Any, values: Sequence[float]) -> None:
     """Ticks of a logarithmic axis at 1, 2 and 5 times powers of ten: matplotlib's own would run into each other."""
-    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    digits = (1, 2, 5) if high - low <= 2 else (1,)
-    places = [digit * 10.0**power for power in range(low - 1, high + 1) for digit in digits]
-    inside = [tick for tick in places if 0.7 * min(values) <= tick <= 1.4 * max(values)]
-    axis.set_ticks(inside, [f"{tick:g}" for tick in inside])
-    axis.set_ticks([], minor=True)
+    low, high = min(values), max(values)
+    few = math.ceil(math.log10(high)) - math.floor(math.log10(low)) <= 2
+    draw.number_ticks(axis, draw.round_numbers(0.7 * low, 1.4 * high, (1, 2, 5) if few else (1,)))
 
 
 def _against(data: Data) -> Drawing:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.2, 3.2), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    figure, panels = draw.canvas(3.2, 1, 2, sharey=True)
     curvature = by_network(data, "eigenvalue_1")
     steps = sorted({key[2] for key in curvature if key[2] is not None})
+    looks = {None: draw.Look("dense", draw.GREY, "x")} | {
+        step: draw.look(k, f"rewind {step:,}") for k, step in enumerate(steps)
+    }
     for axes, (metric, name) in zip(panels, FRACTIONS.items(), strict=True):
         fractions = by_network(data, metric)
-        for place, step in enumerate((None, *steps)):
+        for step, (label, colour, marker, _) in looks.items():
             keys = [key for key in fractions if key[2] == step and math.isfinite(curvature.get(key, math.nan))]
-            axes.plot(
-                [curvature[key] for key in keys],
-                [100 * fractions[key] for key in keys],
-                _MARKERS[(place - 1) % len(_MARKERS)] if place else "x",
-                color=COLOURS[(place - 1) % len(COLOURS)] if place else GREY,
-                markersize=4,
-                alpha=0.8,
-                label="dense" if step is None else f"rewind {step:,}",
-            )
+            x, y = [curvature[key] for key in keys], [100 * fractions[key] for key in keys]
+            axes.plot(x, y, marker, color=colour, markersize=4, alpha=0.8, label=label)
         _, rho, number = correlations(data, metric)
         axes.set_title(f"{name}\nρ = {number_text(rho)}, n = {number}", fontsize=9.5)
         values = [value for value in curvature.values() if math.isfinite(value)]
@@ -134,29 +109,18 @@ def _against(data: Data) -> Drawing:
 
 
 def _perturbation(data: Data) -> Drawing:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.2, 3.2), layout="constrained")
-    axes = figure.subplots()
-    places, axis, curves = _perturbed_curves(data)
-    labels, largest = [], 0.0
-    for number, (name, colour, marker, line, curve) in enumerate(curves):
-        shift = 0.06 * (number - (len(curves) - 1) / 2)
-        means = {places.index(place) + shift: Statistic.of(values.values()).mean for place, values in curve.items()}
-        means = {at: 100 * mean for at, mean in means.items() if math.isfinite(mean)}
-        for place, values in curve.items():
-            dashes = [100 * value for value in values.values() if math.isfinite(value)]
-            axes.plot([places.index(place) + shift] * len(dashes), dashes, "_", color=colour, alpha=0.7)
-            largest = max([largest, *dashes])
-        look = {"marker": marker, "linestyle": line, "markerfacecolor": colour if line == "-" else "none"}
-        axes.plot(list(means), list(means.values()), color=colour, **look)
-        if name and means:
-            labels.append((name, colour, means[max(means)]))
-    barrier_axis(axes, largest)
-    ticks(axes, {number: f"{place:,g}" for number, place in enumerate(places)})
-    axes.set_xlim(-0.4, len(places) - 0.6)
-    axes.set_xlabel(axis)
-    label_ends(axes, labels)
+    figure, (axes,) = draw.canvas(3.2)
+    places, name, curves = _perturbed_curves(data)
+    ends, highest = [], 0.0
+    for number, (of, curve) in enumerate(curves):
+        shift = draw.side_by_side(number, len(curves), 0.06)
+        groups = {places.index(place) + shift: curve[place].values() for place in sorted(curve)}
+        face = of.colour if of.line == "-" else "none"
+        end, largest = draw.dashes(axes, groups, of, size=4.5, markerfacecolor=face)
+        ends, highest = ends + (end if of.label else []), max(highest, largest)
+    draw.barrier_axis(axes, highest)
+    draw.place_axis(axes, [f"{place:,g}" for place in places], name, margin=0.4)
+    draw.label_ends(axes, ends)
     caption = (
         "After appendix D of Unmasking. The rewound network is moved in a random direction and trained; the barrier "
         "between its solution and the unperturbed one. Markers: means; short dashes: replicates; hollow: the dense "
@@ -165,31 +129,26 @@ def _perturbation(data: Data) -> Drawing:
     return Drawing(figure, "Perturbed at the rewind step", caption)
 
 
-def _perturbed_curves(data: Data) -> tuple[Sequence[float], str, list[tuple[str, str, str, str, dict[float, Values]]]]:
-    """Places on the axis and its name; curves with name, colour, marker, line, and barriers of the replicates by place.
-
-    Over the scales, with a curve for each rewind step; over the rewind steps where there is but one scale.
-    """
-    norm = "next pruning's projection"
-    pruned, dense = (barriers_of(data, variant) for variant in PERTURBED)
+def _perturbed_curves(data: Data) -> tuple[list[float], str, list[_Curve]]:
+    """Places on the axis, its name, and the curves: over the scales, with a curve for each rewind step; over the rewind
+    steps where there is but one scale."""
+    pruned, dense = (barriers_of(data, variant) for variant in ("perturbed", "perturbed_dense"))
     steps, scales = (sorted({place[axis] for place in (*pruned, *dense)}) for axis in (0, 1))
+    norm = "next pruning's projection"
     if len(scales) > 1:
         curves = [
-            (
-                "" if of is dense else f"rewind {step:,}",
-                COLOURS[number % len(COLOURS)],
-                _MARKERS[number % len(_MARKERS)],
-                "none" if of is dense else "-",
-                {scale: values for (at, scale), values in sorted(of.items()) if at == step},
-            )
+            (of, {scale: values for (at, scale), values in found.items() if at == step})
             for number, step in enumerate(steps)
-            for of in (pruned, dense)
+            for found, of in ((pruned, draw.look(number, f"rewind {step:,}")), (dense, draw.look(number, "", "none")))
         ]
         return scales, f"norm of the perturbation, in norms of the {norm}", curves
     rows = data.select(experiment="flatness", variant="perturbed", metric="barrier")
     name = f"pruned to {percent(rows[0].density)}" if rows else ""
     curves = [
-        (name, COLOURS[1], _MARKERS[0], "-", {step: values for (step, _), values in sorted(pruned.items())}),
-        ("dense", GREY, _MARKERS[1], "--", {step: values for (step, _), values in sorted(dense.items())}),
+        (
+            draw.Look(name, draw.COLOURS[1], draw.MARKERS[0], "-"),
+            {step: values for (step, _), values in pruned.items()},
+        ),
+        (draw.Look("dense", draw.GREY, draw.MARKERS[1], "--"), {step: values for (step, _), values in dense.items()}),
     ]
-    return steps, f"rewind step (perturbed by {scales[0]:g} × the {norm})", curves
+    return [*steps], f"rewind step (perturbed by {scales[0]:g} × the {norm})", curves

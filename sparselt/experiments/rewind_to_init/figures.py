@@ -2,95 +2,76 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from sparselt.experiments.rewind_to_init.values import EXPERIMENT, Condition, Rounds
-from sparselt.report.drawing import COLOURS, GREY, INK, barrier_axis, error_axis, label_ends, ticks
-from sparselt.report.section import Data, Drawing
-from sparselt.report.summary import Statistic
-from sparselt.report.verdicts import Values
-from sparselt.report.wording import listing, percent
+from sparselt.experiments.rewind_to_init.values import Condition, Conditions, measured, weights
+from sparselt.report import drawing as draw
+from sparselt.report.data import Data, Drawing
+from sparselt.report.statistic import Statistic, Values
+from sparselt.report.wording import listing
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-_MARKERS = ("o", "s", "D", "v", "P", "*")
 _TICKS = 15  # whose labels an axis has room for
-_Line = tuple[str, str, str, str, dict[float, Values]]
-"""Label, colour, marker, line style, and by density the values of the replicates."""
+_Line = tuple[draw.Look, dict[float, Statistic]]
+"""The replicates by density, and how they are drawn."""
 
 
 def drawings(data: Data) -> dict[str, Drawing]:
     """Barriers, errors, angles, histograms, and the repelling loss; each where it was measured."""
-    rounds = Rounds(data)
+    run = measured(data)
     found = {
-        "init_barriers": _barriers(rounds),
-        "init_errors": _errors(rounds),
-        "init_angles": _angles(rounds),
-        "init_histograms": _histograms(data, rounds),
-        "init_repulsion": _repulsion(rounds),
+        "init_barriers": _barriers(run),
+        "init_errors": _errors(run),
+        "init_angles": _angles(run),
+        "init_histograms": _histograms(run),
+        "init_repulsion": _repulsion(run),
     }
     return {name: drawing for name, drawing in found.items() if drawing is not None}
 
 
-def _barriers(rounds: Rounds) -> Drawing | None:
+def _barriers(run: Conditions) -> Drawing | None:
     lines = [
-        (
-            label,
-            colour,
-            marker,
-            style,
-            {_between(rounds, c, k): rounds.at("barrier", c, k, k + 1) for k in rounds.levels(c)[:-1]},
-        )
-        for label, colour, marker, style, c in _looks(rounds)
+        # A line to the next round stands halfway on the logarithmic axis.
+        _line(of, {math.sqrt(c.density(k) * c.density(k + 1)): c.at("barrier", k, k + 1) for k in c.levels[:-1]})
+        for of, c in _looks(run)
     ]
-    drawn = _finite(lines, scale=100)
-    if not drawn:
+    lines = [line for line in lines if line[1]]
+    if not lines:
         return None
-    figure, axes = _canvas(3.6)
-    ends = _draw(axes, drawn)
-    barrier_axis(axes, max(mean + std for *_, means in drawn for mean, std in means.values()))
-    _density_axis(axes, rounds, rounds.plain + rounds.warm)
-    label_ends(axes, ends)
+    figure, (axes,) = draw.canvas(3.6)
+    ends = _draw(axes, lines)
+    draw.barrier_axis(axes, max(100 * (s.mean + (s.std or 0)) for _, points in lines for s in points.values()))
+    _density_axis(axes, run.plain + run.warm)
+    draw.label_ends(axes, ends)
     return Drawing(
         figure,
         "Barriers between successive rounds, rewound to initialization",
         "After Maene et al.: the error barrier on the straight line from each round's solution to the next, drawn "
-        f"halfway between the two, by batch size at equal epochs and by warm-up. {_trained(rounds)}Mean and standard "
+        f"halfway between the two, by batch size at equal epochs and by warm-up. {_trained(run)}Mean and standard "
         "deviation over replicates. Dashed grey: the 2 points of Linear Mode Connectivity. Lines are evaluated at the "
         "setting's path_points; the paper takes 20 points.",
     )
 
 
-def _errors(rounds: Rounds) -> Drawing | None:
-    lines = [
-        (label, colour, marker, style, _errors_of(rounds, "imp", c, rounds.levels(c)))
-        for label, colour, marker, style, c in _looks(rounds)
-    ]
+def _errors(run: Conditions) -> Drawing | None:
     return _error_drawing(
-        [("", lines)],
-        rounds,
-        rounds.plain + rounds.warm,
+        {"": [_errors_of(of, condition) for of, condition in _looks(run)]},
+        run.plain + run.warm,
         "Test error of rewinding to initialization",
-        f"With all weights, the dense network of each condition. {_trained(rounds)}Mean and standard deviation over "
+        f"With all weights, the dense network of each condition. {_trained(run)}Mean and standard deviation over "
         "replicates.",
     )
 
 
-def _repulsion(rounds: Rounds) -> Drawing | None:
-    panels = []
-    for condition in rounds.repelled:
-        base, levels = condition.base, rounds.levels(condition)
+def _repulsion(run: Conditions) -> Drawing | None:
+    panels = {}
+    for condition, base in run.repelled:
         what = "repelled" if condition.repulsion > 0 else "attracted"
-        lines: list[_Line] = [
-            ("IMP", COLOURS[1], "o", "-", _errors_of(rounds, "imp", base, levels)),
-            (f"IMP, {what}", COLOURS[0], "s", "-", _errors_of(rounds, "imp", condition, levels)),
-            ("reinit", GREY, "+", "none", _errors_of(rounds, "reinit", base, levels[1:])),
-            (f"reinit, {what}", INK, "x", "none", _errors_of(rounds, "reinit", condition, levels[1:])),
+        panels[f"λ = {condition.repulsion:g}, {base.name}"] = [
+            _errors_of(draw.Look("IMP", draw.COLOURS[1], "o"), base, "imp", condition.levels),
+            _errors_of(draw.Look(f"IMP, {what}", draw.COLOURS[0], "s"), condition),
+            _errors_of(draw.Look("reinit", draw.GREY, "+", "none"), base, "reinit", condition.levels[1:]),
+            _errors_of(draw.Look(f"reinit, {what}", draw.INK, "x", "none"), condition, "reinit", condition.levels[1:]),
         ]
-        panels.append((f"λ = {condition.repulsion:g}, {base.name}", lines))
-    fresh = [title for title, lines in panels if _finite(lines[2:], scale=100)]
+    fresh = [title for title, lines in panels.items() if any(points for _, points in lines[2:])]
     controls = (
         "In grey and black, the mask on a fresh initialization"
         if fresh
@@ -99,8 +80,7 @@ def _repulsion(rounds: Rounds) -> Drawing | None:
     where = f", in the panel {listing(fresh)} only" if 0 < len(fresh) < len(panels) else ""
     return _error_drawing(
         panels,
-        rounds,
-        rounds.repelled,
+        [condition for condition, _ in run.repelled],
         "The loss that repels from earlier solutions, or attracts to them",
         "After Maene et al.: every round trains with (λ/R)·Σ cos² to all R earlier solutions in its loss. λ above 0 "
         "repels, at the largest batch size; below 0 it attracts, at the smallest. "
@@ -109,50 +89,44 @@ def _repulsion(rounds: Rounds) -> Drawing | None:
 
 
 def _error_drawing(
-    panels: list[tuple[str, list[_Line]]], rounds: Rounds, conditions: list[Condition], heading: str, caption: str
+    panels: dict[str, list[_Line]], conditions: Sequence[Condition], heading: str, caption: str
 ) -> Drawing | None:
-    drawn = [(title, _finite(lines, scale=100)) for title, lines in panels]
-    drawn = [(title, lines) for title, lines in drawn if lines]
+    drawn = {title: [line for line in lines if line[1]] for title, lines in panels.items()}
+    drawn = {title: lines for title, lines in drawn.items() if lines}
     if not drawn:
         return None
-    figure, _ = _canvas(3.3 * len(drawn), rows=len(drawn))
-    for axes, (title, lines) in zip(figure.axes, drawn, strict=True):
+    figure, all_axes = draw.canvas(3.3 * len(drawn), len(drawn))
+    for axes, (title, lines) in zip(all_axes, drawn.items(), strict=True):
         ends = _draw(axes, lines)
-        bars = [bar for *_, means in lines for bar in means.values()]
-        error_axis(axes, [mean for mean, _ in bars], [mean + std for mean, std in bars])
+        draw.error_axis(axes, [statistic for _, points in lines for statistic in points.values()])
         if title:
             axes.set_title(title, fontsize=10, loc="left")
-        _density_axis(axes, rounds, conditions)
-        label_ends(axes, ends)
+        _density_axis(axes, conditions)
+        draw.label_ends(axes, ends)
     return Drawing(figure, heading, caption)
 
 
-def _angles(rounds: Rounds) -> Drawing | None:
-    from matplotlib.figure import Figure
-
-    conditions = [c for c in rounds.extremes if math.isfinite(max(map(max, rounds.matrix(c)), default=math.nan))]
-    conditions = [c for c in conditions if len(rounds.levels(c)) > 1]
+def _angles(run: Conditions) -> Drawing | None:
+    conditions = [c for c in run.extremes if len(c.levels) > 1 and math.isfinite(max(map(max, c.matrix())))]
     if not conditions:
         return None
-    figure = Figure(figsize=(6.2, 3.5 if len(conditions) > 1 else 4.6), layout="constrained")
-    panels = figure.subplots(1, len(conditions), squeeze=False)[0]
+    figure, panels = draw.canvas(3.5 if len(conditions) > 1 else 4.6, 1, len(conditions))
     for axes, condition in zip(panels, conditions, strict=True):
-        matrix = rounds.matrix(condition)
+        matrix = condition.matrix()
         image = axes.imshow(matrix, cmap="viridis", vmin=0, vmax=1)
-        names = [*map(str, rounds.levels(condition)), "init"]
+        names = [*map(str, condition.levels), "init"]
         axes.set_xticks(range(len(names)), names)
         axes.set_yticks(range(len(names)), names)
         axes.spines[["top", "right", "bottom", "left"]].set_visible(False)
         axes.tick_params(length=0)
         axes.set_title(condition.name, fontsize=10)
-        if len(names) <= 9:
-            for i, row in enumerate(matrix):
-                for j, value in enumerate(row):
-                    if i != j and math.isfinite(value):
-                        colour = "white" if value < 0.6 else "black"
-                        axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=colour)
+        for i, row in enumerate(matrix if len(names) <= 9 else ()):
+            for j, value in enumerate(row):
+                if i != j and math.isfinite(value):
+                    how = {"ha": "center", "va": "center", "fontsize": 6.5}
+                    axes.text(j, i, f"{value:.2f}", color="white" if value < 0.6 else "black", **how)
     panels[0].set_ylabel("level")
-    figure.colorbar(image, ax=list(panels), shrink=0.8, label="angular distance, 1: orthogonal")
+    figure.colorbar(image, ax=panels, shrink=0.8, label="angular distance, 1: orthogonal")
     return Drawing(
         figure,
         "Angular distance between all rounds and the initialization",
@@ -161,37 +135,31 @@ def _angles(rounds: Rounds) -> Drawing | None:
     )
 
 
-def _histograms(data: Data, rounds: Rounds) -> Drawing | None:
-    from matplotlib.figure import Figure
-
-    rows = data.select(experiment=EXPERIMENT, metric="weight_share", condition=tuple(c.text for c in rounds.extremes))
-    conditions = [c for c in rounds.extremes if any(row.condition == c.text for row in rows)]
+def _histograms(run: Conditions) -> Drawing | None:
+    conditions = [c for c in run.extremes if c.shares]
     if not conditions:
         return None
-    replicate = min(row.replicate for row in rows)
-    levels = sorted({row.level for row in rows})
-    figure = Figure(figsize=(6.2, 1.2 + 1.5 * len(conditions)), layout="constrained")
-    panels = figure.subplots(len(conditions), len(levels), squeeze=False)
-    for line, condition in zip(panels, conditions, strict=True):
-        for axes, level in zip(line, levels, strict=True):
-            shares = {r.position: r.value for r in rows if (r.condition, r.level, r.replicate) ==
-                      (condition.text, level, replicate)}  # fmt: skip
-            axes.set_yticks([])
-            axes.spines["left"].set_visible(False)
-            threshold = rounds.at("threshold", condition, level).get(replicate, math.nan)
-            if shares:
-                places = sorted(shares)
-                axes.stairs([shares[place] for place in places], _edges(places), fill=True, color=COLOURS[1])
-            if axes is line[0]:
-                axes.set_ylabel("live weights")
-            if math.isfinite(threshold):
-                for side in (-threshold, threshold):
-                    axes.axvline(side, color=COLOURS[0], linewidth=0.9)
-            shape = Statistic.of(rounds.at("bimodality", condition, level).values()).mean
-            density = percent(rounds.density(condition, level))
-            axes.set_title(f"{condition.name}, {density}\nbimodality {shape:.2f}", fontsize=8.5)
-    for axes in panels[-1]:
-        axes.set_xlabel("weight")
+    replicate = min(k for c in conditions for k, _ in c.shares)
+    levels = sorted({level for c in conditions for _, level in c.shares})
+    figure, panels = draw.canvas(1.2 + 1.5 * len(conditions), len(conditions), len(levels))
+    for place, axes in enumerate(panels):
+        condition, level = conditions[place // len(levels)], levels[place % len(levels)]
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        if shares := condition.shares.get((replicate, level)):
+            places = sorted(shares)
+            half = (places[1] - places[0]) / 2 if len(places) > 1 else 0.5
+            edges = [places[0] - half, *(place + half for place in places)]
+            axes.stairs([shares[place] for place in places], edges, fill=True, color=draw.COLOURS[1])
+        if level == levels[0]:
+            axes.set_ylabel("live weights")
+        threshold = condition.at("threshold", level).get(replicate, math.nan)
+        for side in (-threshold, threshold) if math.isfinite(threshold) else ():
+            axes.axvline(side, color=draw.COLOURS[0], linewidth=0.9)
+        shape = Statistic.of(condition.at("bimodality", level).values()).mean
+        axes.set_title(f"{condition.name}, {weights(condition, level)}\nbimodality {shape:.2f}", fontsize=8.5)
+        if condition is conditions[-1]:
+            axes.set_xlabel("weight")
     return Drawing(
         figure,
         "Live weights and the next pruning threshold",
@@ -203,91 +171,50 @@ def _histograms(data: Data, rounds: Rounds) -> Drawing | None:
     )
 
 
-def _edges(places: list[float]) -> list[float]:
-    half = (places[1] - places[0]) / 2 if len(places) > 1 else 0.5
-    return [places[0] - half, *(place + half for place in places)]
-
-
-def _trained(rounds: Rounds) -> str:
+def _trained(run: Conditions) -> str:
     """What the labels leave out: `Batch sizes, solid: lr 0.1. Warm-ups, dotted: batch 64, lr 0.3. `"""
-    solid, dotted = (sorted({c.learning_rate for c in conditions}) for conditions in (rounds.plain, rounds.warm))
-    sizes = sorted({c.batch_size for c in rounds.warm})
+    solid, dotted = (sorted({c.learning_rate for c in conditions}) for conditions in (run.plain, run.warm))
+    sizes = sorted({c.batch_size for c in run.warm})
     return (f"Batch sizes, solid: lr {listing(solid)}. " if solid else "") + (
         f"Warm-ups, dotted: batch {listing(sizes)}, lr {listing(dotted)}. " if dotted else ""
     )
 
 
-def _looks(rounds: Rounds) -> list[tuple[str, str, str, str, Condition]]:
-    """Each condition with its label, colour, marker and line: batch sizes solid, warm-ups dotted."""
-    plain = [
-        (c.name, COLOURS[k % len(COLOURS)], _MARKERS[k % len(_MARKERS)], "-", c) for k, c in enumerate(rounds.plain)
-    ]
-    first = len(plain)
-    return plain + [
-        (c.name, COLOURS[k % len(COLOURS)], _MARKERS[k % len(_MARKERS)], ":", c)
-        for k, c in enumerate(rounds.warm, first)
-    ]
+def _looks(run: Conditions) -> list[tuple[draw.Look, Condition]]:
+    """How each condition is drawn: batch sizes solid, warm-ups dotted."""
+    styles = ["-"] * len(run.plain) + [":"] * len(run.warm)
+    conditions = run.plain + run.warm
+    return [(draw.look(k, c.name, style), c) for k, (c, style) in enumerate(zip(conditions, styles, strict=True))]
 
 
-def _finite(lines: list[_Line], scale: float) -> list[tuple]:
-    """The lines with mean and standard deviation in place of values, without what is not finite."""
-    drawn = []
-    for *look, values in lines:
-        means = {}
-        for density, group in values.items():
-            statistic = Statistic.of(group.values())
-            if statistic.n:
-                means[density] = (scale * statistic.mean, scale * (statistic.std or 0))
-        if means:
-            drawn.append((*look, means))
-    return drawn
+def _line(of: draw.Look, values: dict[float, Values]) -> _Line:
+    """A line without what is not finite."""
+    points = {density: Statistic.of(group.values()) for density, group in sorted(values.items(), reverse=True)}
+    return of, {density: statistic for density, statistic in points.items() if statistic.n}
 
 
-def _errors_of(rounds: Rounds, variant: str, condition: Condition, levels: Sequence[int]) -> dict[float, Values]:
-    return {rounds.density(condition, level): rounds.errors(variant, condition, level) for level in levels}
+def _errors_of(of: draw.Look, condition: Condition, variant: str = "imp", levels: Sequence[int] | None = None) -> _Line:
+    levels = condition.levels if levels is None else levels
+    return _line(of, {condition.density(level): condition.errors(variant, level) for level in levels})
 
 
-def _between(rounds: Rounds, condition: Condition, level: int) -> float:
-    """Where a line to the next round stands: halfway on the logarithmic axis."""
-    return math.sqrt(rounds.density(condition, level) * rounds.density(condition, level + 1))
-
-
-def _draw(axes: "Axes", lines: list[tuple]) -> list[tuple[str, str, float]]:
-    """Draws means with bars, side by side by a hair; the labels for the lines' ends."""
+def _draw(axes: "draw.Axes", lines: list[_Line]) -> list[draw.End]:
+    """Draws means with bars, side by side by a hair; the lines' ends."""
     ends = []
-    for place, (label, colour, marker, style, means) in enumerate(lines):
-        hair = 0.985 ** (place - (len(lines) - 1) / 2)
-        densities = sorted(means, reverse=True)
-        axes.errorbar(
-            [density * hair for density in densities],
-            [means[density][0] for density in densities],
-            [means[density][1] for density in densities],
-            color=colour,
-            marker=marker,
-            linestyle=style,
-            elinewidth=0.7,
-        )
-        ends.append((label, colour, means[densities[-1]][0]))
+    for place, (of, points) in enumerate(lines):
+        hair = 0.985 ** draw.side_by_side(place, len(lines), 1)
+        moved = [(density * hair, statistic) for density, statistic in points.items()]
+        ends.append(draw.bars(axes, moved, of, elinewidth=0.7))
     return ends
 
 
-def _density_axis(axes: "Axes", rounds: Rounds, conditions: list[Condition]) -> None:
+def _density_axis(axes: "draw.Axes", conditions: Sequence[Condition]) -> None:
     """Weights remaining, since conditions may prune by other shares; ticks where each condition ends, and where the one
     of most rounds stands, as far as their labels have room."""
-    widest = max(conditions, key=rounds.last)
-    ends = sorted(rounds.density(c, rounds.last(c)) for c in conditions)
+    widest = max(conditions, key=lambda condition: condition.last)
+    ends = sorted(condition.density() for condition in conditions)
     chosen: list[float] = []
-    for density in (1.0, *ends, *(rounds.density(widest, level) for level in rounds.levels(widest))):
+    for density in (1.0, *ends, *(widest.density(level) for level in widest.levels)):
         if all(abs(math.log(density / other)) >= -math.log(ends[0]) / _TICKS for other in chosen):
             chosen.append(density)
-    axes.set_xscale("log")
-    axes.set_xlim(1.05, ends[0] / 1.05)
-    ticks(axes, {density: percent(density).rstrip("%") for density in sorted(chosen, reverse=True)})
-    axes.set_xlabel("weights remaining, % (log scale)")
-
-
-def _canvas(height: float, rows: int = 1) -> "tuple[Figure, Axes]":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.2, height), layout="constrained")
-    return figure, figure.subplots(rows, 1, squeeze=False)[0][0]
+    draw.density_axis(axes, chosen, 1.05, ends[0] / 1.05)

@@ -1,57 +1,109 @@
-"""What became of Movva et al. 2021: how alike siblings' masks are, and whether combining them is worth it."""
+"""What became of Movva et al. 2021: how alike siblings' masks are, and whether combining them is worth it.
 
+The four findings of the abstract; those on errors once for each way the siblings were pruned, one-shot or in several
+prunings, and the fourth once for all numbers of siblings and once for the largest. Over replicates, each averaged over
+the densities (and numbers of siblings) first; see `sparselt.report.verdicts`.
+
+- near chance: the share of the way from layerwise chance to identity, against `NOT_MUCH_MORE`;
+- pretraining: the Jaccard above layerwise chance, after the longest against after the shortest;
+- equal errors: the difference, against ε, the standard deviation of the dense error, which is the papers' measure of
+  what matches. Union and intersection perform similarly if they differ by less than ε either way; both match one
+  sibling's mask if each errs more by less than ε (an error that is lower loses nothing, as everywhere else): agrees if
+  both do, contradicted if one is.
+"""
+
+import dataclasses
+import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from sparselt.experiments.siblings.claims import claims
 from sparselt.experiments.siblings.figures import drawings
 from sparselt.experiments.siblings.values import (
     CHANCES,
     Place,
-    Values,
+    Places,
+    after,
     against,
-    densities,
+    counts_of,
+    dense,
     overlaps,
     pretrained,
     pruned,
+    retrained,
     signed,
     table,
 )
-from sparselt.report.section import Data, Section, condition_value
-from sparselt.report.summary import Statistic
-from sparselt.report.verdicts import REPLICATES, spread
+from sparselt.report.data import Claim, Data, Section, Verdict, listed
+from sparselt.report.results import conditions
+from sparselt.report.statistic import Statistic, Values, minus
+from sparselt.report.verdicts import (
+    REPLICATES,
+    Judged,
+    epsilon_text,
+    equal,
+    lower,
+    lower_than,
+    not_higher,
+    significant,
+    spread,
+)
 from sparselt.report.wording import count, listing, mean_and_std, percent
 
+PAPER = "Movva et al. 2021"
 
-def findings(data: Data) -> list[str]:
+NOT_MUCH_MORE = 0.1
+"""Masks are *not much more similar than chance* when they are less than this share of the way from chance to identical
+masks: (Jaccard − chance) / (1 − chance). A tenth is our choice; the paper gives no number in its abstract."""
+
+_NAMES = {
+    "union": "union",
+    "intersection": "intersection",
+    "single": "the mask of one sibling",
+    "random": "a random mask like the union",
+}
+
+
+@listed
+def findings(data: Data) -> Iterator[str]:
     """Overlap at the ends of the pretraining, how far many masks agree, error at equal density, what is not shown."""
-    texts = [_overlap_text(data, density) for density in densities(data)]
-    errors, needed = table(data, "test_error"), table(data, "sibling_density")
-    for pretraining in sorted({place.pretraining for place in errors}):
-        for levels in sorted({place.levels for place in errors if place.pretraining == pretraining}):
-            texts += _error_texts(errors, needed, pretraining, levels)
+    for density in sorted({density for density, _ in overlaps(data, "jaccard")}, reverse=True):
+        yield _overlap_text(data, density)
+    for (pretraining, levels), errors in retrained(data).items():
+        yield from _error_texts(data, errors, pretraining, levels)
+    errors = table(data, "test_error")
     steps = {step for _, step in overlaps(data, "jaccard")}
     if unseen := sorted(steps - {place.pretraining for place in errors}):
-        texts.append(f"Masks after {listing(unseen)} steps of shared pretraining were compared, not retrained.")
-    if empty := _empty_layers(data):
-        texts.append(f"Combined masks left no weight in {listing(empty)}.")
+        yield f"Masks after {listing(unseen)} steps of shared pretraining were compared, not retrained."
+    empty = data.select(experiment="siblings", metric="layer_density", value=0.0)
+    if layers := sorted(Counter(conditions(row.condition).get("layer") for row in empty).items()):
+        texts = [f"{layer} ({count(times, 'mask')})" for layer, times in layers]
+        yield f"Combined masks left no weight in {listing(texts)}."
     if lost := sum(Statistic.of(values.values()).diverged for values in errors.values()):
-        texts.append(f"{count(lost, 'retraining')} diverged and {'is' if lost == 1 else 'are'} left out.")
+        yield f"{count(lost, 'retraining')} diverged and {'is' if lost == 1 else 'are'} left out."
     if max((len(values) for values in errors.values()), default=REPLICATES) < REPLICATES:
-        texts.append("Fewer than three replicates: no finding is judged.")
-    return [text for text in texts if text]
+        yield "Fewer than three replicates: no finding is judged."
+
+
+@listed
+def claims(data: Data) -> Iterator[Claim]:
+    """Near chance without pretraining; more with it; equal errors of union, intersection and one sibling's mask."""
+    yield from _near_chance(data)
+    yield from _pretraining(data)
+    for (pretraining, levels), errors in retrained(data).items():
+        how = pruned(levels) if levels == 1 else f"{pruned(levels)}, ours"
+        yield from _equal_errors(errors, dense(data).epsilon or 0.0, f" ({how}, {pretrained(pretraining)})")
+
+
+SECTION = Section("Siblings: consistency and composability of masks", drawings, findings, claims)
 
 
 def _overlap_text(data: Data, density: float) -> str:
     """Overlap of the masks of one density after the shortest and the longest pretraining."""
-    jaccard, layerwise, everywhere = (overlaps(data, metric) for metric in ("jaccard", *CHANCES))
-    steps = sorted({step for of, step in jaccard if of == density})
-    parts = [
-        f"{_number(jaccard[density, step])} {pretrained(step)} (chance "
-        f"{_number(layerwise.get((density, step), {}))} layerwise, {_number(everywhere.get((density, step), {}))} "
-        "global)"
-        for step in dict.fromkeys((steps[0], steps[-1]))
-    ]
+    steps = sorted(step for of, step in overlaps(data, "jaccard") if of == density)
+    parts = []
+    for step in dict.fromkeys((steps[0], steps[-1])):
+        jaccard, *chances = (_number(overlaps(data, m).get((density, step), {})) for m in ("jaccard", *CHANCES))
+        parts.append(f"{jaccard} {pretrained(step)} (chance {chances[0]} layerwise, {chances[1]} global)")
     text = (
         f"The masks of two siblings at {percent(density)} of the weights have a Jaccard of {', and of '.join(parts)}."
     )
@@ -69,55 +121,114 @@ def _overlap_text(data: Data, density: float) -> str:
     return text
 
 
-def _error_texts(
-    errors: Mapping[Place, Values], needed: Mapping[Place, Values], pretraining: int, levels: int
-) -> list[str]:
+def _error_texts(data: Data, errors: Places, pretraining: int, levels: int) -> Iterator[str]:
     """Errors at equal density with the most siblings, and what the differences come to over all conditions."""
-    here = {p: v for p, v in errors.items() if (p.pretraining, p.levels) == (pretraining, levels)}
-    counts = sorted({place.siblings for place in here if place.variant == "union"})
+    counts = sorted({place.siblings for place in errors if place.variant == "union"})
     if not counts:
-        return []
-    texts, most = [], counts[-1]
-    for density in sorted({place.density for place in here}, reverse=True):
+        return
+    for density in sorted({place.density for place in errors}, reverse=True):
         parts = []
         for variant, name in _NAMES.items():
-            siblings = 1 if variant == "single" else most
-            place = Place(variant, pretraining, levels, siblings, density)
-            if place in here:
-                by = needed.get(place)
-                of = f" (siblings pruned to {100 * Statistic.of(by.values()).mean:.1f}%)" if by else ""
-                parts.append(f"{name} {mean_and_std(Statistic.of(here[place].values()))}{of}")
-        texts.append(
-            f"Siblings pruned {pruned(levels)}, {pretrained(pretraining)}: test error "
-            f"in % at {percent(density)} of the weights, {most} siblings combined: {', '.join(parts)}."
+            place = Place(variant, pretraining, levels, 1 if variant == "single" else counts[-1], density)
+            if place in errors:
+                needed = table(data, "sibling_density").get(place, {})
+                of = f" (siblings pruned to {100 * Statistic.of(needed.values()).mean:.1f}%)" if needed else ""
+                parts.append(f"{name} {mean_and_std(Statistic.of(errors[place].values()))}{of}")
+        yield (
+            f"Siblings pruned {pruned(levels)}, {pretrained(pretraining)}: test error in % at {percent(density)} of "
+            f"the weights, {counts[-1]} siblings combined: {', '.join(parts)}."
         )
-    between = against(here, "union", "intersection", counts)
-    alone = [signed(against(here, how, "single", counts)) for how in ("union", "intersection")]
-    texts.append(
-        f"With {listing(counts)} siblings, mean over all densities, {pruned(levels)}: union − "
-        f"intersection {signed(between)} points, union − one sibling's mask {alone[0]}, intersection − one sibling's "
-        f"mask {alone[1]} (paired by replicate)."
+    between, *alone = (
+        signed(against(errors, first, second, counts))
+        for first, second in (("union", "intersection"), ("union", "single"), ("intersection", "single"))
     )
-    return texts
+    yield (
+        f"With {listing(counts)} siblings, mean over all densities, {pruned(levels)}: union − intersection {between} "
+        f"points, union − one sibling's mask {alone[0]}, intersection − one sibling's mask {alone[1]} (paired by "
+        "replicate)."
+    )
 
 
-def _empty_layers(data: Data) -> list[str]:
-    """Each layer that some combined masks left empty, with their number."""
-    rows = data.select(experiment="siblings", metric="layer_density", value=0.0)
-    layers = Counter(condition_value(row.condition, "layer") for row in rows)
-    return [f"{layer} ({count(times, 'mask')})" for layer, times in sorted(layers.items())]
+def _near_chance(data: Data) -> Iterator[Claim]:
+    """Siblings from initialization."""
+    jaccard, layerwise, everywhere = (after(data, metric, 0) for metric in ("jaccard", *CHANCES))
+    share = {
+        k: (jaccard[k] - layerwise[k]) / (1 - layerwise[k]) for k in jaccard if k in layerwise and layerwise[k] < 1
+    }
+    if not share:
+        return
+    judged = lower_than(share, NOT_MUCH_MORE)
+    if judged.p is not None:
+        limit = f"{judged.statistic}, below {100 * NOT_MUCH_MORE:g}% of the way, a limit of ours"
+        above = lower(dict.fromkeys(share, 0.0), share)
+        if above.verdict == "agrees":
+            limit += f"; above chance all the same, p = {above.p:.2g}"
+        judged = dataclasses.replace(judged, statistic=limit)
+    yield judged.claim(
+        PAPER,
+        "without shared pretraining, siblings' masks are not much more similar than chance",
+        f"mean over densities: Jaccard {_number(jaccard)}; chance {_number(layerwise)} layerwise, "
+        f"{_number(everywhere)} global; {spread(share.values(), 1, 100)}% of the way from layerwise chance to identity",
+    )
 
 
-def _number(values: Mapping[int, float]) -> str:
+def _pretraining(data: Data) -> Iterator[Claim]:
+    """The overlap after the longest pretraining against that after the shortest."""
+    steps = sorted({step for _, step in overlaps(data, "jaccard")})
+    if len(steps) < 2:
+        return
+    above = [minus(*(after(data, metric, step) for metric in ("jaccard", CHANCES[0]))) for step in steps]
+    common = set.intersection(*map(set, above))
+    rising = sum(all(before[k] < later[k] for before, later in itertools.pairwise(above)) for k in common)
+    yield lower(above[0], above[-1]).claim(
+        PAPER,
+        "shared pretraining increases the overlap of siblings' masks significantly",
+        f"Jaccard above layerwise chance, mean over densities: {_number(above[0])} {pretrained(steps[0])}, "
+        f"{_number(above[-1])} {pretrained(steps[-1])}; rising from each of {count(len(steps), 'pretraining')} to the "
+        f"next in {rising} of {count(len(common), 'replicate')}",
+    )
+
+
+def _equal_errors(errors: Places, margin: float, where: str) -> Iterator[Claim]:
+    """Union against intersection, and both against one sibling's mask, at equal density; `errors` of one pruning."""
+    counts = counts_of(errors)
+    if not counts:
+        return
+    between = {"union − intersection": against(errors, "union", "intersection", counts)}
+    yield _equal(f"union and intersection perform very similarly, at equal density{where}", between, margin)
+    texts = {f"both match magnitude pruning of one sibling, at equal density{where}": counts}
+    if len(counts) > 1:
+        texts[f"both match it even with the masks of {counts[-1]} siblings{where}"] = counts[-1:]
+    for text, of in texts.items():
+        both = {f"{how} − one sibling's mask": against(errors, how, "single", of) for how in ("union", "intersection")}
+        yield _equal(text, both, margin)
+
+
+def _equal(text: str, differences: Mapping[str, Values], margin: float) -> Claim:
+    """A claim that differences of errors, by their names, are nothing: one difference either way, several no higher."""
+    here = "; ".join(f"{name}: {signed(values)} points" for name, values in differences.items())
+    judged = [_nothing(values, margin, either_way=len(differences) == 1) for values in differences.values()]
+    worst = max(judged, key=lambda j: (j.p is None, j.p or 0.0, j.verdict != "agrees"))
+    verdicts: list[Verdict] = [j.verdict for j in judged]
+    verdict = "does not agree" if "does not agree" in verdicts else worst.verdict
+    statistic = worst.statistic
+    if worst.p is None and worst.n >= REPLICATES:
+        statistic = "the dense error has no standard deviation above zero: not judged"
+    elif len(judged) > 1 and worst.p is not None:
+        statistic = f"{statistic}; of the two tests, that with the larger p"
+        for (name, values), test in zip(differences.items(), judged, strict=True):
+            if test is not worst:
+                statistic += significant(values, dict.fromkeys(values, 0.0), name)
+    return Judged(statistic, worst.n, worst.p, verdict).claim(PAPER, text, here)
+
+
+def _nothing(values: Values, margin: float, either_way: bool) -> Judged:
+    """Whether a difference of errors is below the margin: either way, or no higher."""
+    zeros = dict.fromkeys(values, 0.0)
+    if either_way or not margin > 0:
+        return equal(values, zeros, margin, epsilon_text(margin))
+    return not_higher(values, zeros, margin)
+
+
+def _number(values: Values) -> str:
     return spread(values.values(), 3)
-
-
-_NAMES = {
-    "union": "union",
-    "intersection": "intersection",
-    "single": "the mask of one sibling",
-    "random": "a random mask like the union",
-}
-
-
-SECTION = Section("Siblings: consistency and composability of masks", drawings, findings, claims)

@@ -1,11 +1,13 @@
 """The measurements of siblings as their figures, findings and claims need them."""
 
-import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from sparselt.report.section import Data, condition_value
-from sparselt.report.summary import Statistic, Summary
+from sparselt.report import statistic
+from sparselt.report.data import Data, once
+from sparselt.report.results import conditions
+from sparselt.report.statistic import Statistic, Values, finite, minus
 from sparselt.report.wording import count, points
 
 CHANCES = ("jaccard_layerwise_chance", "jaccard_chance")
@@ -22,21 +24,35 @@ class Place(NamedTuple):
     density: float
 
 
-Values = Mapping[int, float]
-"""A value by replicate."""
+Places = Mapping[Place, Values]
+"""Values of a metric by place."""
 
 
-def table(data: Data, metric: str) -> dict[Place, dict[int, float]]:
-    """Values of a metric by place; what has no `siblings` in its condition, as the dense network, is left out."""
-    found = {}
-    names = ("variant", "rewind_step", "level", "condition")
-    for (variant, step, level, condition), values in data.by(*names, experiment="siblings", metric=metric).items():
-        siblings, density = (condition_value(condition, name) for name in ("siblings", "density"))
-        if siblings is not None and density is not None:
-            found[Place(variant, step, level, int(siblings), float(density))] = values
-    return found
+@once
+def table(data: Data, metric: str) -> Places:
+    """A metric by place; rows whose condition names no siblings, as the dense network's, are left out."""
+    found: dict[Place, dict[int, float]] = defaultdict(dict)
+    for row in data.select(experiment="siblings", metric=metric):
+        at = conditions(row.condition)
+        if "siblings" in at and "density" in at:
+            place = Place(row.variant, row.rewind_step or 0, row.level, int(at["siblings"]), float(at["density"]))
+            found[place][row.replicate] = row.value
+    return dict(found)
 
 
+def retrained(data: Data) -> dict[tuple[int, int], Places]:
+    """The test errors of each pretraining and each way of pruning whose masks were retrained, ascending."""
+    errors = table(data, "test_error")
+    ways = sorted({(place.pretraining, place.levels) for place in errors})
+    return {way: {p: values for p, values in errors.items() if (p.pretraining, p.levels) == way} for way in ways}
+
+
+def counts_of(errors: Places) -> list[int]:
+    """The numbers of siblings that were combined, ascending."""
+    return sorted({place.siblings for place in errors if place.variant in ("union", "intersection")})
+
+
+@once
 def compared(data: Data) -> int:
     """How many siblings were compared after every pretraining; the least if there are several such numbers."""
     places = [place for place in table(data, "jaccard") if place.levels == 1]
@@ -45,23 +61,19 @@ def compared(data: Data) -> int:
     return min(by_count, key=lambda k: (len(steps - by_count[k]), k), default=0)
 
 
-def overlaps(data: Data, metric: str) -> dict[tuple[float, int], dict[int, float]]:
+@once
+def overlaps(data: Data, metric: str) -> Mapping[tuple[float, int], Values]:
     """A metric of one-shot masks by density and pretraining, all of equally many siblings."""
-    siblings = compared(data)
-    found = table(data, metric).items()
+    siblings, found = compared(data), table(data, metric).items()
     return {(p.density, p.pretraining): v for p, v in found if p.levels == 1 and p.siblings == siblings}
 
 
-def densities(data: Data) -> list[float]:
-    return sorted({density for density, _ in overlaps(data, "jaccard")}, reverse=True)
-
-
-def after(data: Data, metric: str, step: int) -> dict[int, float]:
+def after(data: Data, metric: str, step: int) -> Values:
     """A metric after one pretraining, by replicate, averaged over densities."""
     return averaged([values for (_, of), values in overlaps(data, metric).items() if of == step])
 
 
-def against(errors: Mapping[Place, Values], first: str, second: str, counts: Iterable[int]) -> dict[int, float]:
+def against(errors: Places, first: str, second: str, counts: Iterable[int]) -> Values:
     """error(first) − error(second) by replicate, averaged over the densities and these numbers of siblings."""
     differences = []
     for place, values in errors.items():
@@ -71,22 +83,15 @@ def against(errors: Mapping[Place, Values], first: str, second: str, counts: Ite
     return averaged(differences)
 
 
-def averaged(conditions: Sequence[Values]) -> dict[int, float]:
+def averaged(groups: Sequence[Values]) -> dict[int, float]:
     """Mean over conditions by replicate; a replicate that lacks one, or diverged in one, is left out."""
-    common = set.intersection(*(set(values) for values in conditions)) if conditions else set()
-    means = {k: math.fsum(values[k] for values in conditions) / len(conditions) for k in sorted(common)}
-    return {k: mean for k, mean in means.items() if math.isfinite(mean)}
+    return finite(statistic.averaged(groups))
 
 
-def minus(first: Values, second: Values) -> dict[int, float]:
-    return {k: first[k] - second[k] for k in first if k in second}
-
-
-def dense(data: Data) -> Summary:
-    """The dense network alone: all its runs where `imp` made more than the siblings' own."""
-    runs = data.by("experiment", variant="dense", metric="test_error", level=0, condition="")
-    found = Statistic.of(max((runs.get((name,), {}) for name in ("imp", "siblings")), key=len).values())
-    return Summary(found if found.n else None, None if found.diverged else found.std, ())
+def dense(data: Data) -> Statistic:
+    """Test errors of the dense network: of all its runs where `imp` made more than the siblings' own."""
+    runs = data.by("experiment", variant="dense", metric="test_error", level=0, condition={})
+    return Statistic.of(max((runs.get(name, {}) for name in ("imp", "siblings")), key=len).values())
 
 
 def pruned(levels: int) -> str:
@@ -101,9 +106,9 @@ def pretrained(steps: int) -> str:
 
 def signed(values: Values) -> str:
     """A difference of errors in points, with its sign."""
-    statistic = Statistic.of(values.values())
-    if not statistic.n:
+    of = Statistic.of(values.values())
+    if not of.n:
         return "–"
-    sign = "−" if statistic.mean < 0 else "+"
-    text = f"{sign}{points(abs(statistic.mean))}"
-    return text if statistic.std is None else f"{text} ± {points(statistic.std)}"
+    sign = "−" if of.mean < 0 else "+"
+    text = f"{sign}{points(abs(of.mean))}"
+    return text if of.std is None else f"{text} ± {points(of.std)}"

@@ -1,30 +1,60 @@
-"""The figures of `stability`, after those of Frankle et al. 2019 (Stabilizing)."""
+"""The measurements of `stability`, and its figures, after those of Frankle et al. 2019 (Stabilizing)."""
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from sparselt.experiments.stability.values import (
-    RATES,
-    STABILITIES,
-    angles,
-    dense_errors,
-    density,
-    distances,
-    errors,
-    measured_levels,
-    measured_rates,
-    rewind_steps,
-)
-from sparselt.report.drawing import COLOURS, GREY, label_ends
-from sparselt.report.section import Data, Drawing
-from sparselt.report.summary import Statistic
-from sparselt.report.verdicts import Values
+from sparselt.report import drawing as draw
+from sparselt.report.data import Data, Drawing
+from sparselt.report.statistic import Statistic, Values
+from sparselt.report.wording import percent
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+RATES = {"standard": "standard", "low": "low", "warmup": "warm-up"}
+STABILITIES = {"pruning": "pruning", "order": "data order"}
+_LOOKS = {"imp": draw.Look("IMP", draw.COLOURS[1]), "random": draw.Look("random mask", draw.GREY, "x", "--")}
 
-_LOOK = {"imp": ("IMP", COLOURS[1], "o", "-"), "random": ("random mask", GREY, "x", "--")}
+
+@dataclass(frozen=True)
+class Place:
+    """One level, rewind step and learning rate, at which IMP is compared with random masks."""
+
+    data: Data
+    level: int
+    step: int
+    rate: str = "standard"
+
+    def distances(self, metric: str, variant: str, kind: str = "order") -> Values:
+        """`angle` (degrees) or `l2_distance` of `imp` or `random`; kind: a name of `STABILITIES`."""
+        place = {"experiment": "stability", "variant": variant, "rewind_step": self.step, "level": self.level}
+        return self.data.values(metric=metric, condition={"rate": self.rate, "stability": kind}, **place)
+
+    def errors(self, variant: str) -> Values:
+        """Test errors of `dense`, `imp` or `random`."""
+        level, step = (0, None) if variant == "dense" else (self.level, self.step)
+        place = {"experiment": "stability", "variant": variant, "rewind_step": step, "level": level}
+        return self.data.values(metric="test_error", condition={"rate": self.rate}, **place)
+
+
+def measured_levels(data: Data) -> list[int]:
+    """Ascending."""
+    return sorted({row.level for row in data.select(experiment="stability", metric="angle")})
+
+
+def places(data: Data, level: int) -> list[Place]:
+    """The rewind steps of a level at the standard learning rate."""
+    condition = {"rate": "standard", "stability": "order"}
+    rows = data.select(experiment="stability", metric="angle", level=level, condition=condition)
+    return [Place(data, level, step) for step in sorted({row.rewind_step or 0 for row in rows})]
+
+
+def rates(data: Data, level: int) -> list[Place]:
+    """The learning rates measured at rewind step 0, at a level."""
+    measured = data.by(".rate", experiment="stability", metric="angle", rewind_step=0)
+    return [Place(data, level, 0, rate) for rate in RATES if rate in measured]
+
+
+def density(data: Data, level: int) -> str:
+    """Weights remaining, in words."""
+    return percent(data.select(experiment="stability", metric="angle", level=level)[0].density)
 
 
 def drawings(data: Data) -> dict[str, Drawing]:
@@ -32,16 +62,15 @@ def drawings(data: Data) -> dict[str, Drawing]:
     found: dict[str, Drawing] = {}
     levels = measured_levels(data)
     for level in levels:
-        steps = rewind_steps(data, level)
-        if steps:
+        if compared := places(data, level):
             name = "stability_against_rewind" + (f"_level_{level}" if len(levels) > 1 else "")
-            found[name] = _against_rewind(data, level, steps)
-    if levels and len(measured_rates(data)) > 1:
+            found[name] = _against_rewind(data, level, compared)
+    if levels and len(rates(data, levels[-1])) > 1:
         found["stability_by_learning_rate"] = _by_rate(data, levels[-1])
     return found
 
 
-def _against_rewind(data: Data, level: int, steps: Sequence[int]) -> Drawing:
+def _against_rewind(data: Data, level: int, compared: list[Place]) -> Drawing:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.2, 6.2), layout="constrained")
@@ -50,24 +79,16 @@ def _against_rewind(data: Data, level: int, steps: Sequence[int]) -> Drawing:
     )
     for name, axes in panels.items():
         metric, _, kind = name.partition(" ")
-        for variant in _LOOK:
-            values = [
-                errors(data, variant, level, step)
-                if metric == "error"
-                else distances(data, metric, variant, level, step, kind=kind)
-                for step in steps
-            ]
-            _line(axes, variant, values, 100 if metric == "error" else 1)
+        _lines(axes, compared, metric, kind)
+        _axis(axes, metric)
         if metric == "error":
-            axes.set_ylabel("test error, %")
-            _dense_line(axes, dense_errors(data))
+            dense = Statistic.of(compared[0].errors("dense").values())
+            if dense.n:
+                axes.axhline(100 * dense.mean, color=draw.GREY, linewidth=0.8, zorder=1)
             axes.legend(frameon=False, fontsize=9, loc="lower left", ncols=2)
-        else:
-            _distance_axis(axes, metric)
         if metric == "angle":
             axes.set_title(f"stability to {STABILITIES[kind]}", fontsize=10)
-        axes.set_xticks(range(len(steps)), [f"{step:,}" for step in steps])
-        axes.set_xlim(-0.3, len(steps) - 0.7)
+        draw.place_axis(axes, [f"{place.step:,}" for place in compared])
     panels["error"].set_xlabel("rewind step")
     return Drawing(
         figure,
@@ -81,34 +102,19 @@ def _against_rewind(data: Data, level: int, steps: Sequence[int]) -> Drawing:
 
 
 def _by_rate(data: Data, level: int) -> Drawing:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 2.9), layout="constrained")
-    rates = measured_rates(data)
-    labels = []
-    for axes, name in zip(figure.subplots(1, 3), ("pruning", "order", "error"), strict=True):
-        for variant in _LOOK:
-            values = [
-                errors(data, variant, level, 0, rate)
-                if name == "error"
-                else angles(data, variant, level, 0, rate, name)
-                for rate in rates
-            ]
-            _line(axes, variant, values, 100 if name == "error" else 1, joined=False)
-            if name == "error":
-                labels.append((*_LOOK[variant][:2], 100 * Statistic.of(values[-1].values()).mean))
-        if name == "error":
-            dense = [Statistic.of(dense_errors(data, rate).values()).mean * 100 for rate in rates]
-            axes.plot(range(len(rates)), dense, "_", color=GREY, markersize=16)
-            axes.set_ylabel("test error, %")
-            axes.set_ylim(bottom=0)
-            labels.append(("dense", GREY, dense[-1]))
+    compared = rates(data, level)
+    figure, panels = draw.canvas(2.9, 1, 3, width=7.2)
+    for axes, kind in zip(panels, ("pruning", "order", ""), strict=True):
+        ends = _lines(axes, compared, "angle" if kind else "error", kind, linestyle="none")
+        if kind:
+            axes.set_title(f"stability to {STABILITIES[kind]}", fontsize=9.5)
         else:
-            _distance_axis(axes, "angle")
-            axes.set_title(f"stability to {STABILITIES[name]}", fontsize=9.5)
-        axes.set_xticks(range(len(rates)), [RATES[rate] for rate in rates])
-        axes.set_xlim(-0.5, len(rates) - 0.5)
-    label_ends(axes, [label for label in labels if math.isfinite(label[2])])
+            dense = [100 * Statistic.of(place.errors("dense").values()).mean for place in compared]
+            axes.plot(range(len(dense)), dense, "_", color=draw.GREY, markersize=16)
+            ends.append(("dense", draw.GREY, dense[-1]))
+        _axis(axes, "angle" if kind else "error")
+        draw.place_axis(axes, [RATES[place.rate] for place in compared], margin=0.5)
+    draw.label_ends(panels[-1], [end for end in ends if math.isfinite(end[2])])
     return Drawing(
         figure,
         f"Learning rates at rewind step 0, {density(data, level)} of the weights",
@@ -117,32 +123,22 @@ def _by_rate(data: Data, level: int) -> Drawing:
     )
 
 
-def _line(axes: "Axes", variant: str, values: Sequence[Values], scale: float, joined: bool = True) -> None:
-    label, colour, marker, line = _LOOK[variant]
-    statistics = [Statistic.of(group.values()) for group in values]
-    shift = 0.06 if variant == "random" else -0.06
-    axes.errorbar(
-        [place + shift for place in range(len(values))],
-        [scale * statistic.mean for statistic in statistics],
-        [scale * (statistic.std or 0) for statistic in statistics],
-        color=colour,
-        marker=marker,
-        linestyle=line if joined else "none",
-        elinewidth=0.8,
-        label=label,
-    )
+def _lines(
+    axes: "draw.Axes", compared: list[Place], metric: str, kind: str, **how: str
+) -> list[tuple[str, str, float]]:
+    """Draws IMP and the random masks at places side by side; `metric` is `error`, or a distance of this kind."""
+    ends = []
+    for look, variant, shift in zip(_LOOKS.values(), _LOOKS, (-0.06, 0.06), strict=True):
+        groups = [p.errors(variant) if metric == "error" else p.distances(metric, variant, kind) for p in compared]
+        points = [(number + shift, Statistic.of(values.values())) for number, values in enumerate(groups)]
+        ends.append(draw.bars(axes, points, look, 100 if metric == "error" else 1, label=look.label, **how))
+    return ends
 
 
-def _distance_axis(axes: "Axes", metric: str) -> None:
-    axes.set_ylabel("angle, degrees" if metric == "angle" else "L2 distance")
-    axes.set_ylim(0, 100 if metric == "angle" else None)
+def _axis(axes: "draw.Axes", metric: str) -> None:
+    names = {"error": "test error, %", "angle": "angle, degrees", "l2_distance": "L2 distance"}
+    axes.set_ylabel(names[metric])
+    axes.set_ylim(bottom=0, top=100 if metric == "angle" else None)
     if metric == "angle":
         axes.set_yticks([0, 30, 60, 90])
-        axes.axhline(90, color=GREY, linewidth=0.6, linestyle=(0, (4, 3)))
-
-
-def _dense_line(axes: "Axes", dense: Values) -> None:
-    statistic = Statistic.of(dense.values())
-    axes.set_ylim(bottom=0)
-    if statistic.n:
-        axes.axhline(100 * statistic.mean, color=GREY, linewidth=0.8, zorder=1)
+        axes.axhline(90, color=draw.GREY, linewidth=0.6, linestyle=draw.DASHED)

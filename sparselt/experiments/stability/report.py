@@ -9,22 +9,21 @@ data order).
 """
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from sparselt.experiments.stability.figures import drawings
-from sparselt.experiments.stability.values import (
+from sparselt.experiments.imp.levels import levels
+from sparselt.experiments.stability.figures import (
     RATES,
     STABILITIES,
-    angles,
-    dense_errors,
+    Place,
     density,
-    distances,
-    errors,
+    drawings,
     measured_levels,
-    measured_rates,
-    rewind_steps,
+    places,
+    rates,
 )
-from sparselt.report.section import Claim, Data, Section
+from sparselt.report.data import Claim, Data, Section, listed
 from sparselt.report.verdicts import equal, lower, only_if, rising_together, spread
 from sparselt.report.wording import listing
 
@@ -33,144 +32,117 @@ _MARGIN = 5.0
 _MARGIN_TEXT = "margin 5 degrees, ours: in the paper 0.3 where IMP fails, 52 to 60 where it succeeds"
 
 
-def findings(data: Data) -> list[str]:
+@listed
+def findings(data: Data) -> Iterator[str]:
     """Sentences on angles and errors, at the sparsest level."""
-    levels = measured_levels(data)
-    if not levels:
-        return []
-    level, texts = levels[-1], []
-    for step in rewind_steps(data, level):
-        pairs = [
-            f"{STABILITIES[kind]} {spread(angles(data, 'imp', level, step, kind=kind).values())}° against "
-            f"{spread(angles(data, 'random', level, step, kind=kind).values())}°"
-            for kind in STABILITIES
-        ]
-        texts.append(
-            f"Rewound to step {step:,}, with {density(data, level)} of the weights, angles of IMP's subnetworks "
-            f"against those of random masks: to {', to '.join(pairs)}. They err on "
-            f"{_error(data, 'imp', level, step)}% and {_error(data, 'random', level, step)}%."
-        )
-    rates = [rate for rate in measured_rates(data) if rate != "standard"]
-    for rate in rates:
-        texts.append(
-            f"Rewound to step 0 at the {RATES[rate]} learning rate: data order "
-            f"{spread(angles(data, 'imp', level, 0, rate).values())}° against "
-            f"{spread(angles(data, 'random', level, 0, rate).values())}°, error "
-            f"{_error(data, 'imp', level, 0, rate)}% and {_error(data, 'random', level, 0, rate)}%, dense "
-            f"{spread(dense_errors(data, rate).values(), 2, 100)}%."
-        )
-    if not rates:
-        texts.append("Other learning rates than the standard one were not run.")
-    return texts
+    for level in measured_levels(data)[-1:]:
+        for place in places(data, level):
+            pairs = [f"{name} {_against(place, 'angle', kind, '°')}" for kind, name in STABILITIES.items()]
+            yield (
+                f"Rewound to step {place.step:,}, with {density(data, level)} of the weights, angles of IMP's "
+                f"subnetworks against those of random masks: to {', to '.join(pairs)}. They err on "
+                f"{_error(place, 'imp')} and {_error(place, 'random')}."
+            )
+        others = [place for place in rates(data, level) if place.rate != "standard"]
+        for place in others:
+            yield (
+                f"Rewound to step 0 at the {RATES[place.rate]} learning rate: data order "
+                f"{_against(place, 'angle', 'order', '°')}, error {_error(place, 'imp')} and "
+                f"{_error(place, 'random')}, dense {_error(place, 'dense')}."
+            )
+        if not others:
+            yield "Other learning rates than the standard one were not run."
 
 
-def claims(data: Data) -> list[Claim]:
+@listed
+def claims(data: Data) -> Iterator[Claim]:
     """Stable where IMP succeeds; not at step 0; at step 0 with a low rate or warm-up; more so the later the step."""
-    levels = measured_levels(data)
-    if not levels:
-        return []
-    level = levels[-1]
-    steps = rewind_steps(data, level)
-    return [
-        *(_where_it_succeeds(data, level, _succeeding(data, level, steps)) if steps and steps[-1] > 0 else ()),
-        *(_at_initialization(data, level) if 0 in steps else ()),
-        *_with_other_rates(data, level),
-        *(_with_accuracy(data, level, steps) if len(steps) > 1 else ()),
-    ]
+    for level in measured_levels(data)[-1:]:
+        compared = places(data, level)
+        late = [place for place in compared if place.step > 0]
+        if late:
+            matching = {
+                entry.rewind_step for entry in levels(data).select("imp") if entry.level == level and entry.matching
+            }
+            yield from _where_it_succeeds(([p for p in late if p.step in matching] or late)[-1])
+        if compared and compared[0].step == 0:
+            yield from _at_initialization(compared[0])
+        for place in rates(data, level):
+            if place.rate != "standard":
+                yield _with_another_rate(place)
+        if len(compared) > 1:
+            yield from _with_accuracy(compared)
 
 
 SECTION = Section("Stability of subnetworks to pruning and to data order", drawings, findings, claims)
 
 
-def _succeeding(data: Data, level: int, steps: Sequence[int]) -> int:
-    """The latest rewind step after 0 at which IMP matches at the level; the last if none does."""
-    matching = {entry.rewind_step for entry in data.levels.select("imp") if entry.level == level and entry.matching}
-    return max((step for step in steps if step > 0 and step in matching), default=steps[-1])
-
-
-def _where_it_succeeds(data: Data, level: int, step: int) -> Iterator[Claim]:
+def _where_it_succeeds(place: Place) -> Iterator[Claim]:
     for kind, name in STABILITIES.items():
-        imp, random = (angles(data, variant, level, step, kind=kind) for variant in ("imp", "random"))
-        yield lower(imp, random).claim(
+        yield lower(place.distances("angle", "imp", kind), place.distances("angle", "random", kind)).claim(
             PAPER,
             f"rewound to an early step, IMP's subnetworks are more stable to {name} than random ones",
-            f"{_apart(data, level, step, kind)} at step {step:,} and {density(data, level)} of the weights; error "
-            f"{_error(data, 'imp', level, step)}% against {_error(data, 'random', level, step)}%, dense "
-            f"{spread(dense_errors(data).values(), 2, 100)}%",
+            f"{_apart(place, kind)} at step {place.step:,} and {density(place.data, place.level)} of the weights; "
+            f"error {_error(place, 'imp')} against {_error(place, 'random')}, dense {_error(place, 'dense')}",
         )
 
 
-def _at_initialization(data: Data, level: int) -> Iterator[Claim]:
+def _at_initialization(place: Place) -> Iterator[Claim]:
     for kind, name in STABILITIES.items():
-        imp, random = (angles(data, variant, level, 0, kind=kind) for variant in ("imp", "random"))
+        imp, random = (place.distances("angle", variant, kind) for variant in ("imp", "random"))
         yield equal(imp, random, _MARGIN, _MARGIN_TEXT).claim(
             PAPER,
             f"rewound to initialization at the standard learning rate, they are no more stable to {name} than random",
-            f"{_apart(data, level, 0, kind)} at {density(data, level)} of the weights",
+            f"{_apart(place, kind)} at {density(place.data, place.level)} of the weights",
         )
 
 
-def _with_other_rates(data: Data, level: int) -> Iterator[Claim]:
-    for rate in measured_rates(data):
-        if rate != "standard":
-            imp, random = (angles(data, variant, level, 0, rate) for variant in ("imp", "random"))
-            how = "a low learning rate" if rate == "low" else "a learning rate warm-up"
-            yield lower(imp, random).claim(
-                PAPER,
-                f"with {how}, IMP's subnetworks are more stable than random ones even at initialization",
-                f"angle to data order {spread(imp.values())}° against {spread(random.values())}° for random masks; "
-                f"error {_error(data, 'imp', level, 0, rate)}%, dense "
-                f"{spread(dense_errors(data, rate).values(), 2, 100)}%",
-            )
+def _with_another_rate(place: Place) -> Claim:
+    how = "a low learning rate" if place.rate == "low" else "a learning rate warm-up"
+    return lower(place.distances("angle", "imp"), place.distances("angle", "random")).claim(
+        PAPER,
+        f"with {how}, IMP's subnetworks are more stable than random ones even at initialization",
+        f"angle to data order {_against(place, 'angle', 'order', '°')} for random masks; error {_error(place, 'imp')}, "
+        f"dense {_error(place, 'dense')}",
+    )
 
 
-def _with_accuracy(data: Data, level: int, steps: Sequence[int]) -> Iterator[Claim]:
-    first, last = (angles(data, "imp", level, step) for step in (steps[0], steps[-1]))
-    yield lower(last, first).claim(
+def _with_accuracy(compared: Sequence[Place]) -> Iterator[Claim]:
+    angles, errors = [place.distances("angle", "imp") for place in compared], [p.errors("imp") for p in compared]
+    texts = [f"{spread(values.values())}°" for values in angles]
+    yield lower(angles[-1], angles[0]).claim(
         PAPER,
         "the later the step that IMP rewinds to, the more stable its subnetworks",
-        f"angle to data order {spread(first.values())}° at step {steps[0]:,}, "
-        f"{spread(last.values())}° at step {steps[-1]:,}",
+        f"angle to data order {texts[0]} at step {compared[0].step:,}, {texts[-1]} at step {compared[-1].step:,}",
     )
-    points: dict[int, list[tuple[float, float]]] = {}
-    for step in steps:
-        apart, wrong = angles(data, "imp", level, step), errors(data, "imp", level, step)
-        for replicate in sorted(apart.keys() & wrong.keys()):
-            points.setdefault(replicate, []).append((apart[replicate], wrong[replicate]))
+    points: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for angle, error in zip(angles, errors, strict=True):
+        for replicate in sorted(angle.keys() & error.keys()):
+            points[replicate].append((angle[replicate], error[replicate]))
+    # Where one of angle and error falls significantly from a rewind step to the next, and the other rises.
     against = [
-        f"from step {before:,} to {after:,}"
-        for before, after in itertools.pairwise(steps)
-        if _one_rises(data, level, before, after)
+        f"from step {compared[before].step:,} to {compared[after].step:,}"
+        for before, after in itertools.pairwise(range(len(compared)))
+        if {lower(of[after], of[before]).verdict for of in (angles, errors)} == {"agrees", "does not agree"}
     ]
     otherwise = f"{listing(against)} one improves and the other worsens, both significantly"
-    judged = only_if(rising_together(points), not against, otherwise)
-    yield judged.claim(
+    yield only_if(rising_together(points), not against, otherwise).claim(
         PAPER,
         "stability and accuracy improve together",
         "angle to data order and test error at rewind step "
-        + "; ".join(
-            f"{step:,}: {spread(angles(data, 'imp', level, step).values())}°, {_error(data, 'imp', level, step)}%"
-            for step in steps
-        ),
+        + "; ".join(f"{p.step:,}: {text}, {_error(p, 'imp')}" for p, text in zip(compared, texts, strict=True)),
     )
 
 
-def _one_rises(data: Data, level: int, before: int, after: int) -> bool:
-    """Whether one of angle and error falls significantly from a rewind step to another, and the other rises."""
-    angle, error = (
-        lower(of(data, "imp", level, after), of(data, "imp", level, before)).verdict for of in (angles, errors)
-    )
-    return {angle, error} == {"agrees", "does not agree"}
-
-
-def _apart(data: Data, level: int, step: int, kind: str) -> str:
+def _apart(place: Place, kind: str) -> str:
     """Angle and L2 distance of IMP against random masks, in words."""
-    turned, lengths = (
-        [spread(distances(data, metric, variant, level, step, kind=kind).values()) for variant in ("imp", "random")]
-        for metric in ("angle", "l2_distance")
-    )
-    return f"angle {turned[0]}° against {turned[1]}°, L2 distance {lengths[0]} against {lengths[1]},"
+    return f"angle {_against(place, 'angle', kind, '°')}, L2 distance {_against(place, 'l2_distance', kind)},"
 
 
-def _error(data: Data, variant: str, level: int, step: int, rate: str = "standard") -> str:
-    return spread(errors(data, variant, level, step, rate).values(), 2, 100)
+def _against(place: Place, metric: str, kind: str, unit: str = "") -> str:
+    imp, random = (spread(place.distances(metric, variant, kind).values()) for variant in ("imp", "random"))
+    return f"{imp}{unit} against {random}{unit}"
+
+
+def _error(place: Place, variant: str) -> str:
+    return f"{spread(place.errors(variant).values(), 2, 100)}%"

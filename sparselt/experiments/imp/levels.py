@@ -1,0 +1,174 @@
+"""The dense network, IMP and its controls, level by level: errors, matching, and the barriers between levels."""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+from sparselt.report.data import Data, once
+from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic
+
+CONTROLS = {"random": "random mask", "reinit": "reinitialized"}
+"""The controls by variant: the layerwise densities with a random mask; the IMP mask on fresh weights."""
+
+_ROUNDING = 1e-12  # equal means of fractions, summed in different ways, differ by less
+
+
+@dataclass(frozen=True)
+class Level:
+    """One variant, rewound to one step, at one level.
+
+    error    test error over the replicates, a fraction
+    matching error.mean <= dense mean + epsilon; None where it cannot be judged; False where a replicate diverged
+    barrier  error barrier to the next level (Unmasking, Def. A.1), a fraction; None where it was not measured
+    """
+
+    variant: str
+    rewind_step: int | None
+    level: int
+    density: float
+    error: Statistic
+    matching: bool | None
+    barrier: Statistic | None
+
+    @property
+    def connected(self) -> bool | None:
+        """Whether the mean barrier to the next level is near zero; None where it was not measured or not finite."""
+        if self.barrier is None or math.isnan(self.barrier.mean):
+            return None
+        return self.barrier.mean < NEAR_ZERO_BARRIER and not self.barrier.diverged
+
+
+@dataclass(frozen=True)
+class Levels:
+    """All levels of a run, and the test errors of its dense networks (n = 0 where there is none).
+
+    Level 0 of the tickets is the dense network, whatever the rewind step; only its barrier to level 1 differs.
+    """
+
+    dense: Statistic
+    levels: tuple[Level, ...]
+
+    @property
+    def epsilon(self) -> float | None:
+        """The standard deviation of the dense test error, None with fewer than two runs, or where one diverged."""
+        return self.dense.epsilon
+
+    @property
+    def threshold(self) -> float | None:
+        """The largest mean test error that still matches."""
+        return self.dense.limit
+
+    @property
+    def rewind_steps(self) -> tuple[int, ...]:
+        """The rewind steps of the tickets, ascending."""
+        return tuple(sorted({entry.rewind_step or 0 for entry in self.levels if entry.variant == "imp"}))
+
+    @property
+    def density(self) -> dict[int, float]:
+        """Weights remaining by level, ascending; those of IMP where variants differ."""
+        entries = sorted(self.levels, key=lambda entry: entry.variant == "imp")
+        return dict(sorted({entry.level: entry.density for entry in entries}.items()))
+
+    def select(self, variant: str, rewind_step: int | None = None) -> tuple[Level, ...]:
+        """The levels of a variant, ascending; those of one rewind step if it is given."""
+        chosen = [entry for entry in self.levels if entry.variant == variant]
+        return tuple(entry for entry in chosen if rewind_step is None or entry.rewind_step == rewind_step)
+
+    def at(self, variant: str, rewind_step: int | None, level: int) -> Level | None:
+        """One level; None if it was not measured."""
+        return next((entry for entry in self.select(variant, rewind_step) if entry.level == level), None)
+
+    def sparsest(self, variant: str) -> Level | None:
+        """The sparsest level that a variant was measured at; None if it was not."""
+        return max(self.select(variant), key=lambda entry: entry.level, default=None)
+
+    def in_doubt(self, rewind_step: int, level: int) -> bool:
+        """Whether `level` and the next both match may be said either way: a mean is within its standard error of the
+        threshold, and the other level does not decide."""
+        ends = [entry for entry in self.select("imp", rewind_step) if entry.level in (level, level + 1)]
+        if self.threshold is None or any(not entry.error.n or entry.error.diverged for entry in ends):
+            return False
+        reach = [(entry.error.std or 0.0) / math.sqrt(entry.error.n) for entry in ends]
+        above = [entry.error.mean - self.threshold for entry in ends]
+        fails = any(over > far for over, far in zip(above, reach, strict=True))
+        matches = all(over <= -far for over, far in zip(above, reach, strict=True))
+        return not fails and not matches
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Pairs of successive levels, level 0 apart, of one rewind step: do matching and a near-zero barrier coincide?
+
+    Each field holds the lower level of the pairs: both levels match or not, the mean barrier is near zero or not.
+    """
+
+    rewind_step: int
+    matching_connected: tuple[int, ...]
+    matching_separated: tuple[int, ...]
+    failing_connected: tuple[int, ...]
+    failing_separated: tuple[int, ...]
+
+    @property
+    def cells(self) -> tuple[tuple[int, ...], ...]:
+        """The four fields, in their order."""
+        return self.matching_connected, self.matching_separated, self.failing_connected, self.failing_separated
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs could be judged."""
+        return sum(map(len, self.cells))
+
+    @property
+    def agreeing(self) -> int:
+        """How many pairs are both or neither."""
+        return len(self.matching_connected) + len(self.failing_separated)
+
+
+def concerns(data: Data) -> bool:
+    """Whether a run has anything of IMP, its controls, or the lines between levels, at the setting's own values."""
+    return bool(data.select(experiment=("imp", "connectivity"), condition={}))
+
+
+@once
+def levels(data: Data) -> Levels:
+    """The levels of a run: by variant, rewind step and level, in ascending order."""
+    errors: dict[tuple, list[float]] = defaultdict(list)
+    densities: dict[tuple, float] = {}
+    for row in data.select(experiment=("imp", "connectivity"), condition={}, metric="test_error", to_level=None):
+        errors[row.variant, row.rewind_step, row.level].append(row.value)
+        densities.setdefault((row.variant, row.rewind_step, row.level), row.density)
+    barriers: dict[tuple, list[float]] = defaultdict(list)
+    for row in data.select(experiment=("imp", "connectivity"), condition={}, metric="barrier"):
+        if row.to_level == row.level + 1:
+            barriers[row.variant, row.rewind_step, row.level].append(row.value)
+    first = ("dense", None, 0)
+    dense = Statistic.of(errors.get(first, ()))
+    for step in {step for variant, step, _ in [*errors, *barriers] if variant == "imp"} if first in errors else ():
+        errors["imp", step, 0], densities["imp", step, 0] = errors[first], densities[first]
+
+    def entry(key: tuple) -> Level:
+        error = Statistic.of(errors[key])
+        judged = key[-1] > 0 and dense.limit is not None
+        matching = error.diverged == 0 and error.mean <= dense.limit + _ROUNDING if judged else None
+        return Level(*key, densities[key], error, matching, Statistic.of(barriers[key]) if key in barriers else None)
+
+    keys = sorted(errors, key=lambda key: (key[0], -1 if key[1] is None else key[1], key[2]))
+    return Levels(dense, tuple(entry(key) for key in keys))
+
+
+@once
+def agreements(data: Data) -> list[Agreement]:
+    """One for each rewind step that has a pair to judge; Unmasking's finding leaves level 0 apart (App. D)."""
+    found = []
+    for step in levels(data).rewind_steps:
+        of_step = {entry.level: entry for entry in levels(data).select("imp", step)}
+        cells: dict[tuple, list[int]] = {}
+        for level, entry in of_step.items():
+            following = of_step.get(level + 1)
+            if level == 0 or following is None or None in (entry.matching, following.matching, entry.connected):
+                continue
+            cells.setdefault((entry.matching and following.matching, entry.connected), []).append(level)
+        order = ((True, True), (True, False), (False, True), (False, False))
+        if cells:
+            found.append(Agreement(step, *(tuple(cells.get(cell, ())) for cell in order)))
+    return found
