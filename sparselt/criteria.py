@@ -99,6 +99,17 @@ class MaskedNetwork:
             )
 
     @property
+    def image_shape(self) -> torch.Size:
+        """Channels, height and width of the batches' images. Labels are not read.
+
+        Raises:
+            SettingError: no batch was given.
+        """
+        for images, *_ in self.batches or ():
+            return images.shape[1:]
+        raise SettingError("this criterion needs the shape of an image and got no batch; give batches of (images, …)")
+
+    @property
     def _parameters(self) -> Mapping[str, Tensor]:
         return dict(self.model.named_parameters()) if isinstance(self.model, nn.Module) else self.model
 
@@ -233,8 +244,7 @@ def synflow(network: MaskedNetwork) -> dict[str, Tensor]:
                 tensor.zero_()
             elif tensor.is_floating_point():
                 tensor.abs_()
-    images, _ = next(network.samples())
-    ones = torch.ones(1, *images.shape[1:], dtype=torch.float64, device=network.device)
+    ones = torch.ones(1, *network.image_shape, dtype=torch.float64, device=network.device)
     gradients = _gradients(model(ones).sum(), weights)
     return {name: (w * g).detach() for name, w, g in zip(network.mask, weights, gradients, strict=True)}
 
