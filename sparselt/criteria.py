@@ -7,7 +7,8 @@ criterion is such a function, or a `Criterion` around one; to add one here, writ
 `CRITERIA`.
 
 All criteria work on a network at initialization or after training, dense or already masked. They leave the network as
-it is: weights, buffers, gradients, training mode and `requires_grad`.
+it is: weights, buffers, gradients, training mode and `requires_grad`. Equal inputs give equal scores; on a GPU only
+with `torch.use_deterministic_algorithms(True)`, because its convolutions may add in any order.
 """
 
 import copy
@@ -30,12 +31,12 @@ class MaskedNetwork:
     """The network whose weights a criterion scores, and what it may use for that.
 
     Attributes:
-        model: the network; or its weights by parameter name, such as a checkpoint, for criteria that need no more.
-            Read it, and change only a `copy`.
+        model: the network; for criteria that need only weights, a mapping from parameter names to weights (a
+            checkpoint) will do. Do not change it: work on a `copy`.
         mask: the weights that are alive.
-        batches: labelled images, each batch (images, labels, …); read again for every pass, so not an iterator.
+        batches: labelled images, each batch (images, labels, …). Every pass reads them again: give no iterator.
         loss: mean loss of (outputs, labels) over a batch.
-        seed: of everything random.
+        seed: of random scores. torch's random numbers are seeded with it before a criterion runs.
 
     Raises:
         MaskError: the mask is of another model.
@@ -66,9 +67,12 @@ class MaskedNetwork:
         return self._parameters[next(iter(self.mask))].device
 
     def copy(self) -> tuple[nn.Module, list[Tensor]]:
-        """A copy of the network under its mask, to do anything with, and its masked layers' weights.
+        """A copy of the network under its mask, which a criterion may change, and the copy's masked layers' weights.
 
-        All floating-point parameters of the copy require gradients, and none has one.
+        All floating-point parameters of the copy require gradients; their `.grad` is None.
+
+        Raises:
+            SettingError: `model` is a mapping of weights.
         """
         if not isinstance(self.model, nn.Module):
             raise SettingError("this criterion runs the network and was given weights only; give a torch.nn.Module")
@@ -125,7 +129,7 @@ class Criterion:
         scores: the function of scores.
         help: what it prefers and its source, in a line.
         needs: `weights` alone; the `shape` of an image in the batches as well; or labelled `samples`.
-        rounds: prunings in which it reaches its fraction; the weights are scored again before each.
+        rounds: prunings that together reach the fraction; the weights are scored again before each.
     """
 
     scores: Scores
@@ -146,7 +150,7 @@ class Criterion:
 
 
 def find_criterion(criterion: "str | Criterion | Scores") -> Criterion:
-    """The criterion of this name in `CRITERIA`, or around a function of scores.
+    """The criterion with this name in `CRITERIA`; a function of scores becomes a `Criterion`.
 
     Raises:
         SettingError: an unknown name, or neither a name nor a function.
@@ -181,11 +185,12 @@ def random(network: MaskedNetwork) -> dict[str, Tensor]:
 
 
 def snip(network: MaskedNetwork) -> dict[str, Tensor]:
-    """|w ⊙ ∂L/∂w|: the connection sensitivity of SNIP (Lee et al. 2019, equations 4 and 5), not normalized.
+    """|w ⊙ ∂L/∂w|: the connection sensitivity of SNIP (Lee et al. 2019, section 4.1).
 
-    L is the mean loss over all samples, so that their split into batches does not matter. The paper takes one training
-    batch. Batch norm uses its running statistics, as in the authors' code (snip/prune.py: is_train is False). A weight
-    that does not influence the loss scores 0.
+    The paper divides by the sum of all scores, which does not change their order; here they are times the number of
+    samples instead. L is the mean loss over all samples, so the split into batches does not matter. The authors take
+    one training batch, and their code (snip/prune.py: is_train is False) lets batch norm use its running statistics, as
+    here. A weight that does not influence the loss scores 0.
     """
     model, weights = network.copy()
     model.eval()
@@ -194,18 +199,17 @@ def snip(network: MaskedNetwork) -> dict[str, Tensor]:
         loss = network.loss(model(images), labels) * len(labels)
         for total, gradient in zip(totals, _gradients(loss, weights), strict=True):
             total += gradient
-    # Each gradient was multiplied by its batch's size; dividing by their sum would not change the order.
-    return {name: (weight * total).abs() for name, weight, total in zip(network.mask, weights, totals, strict=True)}
+    return {name: (w * total).detach().abs() for name, w, total in zip(network.mask, weights, totals, strict=True)}
 
 
 def grasp(network: MaskedNetwork) -> dict[str, Tensor]:
-    """w ⊙ Hg, the gradient signal preservation of GraSP (Wang et al. 2020, equation 8) with the opposite sign.
+    """w ⊙ Hg: gradient signal preservation, GraSP (Wang et al. 2020, section 4), with the opposite sign.
 
     H is the Hessian and g the gradient of the loss in the live weights of all masked layers. The paper prunes the
-    highest of -w ⊙ Hg; here the lowest scores go, so the sign changes. Scores are signed, not absolute. As in the
-    authors' code (pruner/GraSP.py), outputs are divided by a temperature of 200 and the network is in training mode:
-    batch norm normalizes by each batch, so the split into batches matters. The authors take 10 images of each class,
-    in two batches.
+    weights with the highest -w ⊙ Hg; here the lowest scores go, so the sign changes. Scores are signed, not absolute.
+    As in the authors' code (pruner/GraSP.py), outputs are divided by a temperature of 200 and the network is in
+    training mode: batch norm normalizes by each batch, so the split into batches matters. The authors take 10 images of
+    each CIFAR-10 class, in two batches.
     """
     model, weights = network.copy()
     model.train()
@@ -227,14 +231,15 @@ def grasp(network: MaskedNetwork) -> dict[str, Tensor]:
 
 
 def synflow(network: MaskedNetwork) -> dict[str, Tensor]:
-    """w ⊙ ∂R/∂w of the network made positive: synaptic flow (Tanaka et al. 2020, equation 4), in 100 rounds.
+    """w ⊙ ∂R/∂w of the network made positive: synaptic flow, SynFlow (Tanaka et al. 2020, algorithm 1).
 
     R is the sum of the outputs for one image of ones when every parameter and buffer is replaced by its absolute value
-    (the authors' Pruners/pruners.py) in eval mode (their prune.py). Pruning it in rounds whose density falls
-    exponentially never empties a layer before all others are down to a weight (their theorem 3). Two choices are ours:
-    it runs in float64, because R grows with the product of the layers' widths and leaves float32 in deep networks; and
-    running means count as 0, which they are at initialization, because to subtract them later makes the flow negative.
-    No image's content is read, only the shape of the first.
+    (the authors' Pruners/pruners.py) in eval mode (their prune.py). Pruned in many small rounds, no layer runs empty
+    before every layer is down to one weight (their theorem 3); the paper takes 100. Two choices are ours. Scores are
+    float64: R grows with the product of the layers' widths and exceeds float32 in deep networks. Running means count
+    as 0, as they are at initialization: subtracting them after training would make the flow negative.
+
+    Of the batches only the images' shape is read, never their content.
     """
     model, weights = network.copy()
     model.double().eval()

@@ -99,7 +99,7 @@ def prune(
     """The mask without the `fraction` of live weights that a criterion scores lowest.
 
     As many weights go as with `magnitude_prune`. A criterion of n rounds prunes to the density d · (1 - fraction)^(k/n)
-    in round k, from a mask of density d (the exponential schedule of Tanaka et al. 2020, section 6), and scores the
+    in round k, from a mask of density d (the exponential schedule of Tanaka et al. 2020, algorithm 1), and scores the
     weights that are left before each round. `model` is not changed.
 
     Args:
@@ -182,9 +182,9 @@ def empty_layers(mask: Mask) -> list[str]:
 
 
 def _scores(criterion: Criterion, network: MaskedNetwork) -> dict[str, Tensor]:
-    """The criterion's checked scores. Equal networks and seeds give equal scores, whatever was drawn before."""
+    """The criterion's checked scores. They do not depend on random numbers drawn earlier."""
     device = network.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
         torch.manual_seed(network.seed)
         scores = criterion.scores(network)
     return _check_scores(scores, network.mask, device, f"criterion {criterion.name!r}")

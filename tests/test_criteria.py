@@ -153,7 +153,7 @@ def test_synflow_of_a_deep_network_stays_finite_where_float32_does_not():
     assert pruned.live == pruned.size // 2
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.integers(2, 4), min_size=3, max_size=5), st.integers(0, 2**31), st.floats(0, 1))
 def test_synflow_empties_no_layer_before_every_layer_is_down_to_one_weight(widths, seed, share):
     model = mlp(*widths, seed=seed, dtype=torch.float32)
@@ -180,6 +180,24 @@ def test_the_criterion_magnitude_prunes_as_magnitude_prune_does(scope, dtype):
     assert prune(model, mask, 0.3, scope=scope) == expected
     # Through its scores instead of the kernel.
     assert prune(model, mask, 0.3, lambda network: scores(network), scope) == expected
+
+
+def test_magnitudes_are_compared_in_float32_with_the_kernel_and_without():
+    weights, scores = (
+        {"w": torch.tensor([1 + 1e-12, 1.0, 2.0], dtype=torch.float64)},
+        find_criterion("magnitude").scores,
+    )
+    mask = Mask({"w": torch.ones(3, dtype=torch.bool)})
+    for criterion in ("magnitude", lambda network: scores(network)):
+        assert prune(weights, mask, 0.3, criterion)["w"].tolist() == [False, True, True]
+
+
+def test_a_criterion_computes_gradients_also_where_they_are_switched_off():
+    model = resnet8()
+    expected = prune(model, Mask.ones_like(model), 0.5, "snip", batches=data())
+    with torch.no_grad():
+        assert prune(model, Mask.ones_like(model), 0.5, "snip", batches=data()) == expected
+    assert not any(score.requires_grad for score in snip(MaskedNetwork(model, expected, data())).values())
 
 
 def test_random_scores_depend_on_the_seed_and_the_layers_name_alone():
