@@ -13,10 +13,23 @@ _HOME = {
     "Mask": "sparselt.masks",
     "MaskedSGD": "sparselt.optim",
     "magnitude_prune": "sparselt.pruning",
-    "prunable_parameters": "sparselt.pruning",
+    "prunable_parameters": "sparselt.masks",
+    "prune": "sparselt.pruning",
 }
 
-_ROOMS = ("analysis", "data", "experiments", "kernels", "models", "report", "reproduce", "runs", "siblings", "training")
+_ROOMS = (
+    "analysis",
+    "criteria",
+    "data",
+    "experiments",
+    "kernels",
+    "models",
+    "report",
+    "reproduce",
+    "runs",
+    "siblings",
+    "training",
+)
 
 __all__ = ["SparseltError", "__version__", *_HOME]
 

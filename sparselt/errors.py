@@ -9,6 +9,10 @@ class MaskError(SparseltError):
     """A mask that does not fit a model, another mask, or its file."""
 
 
+class CriterionError(SparseltError):
+    """A pruning criterion whose scores cannot be used: wrong names, shapes, dtypes or devices, or not finite."""
+
+
 class DataError(SparseltError):
     """A data folder or .beton file that is missing, truncated, changed, or of another data set."""
 

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,31 @@ from sparselt.weights import check_weights
 _METADATA_KEY = "sparselt_mask"
 
 
+def prunable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yields name and weight of every convolution and fully connected layer, shortcuts and classifier included.
+
+    Never biases or normalization parameters (the prunable set of Frankle et al. 2019 and Paul et al. 2022). A weight
+    that two layers share is yielded once, under its first name.
+    """
+    kinds = (nn.modules.conv._ConvNd, nn.Linear)
+    weights = {id(module.weight) for module in model.modules() if isinstance(module, kinds)}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in weights:
+            yield name, parameter
+
+
+def random_generator(key: str) -> np.random.Generator:
+    """Random numbers that depend on `key` alone: not on the device, the process or earlier draws."""
+    words = np.frombuffer(hashlib.sha256(key.encode()).digest()[:16], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=words))
+
+
 class Mask(Mapping[str, Tensor]):
     """An immutable choice of weights: True where a weight is alive, False where it is pruned.
 
     Args:
-        layers: parameter name to bool tensor of the parameter's shape, any device. Copied, so that a later change of
-            the tensors passed in does not change the mask. Names follow `model.named_parameters()`.
+        layers: a bool tensor of the parameter's shape, on any device, by parameter name as in
+            `model.named_parameters()`. The tensors are copied, so changing them later does not change the mask.
 
     Raises:
         MaskError: a layer that is not a bool tensor, or no layer at all.
@@ -45,8 +64,6 @@ class Mask(Mapping[str, Tensor]):
     @classmethod
     def ones_like(cls, model: nn.Module) -> "Mask":
         """The dense mask: True for every prunable weight of `model` (see `sparselt.prunable_parameters`)."""
-        from sparselt.pruning import prunable_parameters
-
         return cls({name: torch.ones_like(p, dtype=torch.bool) for name, p in prunable_parameters(model)})
 
     @classmethod
@@ -57,8 +74,7 @@ class Mask(Mapping[str, Tensor]):
         """
         layers = {}
         for name, layer in mask.items():
-            key = np.frombuffer(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16], dtype=np.uint64)
-            order = np.random.Generator(np.random.Philox(key=key)).permutation(layer.numel())
+            order = random_generator(f"{seed}/{name}").permutation(layer.numel())
             flat = torch.zeros(layer.numel(), dtype=torch.bool)
             flat[torch.from_numpy(order[: int(layer.sum())])] = True
             layers[name] = flat.view(layer.shape).to(layer.device)
@@ -93,7 +109,7 @@ class Mask(Mapping[str, Tensor]):
         """Sets every pruned weight of `model` to exactly 0.0, in place.
 
         Raises:
-            MaskError: a layer that `model` lacks or whose shape differs; nothing has been written then.
+            MaskError: a layer that `model` lacks or has in another shape. Nothing is written then.
         """
         parameters = dict(model.named_parameters())
         self.check_fits(parameters)
@@ -102,8 +118,11 @@ class Mask(Mapping[str, Tensor]):
                 parameters[name].masked_fill_(~layer.to(parameters[name].device), 0.0)
 
     def check_fits(self, parameters: Mapping[str, Tensor]) -> None:
-        """Raises a MaskError that names the first layer which `parameters` lacks or has in another shape, and a
-        SettingError if they are no tensors by name.
+        """Checks that `parameters` has every layer of the mask in the same shape.
+
+        Raises:
+            MaskError: names the first layer that is missing or has another shape.
+            SettingError: `parameters` is not a mapping from names to tensors.
         """
         check_weights(parameters)
         for name, layer in self.items():
@@ -117,8 +136,34 @@ class Mask(Mapping[str, Tensor]):
                     "was the mask made for another model?"
                 )
 
+    def live_values(self, tensors: Mapping[str, Tensor], names: Iterable[str] | None = None) -> Tensor:
+        """The values of `tensors` at the live weights, in layer and row-major order, as one vector.
+
+        Args:
+            tensors: a tensor of each layer's shape, by name. All on one device.
+            names: the layers to read; all of them unless given.
+        """
+        return torch.cat(
+            [tensors[name][self[name].to(tensors[name].device)] for name in (self if names is None else names)]
+        )
+
+    def keep(self, chosen: Tensor) -> "Mask":
+        """The mask of the live weights for which `chosen` is True.
+
+        Args:
+            chosen: bool [live], in the order of `live_values`, on any device.
+        """
+        layers = {}
+        for name, part in zip(self, chosen.split([int(layer.sum()) for layer in self.values()]), strict=True):
+            layers[name] = torch.zeros_like(self[name]).masked_scatter_(self[name], part.to(self[name].device))
+        return Mask(layers)
+
     def save(self, path: str | os.PathLike) -> None:
-        """Writes one bit a weight to a safetensors file, through a temporary name."""
+        """Writes one bit a weight to a safetensors file. The file is complete or not there: its name comes last.
+
+        Raises:
+            MaskError: `path` is a folder or cannot be written.
+        """
         from safetensors.numpy import save
 
         packed = {name: np.packbits(layer.cpu().numpy().reshape(-1)) for name, layer in self.items()}
@@ -138,7 +183,7 @@ class Mask(Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Mask":
-        """Reads what `save` wrote; layers keep their order and stand on the CPU.
+        """Reads a file that `save` wrote. The layers keep their order and are on the CPU.
 
         Raises:
             MaskError: the file is missing, truncated, or not a mask.
@@ -190,7 +235,7 @@ class Mask(Mapping[str, Tensor]):
     def __repr__(self) -> str:
         return f"Mask({len(self)} layers, {self.live} of {self.size} weights alive, density {self.density:.4f})"
 
-    def _combine(self, other: "Mask", operation) -> "Mask":
+    def _combine(self, other: "Mask", operation: Callable[[Tensor, Tensor], Tensor]) -> "Mask":
         if not isinstance(other, Mask):
             return NotImplemented
         if self.keys() != other.keys():
@@ -201,10 +246,10 @@ class Mask(Mapping[str, Tensor]):
 
 
 def as_mask(mask: Mapping[str, Tensor]) -> Mask:
-    """The mask itself, or the one that bool tensors by parameter name make.
+    """Returns a `Mask` unchanged, and makes one of a mapping from parameter names to bool tensors.
 
     Raises:
-        MaskError: what is neither.
+        MaskError: `mask` is neither.
     """
     if isinstance(mask, Mask):
         return mask

@@ -1,4 +1,7 @@
-"""Masks of siblings, networks that differ in data order only, combined at a given final density (Movva et al. 2021)."""
+"""Union and intersection of siblings' masks at a given final density (Movva et al. 2021).
+
+Siblings are networks whose trainings differ in data order only.
+"""
 
 import math
 import numbers
@@ -10,7 +13,7 @@ from torch import Tensor
 
 from sparselt.errors import SettingError, TrainingError
 from sparselt.masks import Mask, as_mask
-from sparselt.pruning import Scope, check_scope
+from sparselt.scopes import Scope, check_scope, erk_counts, shares
 
 __all__ = ["How", "combined_mask"]
 
@@ -26,28 +29,29 @@ def combined_mask(
 ) -> tuple[Mask, float]:
     """The union or intersection of the siblings' magnitude masks, with exactly round(density · mask.size) live weights.
 
-    All siblings are pruned to one density, so chosen that the combined mask has the size asked for: the union
-    (survives in any) keeps the weights whose best rank by magnitude among the siblings is smallest, the intersection
-    (survives in all) those whose worst rank is smallest. One more weight for each sibling adds up to as many weights as
-    there are siblings to the combined mask; of those that the last one adds, the weights with the smallest sum of ranks
-    stay, then the last in layer and row-major order. Equal magnitudes in one sibling rank as in `magnitude_prune`.
-    Magnitudes are compared in float32.
+    All siblings are pruned to one common density, chosen so that the combined mask reaches the target size. In terms of
+    each sibling's ranks by magnitude: the union (a weight survives in any sibling) keeps the weights whose best rank is
+    smallest, the intersection (it survives in all) those whose worst rank is smallest. When each sibling keeps one
+    weight more, the combined mask grows by up to as many weights as there are siblings. If only some of the last ones
+    fit, those with the smallest sum of ranks stay, and among equal sums the last in layer and row-major order.
+    Magnitudes are compared in float32. Equal magnitudes in one sibling rank as in `magnitude_prune`.
 
     Args:
-        weights: the trained weights of each sibling, by parameter name; state dicts will do. All on one device.
-        density: of the combined mask over all weights of the masked layers, in (0, 1]. For a comparison at equal
-            density give `.density` of the other mask.
+        weights: the trained weights of each sibling, by parameter name, such as state dicts. All on one device.
+        density: of the combined mask over all weights of the masked layers, in (0, 1]. To compare with another mask at
+            equal density, give that mask's `.density`.
         mask: the weights that may survive: `Mask.ones_like(model)`, or the previous level's mask.
-        scope: `global` ranks all layers together; `layerwise` each on its own, and every layer keeps the same share of
-            its live weights, as nearly as whole weights allow.
+        scope: `global` ranks all layers together. `layerwise` and `erk` rank each layer on its own: with `layerwise`
+            all layers keep the same share of their live weights, up to rounding; with `erk` their shapes decide, see
+            `sparselt.scopes.erk_counts`.
 
     Returns:
-        The combined mask, and the density to which each sibling was pruned: with `union` at most, with `intersection`
-        at least that of the combined mask.
+        The combined mask, and the density to which each sibling was pruned: at most that of a union, at least that of
+        an intersection.
 
     Raises:
-        SettingError: fewer than two siblings, an unknown `how` or scope, a density that is no number above 0, leaves
-            not one weight, or exceeds that of `mask`.
+        SettingError: fewer than two siblings; an unknown `how` or scope; a density that is not a number above 0, leaves
+            no weight, or exceeds that of `mask`.
         MaskError: a sibling of another model than the mask's.
         TrainingError: a live weight that is NaN or infinite, with the sibling's position and the layer's name.
     """
@@ -63,11 +67,11 @@ def combined_mask(
     groups = [list(mask)] if scope == "global" else [[name] for name in mask]
     kept: list[Tensor] = []
     pruned_to = 0
-    for names, count in zip(groups, _counts(target, groups, mask), strict=True):
+    for names, count in zip(groups, _counts(target, mask, scope), strict=True):
         chosen, sibling_count = _chosen(_ranks(weights, names, mask), count, how)
         kept.append(chosen)
         pruned_to += sibling_count
-    return _to_mask(torch.cat(kept), mask), pruned_to / mask.size
+    return mask.keep(torch.cat(kept)), pruned_to / mask.size
 
 
 def _target(density: float, mask: Mask) -> int:
@@ -84,37 +88,32 @@ def _target(density: float, mask: Mask) -> int:
     return target
 
 
-def _counts(target: int, groups: Sequence[Sequence[str]], mask: Mask) -> list[int]:
-    """How many weights each group keeps: the same share of its live ones, the largest remainders rounded up."""
-    live = [sum(int(mask[name].sum()) for name in names) for names in groups]
-    shares = [divmod(target * number, sum(live)) for number in live]
-    counts = [share for share, _ in shares]
-    by_remainder = sorted(range(len(groups)), key=lambda i: -shares[i][1])
-    for i in by_remainder[: target - sum(counts)]:
-        counts[i] += 1
-    return counts
+def _counts(target: int, mask: Mask, scope: Scope) -> list[int]:
+    """How many weights all layers keep together (`global`), or each layer."""
+    live = [int(layer.sum()) for layer in mask.values()]
+    if scope == "global":
+        return [target]
+    if scope == "erk":
+        return erk_counts([layer.shape for layer in mask.values()], live, target)
+    return shares(target, live)
 
 
 def _ranks(weights: Sequence[Mapping[str, Tensor]], names: Sequence[str], mask: Mask) -> Iterator[Tensor]:
-    """For each sibling the ranks, 0 for the largest magnitude, of the live weights of some layers: int64 [live]."""
+    """For each sibling the ranks of the live weights of some layers: int64 [live], 0 for the largest magnitude."""
     for k, sibling in enumerate(weights):
-        layers = []
         for name in names:
-            weight = sibling[name].detach().reshape(-1)
-            layer = weight[mask[name].reshape(-1).to(weight.device)].float().abs()
-            if not torch.isfinite(layer).all():
+            if not torch.isfinite(mask.live_values(sibling, [name]).float()).all():
                 raise TrainingError(
                     f"cannot prune {name!r} of sibling {k}: it holds weights that are not finite; its training diverged"
                 )
-            layers.append(layer)
-        ascending = torch.cat(layers).argsort(stable=True)
+        ascending = mask.live_values(sibling, names).detach().float().abs().argsort(stable=True)
         ranks = torch.empty_like(ascending)
         ranks[ascending] = torch.arange(len(ascending) - 1, -1, -1, device=ascending.device)
         yield ranks
 
 
 def _chosen(ranks: Iterator[Tensor], count: int, how: How) -> tuple[Tensor, int]:
-    """Which live weights stay, bool [live], and how many each sibling keeps for that."""
+    """The live weights that stay, as bool [live], and how many weights each sibling keeps to reach their number."""
     best = total = next(ranks)
     siblings = 1
     for siblings, more in enumerate(ranks, 2):  # noqa: B007
@@ -126,12 +125,3 @@ def _chosen(ranks: Iterator[Tensor], count: int, how: How) -> tuple[Tensor, int]
     chosen = torch.zeros(len(key), dtype=torch.bool, device=key.device)
     chosen[order[:count]] = True
     return chosen, int(best[order[:count]].max()) + 1 if count else 0
-
-
-def _to_mask(chosen: Tensor, mask: Mask) -> Mask:
-    layers = {}
-    for name, part in zip(mask, chosen.split([int(layer.sum()) for layer in mask.values()]), strict=True):
-        layer = torch.zeros(mask[name].numel(), dtype=torch.bool, device=mask[name].device)
-        layer[mask[name].reshape(-1)] = part.to(layer.device)
-        layers[name] = layer.view(mask[name].shape)
-    return Mask(layers)

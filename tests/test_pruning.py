@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sparselt import Mask, magnitude_prune, prunable_parameters
-from sparselt.errors import MaskError, SettingError, TrainingError
+from sparselt.errors import CriterionError, MaskError, SettingError, TrainingError
 from sparselt.models import build_model
-from sparselt.pruning import empty_layers, weights_left
+from sparselt.pruning import empty_layers, prune_by_scores, weights_left
+from sparselt.scopes import erk_counts
 
 
 def by_sorting(weights: dict[str, np.ndarray], mask: dict[str, np.ndarray], fraction: float) -> dict[str, np.ndarray]:
@@ -165,3 +166,64 @@ def test_weights_left_are_counted_as_pruning_leaves_them():
 def test_the_smallest_fraction_still_takes_a_weight(fraction):
     mask = Mask({"a": torch.ones(50, dtype=torch.bool)})
     assert magnitude_prune({"a": torch.randn(50)}, mask, fraction).live == 49
+
+
+def lowest(scores: list[np.ndarray], alive: list[np.ndarray], count: int) -> list[np.ndarray]:
+    """Independent: a stable sort of the live scores, the first `count` go."""
+    flat, kept = np.concatenate([s.ravel() for s in scores]), np.concatenate([a.ravel() for a in alive])
+    live = np.flatnonzero(kept)
+    kept[live[np.argsort(flat[live], kind="stable")[:count]]] = False
+    parts = np.split(kept, np.cumsum([a.size for a in alive])[:-1])
+    return [part.reshape(a.shape) for part, a in zip(parts, alive, strict=True)]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(*[st.integers(1, 5)] * 4), min_size=1, max_size=4),
+    st.floats(0.01, 0.99),
+    st.booleans(),
+    st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16]),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_lowest_scores_go_in_every_scope_and_no_weight_comes_back(shapes, fraction, ties, dtype, last, seed):
+    rng = np.random.default_rng(seed)
+    order = torch.channels_last if last else torch.contiguous_format
+    drawn = [torch.from_numpy(rng.normal(size=shape)).to(dtype) for shape in shapes]
+    scores = {f"w{i}": (s.round() if ties else s).contiguous(memory_format=order) for i, s in enumerate(drawn)}
+    alive = [rng.random(shape) < 0.8 for shape in shapes]
+    alive[0][0, 0] = True
+    mask = Mask({n: torch.from_numpy(a).contiguous(memory_format=order) for n, a in zip(scores, alive, strict=True)})
+    numbers, live = [s.double().numpy() for s in scores.values()], [int(a.sum()) for a in alive]
+    total = math.ceil(round(fraction * sum(live), 6))
+    expected = lowest(numbers, alive, total)
+    pruned = prune_by_scores(scores, mask, fraction)
+    assert all(np.array_equal(p.numpy(), e) for p, e in zip(pruned.values(), expected, strict=True))
+    kept = erk_counts(shapes, live, sum(live) - total)
+    for scope, counts in {
+        "layerwise": [math.ceil(round(fraction * n, 6)) for n in live],
+        "erk": [n - k for n, k in zip(live, kept, strict=True)],
+    }.items():
+        pruned = prune_by_scores(scores, mask, fraction, scope)
+        for layer, score, a, count in zip(pruned.values(), numbers, alive, counts, strict=True):
+            assert np.array_equal(layer.numpy(), lowest([score], [a], count)[0])
+
+
+def test_magnitudes_in_scope_erk_keep_the_largest_weights_of_each_layer():
+    model = build_model("resnet8", classes=10, channels=1, seed=0)
+    mask = Mask.ones_like(model)
+    for level in range(1, 6):
+        smaller = magnitude_prune(model, mask, 0.5, "erk")
+        assert smaller & mask == smaller and smaller.live == weights_left([mask.size], 0.5, level)
+        for name, weight in prunable_parameters(model):
+            gone, kept = weight[mask[name] & ~smaller[name]].abs(), weight[smaller[name]].abs()
+            assert not len(gone) or not len(kept) or gone.max() <= kept.min()
+        mask = smaller
+
+
+def test_scores_given_without_a_criterion_are_checked_as_well():
+    mask = Mask({"w": torch.ones(2, dtype=torch.bool)})
+    with pytest.raises(CriterionError, match="scores: the scores of layer 'w' are NaN or infinite"):
+        prune_by_scores({"w": torch.tensor([1.0, math.nan])}, mask, 0.5)
+    with pytest.raises(SettingError, match="no weight is left"):
+        prune_by_scores({"w": torch.ones(2)}, Mask({"w": torch.zeros(2, dtype=torch.bool)}), 0.5)

@@ -140,7 +140,7 @@ def test_a_density_that_is_no_positive_number_is_refused(density):
         ({"density": 1e-3}, "none of 34 weights"),
         ({"weights": drawn(0, 1, False)}, "two or more"),
         ({"how": "mean"}, "'union' or 'intersection'"),
-        ({"scope": "layer"}, "'global' or 'layerwise'"),
+        ({"scope": "layer"}, "'global', 'layerwise' or 'erk'"),
     ],
 )
 def test_what_siblings_cannot_reach_is_refused(change, message):

@@ -19,7 +19,7 @@ from sparselt.analysis.side_by_side import SideBySide, evaluate_together
 from sparselt.errors import SettingError
 from sparselt.kernels import interpolate
 from sparselt.kernels.interpolate import gram_matrix
-from sparselt.pruning import prunable_parameters
+from sparselt.masks import prunable_parameters
 from sparselt.training.folding import Folded
 from sparselt.training.loop import autocast
 from sparselt.weights import check_weights

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from sparselt.errors import SettingError
+from sparselt.masks import prunable_parameters
 from sparselt.models.blurpool import apply_blurpool_
 from sparselt.models.cifar_resnet import CifarResNet
 from sparselt.models.initialization import Initialization, NormScale, initialize_
 from sparselt.models.small import VGG19, Conv4, LeNet, ResNet18
-from sparselt.pruning import prunable_parameters
 
 __all__ = ["MODELS", "build_model", "check_model", "initialize_", "prunable_shapes"]
 

@@ -11,8 +11,8 @@ from sparselt.analysis import between, evaluate_path, evaluate_plane, side_by_si
 from sparselt.data import Batch
 from sparselt.errors import SettingError
 from sparselt.kernels.interpolate import gram_matrix, project_to_hull
+from sparselt.masks import prunable_parameters
 from sparselt.models import build_model
-from sparselt.pruning import prunable_parameters
 from sparselt.training.loop import evaluate
 
 POSITIONS = (0.0, 0.3, 0.75, 1.0)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sparselt.errors import SettingError
+from sparselt.masks import prunable_parameters
 from sparselt.models import MODELS, build_model, check_model
-from sparselt.pruning import prunable_parameters
 from sparselt.reproduce import load_setting
 from sparselt.training.loop import training_loss
 
