@@ -1,6 +1,6 @@
 """Data sets that fit the device: the betons are read once, then every training maps the same bytes."""
 
-import os
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from sparselt.data.order import Shard, batches_of, check_indices, sample_order, 
 from sparselt.data.sources import SPLITS
 from sparselt.data.transforms import Normalize, PadCrop
 from sparselt.errors import DataError
+from sparselt.files import naming_errors, replacing
 
 _CHUNK_BYTES = 4 * 2**20  # augmented at a time: as much as a cache holds, enough to make the calls cheap
 _CHUNKS_ON_GPU = 8  # of these in one launch, which is what costs there
@@ -31,22 +32,13 @@ def write_resident(dataset: Dataset, folder: Path | str) -> None:
 
     _check_arrays(dataset)
     folder = Path(folder)
-    partials = []
-    try:
+    with naming_errors(str(folder), DataError, "free space or choose another folder"), contextlib.ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
         for split in SPLITS:
             images, labels = _read(dataset, split)
-            partial = folder / f".{split}.safetensors.{os.getpid()}.partial"
-            partials.append(partial)
+            partial = stack.enter_context(replacing(folder / f"{split}.safetensors"))
             metadata = {"manifest": dataset.manifest.to_json()}
             partial.write_bytes(save({"images": images, "labels": labels}, metadata=metadata))
-        for split, partial in zip(SPLITS, partials, strict=True):
-            os.replace(partial, folder / f"{split}.safetensors")
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written ({error}): free space or choose another folder") from error
-    finally:
-        for partial in partials:
-            partial.unlink(missing_ok=True)
 
 
 class ResidentData:
