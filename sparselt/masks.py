@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselt.errors import MaskError
-from sparselt.weights import check_weights
+from sparselt.weights import check_weights, prunable_parameters
 
 _METADATA_KEY = "sparselt_mask"
 
@@ -45,8 +45,6 @@ class Mask(Mapping[str, Tensor]):
     @classmethod
     def ones_like(cls, model: nn.Module) -> "Mask":
         """The dense mask: True for every prunable weight of `model` (see `sparselt.prunable_parameters`)."""
-        from sparselt.pruning import prunable_parameters
-
         return cls({name: torch.ones_like(p, dtype=torch.bool) for name, p in prunable_parameters(model)})
 
     @classmethod

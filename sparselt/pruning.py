@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -11,22 +11,10 @@ from torch import Tensor, nn
 from sparselt.errors import SettingError, TrainingError
 from sparselt.kernels import magnitude_mask, magnitude_threshold
 from sparselt.masks import Mask, as_mask
+from sparselt.weights import prunable_parameters as prunable_parameters
 
 Scope = Literal["global", "layerwise"]
 Rule = Literal["exact", "open_lth"]
-
-
-def prunable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yields name and weight of every convolution and fully connected layer, shortcuts and classifier included.
-
-    Never biases or normalization parameters (the prunable set of Frankle et al. 2019 and Paul et al. 2022). A weight
-    that two layers share is yielded once, under its first name.
-    """
-    kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    weights = {id(module.weight) for module in model.modules() if isinstance(module, kinds)}
-    for name, parameter in model.named_parameters():
-        if id(parameter) in weights:
-            yield name, parameter
 
 
 def magnitude_prune(

@@ -19,10 +19,9 @@ from sparselt.analysis.side_by_side import SideBySide, evaluate_together
 from sparselt.errors import SettingError
 from sparselt.kernels import interpolate
 from sparselt.kernels.interpolate import gram_matrix
-from sparselt.pruning import prunable_parameters
 from sparselt.training.folding import Folded
 from sparselt.training.loop import autocast
-from sparselt.weights import check_weights
+from sparselt.weights import check_weights, prunable_parameters
 
 CHUNK_BYTES = 5 << 28  # of weight sets made at a time: a path of 11 points through ResNet-50
 
