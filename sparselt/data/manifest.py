@@ -14,6 +14,7 @@ from sparselt.errors import DataError
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
+SPLITS = ("train", "test")
 _BLOCK = 2**20
 _BLOCKS = 64
 

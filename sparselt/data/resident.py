@@ -10,9 +10,8 @@ import torch
 from sparselt.data.batch import Batch, augmented, normalized
 from sparselt.data.beton import Beton
 from sparselt.data.dataset import Dataset
-from sparselt.data.manifest import Manifest
+from sparselt.data.manifest import SPLITS, Manifest
 from sparselt.data.order import Shard, batches_of, check_indices, sample_order, steps_in
-from sparselt.data.sources import SPLITS
 from sparselt.data.transforms import Normalize, PadCrop
 from sparselt.errors import DataError
 from sparselt.files import naming_errors, replacing

@@ -62,4 +62,5 @@ def _found() -> dict[str, Build]:
     package = importlib.import_module(__package__ or "")
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)
-    return {build.__name__: build for build in _IMAGES if build.__module__.startswith(f"{package.__name__}.")}
+    own = [build for build in _IMAGES if build.__module__.startswith(f"{package.__name__}.")]
+    return {build.__name__: build for build in sorted(own, key=lambda build: build.__name__)}
