@@ -14,7 +14,7 @@ import functools
 import os
 import queue
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 
@@ -91,7 +91,7 @@ def make_loader(path, batch_size: int, threads: int, decoder):
         )
 
 
-def iterate(loader, order: np.ndarray, prepare=None) -> Iterator[np.ndarray]:
+def iterate(loader, order: np.ndarray, prepare=None) -> Generator[np.ndarray]:
     """The decoded images of consecutive batches of `order`; each array is valid until the next one is asked for.
 
     `prepare(buffers)` fills the buffers that the decoder asked for before the worker starts. A decoder that has
