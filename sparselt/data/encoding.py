@@ -106,7 +106,8 @@ class _Encode:
 
     def __call__(self, indices: range) -> tuple[_Chunk, list[bytes]]:
         rows = np.zeros(len(indices), dtype=self.dtype)
-        chunk, contents = _Chunk(rows, [], [], [], []), []
+        chunk = _Chunk(rows, [], [], [], [])
+        contents: list[bytes] = []
         for index in indices:
             row = rows[len(contents)]
             try:

@@ -14,7 +14,8 @@ import functools
 import os
 import queue
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -66,9 +67,10 @@ def require_ffcv():
 
 def usable_threads(asked: int) -> int:
     """At most Numba's threads; 1 where Numba only has its workqueue layer, which dies when two threads use it."""
-    import numba
+    from numba import config
 
-    return min(asked, numba.config.NUMBA_NUM_THREADS) if _layer_is_threadsafe() else 1
+    most = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # set while Numba is imported
+    return min(asked, most) if _layer_is_threadsafe() else 1
 
 
 def make_loader(path, batch_size: int, threads: int, decoder):
@@ -119,8 +121,13 @@ def _worker_class():
     class Worker(EpochIterator):
         """FFCV's worker thread for one pass over `order`."""
 
+        iter_ixes: Any
+        memory_allocations: Any
+
         def __init__(self, loader, order: np.ndarray, prepare):
-            self.prepare, self.failure, self.check = prepare, None, None
+            self.prepare = prepare
+            self.failure: BaseException | None = None
+            self.check: Callable[[int, np.ndarray], None] | None = None
             self.decoding, self.length = order[:0], os.stat(loader.fname).st_size
             super().__init__(loader, order)
 

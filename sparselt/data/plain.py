@@ -37,7 +37,7 @@ class PlainReader:
         self.beton = Beton(path)
         self.transform, self.batch_size, self.pinned = transform, batch_size, pinned
         self.threads = min(threads, len(os.sched_getaffinity(0)))
-        self.shape: tuple[int, ...] = self.beton.shape if transform is None else (transform.size, transform.size, 3)
+        self.shape = self.beton.shape if transform is None else (transform.size, transform.size, 3)
 
     def images(self, order: np.ndarray, seed: int = 0, epoch: int = 0) -> Generator[torch.Tensor]:
         """uint8 [N, C, H, W] of consecutive batches of `order`; an error in a thread is raised here.
@@ -82,8 +82,12 @@ class PlainReader:
         if beton.is_jpeg(index):
             jpeg = beton.stored(index)
             cut = np.empty(len(jpeg), np.uint8)
-            size, row, column, *shape = cut_region(jpeg, height, width, top, left, rows, columns, bilinear, side, cut)
-            image = beton.decoded(cut[:size], *shape, index) if size else beton.decoded(jpeg, height, width, index)
+            size, row, column, cut_height, cut_width = cut_region(
+                jpeg, height, width, top, left, rows, columns, bilinear, side, cut
+            )
+            if size:
+                jpeg, height, width = cut[:size], cut_height, cut_width
+            image = beton.decoded(jpeg, height, width, index)
             top, left = top - row, left - column
         else:
             image = beton.image(index)
