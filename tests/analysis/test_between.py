@@ -204,7 +204,7 @@ def damaged(state: dict, name: str, change) -> dict:
         (None, {"buffers": "reestimate", "training_batches": iter(())}, "no batch"),
         (None, {"prunable": ["0.weight", "w"]}, "prunable name 'w'"),
         (lambda state: {n: t for n, t in state.items() if n != "5.bias"}, {}, "second network lacks '5.bias'"),
-        (lambda state: {**state, "x": torch.ones(1)}, {}, "second network has, and the model has not, 'x'"),
+        (lambda state: {**state, "x": torch.ones(1)}, {}, "second network has 'x', which the model lacks"),
         (
             lambda state: damaged(state, "5.bias", lambda t: t[:1]),
             {},
