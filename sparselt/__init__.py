@@ -13,7 +13,7 @@ _HOME = {
     "Mask": "sparselt.masks",
     "MaskedSGD": "sparselt.optim",
     "magnitude_prune": "sparselt.pruning",
-    "prunable_parameters": "sparselt.masks",
+    "prunable_parameters": "sparselt.weights",
     "prune": "sparselt.pruning",
 }
 

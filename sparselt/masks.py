@@ -12,22 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sparselt.errors import MaskError
-from sparselt.weights import check_weights
+from sparselt.weights import check_weights, prunable_parameters
 
 _METADATA_KEY = "sparselt_mask"
-
-
-def prunable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yields name and weight of every convolution and fully connected layer, shortcuts and classifier included.
-
-    Never biases or normalization parameters (the prunable set of Frankle et al. 2019 and Paul et al. 2022). A weight
-    that two layers share is yielded once, under its first name.
-    """
-    kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    weights = {id(module.weight) for module in model.modules() if isinstance(module, kinds)}
-    for name, parameter in model.named_parameters():
-        if id(parameter) in weights:
-            yield name, parameter
 
 
 def random_generator(key: str) -> np.random.Generator:

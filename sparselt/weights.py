@@ -1,8 +1,23 @@
-"""Weights as users hand them in: mappings from parameter names to tensors."""
+"""Weights by name: which of a network can be pruned, and what users hand in."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+
+from torch import nn
 
 from sparselt.errors import SettingError
+
+
+def prunable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yields name and weight of every convolution and fully connected layer, shortcuts and classifier included.
+
+    Never biases or normalization parameters (the prunable set of Frankle et al. 2019 and Paul et al. 2022). A weight
+    that two layers share is yielded once, under its first name.
+    """
+    kinds = (nn.modules.conv._ConvNd, nn.Linear)
+    weights = {id(module.weight) for module in model.modules() if isinstance(module, kinds)}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in weights:
+            yield name, parameter
 
 
 def check_weights(weights: object, what: str = "the weights") -> None:

@@ -10,11 +10,20 @@ from sparselt.analysis.adaptive import (
     subsample_indices,
 )
 from sparselt.analysis.batch_norm import reestimate_statistics_
-from sparselt.analysis.connectivity import Path, error_barrier, evaluate_path, instability, path_positions
+from sparselt.analysis.connectivity import (
+    HeatMap,
+    Path,
+    Plane,
+    error_barrier,
+    evaluate_path,
+    evaluate_plane,
+    instability,
+    pairwise_max_error,
+    path_positions,
+)
 from sparselt.analysis.distances import angle, angular_distance, angular_distance_matrix, l2_distance
 from sparselt.analysis.flatness import Eigenvalues, Trace, hessian_eigenvalues, hessian_trace
 from sparselt.analysis.histograms import WeightHistogram, bimodality_coefficient, weight_histogram
-from sparselt.analysis.landscape import Plane, evaluate_plane
 from sparselt.analysis.overlap import (
     Overlap,
     intersection_chance,
@@ -26,7 +35,6 @@ from sparselt.analysis.overlap import (
     mean_pairwise_jaccard,
     union_chance,
 )
-from sparselt.analysis.pairs import HeatMap, pairwise_max_error
 from sparselt.analysis.perturbation import perturbed, projection_distance
 from sparselt.analysis.plane import PlaneAxes, lcs_set, plane_axes
 

@@ -1,10 +1,11 @@
 """How much one IMP level may prune: the adaptive heuristic of Paul et al. 2022, section 2.2.
 
 1. The threshold: the dense network's training loss plus ε, the standard deviation of that loss across the batches of
-   the last epoch. Literally these are the two numbers that a training measures (`sparselt.training.loop.Trained`):
-   `TrainThreshold(trained.train_loss, trained.train_loss_std)`. They are of a network that is still moving, in training
-   mode, on augmented images. The losses along a path are of a network at rest; the paper does not say in which mode it
-   takes them, nor on which images. The alternative, `dense_threshold`, measures the dense network as the paths are.
+   the last epoch. Taken literally, these are the two numbers that a training measures
+   (`sparselt.training.loop.Trained`): `TrainThreshold(trained.train_loss, trained.train_loss_std)`, of a network that
+   is still training, in training mode, on augmented images. The networks on a path do not train; the paper does not say
+   in which mode, nor on which images, their losses are taken. `dense_threshold` measures the dense network as the paths
+   are measured.
 2. `adaptive_fraction`: the largest ratio p of 10%, 20%, … for which the training loss stays below the threshold along
    the whole linear path from w(L) to its projection.
 3. max(p, 20%) is pruned.
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparselt.analysis.between import check_state
 from sparselt.analysis.connectivity import check_positions, path_positions
 from sparselt.errors import SettingError
 from sparselt.kernels import interpolate
@@ -29,7 +31,6 @@ from sparselt.pruning import Scope, check_fraction, magnitude_prune
 from sparselt.training.folding import Folded
 from sparselt.training.loop import autocast, training_loss
 from sparselt.training.recipe import PLAIN, Techniques
-from sparselt.weights import check_weights
 
 FRACTIONS = tuple(tenth / 10 for tenth in range(1, 10))
 MINIMUM = 0.2
@@ -52,14 +53,14 @@ class TrainThreshold:
 
 @dataclass(frozen=True)
 class AdaptiveSearch:
-    """Steps 2 and 3. What another threshold would have chosen, `dataclasses.replace(search, threshold=…)` says.
+    """Steps 2 and 3. `dataclasses.replace(search, threshold=…)` is the choice under another threshold.
 
     Args:
         fractions: the ratios tried, increasing.
         positions: where on the path, 0 (the network) to 1 (its projection).
-        losses: of each fraction the mean training loss (nats) at each position.
-        threshold: what all of them must be below.
-        minimum: what is pruned at least.
+        losses: for each fraction the mean training loss (nats) at each position.
+        threshold: the loss that all of a path must stay below.
+        minimum: the least fraction that is pruned.
     """
 
     fractions: tuple[float, ...]
@@ -70,21 +71,21 @@ class AdaptiveSearch:
 
     @property
     def largest(self) -> float | None:
-        """The largest fraction whose path stays below the threshold, None if there is none. A NaN is not below.
+        """The largest fraction whose path stays below the threshold, whether smaller ones do or not; None: no fraction.
 
-        Of all fractions: that a smaller one fails rules out none of the larger.
+        A loss of NaN is not below.
         """
         below = [all(loss < self.threshold for loss in path) for path in self.losses]
         return max(itertools.compress(self.fractions, below), default=None)
 
     @property
     def fraction(self) -> float:
-        """What is pruned: the largest fraction, or the minimum if that is more or there is none."""
+        """The fraction to prune: the largest one, or the minimum where that is more."""
         return max(self.largest or 0.0, self.minimum)
 
     @property
     def note(self) -> str:
-        """Why the minimum is pruned although its path is not known to stay below the threshold; empty if it does."""
+        """Why the minimum is pruned instead of a fraction that was found; empty where one was."""
         if self.largest is not None and self.largest >= self.minimum:
             return ""
         start = self.losses[0][0]
@@ -118,9 +119,9 @@ def adaptive_fraction(
     """Sweeps pruning ratios at the solution w(L): training losses on the paths to all its projections.
 
     Every ratio is evaluated, also beyond the first that fails: the paper sweeps and takes the maximum, and does not say
-    that losses grow with the ratio. All networks see a batch before the next is read, in eval mode: one pass over the
-    data. They are w(L) with the weights that would be pruned multiplied by 1 - position. All else is that of w(L),
-    batch-norm statistics included (as on a path of `evaluate_path` with interpolated buffers: both ends have the same).
+    that losses grow with the ratio. The networks are w(L) with the weights to prune multiplied by 1 - position;
+    everything else, batch-norm statistics included, is that of w(L). They are in eval mode, and all of them see a batch
+    before the next is read: one pass over the data.
 
     Args:
         model: a network of the architecture, left as it is.
@@ -131,20 +132,20 @@ def adaptive_fraction(
         fractions, positions: increasing; positions from 0 to 1. The paper does not say how many there are on a path.
         scope: as of `magnitude_prune`.
         minimum: the least that is pruned.
-        techniques: those of the training whose loss the threshold is, for they decide what loss is measured.
+        techniques: those of the training that the threshold was measured in; they decide which loss is meant.
         precision: `float32`, or `bfloat16` autocast.
         on_batch: called with the number of batches done.
 
     Raises:
-        SettingError: fractions, positions, minimum or threshold as they cannot be; a state dict of another model; no
-            batch with samples; no weight left to prune.
+        SettingError: impossible fractions, positions, minimum or threshold; a state dict of another model; no batch
+            with samples; no weight left to prune.
         MaskError: a mask of another model.
         TrainingError: a live weight of w(L) that is not finite.
     """
     threshold = threshold.value if isinstance(threshold, TrainThreshold) else threshold
     fractions, positions = tuple(map(float, fractions)), tuple(map(float, positions))
     _check(fractions, positions, minimum, threshold)
-    _check_state(model, weights)
+    check_state("the network", weights, model.state_dict(), weights)
     mask = as_mask(mask)
     masks = [magnitude_prune(weights, mask, fraction, scope) for fraction in fractions]
     networks = _Paths(model, weights, masks, positions[1:])
@@ -167,20 +168,19 @@ def dense_threshold(
     techniques: Techniques = PLAIN,
     precision: str = "float32",
 ) -> TrainThreshold:
-    """Step 1 at rest: the loss of the trained dense network, in eval mode, and its standard deviation across `batches`.
+    """Step 1 after training: the loss of the dense network in eval mode, and its standard deviation across `batches`.
 
-    Not the paper's text, which takes both from the last epoch of training; see the top of this file. ε depends on the
-    size of the batches: give those of the recipe. The mean counts every sample alike, as the search does.
+    The paper's text takes both from the last epoch of training; see the top of this file. ε depends on the size of the
+    batches: give those of the recipe. The mean counts every sample alike, as the search does.
 
     Args:
         weights: the state dict of the trained dense network.
         batches: training images, as those of the search, in batches of the recipe's size.
 
     Raises:
-        SettingError: a state dict of another model, or fewer than two batches with samples, which have no standard
-            deviation.
+        SettingError: a state dict of another model, or fewer than two batches with samples.
     """
-    _check_state(model, weights)
+    check_state("the network", weights, model.state_dict(), weights)
     (mean,), each = _losses(model, [weights], batches, techniques, precision, lambda done: None)
     if len(each) < 2:
         raise SettingError(f"a standard deviation across batches needs at least 2 of them, got {len(each)}")
@@ -188,17 +188,9 @@ def dense_threshold(
 
 
 def subsample_indices(count: int, size: int | None, seed: int) -> np.ndarray:
-    """Which of `count` samples a random subsample of `size` holds: int64, increasing; all of them if size is None.
+    """A random subsample of `size` of `count` samples: their indices, int64, increasing; all of them if size is None.
 
-    Those of a smaller size are among those of a larger one of the same seed.
-
-    Args:
-        count: samples there are.
-        size: samples wanted, 1 to `count`; None: all of them.
-        seed: which ones; any whole number.
-
-    Raises:
-        SettingError: a size that is not 1 to `count`.
+    A smaller subsample is part of every larger one of the same seed. SettingError for a size that is not 1 to `count`.
     """
     if size is None:
         return np.arange(count)
@@ -209,12 +201,12 @@ def subsample_indices(count: int, size: int | None, seed: int) -> np.ndarray:
 
 
 class _Paths:
-    """The states of w(L) and then, path by path, of the networks on it after w(L): made anew each time, none kept."""
+    """The state of w(L), then those of the other networks on each path; made anew for every pass, none is kept."""
 
     def __init__(self, model: nn.Module, weights: Mapping[str, Tensor], masks: list[Mask], positions: Sequence[float]):
         self._weights, self._masks = weights, masks
         parameters = dict(model.named_parameters(remove_duplicate=False))
-        # A weight that two layers share stands in a mask once, in a state dict twice.
+        # A mask names a weight that two layers share once, a state dict twice.
         self._names = {
             name: [other for other, parameter in parameters.items() if parameter is parameters[name]]
             for name in masks[0]
@@ -261,7 +253,7 @@ def _losses(
         raise SettingError(
             "there is no batch with samples to evaluate on; give batches that can be read again, not an iterator"
         )
-    total = sum(losses * size for losses, size in zip(each, sizes, strict=True))
+    total = sum((losses * size for losses, size in zip(each, sizes, strict=True)), torch.zeros(()))
     return (total / sum(sizes)).tolist(), each
 
 
@@ -273,15 +265,3 @@ def _check(fractions: Sequence[float], positions: Sequence[float], minimum: floa
     check_positions(positions)
     if not (isinstance(threshold, Real) and 0 < threshold < math.inf):
         raise SettingError(f"the threshold is {threshold!r}; expected a loss above 0, see TrainThreshold")
-
-
-def _check_state(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    check_weights(weights)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    odd = sorted(name for name in expected | found if expected.get(name) != found.get(name))
-    if odd:
-        raise SettingError(
-            f"{odd[0]!r} has shape {found.get(odd[0], 'none')} in the weights, {expected.get(odd[0], 'none')} in the "
-            "model; give a state dict of the model's architecture"
-        )

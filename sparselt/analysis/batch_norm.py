@@ -1,4 +1,4 @@
-"""Where the batch-norm statistics of a network between trained ones come from: a choice, recorded with every result."""
+"""Where batch-norm statistics of networks between trained ones come from: a choice, recorded with every result."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,17 +13,17 @@ from sparselt.errors import SettingError
 from sparselt.training.loop import autocast
 
 Buffers = Literal["interpolate", "first", "second", "third", "reestimate", "per_batch"]
-"""interpolate: interpolated like weights, as the authors' code of Paul et al. 2022 does (integers are the first
-network's). first, second, third: all buffers are that end's. reestimate: the mean of the statistics of training batches
-under the network's own weights. per_batch: those of each evaluation batch itself, so that error and loss depend on the
-batch size and on which samples share a batch. The last two are about batch norm alone: all other buffers, running
-statistics of instance norm among them, are interpolated."""
+"""interpolate: interpolated like weights, as the authors' code of Paul et al. 2022 does; integers are the first
+network's. first, second, third: all buffers are that end's. reestimate: the mean of the statistics of training batches
+under the network's own weights. per_batch: the statistics of each evaluation batch, so that error and loss depend on
+the batch size and on which samples share a batch. With the last two, all buffers but those of batch norm are
+interpolated, running statistics of instance norm among them."""
 
 ENDS = ("first", "second", "third")
 
 
 def check_buffers(buffers: str, ends: int, training_batches: Iterable | None) -> None:
-    """Raises a SettingError unless `buffers` is a choice that networks between so many ends have."""
+    """Raises a SettingError unless `buffers` is a choice for networks between so many ends."""
     choices = [choice for choice in get_args(Buffers) if choice not in ENDS[ends:]]
     if buffers not in choices:
         raise SettingError(f"buffers is {buffers!r}; expected one of {', '.join(map(repr, choices))}")
@@ -32,22 +32,22 @@ def check_buffers(buffers: str, ends: int, training_batches: Iterable | None) ->
 
 
 def forget_statistics_(model: nn.Module) -> None:
-    """Takes the statistics of all batch norms away: in eval mode each then normalizes with those of its batch."""
+    """Removes the statistics of all batch norms: in eval mode each then normalizes with those of its batch."""
     for layer in _layers(model):
         layer.running_mean = layer.running_var = layer.num_batches_tracked = None
 
 
 def sees_batch(model: nn.Module) -> bool:
-    """Whether a batch norm has no statistics of its own: then in eval mode too it normalizes with its batch's."""
+    """Whether some batch norm has no statistics of its own, and normalizes with its batch's in eval mode too."""
     return any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
 
 
 @torch.no_grad()
 def reestimate_statistics_(model: nn.Module, batches: Iterable, precision: str = "float32") -> None:
-    """Sets the statistics of every batch-norm layer to the mean of those of `batches`, with the weights as they are.
+    """Sets the statistics of every batch-norm layer to their mean over `batches`, with the weights as they are.
 
-    Every batch counts alike, whatever its size. Only batch-norm layers are in training mode meanwhile: nothing is
-    dropped out. A network without such layers stays as it is.
+    Every batch counts alike, whatever its size. Only batch-norm layers are in training mode meanwhile: there is no
+    dropout. A network without such layers stays as it is.
 
     Raises:
         SettingError: no batch at all.
@@ -59,7 +59,7 @@ def reestimate_statistics_(model: nn.Module, batches: Iterable, precision: str =
 
 @torch.no_grad()
 def reestimate_together_(model: nn.Module, rows: Mapping[str, Tensor], batches: Iterable, precision: str) -> None:
-    """The same for K networks, whose states are `rows` ([K, ...] each): the batches are read once for all of them.
+    """`reestimate_statistics_` for K networks with the states `rows` ([K, ...] each), in one pass over the batches.
 
     model: a network of the architecture, used as workspace.
     """
@@ -75,7 +75,7 @@ def reestimate_together_(model: nn.Module, rows: Mapping[str, Tensor], batches: 
 
 
 def _collect(networks: Sequence[Callable[[], nn.Module]], model: nn.Module, batches: Iterable, precision: str) -> None:
-    """Lets networks, each made of `model` by a call, see the batches; their batch norms, as reset, take the mean."""
+    """Runs the batches through networks, each a call that loads it into `model`; their batch norms take the mean."""
     layers = _layers(model)
     if not layers:
         return
@@ -99,5 +99,5 @@ def _collect(networks: Sequence[Callable[[], nn.Module]], model: nn.Module, batc
         raise SettingError("there is no batch to take batch-norm statistics of; give batches that can be read again")
 
 
-def _layers(model: nn.Module) -> list[nn.Module]:
+def _layers(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]

@@ -19,23 +19,24 @@ from sparselt.analysis.side_by_side import SideBySide, evaluate_together
 from sparselt.errors import SettingError
 from sparselt.kernels import interpolate
 from sparselt.kernels.interpolate import gram_matrix
-from sparselt.masks import prunable_parameters
 from sparselt.training.folding import Folded
 from sparselt.training.loop import autocast
-from sparselt.weights import check_weights
+from sparselt.weights import check_weights, prunable_parameters
 
 CHUNK_BYTES = 5 << 28  # of weight sets made at a time: a path of 11 points through ResNet-50
 
 _FLOATING = (torch.float32, torch.bfloat16, torch.float64)
 
 State = Mapping[str, Tensor]
+Prunable = Iterable[str] | Iterable[tuple[str, Tensor]] | None
+"""Names of parameters, or pairs that begin with one; None: those of `sparselt.prunable_parameters`."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """How networks between others are made and evaluated; see `evaluate_path`, whose arguments these are."""
+    """How networks between others are made and evaluated: arguments of `evaluate_path`."""
 
-    prunable: Iterable[str] | Iterable[tuple[str, Tensor]] | None = None
+    prunable: Prunable = None
     buffers: Buffers = "interpolate"
     training_batches: Iterable | None = None
     precision: str = "float32"
@@ -54,7 +55,7 @@ def evaluate_between(
     Args:
         model: a network of the architecture, left as it is.
         spans: state dicts of two or three ends, and the coefficients of the networks between them: [K] or [K, 2].
-        batches: gone through once for as many networks as `CHUNK_BYTES` hold.
+        batches: read once for as many networks as `CHUNK_BYTES` hold.
     """
     expected = model.state_dict()
     for ends, coefficients in spans:
@@ -80,18 +81,18 @@ def evaluate_between(
 
     parameters = {name for name, _ in model.named_parameters()}
     for rows in _rows(spans, expected, extrapolating, parameters, how.buffers):
-        if how.buffers == "reestimate":
+        if how.buffers == "reestimate" and how.training_batches is not None:
             reestimate_together_(workspace, rows, how.training_batches, how.precision)
         networks = SideBySide(workspace, rows) if folding is None else SideBySide(folding.module, folding.fold_(rows))
-        found = evaluate_together(
+        some_errors, some_losses = evaluate_together(
             networks,
             batches,
             how.precision,
             in_pieces=samples_apart and (how.folded or how.precision != "float32"),
             on_evaluated=on_evaluated,
         )
-        errors += found[0]
-        losses += found[1]
+        errors += some_errors
+        losses += some_losses
         how.on_point(len(errors))
     return tuple(errors), tuple(losses)
 
@@ -103,10 +104,10 @@ def _rows(
     parameters: Collection[str],
     buffers: Buffers,
 ) -> Iterator[dict[str, Tensor]]:
-    """The states of as many networks as fit, tensor by tensor [K, ...], valid until the next are asked for.
+    """The states of as many networks as fit, each tensor [K, ...]; the next ones overwrite them.
 
-    like: the model's state, whose memory layout they take. prunable: what `_by_name` says. parameters: the names over
-    which distances are taken, each parameter's once.
+    like: the model's state, whose memory layout they take. prunable: see `_by_name`. parameters: the names over which
+    distances are taken, each parameter once.
     """
     laid_out: dict[int, State] = {}
     first = spans[0][0][0]
@@ -121,7 +122,7 @@ def _rows(
     ]
     weights = [name for name in moving if name in parameters]
     most = max(1, CHUNK_BYTES // max(1, sum(tensor.nbytes for tensor in first.values())))
-    # One memory for all chunks: the first writing to fresh memory takes longer than all else.
+    # One memory for all chunks: first writes to fresh memory take longer than everything else.
     memory: dict[str, Tensor] = {}
     for chunk in _chunks(spans, most):
         count = sum(len(some) for _, some in chunk)
@@ -132,7 +133,7 @@ def _rows(
         for ends, some in chunk:
             place = slice(start, start + len(some))
             start = place.stop
-            # The distance in which outside points are projected is that of the weights, whatever becomes of buffers.
+            # Points outside are projected in the distance between weights, wherever the buffers come from.
             gram = gram_matrix([[end[name] for name in weights] for end in ends]) if len(ends) == 3 else None
             owner = laid_out[id(ends[ENDS.index(buffers) if buffers in ENDS else 0])]
             for name in owner.keys() - set(moving):
@@ -150,7 +151,7 @@ def _rows(
 
 
 def _chunks(spans, most: int) -> Iterator[list[tuple[Sequence[State], Tensor]]]:
-    """The spans, cut and gathered so that each list has about equally many points, at most `most`."""
+    """The spans in lists of about equally many points, at most `most`; a long span is cut."""
     total = sum(len(coefficients) for _, coefficients in spans)
     most = -(-total // max(1, -(-total // most)))
     chunk, room = [], most
@@ -176,7 +177,7 @@ def _empty(count: int, tensor: Tensor) -> Tensor:
     return torch.empty_strided((count, *tensor.shape), strides, dtype=tensor.dtype, device=tensor.device)
 
 
-def _by_name(model: nn.Module, prunable: Iterable[str] | None) -> dict[str, bool]:
+def _by_name(model: nn.Module, prunable: Prunable) -> dict[str, bool]:
     """Whether each parameter extrapolates, under every name that it has in a state dict."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if isinstance(prunable, str):
@@ -187,7 +188,9 @@ def _by_name(model: nn.Module, prunable: Iterable[str] | None) -> dict[str, bool
         if not isinstance(name, str):
             raise SettingError(f"prunable holds a {type(name).__name__}; expected names of parameters")
         if name not in parameters:
-            raise SettingError(f"prunable name {name!r} is no parameter of the network; see model.named_parameters()")
+            raise SettingError(
+                f"prunable name {name!r} is not a parameter of the network; see model.named_parameters()"
+            )
         chosen.add(id(parameters[name]))
     return {name: id(parameter) in chosen for name, parameter in parameters.items()}
 
@@ -197,8 +200,8 @@ def check_state(which: str, state: State, expected: State, first: State) -> None
     check_weights(state, f"the weights of {which}")
     odd = sorted(expected.keys() ^ state.keys())
     if odd:
-        where = "lacks" if odd[0] in expected else "has, and the model has not,"
-        raise SettingError(f"{which} {where} {odd[0]!r}; give state dicts of the model's architecture")
+        found = f"lacks {odd[0]!r}" if odd[0] in expected else f"has {odd[0]!r}, which the model lacks"
+        raise SettingError(f"{which} {found}; give state dicts of the model's architecture")
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             raise SettingError(

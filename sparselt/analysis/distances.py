@@ -1,7 +1,7 @@
 """How far apart networks are: L2 distance and angle (Frankle et al. 2019), angular distance (Maene et al. 2021).
 
-Over the live weights of a mask, all layers as one vector; biases and normalization have no part in it. Sums are made in
-float64. The angle to a vector of zeros is not defined: NaN.
+Over the live weights of a mask, all layers as one vector, without biases and normalization. Sums are in float64. The
+angle to a vector of zeros is not defined: NaN.
 """
 
 import math
@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sparselt.errors import MaskError, SettingError
+from sparselt.analysis.overlap import same_layers
+from sparselt.errors import SettingError
 from sparselt.masks import Mask, as_mask
 
 
@@ -23,7 +24,7 @@ def l2_distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor], mask:
 
     Raises:
         MaskError: weights that lack a layer of the mask, or have it in another shape.
-        SettingError: weights that are no tensors by name, such as a model.
+        SettingError: weights that are not tensors by name, such as a model.
     """
     return math.sqrt(sum(float((a - b).square().sum()) for a, b in _layers(first, second, mask)))
 
@@ -64,22 +65,18 @@ def angular_distance_matrix(
         initialization: dense weights, as last row and column, like the paper's figure.
 
     Returns:
-        float64 [N, N] on the CPU, or [N + 1, N + 1] with an initialization; symmetric. NaN where a network is zero on
-        the weights of a pair, or a pair shares none; a network with itself is a pair too, and otherwise exactly 0.
-        Cosines are sums in float64, so that distances are known to 1e-7; for exact smaller ones see `angular_distance`.
+        float64 [N, N] on the CPU, or [N + 1, N + 1] with an initialization; symmetric, with 0 on the diagonal. NaN
+        where a network is zero on the weights that a pair shares, or a pair shares none. Distances are exact to 1e-7;
+        for smaller ones see `angular_distance`.
 
     Raises:
         SettingError: no network, or not as many masks as networks.
         MaskError: weights that do not fit their mask, or masks over different layers.
     """
-    states, masks = list(states), [as_mask(mask) for mask in masks]
+    states, masks = list(states), same_layers(masks)
     if not states or len(states) != len(masks):
         raise SettingError(f"{len(states)} networks with {len(masks)} masks: expected one mask each, and a network")
     for state, mask in zip(states, masks, strict=True):
-        if mask.keys() != masks[0].keys():
-            odd = sorted(mask.keys() ^ masks[0].keys())[0]
-            raise MaskError(f"masks over different layers share no weights: {odd!r} stands in only one of them")
-        mask.check_fits(masks[0])
         mask.check_fits(state)
     if initialization is not None:
         masks[0].check_fits(initialization)
@@ -95,7 +92,7 @@ def angular_distance_matrix(
             weights = torch.cat([weights, initialization[name].detach().reshape(1, -1).cpu().double()])
         products += weights @ weights.T
         squares += weights.square() @ alive.T
-    # A length of zero makes 0 / 0, the NaN that is promised.
+    # A length of zero makes 0 / 0, which is the NaN of the docstring.
     cosines = products / (squares.sqrt() * squares.T.sqrt())
     distances = cosines.clamp(-1, 1).acos() * (2 / math.pi)
     diagonal = torch.where(distances.diagonal().isnan(), math.nan, 0.0)

@@ -1,11 +1,12 @@
 """How flat a solution lies: the largest eigenvalues and the trace of the loss's Hessian (Paul et al. 2022, ICLR 2023).
 
-The Hessian is that of the mean loss over all samples of some batches, in the live weights of a mask: pruned weights are
-no directions. Batch norm is in eval mode: its statistics are constants, as in every other measurement of a trained
-network here. No matrix is made; a Hessian-vector product costs a forward and two backward passes over the batches. All
-samples count alike. A result depends on the network, the batches and the seed, in its last digits on threads.
+The Hessian is that of the mean loss over all samples of some batches, in the live weights of a mask: pruned weights do
+not move. Batch norm is in eval mode: its statistics are constants, as in every other measurement of a trained network
+here. The matrix is never made; a Hessian-vector product costs a forward and two backward passes over the batches. A
+result depends on the network, the batches and the seed, and in its last digits on the number of threads.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,8 +25,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Eigenvalues:
     """The largest eigenvalues, descending, and how far each can be from the truth.
 
-    residuals: ‖Hv − λv‖ for each with its unit vector v: within this distance of the number found, the Hessian has an
-        eigenvalue.
+    residuals: ‖Hv − λv‖ of each with its unit vector v: the Hessian has an eigenvalue within this distance of λ.
     products: Hessian-vector products made.
     """
 
@@ -58,10 +58,10 @@ def hessian_eigenvalues(
 ) -> Eigenvalues:
     """The `count` algebraically largest eigenvalues, by Lanczos' method with full reorthogonalization.
 
-    The largest clearly positive eigenvalues are what it is for. When it stops early it can miss eigenvalues that are
-    equal, or closer together than the tolerance, and then names the next distinct ones. The Hessian of many weights
-    and few samples has most of its eigenvalues near zero: of those, each number is an eigenvalue within its residual,
-    but larger ones may have been skipped. A smaller tolerance with more products finds more of them.
+    It is meant for the largest, clearly positive eigenvalues. When it stops early it can miss eigenvalues that are
+    equal, or closer together than the tolerance, and returns the next distinct ones. The Hessian of many weights and
+    few samples has most of its eigenvalues near zero: each of those returned is an eigenvalue within its residual, but
+    larger ones may be missing. A smaller tolerance with more products finds more of them.
 
     Args:
         model: the trained network, masked; its mode and gradients are left as they were. Computed in its dtype.
@@ -102,7 +102,7 @@ def hessian_trace(
 ) -> Trace:
     """The Hessian's trace by Hutchinson's estimator: the mean of vᵀHv over vectors v of random signs.
 
-    Its variance is twice the sum of squares of what is off the diagonal. Arguments and errors as of
+    Its variance is twice the sum of the squared off-diagonal entries. Arguments and errors as of
     `hessian_eigenvalues`; samples: products made, 2 or more.
     """
     if not samples >= 2:
@@ -161,9 +161,7 @@ class _Hessian:
             total.add_(product, alpha=len(labels))
             samples += len(labels)
         if not samples:
-            raise SettingError(
-                "there is no batch to differentiate; give batches that can be read again, not an iterator"
-            )
+            raise SettingError("there is no batch to differentiate; give batches that can be read again")
         product = total[self._alive] / samples
         if not torch.isfinite(product).all():
             raise TrainingError("the Hessian at these weights is not finite; the training diverged")
@@ -171,14 +169,15 @@ class _Hessian:
 
     def _along(self, images: Tensor, labels: Tensor, direction: list[Tensor]) -> Sequence[Tensor]:
         """The Hessian of one batch's mean loss times a direction, by parameter."""
-        options = {"allow_unused": True, "materialize_grads": True}
+        gradient = functools.partial(torch.autograd.grad, allow_unused=True, materialize_grads=True)
         with torch.enable_grad():
             loss = self._loss(self._model(images), labels)
-            gradients = torch.autograd.grad(loss, self._parameters, create_graph=True, **options)
-            slope = sum((g * v).sum() for g, v in zip(gradients, direction, strict=True))
+            gradients = gradient(loss, self._parameters, create_graph=True)
+            products = ((g * v).sum() for g, v in zip(gradients, direction, strict=True))
+            slope: Tensor = sum(products)  # type: ignore[assignment]  # there is a parameter
             if not slope.requires_grad:  # the loss is linear
                 return [torch.zeros_like(v) for v in direction]
-            return torch.autograd.grad(slope, self._parameters, **options)
+            return gradient(slope, self._parameters)
 
 
 def _lanczos(
@@ -191,7 +190,8 @@ def _lanczos(
 ) -> Eigenvalues:
     steps = min(max_products, hessian.size)
     basis = torch.zeros(steps, hessian.size, device=hessian.device, dtype=hessian.dtype)
-    diagonal, beside = [], []  # of the tridiagonal matrix that the Hessian is in this basis
+    diagonal: list[float] = []  # of the tridiagonal matrix that the Hessian is in this basis
+    beside: list[float] = []
     vector = _random_direction(basis[:0], generator)
     for k in range(steps):
         basis[k] = vector
@@ -203,12 +203,12 @@ def _lanczos(
         scale = float(values.abs().max())
         if length <= 10 * torch.finfo(hessian.dtype).eps * scale or scale == 0:
             # The basis spans an invariant subspace. Eigenvalues beyond it, copies of known ones too, need a new start.
-            length, rest = 0.0, None
+            length = 0.0
         residuals = (length * vectors[-1]).abs()
         if k + 1 >= count and length > 0 and bool((residuals[-count:] <= tolerance * scale).all()):
             break
         if k + 1 < steps:
-            vector = _random_direction(basis[: k + 1], generator) if rest is None else rest / length
+            vector = _random_direction(basis[: k + 1], generator) if length == 0 else rest / length
             beside.append(length)
     values, residuals = values[-count:].flip(0), residuals[-count:].flip(0)
     return Eigenvalues(tuple(values.tolist()), tuple(residuals.tolist()), len(diagonal))
@@ -222,7 +222,7 @@ def _random_direction(basis: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _orthogonalized(vector: Tensor, basis: Tensor) -> tuple[Tensor, float]:
-    """What of `vector` is orthogonal to the rows of `basis`, and its length."""
+    """The part of `vector` orthogonal to the rows of `basis`, and its length."""
     for _ in range(2):  # the second time removes what rounding left
         vector = vector - basis.T @ (basis @ vector)
     return vector, float(vector.double().norm())

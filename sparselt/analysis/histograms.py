@@ -1,10 +1,10 @@
-"""How live weights are distributed around zero: Maene et al. 2021 see two humps where the training is stable, else one.
+"""How live weights are distributed around zero: Maene et al. 2021 see two humps where training is stable, else one.
 
-Whether there are two is measured in two ways. `bimodality` is Sarle's bimodality coefficient of the weights after each
-layer was divided by its root mean square: 1/3 for a normal distribution, 5/9 for a uniform one, 1 for two points. The
-layers' scales differ by an order of magnitude, and without the division their mixture has tails that hide the humps.
-`threshold_ratio` needs neither bins nor moments: the next level's pruning threshold over the median magnitude. With a
-gap around zero it is near 1; normal weights have 0.38 at a fraction of 20%.
+Two numbers tell two humps from one. `bimodality` is Sarle's bimodality coefficient of the weights, each layer divided
+by its root mean square: 1/3 for a normal distribution, 5/9 for a uniform one, 1 for two points. The layers' scales
+differ by an order of magnitude; undivided, their mixture has tails that hide the humps. `threshold_ratio` is the next
+level's pruning threshold over the median magnitude. It is near 1 where there is a gap around zero; normal weights have
+0.38 at a fraction of 20%.
 """
 
 import math
@@ -56,8 +56,8 @@ def weight_histogram(
         fraction: share of the live weights that the next level prunes.
 
     Raises:
-        SettingError: no live weight, only zeros without a limit, bins below 1, a limit that is no positive number, or
-            a fraction outside (0, 1).
+        SettingError: no live weight, only zeros without a limit, bins below 1, a limit not above 0, or a fraction
+            outside (0, 1).
         MaskError: weights of another model than the mask's.
         TrainingError: a live weight that is NaN or infinite, with the layer's name.
     """

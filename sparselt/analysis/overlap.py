@@ -1,11 +1,11 @@
-"""How much masks overlap, beside what chance alone would give (Movva et al. 2021).
+"""How much masks overlap, against the overlap of random masks (Movva et al. 2021).
 
-Chance is that of masks drawn independently. *Global* chance knows only the density of each mask: Jaccard d / (2 − d)
-for two of density d; for k of them a union of 1 − (1 − d)^k and an intersection of d^k of all weights. *Layerwise*
-chance also knows the density of each layer, as `Mask.random_like` does. Global pruning gives all masks similar unequal
-layers, so layerwise chance is the higher overlap, and the one to exceed.
+*Global* chance draws masks with the density of each mask: two of density d have a Jaccard of d / (2 − d); of all
+weights, the union of k has 1 − (1 − d)^k and the intersection d^k. *Layerwise* chance draws masks with the density of
+each layer, as `Mask.random_like` does. Global pruning gives all masks similar, unequal layer densities, so layerwise
+chance is the higher overlap, and the one to exceed.
 
-The chance of a Jaccard is the ratio of the expected sizes of intersection and union. That differs from the expected
+The chance of a Jaccard is the ratio of the expected sizes of intersection and union. It differs from the expected
 ratio by a share of the order of 1 / live weights.
 """
 
@@ -42,7 +42,7 @@ def mask_overlap(masks: Sequence[Mask]) -> Overlap:
     """Everything about the overlap of two or more masks over the same layers.
 
     Raises:
-        SettingError: fewer than two masks, or what is no sequence.
+        SettingError: fewer than two masks, or not a sequence.
         MaskError: masks over different layers.
     """
     jaccard = mean_pairwise_jaccard(masks)
@@ -84,7 +84,7 @@ def jaccard_chance(first: float, second: float) -> float:
         In [0, 1]; 1.0 for two empty masks, like `Mask.jaccard`.
 
     Raises:
-        SettingError: a density outside [0, 1]; below also no density, or no mask, at all.
+        SettingError: a density outside [0, 1]; in the functions below also no density, or no mask, at all.
     """
     _checked([first, second])
     return _jaccard(first * second, _union([first, second]))
@@ -122,16 +122,22 @@ def layerwise_intersection_chance(masks: Iterable[Mask]) -> float:
     return sum(size * math.prod(densities) for size, densities in layers) / sum(size for size, _ in layers)
 
 
+def same_layers(masks: Iterable[Mask]) -> list[Mask]:
+    """The masks in a list. MaskError unless all have the same layers, in the same shapes."""
+    masks = [as_mask(mask) for mask in masks]
+    for mask in masks[1:]:
+        odd = sorted(mask.keys() ^ masks[0].keys())
+        if odd:
+            raise MaskError(f"masks over different layers cannot be compared: only one of them has {odd[0]!r}")
+        mask.check_fits(masks[0])
+    return masks
+
+
 def _layers(masks: Iterable[Mask]) -> list[tuple[int, list[float]]]:
     """Number of weights of each layer, and its density in each mask."""
-    masks = [as_mask(mask) for mask in masks]
+    masks = same_layers(masks)
     if not masks:
         raise SettingError("there is no mask to combine by chance; expected one or more")
-    for mask in masks[1:]:
-        if mask.keys() != masks[0].keys():
-            odd = sorted(mask.keys() ^ masks[0].keys())[0]
-            raise MaskError(f"masks over different layers have no overlap: {odd!r} stands in only one of them")
-        mask.check_fits(masks[0])
     by_mask = [mask.layer_densities() for mask in masks]
     return [(layer.numel(), [densities[name] for densities in by_mask]) for name, layer in masks[0].items()]
 

@@ -1,4 +1,4 @@
-"""A network moved in a random direction: how much it bears early in training (Paul et al. 2022, appendix D)."""
+"""Moves a network in a random direction, to test its robustness early in training (Paul et al. 2022, appendix D)."""
 
 import hashlib
 import math
@@ -15,16 +15,16 @@ from sparselt.masks import Mask, as_mask
 def perturbed(state: Mapping[str, Tensor], mask: Mask, distance: float, seed: int) -> dict[str, Tensor]:
     """`state` moved by `distance` in a random direction of its live weights; everything else is as it was.
 
-    The direction is uniform over all directions: a standard normal draw a weight, from `seed` and the layer's name only
-    (so that a mask within another gets that part of the other's direction), scaled to the distance over all layers
-    together. Paul et al. 2022 move the dense network at the rewind point by `projection_distance`; how the direction is
-    drawn they do not say.
+    The direction is uniform over all directions: a standard normal draw for each weight, from `seed` and the layer's
+    name only, scaled to the distance over all layers together. So a mask within another moves in a part of the other's
+    direction. Paul et al. 2022 move the dense network at the rewind point by `projection_distance`; they do not say how
+    the direction is drawn.
 
     Args:
         state: a state dict; not changed. Tensors that do not move are shared with the result.
         mask: the live weights, which may move; `Mask.ones_like(model)` for a dense network. Where pruned, `state` keeps
             what it has, exactly 0.0 in a pruned network.
-        distance: the L2 norm of the move, 0 or more. It is that of the float64 move; the weights round it.
+        distance: the L2 norm of the move in float64, 0 or more; the weights round it.
 
     Raises:
         MaskError: a mask of another network.
@@ -41,7 +41,7 @@ def perturbed(state: Mapping[str, Tensor], mask: Mask, distance: float, seed: in
         moves[name] = torch.from_numpy(draw).view(layer.shape) * layer.cpu()
     norm = math.sqrt(sum(float(move.square().sum()) for move in moves.values()))
     if norm == 0:
-        raise SettingError("no weight is alive in the mask, so that nothing can be perturbed")
+        raise SettingError("no weight is alive in the mask, so nothing can be perturbed")
     moved = dict(state)
     for name, move in moves.items():
         weight = state[name]
@@ -55,8 +55,8 @@ def perturbed(state: Mapping[str, Tensor], mask: Mask, distance: float, seed: in
 def projection_distance(state: Mapping[str, Tensor], mask: Mask) -> float:
     """‖w - m ⊙ w‖, the L2 distance that applying `mask` moves the network by; over the mask's layers.
 
-    Appendix D of Paul et al. 2022 takes it at the rewind point under the mask of level 1: the strength of the
-    perturbation that pruning itself is, and what `perturbed` is compared at.
+    Appendix D of Paul et al. 2022 takes it at the rewind point under the mask of level 1: pruning is a perturbation of
+    this length, and random ones of the same length are compared with it.
 
     Raises:
         MaskError: a mask of another network.

@@ -1,4 +1,4 @@
-"""Where three networks lie in the plane through them, a grid over it, and a network's LCS-set on that grid.
+"""The plane through three networks: coordinates, a grid over it, and a network's LCS-set on that grid.
 
 Paul et al. 2022, Figs. 3, 7 and 8, appendix C: the solution w(L), its projection m(L+1) ⊙ w(L), the solution w(L+1).
 """
@@ -27,8 +27,8 @@ class PlaneAxes:
     """Orthonormal coordinates (x, y) of the plane through three networks; the unit is the L2 distance of `plane_axes`.
 
     The second network, the projection, is the origin; x runs along the line through it and the third, w(L+1). Both lie
-    in the axial subspace of m(L+1), of which that line is what the plane shows (the papers' dashed line). y points to
-    the first, w(L); a projection is its nearest point of the subspace, so that it stands exactly above the origin.
+    in the axial subspace of m(L+1), which meets the plane in that line (the papers' dashed line). y points to the
+    first, w(L). A projection is the nearest point of the subspace, so w(L) stands exactly above the origin.
 
     Args:
         width: distance of the third network from the second; it stands at (width, 0).
@@ -63,10 +63,10 @@ class PlaneAxes:
     ) -> tuple[np.ndarray, np.ndarray]:
         """x [points] and y [points], evenly spaced, of a grid around the three networks, with the first on one of them.
 
-        A unit of y is drawn `stretch` times as long as one of x in a square picture, in which the second and the third
-        network therefore always stand at the same distance. Where the first would not fit, y takes what it needs.
-        The paper says no more than "fix the positions" and "scale the orthogonal direction by 2 times": the margin,
-        `margin` times the extent of the networks on each side, is ours.
+        In a square picture a unit of y is `stretch` times as long as one of x, so that the second and the third network
+        always stand at the same places. Where the first would not fit, y spans as much as it needs. On each side the
+        grid goes beyond the networks by `margin` times their extent. The paper says no more than "fix the positions"
+        and "scale the orthogonal direction by 2 times"; the margin is ours.
 
         Raises:
             SettingError: a margin that is smaller than half a cell of the grid, fewer than 3 points.
@@ -92,9 +92,9 @@ def plane_axes(
 
     Args:
         first, second, third: their state dicts, in the order in which `evaluate_plane` takes them.
-        names: the tensors over which distances are taken, in float64. Those of all parameters give the distance by
-            which `evaluate_plane` projects what is outside the triangle; the prunable ones alone give the papers' space
-            of masks. They differ in the width only: a projection leaves everything else as it is.
+        names: the tensors over which distances are taken, in float64. All parameters give the distance in which
+            `evaluate_plane` projects points outside the triangle; the prunable ones alone give the papers' space of
+            masks. Only the width differs, because a projection changes nothing but prunable weights.
 
     Raises:
         SettingError: networks that span no plane: two of them equal, all three on a line, or weights not finite; a name
@@ -104,11 +104,11 @@ def plane_axes(
     for name in names:
         for which, end in zip(_NAMES, ends, strict=True):
             if name not in end or end[name].shape != first[name].shape:
-                found = f"has it as {tuple(end[name].shape)}" if name in end else "has not got it"
+                found = f"has it as {tuple(end[name].shape)}" if name in end else "lacks it"
                 raise SettingError(f"distances over {name!r}: the {which} network {found}; give networks of one kind")
     if not names:
         raise SettingError("distances over no tensor at all; give the names of the parameters")
-    # Of the second network, not of the first: then the right angle of a projection is exact.
+    # From the second network, not the first: then the right angle of a projection is exact.
     products = sum(gram_matrix([[end[name].double()] for end in (second, first, third)]).cpu() for name in names)
     (rise, along), (_, width) = products.tolist()
     if not (math.isfinite(rise) and math.isfinite(width)):
@@ -128,11 +128,11 @@ def lcs_set(
 ) -> np.ndarray:
     """Which grid points are in the linearly connected sublevel set of the network at `origin` (Paul et al., Def. 2.1).
 
-    Those w' for which the error of every point of the straight line from the network to w', both ends included, is at
-    most `threshold` = E(w) + ε. The definition asks this of w', and of the line that it has no barrier. Def. A.1 would
-    measure a barrier from the line between the two errors, not from E(w), and let it rise by up to ε more; this is the
-    test that the paper's adaptive pruning makes (section 2.2), and makes the set star-shaped. Between grid points the
-    error is taken as bilinear in each cell, and its maximum on the line is exact.
+    A point w' is in the set if the error on the straight line from the network to w', both ends included, is nowhere
+    above `threshold` = E(w) + ε. The definition asks this of w' alone, and that the line has no barrier. A barrier of
+    Def. A.1 counts from the line between the two errors, not from E(w), and would let the error rise by up to ε more.
+    The test here is that of the paper's adaptive pruning (section 2.2); it makes the set star-shaped. Between grid
+    points the error is bilinear in each cell, and its maximum on the line is exact.
 
     Args:
         errors: [len(y), len(x)], the error at each grid point. A line that meets one that is not finite is cut there.
@@ -205,14 +205,14 @@ def _bilinear(errors: np.ndarray, cell: np.ndarray, points: np.ndarray) -> np.nd
         (1, 0, (1 - right) * up),
         (1, 1, right * up),
     ):
-        # A corner that does not count must not, even if its error is NaN.
+        # A corner of share 0 must not count, even if its error is NaN.
         counted = share > 0
         total += np.where(counted, share, 0) * np.where(counted, errors[row + above, column + across], 0)
     return total
 
 
 def _maximum(first: np.ndarray, middle: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Of the parabola through the three, equally spaced, between the first and the last."""
+    """The maximum, between first and last, of the parabola through three equally spaced values."""
     with np.errstate(divide="ignore", invalid="ignore"):
         bend, slope = 2 * (first - 2 * middle + last), 4 * middle - 3 * first - last
         peak = np.clip(-slope / (2 * bend), 0, 1)

@@ -1,6 +1,6 @@
 """K networks of one architecture, evaluated in one pass over the data: every batch is read once and given to all."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 
 import torch
 from torch import Tensor, nn
@@ -9,22 +9,22 @@ from torch.nn import functional as F
 from sparselt.errors import SettingError
 from sparselt.training.loop import autocast
 
-# Images are given to a network on the CPU in pieces of about so many bytes: 64 of CIFAR in float32. ResNet-20's
-# activations then stay in the caches and in memory that torch has at hand (two EPYC cores: 4,000 images/s; 1,900 in
-# pieces of 1,000 images).
+# On the CPU a network gets its images in pieces of about so many bytes: 64 of CIFAR in float32. ResNet-20's activations
+# then stay in the caches and in memory that torch reuses (two EPYC cores: 4,000 images/s; 1,900 in pieces of 1,000).
 PIECE_BYTES = 64 * 3 * 32 * 32 * 4
-_LEAST_PIECE = 8  # images: fewer than so many keep the cores less busy than larger memory costs
+_LEAST_PIECE = 8  # images: with fewer, idle cores cost more than the caches save
 
 
 class SideBySide:
-    """K states of one module, which takes them on in turn: `networks[k]` is the module, now with the k-th.
+    """K states that one module takes in turn: `networks[k]` is the module with the k-th state.
 
     No weight is copied; the module's tensors become rows of the memory given.
 
     Args:
-        module: overwritten; its mode stays. Tensors that it has not are left out.
-        rows: every tensor of its state dict for K networks, [K, ...]. Of a tensor with several names, as in a layer
-            that is registered twice, only the first name's count, and take what the module writes.
+        module: overwritten; its mode stays.
+        rows: every tensor of its state dict for K networks, [K, ...]; others are ignored. Where a tensor has several
+            names, as in a layer that is registered twice, the first name's row counts, and takes what the module
+            writes.
     """
 
     def __init__(self, module: nn.Module, rows: Mapping[str, Tensor]):
@@ -54,19 +54,20 @@ def evaluate_together(
     in_pieces: bool,
     on_evaluated: Callable[[int, int], None] = lambda done, count: None,
 ) -> tuple[list[float], list[float]]:
-    """Errors (fractions) and mean cross-entropies (nats) of K networks; each as of `sparselt.training.loop.evaluate`.
+    """Errors (fractions) and mean cross-entropies (nats) of K networks, each as `sparselt.training.loop.evaluate`'s.
 
     Args:
-        in_pieces: whether a batch may be cut where that is faster (see `PIECE_BYTES`), for networks in which samples do
-            not see each other. Sums are still taken over the batch.
+        in_pieces: cut batches where that is faster (see `PIECE_BYTES`); for networks that treat every sample on its
+            own. Sums are still taken over the batch.
         on_evaluated: called with the number of pairs of network and batch done, and their number in all (0: unknown).
 
     Raises:
         SettingError: no batch at all.
     """
     count, pairs = 0, 0
-    total = len(batches) * len(networks) if hasattr(batches, "__len__") else 0
-    wrong, losses = [0] * len(networks), [0.0] * len(networks)
+    total = len(batches) * len(networks) if isinstance(batches, Sized) else 0
+    wrong: list[Tensor | int] = [0] * len(networks)
+    losses: list[Tensor | float] = [0.0] * len(networks)
     networks.module.eval()
     for images, labels, *_ in batches:
         pieces = images.split(_piece(images)) if in_pieces else (images,)

@@ -1,10 +1,12 @@
-"""What every loader yields."""
+"""What every loader yields, and what resident and streaming loaders have in common."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from sparselt.data.order import Shard, batches_of, check_indices, sample_order, steps_in
 from sparselt.kernels._compile import compiled
 
 
@@ -17,6 +19,60 @@ class Batch(NamedTuple):
     images: torch.Tensor
     labels: torch.Tensor
     indices: torch.Tensor
+
+
+class TrainLoader:
+    """Training batches; what sample i shows in epoch e depends on the seeds, e and i alone.
+
+    shard: which share of every batch this process reads; batch_size and steps_per_epoch are those of all together.
+        Default: this rank's, where torch.distributed is initialised.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        order_seed: int,
+        augmentation_seed: int,
+        transform: Any,
+        device: torch.device | str,
+        shard: Shard | None,
+    ):
+        self.count, self.batch_size, self.transform = count, batch_size, transform
+        self.order_seed, self.augmentation_seed = order_seed, augmentation_seed
+        self.steps_per_epoch = steps_in(count, batch_size)
+        self.device, self.shard = torch.device(device), shard or Shard.current()
+        self.share = len(self.shard.share(batch_size))
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The whole batches of this epoch from `start_step` on; nothing before it is computed."""
+        order = sample_order(self.order_seed, epoch, self.count)
+        return self._batches(batches_of(order, self.batch_size, start_step, self.shard), epoch)
+
+    def _batches(self, steps: np.ndarray, epoch: int) -> Iterator[Batch]:
+        """steps: int64 [steps, share], the samples of each batch."""
+        raise NotImplementedError
+
+
+class EvalLoader:
+    """Every sample of a split exactly once, in order, never augmented; of several ranks each has its part.
+
+    indices: int64 [N], read only these samples, in this order.
+    """
+
+    def __init__(self, count: int, batch_size: int, transform: Any, shard: Shard | None, indices: np.ndarray | None):
+        chosen = np.arange(count) if indices is None else check_indices(indices, count)
+        self.places = (shard or Shard.current()).share(len(chosen))
+        self.indices = chosen[self.places.start : self.places.stop]
+        self.count = len(self.indices)
+        self.batch_size, self.transform = min(batch_size, self.count), transform
+        steps_in(self.count, self.batch_size)
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        raise NotImplementedError
 
 
 def normalized(images: torch.Tensor, indices: torch.Tensor, transform) -> torch.Tensor:

@@ -92,7 +92,7 @@ def write_around_pages(
     for row, kind, name in zip(fields, (_ARRAY if field == "ndarray" else _PICTURE, _INTEGER), FIELDS, strict=True):
         row["kind"] = kind
         row["name"][: len(name)] = np.frombuffer(name.encode("ascii"), dtype="u1")
-    if field == "ndarray":
+    if field == "ndarray" and not isinstance(shape, str):
         arguments = _array_arguments(shape)
         fields[0]["arguments"][: len(arguments)] = arguments
     header = np.zeros(1, dtype=_HEADER)
@@ -123,12 +123,12 @@ class Beton:
             (header,) = self._read(0, _HEADER, 1)
             fields = self._read(_HEADER.itemsize, _FIELD, int(header["fields"]))
             names = tuple(field["name"].tobytes().rstrip(b"\0").decode("ascii") for field in fields)
-            kinds = {(_ARRAY, _INTEGER): "ndarray", (_PICTURE, _INTEGER): "rgb_image"}
-            self.field = kinds[tuple(int(field["kind"]) for field in fields)]
+            image, label = (int(field["kind"]) for field in fields)
+            self.field = {(_ARRAY, _INTEGER): "ndarray", (_PICTURE, _INTEGER): "rgb_image"}[image, label]
             if names != FIELDS:
                 raise ValueError(f"it has the fields {', '.join(names)}")
             self.count = int(header["count"])
-            self.shape = _array_shape(fields[0]["arguments"]) if self.field == "ndarray" else None
+            self.shape = _array_shape(fields[0]["arguments"]) if self.field == "ndarray" else ()
             self._rows = self._read(_HEADER.itemsize + fields.nbytes, ROWS[self.field], self.count)
             allocations = self._read(int(header["allocations"]), _ALLOCATION, self.count)
             self._sizes = np.zeros(self.count, dtype=np.int64)
@@ -178,7 +178,7 @@ class Beton:
         from PIL import Image
 
         try:
-            with Image.open(io.BytesIO(jpeg)) as picture:
+            with Image.open(io.BytesIO(jpeg.data)) as picture:
                 return self._shaped(np.asarray(picture.convert("RGB")), (height, width, 3), index)
         except (OSError, SyntaxError) as error:
             raise DataError(f"{self.path}: the JPEG data of sample {index} is broken ({error})") from error

@@ -1,27 +1,88 @@
-"""What `sparselt data` does; the console parses and calls these."""
+"""What `sparselt data` does: `parse_write` reads the command line of a source; the commands write one, or show one."""
 
+import dataclasses
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 from sparselt.data.dataset import Dataset, open_dataset
+from sparselt.data.sources import Source, find_source, source_names
 from sparselt.errors import DataError
 
 _SHEET = "samples.png"
 _NAMED = 10  # skipped pictures that are printed; the manifest names all
 
 
+@dataclasses.dataclass(frozen=True)
+class Write:
+    """What `sparselt data write SOURCE ... FOLDER` asks for; the arguments of `write_command`."""
+
+    source: Source
+    folder: Path
+    workers: int
+    skip_unreadable: bool
+
+
+def parse_write(arguments: Sequence[str], prog: str = "sparselt data write") -> Write:
+    """Reads `SOURCE ... FOLDER`. SOURCE is one of `source_names`, or a reference; its fields are the options.
+
+    Prints help and exits where it is asked for, as tyro does. DataError for an unknown source, or values that it
+    refuses.
+    """
+    import tyro
+
+    name, *rest = arguments or ["--help"]
+    if name in ("-h", "--help"):
+        print(f"usage: {prog} SOURCE ... FOLDER\n\nsources, each with options of its own ({prog} SOURCE --help):")
+        for known in source_names():
+            print(f"  {known:<12} {(find_source(known).__doc__ or '').partition(chr(10))[0]}")
+        raise SystemExit(0)
+    cls = find_source(name)
+    options: Any = tyro.cli(_options_of(cls), args=rest, prog=f"{prog} {name}")
+    source = cls(**{field.name: getattr(options, field.name) for field in dataclasses.fields(cls)})
+    return Write(source, options.folder, options.workers, options.skip_unreadable)
+
+
+def _options_of(cls: type[Source]) -> type:
+    """A dataclass for tyro: the fields of a source with their help, where to write, and how."""
+    from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+    positional: Any = Positional
+
+    def annotated(field: dataclasses.Field) -> tuple[str, Any, Any]:
+        about = {name: value for name, value in field.metadata.items() if value and name != "positional"}
+        kind = positional[field.type] if field.metadata.get("positional") else field.type
+        default = dataclasses.field(default=field.default, default_factory=field.default_factory)
+        return field.name, Annotated[kind, arg(**about)], default
+
+    folder = Annotated[Positional[Path], arg(metavar="FOLDER", help="Where to write; made if missing.")]
+    workers = arg(help="Writing processes; the files are the same for any number.", aliases=["--num-workers"])
+    skip = arg(help="Leave out pictures that cannot be decoded and name them in the manifest.")
+    return dataclasses.make_dataclass(
+        f"Write{cls.__name__}",
+        [
+            *(annotated(field) for field in dataclasses.fields(cls)),
+            ("folder", folder, dataclasses.field()),
+            ("workers", Annotated[int, workers], 1),
+            ("skip_unreadable", Annotated[FlagCreatePairsOff[bool], skip], False),
+        ],
+        namespace={"__doc__": cls.__doc__},
+        kw_only=True,
+    )
+
+
 def write_command(source, folder: Path | str, *, workers: int = 1, skip_unreadable: bool = False) -> None:
     """Writes a source to betons with a progress bar, then prints what was written."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     from sparselt.data.writing import write_dataset
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr), disable=not sys.stderr.isatty()) as bar:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
         def progress(split: str, done: int, total: int) -> None:
             if split not in tasks:
@@ -55,7 +116,7 @@ def info_command(
         write_contact_sheet(dataset, split, path)
     if as_json:
         more = {"folder": str(dataset.folder), "fingerprint": dataset.manifest.fingerprint}
-        record = {**more, "sheet": None if path is None else str(path), **asdict(dataset.manifest)}
+        record = {**more, "sheet": None if path is None else str(path), **dataclasses.asdict(dataset.manifest)}
         print(json.dumps(record, indent=2, ensure_ascii=False))
         return
     for line in _lines(dataset):

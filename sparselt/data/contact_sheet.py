@@ -1,6 +1,5 @@
 """A page of samples, sorted by class: what one looks at before one trains on a data set."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy as np
 from sparselt.data.beton import Beton
 from sparselt.data.dataset import Dataset
 from sparselt.errors import DataError
+from sparselt.files import naming_errors, replacing
 
 _CELL, _GAP, _MARGIN = 72, 4, 16
 _ROWS, _COLUMNS = 12, 10
@@ -45,28 +45,23 @@ def write_contact_sheet(dataset: Dataset, split: str, path: Path | str) -> list[
             draw.rectangle((left, top, left + _CELL - 1, top + _CELL - 1), fill=_FAINT)
             picture = _thumbnail(_pixels(beton.image(int(index)), beton.field, levels))
             sheet.paste(picture, (left + (_CELL - picture.width) // 2, top + (_CELL - picture.height) // 2))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with _naming_errors(path), replacing(path) as partial:
         sheet.save(partial, "PNG")
-        os.replace(partial, path)
-    except OSError as error:
-        raise DataError(f"contact sheet {path} cannot be written ({error}): name another file with --sheet") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return shown
 
 
 def _refuse_other_files(path: Path) -> None:
     """A sheet replaces a picture, and nothing else: not a beton, nor its manifest."""
-    try:
-        with open(path, "rb") as file:
-            found = file.read(8)
-    except FileNotFoundError:
+    if not path.exists():
         return
-    except OSError as error:
-        raise DataError(f"contact sheet {path} cannot be written ({error}): name another file with --sheet") from error
+    with _naming_errors(path), path.open("rb") as file:
+        found = file.read(8)
     if found != b"\x89PNG\r\n\x1a\n":
         raise DataError(f"{path} is there and is no PNG: name another file with --sheet")
+
+
+def _naming_errors(path: Path):
+    return naming_errors(f"contact sheet {path}", DataError, "name another file with --sheet")
 
 
 def _spaced(items: np.ndarray, most: int) -> np.ndarray:
@@ -87,8 +82,8 @@ def _thumbnail(pixels: np.ndarray):
 
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     ratio = _CELL / max(picture.size)
-    size = tuple(max(1, round(side * ratio)) for side in picture.size)
-    return picture.resize(size, Image.Resampling.NEAREST if ratio > 1 else Image.Resampling.LANCZOS)
+    width, height = (max(1, round(side * ratio)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.NEAREST if ratio > 1 else Image.Resampling.LANCZOS)
 
 
 def _font(size: int):

@@ -2,11 +2,53 @@
 
 import math
 
+import numpy as np
+
+from sparselt.data.transforms import CenterCrop, RandomResizedCrop
 from sparselt.kernels._compile import compiled
 from sparselt.kernels.philox import FLIP, below, fraction, philox4x32_scalar
 
 RESIZED_CROP = 3  # Philox stream; the counter's last word counts the attempts
 _ATTEMPTS = 10  # as torchvision: after ten boxes that do not fit, the largest central box of an allowed aspect
+
+# Places in the two arrays that hold a crop. They are data and not constants of the compiled code, so that one
+# compilation serves every epoch, seed and crop.
+RANDOM, FLIPPED, BILINEAR, EPOCH, KEY0, KEY1 = range(6)
+AREA_LOW, AREA_HIGH, ASPECT_LOW, ASPECT_HIGH, CENTER_RATIO = range(5)
+
+
+def crop_numbers(transform: RandomResizedCrop | CenterCrop, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """A crop as `crop_region` takes it: int64 [6] and float64 [5]."""
+    from sparselt.kernels.philox import key_of
+
+    whole, real = np.zeros(6, dtype=np.int64), np.zeros(5)
+    if isinstance(transform, CenterCrop):
+        whole[BILINEAR], real[CENTER_RATIO] = transform.interpolation == "bilinear", transform.ratio
+    else:
+        whole[:] = 1, transform.flip, 0, epoch, *key_of(seed)
+        real[:CENTER_RATIO] = *transform.area, *transform.aspect
+    return whole, real
+
+
+@compiled
+def crop_region(height, width, index, side, whole, real):
+    """What sample `index`, of height x width pixels, shows on `side` x `side`: a region in parts of pixels, and how.
+
+    Returns (top, left, rows, columns, whether to resize bilinearly, whether to flip).
+    """
+    bilinear = whole[BILINEAR] != 0
+    if bilinear:
+        top, left, rows, columns = center_region(height, width, side, real[CENTER_RATIO])
+        return top, left, rows, columns, True, False
+    if whole[RANDOM] == 0:
+        row, column, box_height, box_width = center_box(height, width, real[CENTER_RATIO])
+    else:
+        row, column, box_height, box_width = random_resized_box(
+            height, width, index, whole[EPOCH], whole[KEY0], whole[KEY1],
+            real[AREA_LOW], real[AREA_HIGH], real[ASPECT_LOW], real[ASPECT_HIGH],
+        )  # fmt: skip
+    flip = whole[FLIPPED] != 0 and coin(index, whole[EPOCH], whole[KEY0], whole[KEY1])
+    return float(row), float(column), float(box_height), float(box_width), False, flip
 
 
 @compiled

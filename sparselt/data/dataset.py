@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparselt.data.beton import beton_count
-from sparselt.data.manifest import FILE_NAME, Manifest, SplitRecord, fingerprint
-from sparselt.data.sources import SPLITS
+from sparselt.data.manifest import FILE_NAME, SPLITS, Manifest, SplitRecord, fingerprint
 from sparselt.errors import DataError
 
-_WRITE = "write it with `sparselt data write digits|cifar10|cifar100|mnist|imagenet|synthetic ...`"
+_WRITE = "write it with `sparselt data write SOURCE ...`"
 
 
 @dataclass(frozen=True)

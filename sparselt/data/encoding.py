@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from sparselt.data.beton import ROWS, Pages, page_size_for, write_around_pages
-from sparselt.data.folder import UnreadableImage
 from sparselt.data.manifest import contents_of
 from sparselt.data.pixels import encoder
+from sparselt.data.sources.base import UnreadableImage
 from sparselt.errors import DataError
 
 _COMPRESS = 4  # Philox stream: which pictures of a folder become JPEG
@@ -106,7 +106,8 @@ class _Encode:
 
     def __call__(self, indices: range) -> tuple[_Chunk, list[bytes]]:
         rows = np.zeros(len(indices), dtype=self.dtype)
-        chunk, contents = _Chunk(rows, [], [], [], []), []
+        chunk = _Chunk(rows, [], [], [], [])
+        contents: list[bytes] = []
         for index in indices:
             row = rows[len(contents)]
             try:

@@ -24,10 +24,10 @@ def evaluation_record(
 ) -> dict[str, Any]:
     """The evaluation protocol as JSON: crop, resize, interpolation, normalization, and what was done when writing.
 
-    size, ratio, interpolation: of the `CenterCrop` that pictures are evaluated with; without a size, images are taken
+    size, ratio, interpolation: of the `CenterCrop` that pictures are evaluated with; without them, images are taken
     as they are.
     """
-    if size is None:
+    if size is None or ratio is None:
         shape = manifest.splits["test"].shape
         crop, resize, by = "none", f"none, stored as {shape}", "none"
     else:

@@ -14,7 +14,8 @@ import functools
 import os
 import queue
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -66,9 +67,10 @@ def require_ffcv():
 
 def usable_threads(asked: int) -> int:
     """At most Numba's threads; 1 where Numba only has its workqueue layer, which dies when two threads use it."""
-    import numba
+    from numba import config
 
-    return min(asked, numba.config.NUMBA_NUM_THREADS) if _layer_is_threadsafe() else 1
+    most = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # set while Numba is imported
+    return min(asked, most) if _layer_is_threadsafe() else 1
 
 
 def make_loader(path, batch_size: int, threads: int, decoder):
@@ -91,7 +93,7 @@ def make_loader(path, batch_size: int, threads: int, decoder):
         )
 
 
-def iterate(loader, order: np.ndarray, prepare=None) -> Iterator[np.ndarray]:
+def iterate(loader, order: np.ndarray, prepare=None) -> Generator[np.ndarray]:
     """The decoded images of consecutive batches of `order`; each array is valid until the next one is asked for.
 
     `prepare(buffers)` fills the buffers that the decoder asked for before the worker starts. A decoder that has
@@ -119,8 +121,13 @@ def _worker_class():
     class Worker(EpochIterator):
         """FFCV's worker thread for one pass over `order`."""
 
+        iter_ixes: Any
+        memory_allocations: Any
+
         def __init__(self, loader, order: np.ndarray, prepare):
-            self.prepare, self.failure, self.check = prepare, None, None
+            self.prepare = prepare
+            self.failure: BaseException | None = None
+            self.check: Callable[[int, np.ndarray], None] | None = None
             self.decoding, self.length = order[:0], os.stat(loader.fname).st_size
             super().__init__(loader, order)
 

@@ -18,6 +18,18 @@ _STRETCH = 32  # bytes
 
 
 @compiled
+def cut_region(jpeg, height, width, top, left, rows, columns, bilinear, side, out):
+    """Writes to `out` a JPEG of what a region, resized to side x side, takes in. Arguments and results: `cut_box`.
+
+    A bilinear resize also takes in what is beside the region.
+    """
+    reach = max(1.0, rows / side, columns / side) + 1.0 if bilinear else 0.0
+    row, column = max(0, math.floor(top - reach)), max(0, math.floor(left - reach))
+    bottom, right = min(height, math.ceil(top + rows + reach)), min(width, math.ceil(left + columns + reach))
+    return cut_box(jpeg, row, column, bottom - row, right - column, out)
+
+
+@compiled
 def cut_box(jpeg, row, column, height, width, out):
     """Writes to `out` a JPEG that shows a box of pixels and little around it.
 
@@ -61,14 +73,6 @@ def cut_box(jpeg, row, column, height, width, out):
     out[frame + 5], out[frame + 6] = shown_rows >> 8, shown_rows & 255
     out[frame + 7], out[frame + 8] = shown_columns >> 8, shown_columns & 255
     return length, top * 8 * down, left * 8 * across * interval, shown_rows, shown_columns
-
-
-@compiled
-def box_around(top, left, rows, columns, height, width, reach):
-    """The whole pixels of a region and of what is up to `reach` beside it: row, column, height, width."""
-    row, column = max(0, math.floor(top - reach)), max(0, math.floor(left - reach))
-    bottom, right = min(height, math.ceil(top + rows + reach)), min(width, math.ceil(left + columns + reach))
-    return row, column, bottom - row, right - column
 
 
 @compiled

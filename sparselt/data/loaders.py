@@ -1,31 +1,53 @@
-"""One way to ask for batches: the engine follows from the size of the data unless it is named."""
+"""One way to ask for batches: data in memory is augmented there, all else is streamed; both give the same batches."""
 
+import math
 import os
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 
 from sparselt.data.dataset import Dataset
+from sparselt.data.manifest import Manifest
 from sparselt.data.order import Shard
 from sparselt.data.resident import ResidentData, ResidentEvalLoader, ResidentTrainLoader
 from sparselt.data.streaming import StreamingEvalLoader, StreamingTrainLoader
 from sparselt.data.transforms import CenterCrop, Normalize, PadCrop, RandomResizedCrop
+from sparselt.errors import DataError
 
 Engine = Literal["resident", "streaming"]
+Transform = TypeVar("Transform", PadCrop, RandomResizedCrop, CenterCrop)
 
 _SHARE_OF_FREE = 0.25  # of the device's memory; the network and what it computes need the rest
+_EVAL_BATCH, _LEAST_EVAL_BATCH = 1000, 64
+_CACHED_BYTES = 768 * 1024
 
 
-def engine_for(dataset: Dataset, device: torch.device | str = "cpu") -> Engine:
-    """`resident` for arrays of one size that together take at most a quarter of the device's free memory."""
-    if dataset.manifest.field != "ndarray":
+def engine_for(data: Dataset | ResidentData, device: torch.device | str = "cpu") -> Engine:
+    """`resident` for data in memory, and for arrays that take at most a quarter of the device's free memory."""
+    if isinstance(data, ResidentData):
+        return "resident"
+    if data.manifest.field != "ndarray":
         return "streaming"
-    size = sum(record.bytes for record in dataset.manifest.splits.values())
+    size = sum(record.bytes for record in data.manifest.splits.values())
     return "resident" if size <= _SHARE_OF_FREE * _free_bytes(torch.device(device)) else "streaming"
 
 
+def train_transform(manifest: Manifest, options: Mapping[str, Any]) -> PadCrop | RandomResizedCrop:
+    """The transform with these fields, normalised as the manifest says: a PadCrop where they hold a `padding`."""
+    if "padding" in options:
+        return _normalised(PadCrop, manifest, options)
+    return _normalised(RandomResizedCrop, manifest, options)
+
+
+def eval_transform(manifest: Manifest, options: Mapping[str, Any] | None) -> Normalize | CenterCrop:
+    """The CenterCrop of these options, normalised as the manifest says; without options its Normalize."""
+    return manifest.normalization if options is None else _normalised(CenterCrop, manifest, options)
+
+
 def train_loader(
-    dataset: Dataset,
+    data: Dataset | ResidentData,
     batch_size: int,
     *,
     order_seed: int,
@@ -36,45 +58,75 @@ def train_loader(
     shard: Shard | None = None,
     engine: Engine | None = None,
 ) -> ResidentTrainLoader | StreamingTrainLoader:
-    """Training batches from betons: `.steps_per_epoch` and `.epoch(e, start_step)`, the same from either engine.
+    """Training batches: `.steps_per_epoch` and `.epoch(e, start_step)`, the same from either engine.
 
     shard: which share of every batch this process reads; default: this rank's, where torch.distributed is initialised.
+    engine: default: that of `engine_for`.
     """
-    seeds = {"order_seed": order_seed, "augmentation_seed": augmentation_seed}
-    if (engine or engine_for(dataset, device)) == "resident":
-        resident = _resident(dataset)
-        return ResidentTrainLoader(resident, batch_size, **seeds, transform=transform, device=device, shard=shard)
-    return StreamingTrainLoader(
-        dataset, batch_size, **seeds, transform=transform, device=device, threads=threads, shard=shard
-    )
+    seeds = (order_seed, augmentation_seed)
+    if (engine or engine_for(data, device)) == "resident":
+        # The loader refuses another transform.
+        return ResidentTrainLoader(_resident(data), batch_size, *seeds, transform, device, shard)  # type: ignore[arg-type]
+    return StreamingTrainLoader(_on_disk(data), batch_size, *seeds, transform, device, threads, shard)
 
 
 def eval_loader(
-    dataset: Dataset,
+    data: Dataset | ResidentData,
     transform: Normalize | CenterCrop,
-    batch_size: int,
+    batch_size: int | None = None,
     *,
     device: torch.device | str = "cpu",
     threads: int = 1,
     split: str = "test",
     shard: Shard | None = None,
     engine: Engine | None = None,
+    indices: np.ndarray | None = None,
 ) -> ResidentEvalLoader | StreamingEvalLoader:
     """Every sample of a split once, never augmented: iterable, the same from either engine.
 
-    shard: see `train_loader`.
+    batch_size: default: 1000, or on a CPU what its caches hold; more takes up to 2.5 times as long.
+    shard, engine: see `train_loader`.
+    indices: int64 [N], read only these samples, in this order.
     """
-    if (engine or engine_for(dataset, device)) == "resident":
-        return ResidentEvalLoader(_resident(dataset), transform, batch_size, device, split, shard)
-    return StreamingEvalLoader(dataset, transform, batch_size, device, threads, split, shard)
+    batch_size = batch_size or _eval_batch_size(data, transform, device)
+    if (engine or engine_for(data, device)) == "resident":
+        # The loader refuses another transform.
+        return ResidentEvalLoader(_resident(data), transform, batch_size, device, split, shard, indices)  # type: ignore[arg-type]
+    return StreamingEvalLoader(_on_disk(data), transform, batch_size, device, threads, split, shard, indices=indices)
 
 
-def _resident(dataset: Dataset) -> ResidentData:
+def _normalised(kind: type[Transform], manifest: Manifest, options: Mapping[str, Any]) -> Transform:
+    normal = manifest.normalization
+    return kind(**options, mean=normal.mean, std=normal.std, scale=normal.scale)
+
+
+def _eval_batch_size(
+    data: Dataset | ResidentData, transform: Normalize | CenterCrop, device: torch.device | str
+) -> int:
+    if torch.device(device).type != "cpu":
+        return _EVAL_BATCH
+    channels = len(transform.mean)
+    if isinstance(transform, CenterCrop):
+        numbers = channels * transform.size**2
+    else:
+        numbers = math.prod(data.manifest.splits["test"].array_shape)
+    return max(_LEAST_EVAL_BATCH, min(_EVAL_BATCH, _CACHED_BYTES // (4 * numbers)))
+
+
+def _on_disk(data: Dataset | ResidentData) -> Dataset:
+    if isinstance(data, ResidentData):
+        raise DataError("data in memory cannot be streamed: give the Dataset, or engine='resident'")
+    return data
+
+
+def _resident(data: Dataset | ResidentData) -> ResidentData:
     """The data set in memory, read once a process."""
-    key = (dataset.folder, dataset.manifest.fingerprint)
+    if isinstance(data, ResidentData):
+        return data
+    key = (data.folder, data.manifest.fingerprint)
     if key not in _read:
         _read.clear()
-        _read[key] = ResidentData.read(dataset)
+        _read[key] = ResidentData.read(data)
     return _read[key]
 
 

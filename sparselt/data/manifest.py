@@ -3,7 +3,8 @@
 import hashlib
 import json
 import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sparselt.errors import DataError
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
+SPLITS = ("train", "test")
 _BLOCK = 2**20
 _BLOCKS = 64
 
@@ -34,6 +36,13 @@ class SplitRecord:
     skipped: tuple[str, ...] = ()
     contents: str = ""
 
+    @property
+    def array_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image. DataError where each has its own size."""
+        if isinstance(self.shape, str):
+            raise DataError(f"{self.file} holds pictures of {self.shape} size, where arrays of one size are expected")
+        return self.shape
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -50,7 +59,7 @@ class Manifest:
     class_names: tuple[str, ...]
     normalization: Normalize
     splits: dict[str, SplitRecord]
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = dataclass_field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     normalization_from: str = ""
 
@@ -113,7 +122,7 @@ def contents_of(labels: np.ndarray, sums: np.ndarray) -> str:
 def contents(path: Path) -> str:
     """`contents_of` a beton: reads every sample, which takes minutes for ImageNet."""
     beton = Beton(path)
-    sums = np.array([zlib.crc32(beton.stored(index)) for index in range(len(beton))], dtype=np.uint32)
+    sums = np.array([zlib.crc32(beton.stored(index).data) for index in range(len(beton))], dtype=np.uint32)
     return contents_of(beton.labels, sums)
 
 

@@ -6,7 +6,7 @@ JPEG differ a little, because FFCV asks its decompressor for a faster, less exac
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from sparselt.data.beton import Beton
-from sparselt.data.crops import center_box, center_region, coin, random_resized_box
-from sparselt.data.jpeg import box_around, cut_box
+from sparselt.data.crops import crop_numbers, crop_region
+from sparselt.data.jpeg import cut_region
 from sparselt.data.resize import resize_region
 from sparselt.data.transforms import CenterCrop, RandomResizedCrop
 
@@ -39,18 +39,19 @@ class PlainReader:
         self.threads = min(threads, len(os.sched_getaffinity(0)))
         self.shape = self.beton.shape if transform is None else (transform.size, transform.size, 3)
 
-    def images(self, order: np.ndarray, seed: int = 0, epoch: int = 0) -> Iterator[torch.Tensor]:
+    def images(self, order: np.ndarray, seed: int = 0, epoch: int = 0) -> Generator[torch.Tensor]:
         """uint8 [N, C, H, W] of consecutive batches of `order`; an error in a thread is raised here.
 
         Closing the generator, or dropping it, ends the threads.
         """
+        crop = None if self.transform is None else crop_numbers(self.transform, seed, epoch)
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="sparselt-reader")
         try:
-            read = deque(self._begin(pool, batch, seed, epoch) for batch in batches[:_AHEAD])
+            read = deque(self._begin(pool, batch, crop) for batch in batches[:_AHEAD])
             for number in range(len(batches)):
                 if number + _AHEAD < len(batches):
-                    read.append(self._begin(pool, batches[number + _AHEAD], seed, epoch))
+                    read.append(self._begin(pool, batches[number + _AHEAD], crop))
                 images, parts = read.popleft()
                 for part in parts:
                     part.result()
@@ -58,47 +59,36 @@ class PlainReader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _begin(self, pool: ThreadPoolExecutor, indices: np.ndarray, seed: int, epoch: int):
+    def _begin(self, pool: ThreadPoolExecutor, indices: np.ndarray, crop: tuple[np.ndarray, np.ndarray] | None):
         images = torch.empty((len(indices), *self.shape), dtype=torch.uint8, pin_memory=self.pinned)
         edges = [len(indices) * part // self.threads for part in range(self.threads + 1)]
         parts: list[Future] = [
-            pool.submit(self._read, images[start:stop].numpy(), indices[start:stop], seed, epoch)
+            pool.submit(self._read, images[start:stop].numpy(), indices[start:stop], crop)
             for start, stop in pairwise(edges)
             if start < stop
         ]
         return images, parts
 
-    def _read(self, images: np.ndarray, indices: np.ndarray, seed: int, epoch: int) -> None:
+    def _read(self, images: np.ndarray, indices: np.ndarray, crop: tuple[np.ndarray, np.ndarray] | None) -> None:
         for target, index in zip(images, indices.tolist(), strict=True):
-            if self.transform is None:
+            if crop is None:
                 target[:] = self.beton.image(index)
             else:
-                self._read_picture(target, index, seed, epoch)
+                self._read_picture(target, index, crop)
 
-    def _read_picture(self, target: np.ndarray, index: int, seed: int, epoch: int) -> None:
-        beton, (height, width) = self.beton, self.beton.size(index)
-        (top, left, rows, columns), bilinear, flip = self._region(height, width, index, seed, epoch)
-        if not beton.is_jpeg(index):
-            image = beton.image(index)
-        else:
-            stored = beton.stored(index)
-            reach = max(1.0, rows / len(target), columns / len(target)) + 1.0 if bilinear else 0.0
-            cut, box = np.empty(len(stored), np.uint8), box_around(top, left, rows, columns, height, width, reach)
-            size, row, column, cut_height, cut_width = cut_box(stored, *box, cut)
-            shown = (cut[:size], cut_height, cut_width) if size else (stored, height, width)
-            image = beton.decoded(*shown, index)
+    def _read_picture(self, target: np.ndarray, index: int, crop: tuple[np.ndarray, np.ndarray]) -> None:
+        beton, (height, width), side = self.beton, self.beton.size(index), len(target)
+        top, left, rows, columns, bilinear, flip = crop_region(height, width, index, side, *crop)
+        if beton.is_jpeg(index):
+            jpeg = beton.stored(index)
+            cut = np.empty(len(jpeg), np.uint8)
+            size, row, column, cut_height, cut_width = cut_region(
+                jpeg, height, width, top, left, rows, columns, bilinear, side, cut
+            )
+            if size:
+                jpeg, height, width = cut[:size], cut_height, cut_width
+            image = beton.decoded(jpeg, height, width, index)
             top, left = top - row, left - column
+        else:
+            image = beton.image(index)
         resize_region(image.reshape(-1), *image.shape[:2], top, left, rows, columns, bilinear, flip, target)
-
-    def _region(self, height: int, width: int, index: int, seed: int, epoch: int):
-        """(top, left, rows, columns), whether to resize bilinearly, and whether to flip."""
-        from sparselt.kernels.philox import key_of
-
-        transform = self.transform
-        if isinstance(transform, CenterCrop):
-            if transform.interpolation == "bilinear":
-                return center_region(height, width, transform.size, transform.ratio), True, False
-            return tuple(map(float, center_box(height, width, transform.ratio))), False, False
-        keys = key_of(seed)
-        box = random_resized_box(height, width, index, epoch, *keys, *transform.area, *transform.aspect)
-        return tuple(map(float, box)), False, transform.flip and bool(coin(index, epoch, *keys))

@@ -1,20 +1,20 @@
 """Data sets that fit the device: the betons are read once, then every training maps the same bytes."""
 
-import os
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from sparselt.data.batch import Batch, augmented, normalized
+from sparselt.data.batch import Batch, EvalLoader, TrainLoader, augmented, normalized
 from sparselt.data.beton import Beton
 from sparselt.data.dataset import Dataset
-from sparselt.data.manifest import Manifest
-from sparselt.data.order import Shard, batches_of, check_indices, sample_order, steps_in
-from sparselt.data.sources import SPLITS
+from sparselt.data.manifest import SPLITS, Manifest
+from sparselt.data.order import Shard
 from sparselt.data.transforms import Normalize, PadCrop
 from sparselt.errors import DataError
+from sparselt.files import naming_errors, replacing
 
 _CHUNK_BYTES = 4 * 2**20  # augmented at a time: as much as a cache holds, enough to make the calls cheap
 _CHUNKS_ON_GPU = 8  # of these in one launch, which is what costs there
@@ -31,22 +31,13 @@ def write_resident(dataset: Dataset, folder: Path | str) -> None:
 
     _check_arrays(dataset)
     folder = Path(folder)
-    partials = []
-    try:
+    with naming_errors(str(folder), DataError, "free space or choose another folder"), contextlib.ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
         for split in SPLITS:
             images, labels = _read(dataset, split)
-            partial = folder / f".{split}.safetensors.{os.getpid()}.partial"
-            partials.append(partial)
+            partial = stack.enter_context(replacing(folder / f"{split}.safetensors"))
             metadata = {"manifest": dataset.manifest.to_json()}
             partial.write_bytes(save({"images": images, "labels": labels}, metadata=metadata))
-        for split, partial in zip(SPLITS, partials, strict=True):
-            os.replace(partial, folder / f"{split}.safetensors")
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written ({error}): free space or choose another folder") from error
-    finally:
-        for partial in partials:
-            partial.unlink(missing_ok=True)
 
 
 class ResidentData:
@@ -117,12 +108,8 @@ class ResidentData:
         return self._tensors[split]
 
 
-class ResidentTrainLoader:
-    """Training batches, padded, cropped and flipped; sample i in epoch e depends on the seeds, e and i alone.
-
-    shard: which share of every batch this process reads; batch_size and steps_per_epoch are those of all together.
-        Default: this rank's, where torch.distributed is initialised.
-    """
+class ResidentTrainLoader(TrainLoader):
+    """Training batches of data in memory, padded, cropped and flipped on the device."""
 
     def __init__(
         self,
@@ -134,30 +121,18 @@ class ResidentTrainLoader:
         device: torch.device | str = "cpu",
         shard: Shard | None = None,
     ):
-        if not isinstance(transform, PadCrop):
-            raise DataError(f"{type(transform).__name__} cannot augment resident images: give a PadCrop")
-        _check_channels(resident, transform)
-        self.batch_size, self.transform, self.device = batch_size, transform, torch.device(device)
-        self.order_seed, self.augmentation_seed = order_seed, augmentation_seed
-        self.count = resident.count("train")
-        self.steps_per_epoch = steps_in(self.count, batch_size)
-        self.shard = shard or Shard.current()
-        self.shard.share(batch_size)
+        _check_transform(resident, transform, PadCrop, "augment")
+        count = resident.count("train")
+        super().__init__(count, batch_size, order_seed, augmentation_seed, transform, device, shard)
         self._images, self._labels = resident.on("train", self.device)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The whole batches of this epoch from `start_step` on; nothing before it is computed."""
-        order = sample_order(self.order_seed, epoch, self.count)
-        steps = batches_of(order, self.batch_size, start_step, self.shard)
-        return self._batches(torch.from_numpy(steps).to(self.device), epoch)
-
-    def _batches(self, steps: torch.Tensor, epoch: int) -> Iterator[Batch]:
+    def _batches(self, steps: np.ndarray, epoch: int) -> Iterator[Batch]:
         # Several batches are augmented in one call and then cut apart: a sample's crop does not depend on its batch.
-        share = steps.shape[1]
+        order, share = torch.from_numpy(steps).to(self.device), self.share
         size = _CHUNK_BYTES * (_CHUNKS_ON_GPU if self.device.type != "cpu" else 1)
         at_once = max(1, size // (4 * self._images[0].numel() * share))
-        for start in range(0, len(steps), at_once):
-            indices = steps[start : start + at_once].reshape(-1)
+        for start in range(0, len(order), at_once):
+            indices = order[start : start + at_once].reshape(-1)
             # A row of bytes for each image: selecting those is copying memory, which `[indices]` is not.
             chosen = self._images.flatten(1).index_select(0, indices).view(-1, *self._images.shape[1:])
             images = augmented(
@@ -169,14 +144,11 @@ class ResidentTrainLoader:
                 padding=self.transform.padding,
                 flip=self.transform.flip,
             )
-            yield from _cut(images, self._labels[indices], indices, share)
+            yield from map(Batch, images.split(share), self._labels[indices].split(share), indices.split(share))
 
 
-class ResidentEvalLoader:
-    """Every sample of a split exactly once, in order, never augmented. Small splits are normalised once and kept.
-
-    Of several ranks each has its part of the samples. indices: int64 [N], read only these samples, in this order.
-    """
+class ResidentEvalLoader(EvalLoader):
+    """A split in memory, normalised. Small splits are normalised once and kept."""
 
     def __init__(
         self,
@@ -188,26 +160,14 @@ class ResidentEvalLoader:
         shard: Shard | None = None,
         indices: np.ndarray | None = None,
     ):
-        if not isinstance(transform, Normalize):
-            raise DataError(f"{type(transform).__name__} cannot evaluate resident images: give a Normalize")
-        _check_channels(resident, transform)
-        count = resident.count(split)
-        chosen = np.arange(count) if indices is None else check_indices(indices, count)
-        places = (shard or Shard.current()).share(len(chosen))
-        self.count = len(places)
-        self.batch_size, self.transform, self.device = min(batch_size, self.count), transform, torch.device(device)
-        steps_in(self.count, self.batch_size)
-        images, labels = resident.on(split, self.device)
-        self._indices = torch.from_numpy(chosen[places.start : places.stop]).to(self.device)
+        _check_transform(resident, transform, Normalize, "evaluate")
+        super().__init__(resident.count(split), batch_size, transform, shard, indices)
+        self.device = torch.device(device)
+        self._indices = torch.from_numpy(self.indices).to(self.device)
         # A split that is read whole is not copied.
-        self._images, self._labels = (
-            tensor[places.start : places.stop] if indices is None else tensor[self._indices]
-            for tensor in (images, labels)
-        )
+        places = slice(self.places.start, self.places.stop) if indices is None else self._indices
+        self._images, self._labels = (tensor[places] for tensor in resident.on(split, self.device))
         self._kept: list[Batch] | None = None
-
-    def __len__(self) -> int:
-        return -(-self.count // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         if self._kept is None and 4 * self._images.numel() <= _CACHE_BYTES:
@@ -215,21 +175,14 @@ class ResidentEvalLoader:
         return iter(self._kept) if self._kept is not None else self._batches()
 
     def _batches(self) -> Iterator[Batch]:
-        for start in range(0, self.count, self.batch_size):
-            indices = self._indices[start : start + self.batch_size]
-            images = normalized(self._images[start : start + self.batch_size], indices, self.transform)
-            yield Batch(images, self._labels[start : start + self.batch_size], indices)
-
-
-def _cut(images: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor, batch_size: int) -> Iterator[Batch]:
-    for start in range(0, len(labels), batch_size):
-        stop = start + batch_size
-        yield Batch(images[start:stop], labels[start:stop], indices[start:stop])
+        parts = (tensor.split(self.batch_size) for tensor in (self._images, self._labels, self._indices))
+        for images, labels, indices in zip(*parts, strict=True):
+            yield Batch(normalized(images, indices, self.transform), labels, indices)
 
 
 def _read(dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray]:
     beton = Beton(dataset.path(split))
-    images = np.empty((len(beton), *dataset.record(split).shape), dtype=np.uint8)
+    images = np.empty((len(beton), *dataset.record(split).array_shape), dtype=np.uint8)
     for index in range(len(beton)):
         images[index] = beton.image(index)
     return images, beton.labels
@@ -246,14 +199,16 @@ def _check(path: Path, manifest: Manifest, split: str, tensors: dict[str, torch.
     record = manifest.splits[split]
     found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
     expected = {
-        "images": ((record.count, *record.shape), torch.uint8),
+        "images": ((record.count, *record.array_shape), torch.uint8),
         "labels": ((record.count,), torch.int64),
     }
     if found != expected:
         raise DataError(f"{path} holds {found}, expected {expected}: make it again with write_resident")
 
 
-def _check_channels(resident: ResidentData, transform) -> None:
+def _check_transform(resident: ResidentData, transform: PadCrop | Normalize, kind: type, purpose: str) -> None:
+    if not isinstance(transform, kind):
+        raise DataError(f"{type(transform).__name__} cannot {purpose} resident images: give a {kind.__name__}")
     channels = resident.images("train").shape[1]
     if len(transform.mean) != channels:
         raise DataError(f"mean and std have {len(transform.mean)} channels, the images have {channels}")

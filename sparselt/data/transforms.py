@@ -14,6 +14,7 @@ from sparselt.errors import DataError
 # (https://docs.pytorch.org/vision/stable/models.html, "mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]").
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+OF_IMAGENET = "ImageNet's training images, as torchvision states them"
 
 
 def _check_normalisation(mean: tuple[float, ...], std: tuple[float, ...], scale: float) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 
 from sparselt.data.beton import Beton
 from sparselt.data.encoding import write_beton
-from sparselt.data.manifest import FILE_NAME, Manifest, SplitRecord, fingerprint
+from sparselt.data.manifest import FILE_NAME, SPLITS, Manifest, SplitRecord, fingerprint
 from sparselt.data.pixels import image_libraries
-from sparselt.data.sources import SPLITS, source_record
+from sparselt.data.sources import source_record
 from sparselt.errors import DataError
 
 _WORKERS_PER_CORE = 8  # more than one pays where the pictures come over a network

@@ -1,89 +1,21 @@
-"""Networks of the papers, by name."""
+"""Networks of the papers by name, and the user's own by reference (`package.module:name`) or entry point.
+
+A network is a function of (classes, channels) under `@model`, in any module of this folder or of the user's.
+"""
 
 import functools
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
+from sparselt import own
 from sparselt.errors import SettingError
-from sparselt.masks import prunable_parameters
-from sparselt.models.blurpool import apply_blurpool_
-from sparselt.models.cifar_resnet import CifarResNet
 from sparselt.models.initialization import Initialization, NormScale, initialize_
-from sparselt.models.small import VGG19, Conv4, LeNet, ResNet18
+from sparselt.models.registry import MODELS, Build, images_of, model
 
-__all__ = ["MODELS", "build_model", "check_model", "initialize_", "prunable_shapes"]
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-
-def resnet8(classes: int, channels: int) -> nn.Module:
-    """The digits miniature: one block a stage, widths 8-16-32; 19,464 prunable weights for 1 channel, 10 classes."""
-    return CifarResNet(classes, channels, blocks=1, widths=(8, 16, 32))
-
-
-def resnet20(classes: int, channels: int) -> nn.Module:
-    """ResNet-20: three blocks a stage, widths 16-32-64; 270,896 prunable weights for 3 channels, 10 classes."""
-    return CifarResNet(classes, channels, blocks=3, widths=(16, 32, 64))
-
-
-def resnet50(classes: int, channels: int) -> nn.Module:
-    """torchvision's ResNet-50, its own initialization (Kaiming normal, fan out)."""
-    from torchvision.models import resnet50 as build
-
-    return build(weights=None, num_classes=classes)
-
-
-def resnet50_blurpool(classes: int, channels: int) -> nn.Module:
-    """`resnet50` with every downsampling blurred first, see `apply_blurpool_`; its weights have the same names."""
-    model = resnet50(classes, channels)
-    apply_blurpool_(model)
-    return model
-
-
-def inception_v3(classes: int, channels: int) -> nn.Module:
-    """torchvision's Inception-v3 with its auxiliary classifier, whose output in training `training_loss` weighs.
-
-    27,123,040 prunable weights for 1000 classes; images of 75 pixels or more, 299 in Szegedy et al. 2016.
-    """
-    from torchvision.models import inception_v3 as build
-
-    return build(weights=None, num_classes=classes, aux_logits=True, init_weights=True, transform_input=False)
-
-
-def squeezenet(classes: int, channels: int) -> nn.Module:
-    """torchvision's SqueezeNet 1.0 (Iandola et al. 2016); 1,244,448 prunable weights for 1000 classes."""
-    from torchvision.models import squeezenet1_0 as build
-
-    return build(weights=None, num_classes=classes)
-
-
-MODELS: dict[str, Callable[[int, int], nn.Module]] = {
-    "resnet8": resnet8,
-    "resnet20": resnet20,
-    "lenet_300_100": LeNet,
-    "conv4": Conv4,
-    "vgg19": VGG19,
-    "resnet18": ResNet18,
-    "resnet50": resnet50,
-    "resnet50_blurpool": resnet50_blurpool,
-    "inception_v3": inception_v3,
-    "squeezenet": squeezenet,
-}
-
-_COLOUR = ("resnet50", "resnet50_blurpool", "inception_v3", "squeezenet")
-_EXACT_SIDES = {"lenet_300_100": 28, "conv4": 32}
-_LEAST_SIDES = {
-    **{"resnet8": 4, "resnet20": 4, "resnet18": 8, "vgg19": 16, "resnet50_blurpool": 17, "squeezenet": 32},
-    **{"inception_v3": 75},
-}
-
-
-@functools.cache
-def prunable_shapes(name: str, classes: int, channels: int) -> dict[str, torch.Size]:
-    """The shape of every prunable weight of a network, in its order, without building it in memory."""
-    check_model(name, channels)
-    with torch.device("meta"):
-        return {weight: parameter.shape for weight, parameter in prunable_parameters(MODELS[name](classes, channels))}
+__all__ = ["MODELS", "build_model", "check_model", "initialize_", "model", "model_digest", "prunable_shapes"]
 
 
 def build_model(
@@ -94,35 +26,107 @@ def build_model(
     seed: int,
     initialization: Initialization = "torch",
     norm_scale: NormScale = "ones",
-) -> nn.Module:
+) -> "nn.Module":
     """A fresh network in channels-last layout whose initial weights are a function of `seed` alone.
 
     Args:
-        name: a key of `MODELS`.
+        name: a key of `MODELS`, a reference `package.module:name`, or an entry point of `sparselt.models`.
         classes: number of outputs.
         channels: channels of the input images.
         seed: initialization seed; the global random state is left as it was.
         initialization, norm_scale: see `initialize_`.
 
     Raises:
-        SettingError: unknown name, or a network that cannot take such images.
+        SettingError: unknown name, a network that cannot take such images, or one of the user's that is refused by
+            `sparselt.models.checks`.
     """
+    import torch
+
     check_model(name, channels)
+    network = _seeded(name, classes, channels, seed, initialization, norm_scale)
+    return network.to(memory_format=torch.channels_last)
+
+
+def check_model(name: str, channels: int, side: int | None = None, classes: int | None = None) -> None:
+    """Raises a SettingError for an unknown network, or one that cannot take images of these channels and side.
+
+    classes: where given with a side, the user's own network is built and tried on zeros, see `sparselt.models.checks`.
+    """
+    images = images_of(_function(name))
+    if images.channels not in (None, channels):
+        raise SettingError(
+            f"{name} takes images of {images.channels} channels, not {channels}; choose another model or data"
+        )
+    if side is not None and images.side not in (None, side):
+        raise SettingError(
+            f"{name} takes images of {images.side}×{images.side} pixels, not {side}; choose another model or data"
+        )
+    if side is not None and side < images.least_side:
+        raise SettingError(f"{name} takes images of {images.least_side} pixels a side or more, not {side}")
+    if side is not None and classes is not None and name not in MODELS:
+        _try(name, classes, channels, side)
+
+
+def model_digest(name: str) -> str | None:
+    """What of a network decides results besides its name: the digest of the user's file; None for those of `MODELS`.
+
+    See `sparselt.own.source_digest`.
+    """
+    return None if name in MODELS else own.source_digest(_function(name))
+
+
+@functools.cache
+def prunable_shapes(name: str, classes: int, channels: int) -> "dict[str, torch.Size]":
+    """The shape of every prunable weight of a network, in its order. One of `MODELS` is not built in memory."""
+    import torch
+
+    from sparselt.weights import prunable_parameters
+
+    check_model(name, channels)
+    if name in MODELS:
+        with torch.device("meta"):
+            network = MODELS[name](classes, channels)
+    else:
+        network = _seeded(name, classes, channels, seed=0)
+    return {weight: parameter.shape for weight, parameter in prunable_parameters(network)}
+
+
+def _function(name: str) -> Build:
+    if own.is_reference(name):
+        return own.resolve_callable(name)
+    if name in MODELS:
+        return MODELS[name]
+    announced = own.entry_points("sparselt.models")
+    if name not in announced:
+        known = ", ".join((*MODELS, *announced))
+        raise SettingError(f"unknown model {name!r}; expected one of {known}, or your own as package.module:name")
+    return own.resolve_callable(announced[name])
+
+
+def _seeded(
+    name: str,
+    classes: int,
+    channels: int,
+    seed: int,
+    initialization: Initialization = "torch",
+    norm_scale: NormScale = "ones",
+) -> "nn.Module":
+    import torch
+
+    from sparselt.models.checks import check_network
+
+    build = _function(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MODELS[name](classes, channels)
-        initialize_(model, initialization, norm_scale)
-    return model.to(memory_format=torch.channels_last)
+        network = build(classes, channels) if name in MODELS else check_network(name, build, classes, channels)
+        initialize_(network, initialization, norm_scale)
+    return network
 
 
-def check_model(name: str, channels: int, side: int | None = None) -> None:
-    """Raises a SettingError for an unknown network, or one that cannot take images of these channels and side."""
-    if name not in MODELS:
-        raise SettingError(f"unknown model {name!r}; expected one of {', '.join(MODELS)}")
-    if name in _COLOUR and channels != 3:
-        raise SettingError(f"{name} takes images of 3 channels, not {channels}; choose a data set of colour images")
-    exact, least = _EXACT_SIDES.get(name), _LEAST_SIDES.get(name, 1)
-    if side is not None and exact is not None and side != exact:
-        raise SettingError(f"{name} takes images of {exact}×{exact} pixels, not {side}; choose another model or data")
-    if side is not None and side < least:
-        raise SettingError(f"{name} takes images of {least} pixels a side or more, not {side}")
+@functools.cache
+def _try(name: str, classes: int, channels: int, side: int) -> None:
+    from sparselt.models.checks import check_answer, check_same
+
+    network = _seeded(name, classes, channels, seed=0)
+    check_same(name, network, _seeded(name, classes, channels, seed=0))
+    check_answer(name, network, classes, channels, side)

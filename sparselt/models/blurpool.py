@@ -8,9 +8,10 @@ from torch.nn import functional as F
 class Blur(nn.Module):
     """Blurs each channel with the outer product of (1, 2, 1) / 4 with itself, then takes every `stride`-th pixel.
 
-    The border is reflected. Float [N, C, H, W] with
-    H, W ≥ 2.
+    The border is reflected. Float [N, C, H, W] with H, W ≥ 2.
     """
+
+    kernel: Tensor
 
     def __init__(self, stride: int = 1):
         super().__init__()
@@ -28,6 +29,8 @@ class Blur(nn.Module):
 class BlurredConv2d(nn.Conv2d):
     """A strided convolution of a blurred input."""
 
+    blur: Blur
+
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(self.blur(images))
 
@@ -43,7 +46,7 @@ def apply_blurpool_(model: nn.Module) -> None:
                 setattr(module, name, nn.Sequential(dense, Blur(_stride(child))))
             elif type(child) is nn.Conv2d and _stride(child) > 1 and child.in_channels >= 16:
                 child.__class__ = BlurredConv2d
-                child.blur = Blur()
+                child.add_module("blur", Blur())
 
 
 def _stride(module: nn.Conv2d | nn.MaxPool2d) -> int:

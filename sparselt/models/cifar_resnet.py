@@ -3,6 +3,20 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparselt.models.registry import model
+
+
+@model(least_side=4)
+def resnet8(classes: int, channels: int) -> nn.Module:
+    """The digits miniature: one block a stage, widths 8-16-32; 19,464 prunable weights for 1 channel, 10 classes."""
+    return CifarResNet(classes, channels, blocks=1, widths=(8, 16, 32))
+
+
+@model(least_side=4)
+def resnet20(classes: int, channels: int) -> nn.Module:
+    """ResNet-20: three blocks a stage, widths 16-32-64; 270,896 prunable weights for 3 channels, 10 classes."""
+    return CifarResNet(classes, channels, blocks=3, widths=(16, 32, 64))
+
 
 class CifarResNet(nn.Module):
     """Three stages of residual blocks on small images.
@@ -23,18 +37,22 @@ class CifarResNet(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(widths[0])
-        layers = []
-        width = widths[0]
-        for stage, stage_width in enumerate(widths):
-            for block in range(blocks):
-                layers.append(Block(width, stage_width, stride=2 if stage > 0 and block == 0 else 1))
-                width = stage_width
-        self.blocks = nn.Sequential(*layers)
-        self.fc = nn.Linear(width, classes)
+        self.blocks = residual_stages(widths, blocks)
+        self.fc = nn.Linear(widths[-1], classes)
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.blocks(F.relu(self.norm(self.conv(images)), inplace=True))
         return self.fc(features.mean((2, 3)))
+
+
+def residual_stages(widths: tuple[int, ...], blocks: int) -> nn.Sequential:
+    """Stages of `blocks` residual blocks each, from `widths[0]` channels on; each stage after the first halves H, W."""
+    layers, width = [], widths[0]
+    for stage, out in enumerate(widths):
+        for block in range(blocks):
+            layers.append(Block(width, out, stride=2 if stage and not block else 1))
+            width = out
+    return nn.Sequential(*layers)
 
 
 class Block(nn.Module):

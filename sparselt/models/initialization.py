@@ -1,17 +1,15 @@
 """Initial weights, by name: torch's own, or as open_lth and the papers that use it have them."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 Initialization = Literal["torch", "kaiming_normal"]
 NormScale = Literal["ones", "uniform"]
 
-_WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
-_NORMS = nn.modules.batchnorm._BatchNorm
 
-
-def initialize_(model: nn.Module, initialization: Initialization = "torch", norm_scale: NormScale = "ones") -> None:
+def initialize_(model: "nn.Module", initialization: Initialization = "torch", norm_scale: NormScale = "ones") -> None:
     """Draws the weights of a fresh `model` anew, in place, from torch's global generator.
 
     initialization: `torch` leaves what each layer has drawn; `kaiming_normal` draws the weights of convolutions and
@@ -19,9 +17,12 @@ def initialize_(model: nn.Module, initialization: Initialization = "torch", norm
     norm_scale: `ones` leaves a batch norm's scale at 1; `uniform` draws it from [0, 1) (open_lth's `uniform`; the
         networks of Frankle et al.), its shift being 0 in both.
     """
+    from torch import nn
+
+    weighted, norms = (nn.modules.conv._ConvNd, nn.Linear), nn.modules.batchnorm._BatchNorm
     for module in model.modules():
-        if initialization == "kaiming_normal" and isinstance(module, _WEIGHTED):
+        if initialization == "kaiming_normal" and isinstance(module, weighted):
             nn.init.kaiming_normal_(module.weight)
-        if norm_scale == "uniform" and isinstance(module, _NORMS) and module.affine:
+        if norm_scale == "uniform" and isinstance(module, norms) and module.affine:
             nn.init.uniform_(module.weight)
             nn.init.zeros_(module.bias)

@@ -250,9 +250,9 @@ def test_what_cannot_be_searched_is_refused(options, message):
 def test_weights_that_do_not_fit_are_refused_by_name():
     state, mask = ticket()
     short = {name: tensor for name, tensor in state.items() if name != "4.bias"}
-    with pytest.raises(SettingError, match=r"'4\.bias' has shape none in the weights"):
+    with pytest.raises(SettingError, match=r"the network lacks '4\.bias'"):
         adaptive_fraction(network(1), short, mask, batches(8), 1.0)
-    with pytest.raises(SettingError, match=r"'4\.bias' has shape \(1,\) in the weights, \(3,\)"):
+    with pytest.raises(SettingError, match=r"'4\.bias' of the network has shape \(1,\), of the model \(3,\)"):
         dense_threshold(network(1), state | {"4.bias": torch.zeros(1)}, batches(8))
     with pytest.raises(MaskError, match="'w'"):
         adaptive_fraction(network(1), state, Mask({"w": torch.ones(2, dtype=torch.bool)}), batches(8), 1.0)

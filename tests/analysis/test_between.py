@@ -11,9 +11,9 @@ from sparselt.analysis import between, evaluate_path, evaluate_plane, side_by_si
 from sparselt.data import Batch
 from sparselt.errors import SettingError
 from sparselt.kernels.interpolate import gram_matrix, project_to_hull
-from sparselt.masks import prunable_parameters
 from sparselt.models import build_model
 from sparselt.training.loop import evaluate
+from sparselt.weights import prunable_parameters
 
 POSITIONS = (0.0, 0.3, 0.75, 1.0)
 PLANE = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.2, 0.5], [-0.3, 0.4], [1.2, -0.4], [0.8, 0.9]])
@@ -204,7 +204,7 @@ def damaged(state: dict, name: str, change) -> dict:
         (None, {"buffers": "reestimate", "training_batches": iter(())}, "no batch"),
         (None, {"prunable": ["0.weight", "w"]}, "prunable name 'w'"),
         (lambda state: {n: t for n, t in state.items() if n != "5.bias"}, {}, "second network lacks '5.bias'"),
-        (lambda state: {**state, "x": torch.ones(1)}, {}, "second network has, and the model has not, 'x'"),
+        (lambda state: {**state, "x": torch.ones(1)}, {}, "second network has 'x', which the model lacks"),
         (
             lambda state: damaged(state, "5.bias", lambda t: t[:1]),
             {},

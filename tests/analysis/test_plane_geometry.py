@@ -122,7 +122,7 @@ def test_networks_that_span_no_plane_are_refused():
         ((solution, projection, solution), "on one line"),
         ((solution, projection, halfway), "on one line"),
         ((solution, projection, {n: t * float("nan") for n, t in following.items()}), "not finite"),
-        ((solution, projection, {"1.weight": following["1.weight"]}), "'3.weight': the third network has not got it"),
+        ((solution, projection, {"1.weight": following["1.weight"]}), "'3.weight': the third network lacks it"),
         ((solution, {**projection, "3.weight": torch.zeros(1)}, following), r"second network has it as \(1,\)"),
     ):
         with pytest.raises(SettingError, match=message):

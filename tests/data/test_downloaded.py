@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torchvision.datasets
 
-from sparselt.data import CIFAR10, CIFAR100, MNIST, Beton, downloaded, open_dataset, source_from_record, source_record
+from sparselt.data import CIFAR10, CIFAR100, MNIST, Beton, open_dataset, source_from_record, source_record
 from sparselt.data.cli import write_command
+from sparselt.data.sources import downloaded
 from sparselt.errors import DataError
 
 TRAIN, TEST = 20, 6

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from sparselt.errors import SettingError
-from sparselt.masks import prunable_parameters
 from sparselt.models import MODELS, build_model, check_model
 from sparselt.reproduce import load_setting
 from sparselt.training.loop import training_loss
+from sparselt.weights import prunable_parameters
 
 COUNTS = [
     ("resnet8", 1, 10, 8, 19_810, 19_464),

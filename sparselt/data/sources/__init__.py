@@ -1,0 +1,109 @@
+"""Where images come from: one dataclass a source, found in this folder, or the user's own by reference or entry point.
+
+A source here is a dataclass under `@source`; its fields are its options on the command line and its record as JSON.
+One of the user's own is a dataclass derived from `Source`, named `package.module:Name`; its record holds a digest of
+the file that defines it, so that an edit makes it another source.
+"""
+
+import dataclasses
+import functools
+import importlib
+import json
+import pkgutil
+from collections.abc import Mapping
+
+from sparselt import own
+from sparselt.data.sources.base import SOURCES, ArraySamples, Source, option, source
+from sparselt.errors import DataError, SettingError
+
+__all__ = [
+    "ArraySamples",
+    "Source",
+    "find_source",
+    "option",
+    "source",
+    "source_from_record",
+    "source_names",
+    "source_record",
+]
+
+_DIGEST = "source_sha256"
+_NEEDED = ("classes", "image_shape", "train_count", "test_count")
+
+
+def source_record(source: Source) -> dict:
+    """The source as JSON: its kind and every field; of the user's own, the digest of its file.
+
+    Raises:
+        DataError: a source of the user's own that no other process could make again, or with fields that are not JSON.
+    """
+    cls, fields = type(source), dataclasses.asdict(source)
+    if cls in _registered().values():
+        return {"kind": source.kind, **fields}
+    try:
+        record = {"kind": own.reference_to(_checked(cls)), **fields, _DIGEST: own.source_digest(cls)}
+        json.dumps(record)
+    except (SettingError, TypeError) as error:
+        raise DataError(f"{source!r} cannot be recorded as a source: {error}") from error
+    return record
+
+
+def source_from_record(record: Mapping) -> Source:
+    """The source that `source_record` turned into `record`.
+
+    Raises:
+        DataError: it did not, or the file that defines a source of the user's own has been edited since.
+    """
+    fields = dict(record)
+    kinds = {cls.kind: cls for cls in _registered().values()}
+    try:
+        kind = fields.pop("kind")
+        cls = _checked(own.resolve(kind)) if own.is_reference(kind) else kinds[kind]
+        digest = fields.pop(_DIGEST, None)
+        if digest is not None and digest != own.source_digest(cls):
+            raise DataError(f"the file of {kind} has been edited since the run was planned: start the run again")
+        return cls(**fields)
+    except (KeyError, TypeError, SettingError) as error:
+        raise DataError(
+            f"{dict(record)} is not a source of this sparselt ({error}): expected one of {', '.join(kinds)}"
+        ) from error
+
+
+def source_names() -> list[str]:
+    """What `sparselt data write` can be asked for by name: the sources of this folder, and what packages announce."""
+    return [*_registered(), *own.entry_points("sparselt.data_sources")]
+
+
+def find_source(name: str) -> type[Source]:
+    """The class of a source: one of `source_names`, or a reference `package.module:Name`.
+
+    Raises:
+        DataError: no such name, or what it refers to is not a source.
+    """
+    announced = own.entry_points("sparselt.data_sources")
+    if name in _registered():
+        return _registered()[name]
+    if not own.is_reference(name) and name not in announced:
+        raise DataError(f"unknown source {name!r}: expected one of {', '.join(source_names())}, or package.module:Name")
+    try:
+        return _checked(own.resolve(announced.get(name, name)))
+    except SettingError as error:
+        raise DataError(str(error)) from error
+
+
+@functools.cache
+def _registered() -> dict[str, type[Source]]:
+    modules = [importlib.import_module(found.name) for found in pkgutil.iter_modules(__path__, f"{__name__}.")]
+    # By module and line, in whatever order they were imported first.
+    order = [thing for module in modules for thing in vars(module).values()]
+    return dict(sorted(SOURCES.items(), key=lambda item: order.index(item[1])))
+
+
+def _checked(cls: object) -> type[Source]:
+    """The class, or a SettingError that says what it lacks of a source."""
+    if not (isinstance(cls, type) and issubclass(cls, Source)):
+        raise SettingError(f"{cls!r} is not a source; expected a frozen dataclass derived from sparselt.data.Source")
+    lacking = [name for name in _NEEDED if name not in cls.__dataclass_fields__ and not hasattr(cls, name)]
+    if lacking:
+        raise SettingError(f"{cls.__name__} lacks {', '.join(lacking)}; expected them as attributes or fields")
+    return cls

@@ -1,0 +1,219 @@
+"""CIFAR-10, CIFAR-100 and MNIST, read by torchvision; downloaded where they are missing and there is a network."""
+
+import contextlib
+import hashlib
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from sparselt.data.sources.base import Source, option, source
+from sparselt.errors import DataError
+
+_TIMEOUT_SECONDS = 30
+
+# MD5 of MNIST's four files after decompression: torchvision checks the compressed ones when it downloads them, and
+# never the files it reads. Several public readers of MNIST, independent of each other, list these four.
+MNIST_FILES = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+@dataclass(frozen=True)
+class _Downloaded(Source):
+    """What the three have in common. reader: the class of torchvision.datasets, that reads the files.
+
+    DataError where a download fails, or where the files that are there are not the data set.
+    """
+
+    root: str | None = option(
+        "Folder of torchvision's files; what is missing is downloaded into it (default: ~/.cache/sparselt).",
+        None,
+        name="source",
+        metavar="DIR",
+    )
+
+    title: ClassVar[str]
+    reader: ClassVar[str]
+    image_shape: ClassVar[tuple[int, int, int]]
+
+    @property
+    def folder(self) -> Path:
+        """The folder that torchvision calls root; default: $XDG_CACHE_HOME/sparselt or ~/.cache/sparselt."""
+        if self.root is not None:
+            return Path(self.root).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparselt"
+
+    @property
+    def remedy(self) -> str:
+        return f"remove {self.title} in {self.folder}, to be downloaded again"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self._names(self._splits["train"].classes))
+
+    def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        data = self._splits[split]
+        return self._arranged(np.asarray(data.data)), np.asarray(data.targets)
+
+    def describe(self) -> str:
+        channels, height, width = self.image_shape
+        return (
+            f"Real images: {self.title}, {self.train_count:,} to train on and {self.test_count:,} to test on, "
+            f"{height} x {width} pixels, {channels} channel{'s' if channels != 1 else ''}, {self.classes} classes."
+        )
+
+    @cached_property
+    def _splits(self) -> dict[str, Any]:
+        from torchvision import datasets
+
+        reader = getattr(datasets, self.reader)
+        url, place = self._from(reader)
+        with self._naming(
+            f"is not whole in {self.folder} and cannot be downloaded",
+            f"fetch {url} where there is a network and put it into {place}, or name the folder that has it (--source)",
+        ):
+            if not self._is_there(reader):
+                print(f"downloading {self.title} from {url} to {self.folder}", file=sys.stderr)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with _bounded_waiting():
+                    self._fetch(reader)
+        with self._naming(f"in {self.folder} cannot be read", "remove it, to be downloaded again"):
+            return {split: reader(str(self.folder), train=split == "train") for split in ("train", "test")}
+
+    @contextlib.contextmanager
+    def _naming(self, what: str, advice: str):
+        """Raises what torchvision raises in the block as a DataError of one line."""
+        try:
+            yield
+        except DataError:
+            raise
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+            raise DataError(f"{self.title} {what} ({' '.join(str(error).split())}): {advice}") from error
+
+    def _arranged(self, data: np.ndarray) -> np.ndarray:
+        """torchvision's images as [N, C, H, W]."""
+        raise NotImplementedError
+
+    def _names(self, names: list[str]) -> list[str]:
+        return names
+
+    def _from(self, reader: Any) -> tuple[str, Path]:
+        """The address of the files, and where one that is fetched by hand belongs."""
+        raise NotImplementedError
+
+    def _is_there(self, reader: Any) -> bool:
+        raise NotImplementedError
+
+    def _fetch(self, reader: Any) -> None:
+        raise NotImplementedError
+
+
+@source("cifar10")
+@dataclass(frozen=True)
+class CIFAR10(_Downloaded):
+    """CIFAR-10: 50,000 and 10,000 images of 32 x 32 pixels, 10 classes (170 MB to download).
+
+    Krizhevsky 2009, Learning multiple layers of features from tiny images: 3 x 32 x 32, uint8. The split is the
+    authors'. The files are pickles: torchvision compares their MD5 with those it knows before it reads them, so nothing
+    unknown is unpickled.
+    """
+
+    kind: ClassVar[str] = "cifar10"
+    title: ClassVar[str] = "CIFAR-10"
+    reader: ClassVar[str] = "CIFAR10"
+    classes: ClassVar[int] = 10
+    image_shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
+    train_count: ClassVar[int] = 50_000
+    test_count: ClassVar[int] = 10_000
+
+    def _arranged(self, data: np.ndarray) -> np.ndarray:
+        return data.transpose(0, 3, 1, 2)
+
+    def _from(self, reader: Any) -> tuple[str, Path]:
+        return reader.url, self.folder
+
+    def _is_there(self, reader: Any) -> bool:
+        from torchvision.datasets.utils import check_integrity
+
+        files = [*reader.train_list, *reader.test_list, [reader.meta["filename"], reader.meta["md5"]]]
+        return all(check_integrity(self.folder / reader.base_folder / name, md5) for name, md5 in files)
+
+    def _fetch(self, reader: Any) -> None:
+        from torchvision.datasets.utils import download_and_extract_archive
+
+        download_and_extract_archive(reader.url, str(self.folder), filename=reader.filename, md5=reader.tgz_md5)
+
+
+@source("cifar100")
+@dataclass(frozen=True)
+class CIFAR100(CIFAR10):
+    """CIFAR-100: 50,000 and 10,000 images of 32 x 32 pixels, 100 classes (169 MB to download).
+
+    The 100 fine classes; otherwise as `CIFAR10`.
+    """
+
+    kind: ClassVar[str] = "cifar100"
+    title: ClassVar[str] = "CIFAR-100"
+    reader: ClassVar[str] = "CIFAR100"
+    classes: ClassVar[int] = 100
+
+
+@source("mnist")
+@dataclass(frozen=True)
+class MNIST(_Downloaded):
+    """MNIST: 60,000 and 10,000 images of 28 x 28 pixels, 10 classes (12 MB to download).
+
+    LeCun et al. 1998, Gradient-based learning applied to document recognition: 1 x 28 x 28, uint8.
+    """
+
+    kind: ClassVar[str] = "mnist"
+    title: ClassVar[str] = "MNIST"
+    reader: ClassVar[str] = "MNIST"
+    classes: ClassVar[int] = 10
+    image_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
+    train_count: ClassVar[int] = 60_000
+    test_count: ClassVar[int] = 10_000
+
+    def _arranged(self, data: np.ndarray) -> np.ndarray:
+        return data[:, np.newaxis]
+
+    def _names(self, names: list[str]) -> list[str]:
+        return [name.split(" ")[0] for name in names]
+
+    def _from(self, reader: Any) -> tuple[str, Path]:
+        return f"{reader.mirrors[0]}*.gz", self.folder / "MNIST" / "raw"
+
+    def _is_there(self, reader: Any) -> bool:
+        if (self.folder / "MNIST" / "processed").exists():
+            # torchvision would read that folder first, with torch.load.
+            raise DataError(f"{self.folder / 'MNIST' / 'processed'} was made by an old torchvision: remove it")
+        raw = self.folder / "MNIST" / "raw"
+        if not all((raw / name).is_file() for name in MNIST_FILES):
+            return False
+        for name, md5 in MNIST_FILES.items():
+            if hashlib.md5((raw / name).read_bytes(), usedforsecurity=False).hexdigest() != md5:
+                raise DataError(f"{raw / name} is not MNIST's, by its MD5: remove it, to be downloaded again")
+        return True
+
+    def _fetch(self, reader: Any) -> None:
+        reader(str(self.folder), download=True)
+
+
+@contextlib.contextmanager
+def _bounded_waiting():
+    """torchvision gives no time limit, so a network that answers nothing would hold it up for minutes."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,93 @@
+"""Writes that happen whole or not at all: under a temporary name beside the target, then moved into place.
+
+Who reads sees the old file or the new one, never a part of one. What a killed process leaves has a name that begins
+with a dot and ends in `.partial`.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+from sparselt.errors import SparseltError, StoreError
+
+PARTIAL = ".partial"
+
+
+class OnError(TypedDict, total=False):
+    """How a failed write is told: the error to raise, what is written (default: the path), and what to do."""
+
+    error: type[SparseltError]
+    what: str
+    advice: str
+
+
+def write_bytes(path: Path | str, data: bytes, **on_error: Unpack[OnError]) -> None:
+    """Writes bytes to a file, new or not. StoreError, or another, where that fails: see `OnError`."""
+    on_error.setdefault("what", str(path))
+    with naming_errors(**on_error), replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path | str, text: str, **on_error: Unpack[OnError]) -> None:
+    """Writes text in UTF-8, line ends as they are. Errors as of `write_bytes`."""
+    write_bytes(path, text.encode("utf-8"), **on_error)
+
+
+def write_json(path: Path | str, value: object, **on_error: Unpack[OnError]) -> None:
+    """Writes JSON in UTF-8, indented by 1, with a line end. Errors as of `write_bytes`."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n", **on_error)
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """A temporary path to write to; it becomes `path` when the block ends, and is removed when the block raises.
+
+    Several files that belong together: enter one block each (`contextlib.ExitStack`), so that none is moved before all
+    are written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def naming_errors(what: str, error: type[SparseltError] = StoreError, advice: str = "") -> Iterator[None]:
+    """Raises an OSError of the block as `error`, whose message names what, the reason and what to do."""
+    try:
+        yield
+    except OSError as failure:
+        reason = failure.strerror or failure
+        message = f"{what} cannot be written"
+        raise error(f"{message} ({reason}); {advice}" if advice else f"{message}: {reason}") from failure
+
+
+def move_folder(made: Path, folder: Path, last: str = "") -> None:
+    """Moves a finished folder to `folder`, on the same file system; parents are made. OSError where that fails.
+
+    One step where nothing stands there. Else file by file, each replacing one of its name; others stay. The file
+    `last`, which tells readers that all is there, comes last. A file that stands where a folder belongs is removed.
+    """
+    for place in (folder.parent, folder):
+        if os.path.lexists(place) and not place.is_dir():
+            place.unlink()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(made, folder)
+    except OSError:
+        for path in sorted(made.iterdir(), key=lambda path: path.name == last):
+            target = folder / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(path, target)
+        made.rmdir()

@@ -1,0 +1,117 @@
+"""The user's own models, data sources, settings, criteria and experiments, without a change to this repository.
+
+Each is named by a reference, `package.module:name`, or announced by an installed package as an entry point:
+
+    [project.entry-points."sparselt.models"]
+    my_network = "my_package.networks:my_network"
+
+The text of the file that defines it decides results, so `source_digest` of it belongs to a stage's key.
+"""
+
+import functools
+import hashlib
+import importlib
+import inspect
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from sparselt.errors import SettingError
+
+Group = Literal[
+    "sparselt.models",
+    "sparselt.data_sources",
+    "sparselt.settings",
+    "sparselt.experiments",
+    "sparselt.criteria",
+]
+
+
+def is_reference(name: str) -> bool:
+    """Whether a name is a reference, `package.module:name`, and not the name of something registered."""
+    return ":" in name
+
+
+def resolve(reference: str) -> object:
+    """The function, class or value that `package.module:name` refers to; its module is imported.
+
+    Raises:
+        SettingError: not such a reference, a module that cannot be imported, a name that it does not define.
+    """
+    module_name, _, name = reference.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), *name.split("."))):
+        raise SettingError(f"reference {reference!r} is not understood; expected package.module:name")
+    try:
+        found: object = importlib.import_module(module_name)
+    except Exception as error:
+        raise SettingError(
+            f"{reference}: module {module_name} cannot be imported ({type(error).__name__}: {error}); install its "
+            "package, or start Python where it is found"
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise SettingError(f"{reference}: module {module_name} defines no {name!r}; correct the name")
+        found = getattr(found, part)
+    return found
+
+
+def resolve_callable(reference: str):
+    """`resolve`, for a function or class. SettingError also for a value that cannot be called."""
+    found = resolve(reference)
+    if not callable(found):
+        raise SettingError(f"{reference} is a {type(found).__name__}; expected a function or a class")
+    return found
+
+
+def reference_to(thing: object) -> str:
+    """The reference of a function or class, checked by resolving it.
+
+    Raises:
+        SettingError: it is defined where no other process can import it: in a function, in `__main__`, as a lambda.
+    """
+    module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", "")
+    reference = f"{module}:{name}"
+    if module in (None, "__main__") or "<" in name or resolve(reference) is not thing:
+        raise SettingError(f"{thing!r} cannot be imported by its name; define it at the top of a module of its own")
+    return reference
+
+
+def source_digest(thing: object) -> str:
+    """Hex SHA-256 of the file that defines a function or a class (or the class of a value): another after any edit.
+
+    Other files that it imports do not count.
+
+    Raises:
+        SettingError: it has no source file: built in, compiled, or typed into an interpreter.
+    """
+    thing = inspect.unwrap(thing) if callable(thing) else type(thing)
+    while isinstance(thing, functools.partial):
+        thing = inspect.unwrap(thing.func)
+    if not (inspect.isclass(thing) or inspect.isroutine(thing)):
+        thing = type(thing)  # an instance that can be called
+    try:
+        file = inspect.getsourcefile(thing)
+        text = Path(file or "").read_bytes()
+    except (TypeError, OSError) as error:
+        raise SettingError(
+            f"{thing!r} has no source file, so that an edit of it could not be noticed; define it in a .py file"
+        ) from error
+    return hashlib.sha256(text).hexdigest()
+
+
+@functools.cache
+def entry_points(group: Group) -> dict[str, str]:
+    """What installed packages announce: name to reference. Nothing is imported; a broken one fails in `resolve`.
+
+    Raises:
+        SettingError: two packages announce different things by one name.
+    """
+    found: dict[str, str] = {}
+    for point in metadata.entry_points(group=group):
+        reference = f"{point.module}:{point.attr}"
+        if found.setdefault(point.name, reference) != reference:
+            raise SettingError(
+                f"two packages announce {point.name!r} in {group}: {found[point.name]} and {reference}; uninstall one, "
+                "or refer to it as package.module:name"
+            )
+    return found
