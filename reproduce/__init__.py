@@ -6,10 +6,17 @@ cores. A new module is found by itself.
 """
 
 import pkgutil
+from collections.abc import Iterable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparselt import own
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sparselt.experiments import Experiment
     from sparselt.experiments.setting import Setting
 
 SCALES = ("paper", "mini", "smoke")
@@ -20,22 +27,90 @@ SETTINGS = tuple(module.name for module in pkgutil.iter_modules(__path__) if not
 
 def default_scale(name: str) -> str:
     """The scale at which a setting runs unless another is asked for."""
-    return getattr(import_module(f"sparselt.reproduce.{name}"), "DEFAULT_SCALE", "paper")
+    return getattr(import_module(f"sparselt.reproduce.{name}"), "DEFAULT_SCALE", "paper") if name in SETTINGS else ""
 
 
 def load_setting(name: str, scale: str | None = None) -> "Setting":
     """The setting `name` at `scale`, or at its default scale, with a value for the options of every experiment.
 
+    Args:
+        name: one of `SETTINGS`; or one of yours, a function of the scale that returns a `Setting`: by its reference
+            `package.module:function`, or the name of an entry point of `sparselt.settings`. It gets an empty scale
+            where none was asked for.
+
     Raises:
-        SettingError: an unknown setting (the nearest names are offered) or scale.
+        SettingError: an unknown setting (the nearest names are offered) or scale, a function that returns something
+            else.
     """
     from sparselt.errors import SettingError
     from sparselt.experiments import option_types
+    from sparselt.experiments.setting import Setting
     from sparselt.experiments.values import nearest
 
-    if name not in SETTINGS:
-        raise SettingError(f"unknown setting {name!r}{nearest(name, SETTINGS)}")
     scale = scale or default_scale(name)
-    if scale not in SCALES:
-        raise SettingError(f"unknown scale {scale!r}{nearest(scale, SCALES)}")
-    return import_module(f"sparselt.reproduce.{name}").setting(scale).with_options(option_types())
+    if name in SETTINGS:
+        if scale not in SCALES:
+            raise SettingError(f"unknown scale {scale!r}{nearest(scale, SCALES)}")
+        setting = import_module(f"sparselt.reproduce.{name}").setting(scale)
+    else:
+        announced = own.entry_points("sparselt.settings")
+        if not own.is_reference(name) and name not in announced:
+            raise SettingError(f"unknown setting {name!r}{nearest(name, [*SETTINGS, *announced])}")
+        setting = own.resolve_callable(announced.get(name, name))(scale)
+        if not isinstance(setting, Setting):
+            raise SettingError(
+                f"{name}({scale!r}) returned {setting!r}; expected a sparselt.experiments.setting.Setting"
+            )
+    return setting.with_options(option_types())
+
+
+def run(
+    setting: "str | Setting",
+    experiments: "Iterable[str] | Mapping[str, Experiment]" = (),
+    *,
+    scale: str | None = None,
+    data: str | Path | None = None,
+    out: str | Path = "runs",
+    device: str = "cpu",
+    workers: int | None = None,
+    cohort: int | None = None,
+    console: "Console | None" = None,
+    **values: Any,
+) -> Path:
+    """Runs experiments, as `python -m sparselt.reproduce` does; returns the run's folder.
+
+    Call it under `if __name__ == "__main__":` in a script: worker processes import the script.
+
+    Args:
+        setting: its name, as of `load_setting`, or a Setting of yours.
+        experiments: their names, `main` for each paper's main finding, none for all that apply; or experiments of
+            yours, a mapping from names.
+        scale, data, out, device, workers, cohort: as the command's options.
+        console: where to print; default: the terminal.
+        values: other values of the setting, such as lr=0.1 or model="my_package.networks:small".
+
+    Raises:
+        SparseltError: bad input, before anything runs; a run in which stages failed, once the others have run.
+    """
+    from rich.console import Console
+
+    from sparselt.errors import StoreError
+    from sparselt.experiments import known_experiments, option_types
+    from sparselt.experiments.run import Where, chosen
+    from sparselt.experiments.run import run as run_setting
+
+    mine = dict(experiments) if isinstance(experiments, Mapping) else {}
+    known = {**known_experiments(), **mine}
+    named = list(mine or experiments)
+    usual = load_setting(setting, None) if isinstance(setting, str) else setting
+    wanted = load_setting(setting, scale) if isinstance(setting, str) else setting
+    wanted, usual = (each.with_options(option_types(known)) for each in (wanted, usual))
+    if "main" in named:
+        wanted = wanted.changed(**wanted.main)
+    wanted = wanted.changed(**values).check()
+    folder = None if data is None else Path(data)
+    where = Where(folder, Path(out), device, workers, cohort, command="sparselt.reproduce.run(…)")
+    outcome = run_setting(wanted, usual, *chosen(named, known, wanted), where, console or Console())
+    if outcome.failed or outcome.folder is None:
+        raise StoreError(f"{len(outcome.failed)} stages failed: {'; '.join(outcome.failed)}")
+    return outcome.folder

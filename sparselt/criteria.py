@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparselt import own
 from sparselt.errors import SettingError
 from sparselt.masks import Mask, random_generator
 
@@ -152,21 +153,35 @@ class Criterion:
 def find_criterion(criterion: "str | Criterion | Scores") -> Criterion:
     """The criterion with this name in `CRITERIA`; a function of scores becomes a `Criterion`.
 
+    The user's own is also found by its reference, `package.module:name`, or as an entry point of `sparselt.criteria`.
+
     Raises:
         SettingError: an unknown name, or neither a name nor a function.
     """
+    if isinstance(criterion, str):
+        if criterion in CRITERIA:
+            return CRITERIA[criterion]
+        announced = own.entry_points("sparselt.criteria")
+        if not own.is_reference(criterion) and criterion not in announced:
+            known = ", ".join((*CRITERIA, *announced))
+            raise SettingError(
+                f"pruning criterion is {criterion!r}; expected one of {known}, or your own as package.module:name"
+            )
+        found = own.resolve(announced.get(criterion, criterion))
+        return find_criterion(found)  # type: ignore[arg-type]  # which refuses what is neither
     if isinstance(criterion, Criterion):
         return criterion
-    if isinstance(criterion, str):
-        if criterion not in CRITERIA:
-            raise SettingError(f"pruning criterion is {criterion!r}; expected one of {', '.join(CRITERIA)}")
-        return CRITERIA[criterion]
     if not callable(criterion):
         raise SettingError(
             f"pruning criterion is a {type(criterion).__name__}; expected one of {', '.join(CRITERIA)}, or a function "
             "of a sparselt.criteria.MaskedNetwork that returns scores"
         )
     return Criterion(criterion)
+
+
+def criterion_digest(name: str) -> str | None:
+    """What of a criterion decides results besides its name: the digest of the user's file; None for `CRITERIA`."""
+    return None if name in CRITERIA else own.source_digest(find_criterion(name).scores)
 
 
 def magnitude(network: MaskedNetwork) -> dict[str, Tensor]:

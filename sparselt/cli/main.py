@@ -9,13 +9,13 @@ from sparselt.errors import SparseltError
 
 COMMANDS = {
     "reproduce": ("sparselt.cli.reproduce", "Reproduce", "run a paper's experiments"),
-    "data write": ("sparselt.cli.data", "Write", "write a data set to betons"),
+    "data write": ("sparselt.cli.data", "write", "write a data set to betons"),
     "data info": ("sparselt.cli.data", "Info", "verify betons, print what they hold, draw some samples"),
     "report": ("sparselt.cli.report", "Report", "draw the report of a run again"),
-    "bench": ("sparselt.benchmarks.command", "", "measure the kernels here against named competitors"),
+    "bench": ("sparselt.benchmarks.command", "main", "measure the kernels here against named competitors"),
     "doctor": ("sparselt.cli.doctor", "Doctor", "what is installed here, and what it can do"),
 }
-"""By what is typed: module, dataclass (empty: a function `main`), help. Only the command asked for is imported."""
+"""By what is typed: module, dataclass or function in it, help. Only the command asked for is imported."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,14 +41,12 @@ def run_command(name: str, given: Sequence[str], prog: str) -> int:
     """Parses what was given to a command and runs it; an error of ours is one line and exit code 2."""
     import tyro
 
-    module, kind, _ = COMMANDS[name]
-    if not kind:  # the benchmarks parse for themselves: they also run without this tree
-        return import_module(module).main(given, prog)
-    options = tyro.cli(
-        getattr(import_module(module), kind), args=given, prog=prog, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    module, attribute, _ = COMMANDS[name]
+    command = getattr(import_module(module), attribute)
     try:
-        return options.run(given)
+        if not isinstance(command, type):  # it reads its arguments itself
+            return command(given, prog)
+        return tyro.cli(command, args=given, prog=prog, config=(tyro.conf.FlagCreatePairsOff,)).run(given)
     except SparseltError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

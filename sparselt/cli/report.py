@@ -21,12 +21,12 @@ class Report:
         """Runs the command; returns the exit code."""
         from rich.console import Console
 
-        from sparselt.experiments import EXPERIMENTS
+        from sparselt.experiments import known_experiments
         from sparselt.experiments.sections import sections_of
         from sparselt.report import console_summary, write_report
         from sparselt.report.markdown import write_markdown
 
-        sections = sections_of(EXPERIMENTS)
+        sections = sections_of(known_experiments())
 
         if self.markdown is not None:
             write_markdown(self.folder, self.markdown, sections)

@@ -61,7 +61,7 @@ class Reproduce:
     def _reproduce(self, command: str) -> int:
         from rich.console import Console
 
-        from sparselt.experiments import EXPERIMENTS
+        from sparselt.experiments import known_experiments
         from sparselt.experiments.run import Where, chosen, run
 
         setting = load_setting(self.setting, self.scale)
@@ -69,7 +69,7 @@ class Reproduce:
             setting = setting.changed(**setting.main)
         values = {name: value for name in ("replicates", "seed") if (value := getattr(self, name)) is not None}
         setting = dataclasses.replace(setting, **values).with_values(self.set).check()
-        experiments, left_out = chosen(self.experiments, EXPERIMENTS, setting)
+        experiments, left_out = chosen(self.experiments, known_experiments(), setting)
         where = Where(self.data, self.out, self.device, self.workers, self.cohort, command)
         usual = load_setting(self.setting)
         outcome = run(setting, usual, experiments, left_out, where, Console(), self.dry_run)
@@ -93,7 +93,7 @@ def _list() -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from sparselt.experiments import EXPERIMENTS
+    from sparselt.experiments import known_experiments
 
     console = Console()
     table = Table(title="Settings", title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
@@ -117,7 +117,7 @@ def _list() -> int:
     table.add_column("experiment", no_wrap=True)
     table.add_column("what it measures")
     table.add_column("papers")
-    for name, experiment in EXPERIMENTS.items():
+    for name, experiment in known_experiments().items():
         table.add_row(name, experiment.title, experiment.paper)
     console.print(table)
     return 0

@@ -4,8 +4,11 @@ A driver yields the measurements of one experiment, and with them the stages tha
 """
 
 import pkgutil
+from collections.abc import Mapping
 from importlib import import_module
 
+from sparselt import own
+from sparselt.errors import SettingError
 from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
@@ -25,10 +28,27 @@ MAIN = tuple(name for name, experiment in EXPERIMENTS.items() if experiment.main
 """What `--experiments main` runs: the main finding of each of the four papers."""
 
 
-def option_types() -> list[type[Options]]:
-    """What the experiments vary."""
-    known = (e for e in EXPERIMENTS.values() if isinstance(e, Experiment))
-    return [experiment.options for experiment in known if experiment.options is not None]
+def known_experiments() -> dict[str, Experiment]:
+    """`EXPERIMENTS`, and behind them what installed packages announce as entry points of `sparselt.experiments`.
+
+    Raises:
+        SettingError: an entry point that is not an Experiment.
+    """
+    found = dict(EXPERIMENTS)
+    for name, reference in own.entry_points("sparselt.experiments").items():
+        experiment = own.resolve(reference)
+        if not isinstance(experiment, Experiment):
+            raise SettingError(
+                f"entry point {name} = {reference} is {experiment!r}; expected Experiment(driver, paper)"
+            )
+        found.setdefault(name, experiment)
+    return found
 
 
-__all__ = ["EXPERIMENTS", "MAIN", "Experiment", "Lab", "Measurement", "Options", "option_types"]
+def option_types(experiments: Mapping[str, Experiment] | None = None) -> list[type[Options]]:
+    """What experiments vary; those that are known by default."""
+    found = known_experiments() if experiments is None else experiments
+    return [e.options for e in found.values() if isinstance(e, Experiment) and e.options is not None]
+
+
+__all__ = ["EXPERIMENTS", "MAIN", "Experiment", "Lab", "Measurement", "Options", "known_experiments", "option_types"]

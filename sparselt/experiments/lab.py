@@ -9,7 +9,9 @@ from sparselt.data import open_dataset, source_record
 from sparselt.errors import SettingError
 from sparselt.experiments.measurement import check_stages
 from sparselt.experiments.setting import Setting, check_rewind_step
-from sparselt.pruning import check_fraction, check_scope
+from sparselt.models import model_digest
+from sparselt.scopes import check_fraction, check_scope
+from sparselt.stages.criteria import PruneByCriterion
 from sparselt.stages.data import PrepareDataset, ReadPixels
 from sparselt.stages.images import Crop, RandomCrop, Shift, WholeImages
 from sparselt.stages.masks import DrawMask, Prune, Shuffle
@@ -162,7 +164,7 @@ class Lab:
         scope: str | None = None,
         equal: StageFile | None = None,
     ) -> StageFile:
-        """The mask that magnitude pruning of a trained network gives; `mask` is its own, None if it is dense.
+        """The mask that pruning a trained network gives, by the setting's criterion; `mask` is its own, None if dense.
 
         `fraction` and `scope` are the setting's unless given; with `equal`, a mask, as many weights are left as in it.
 
@@ -171,6 +173,9 @@ class Lab:
         """
         check_stages("lab.pruned(network, …)", network)
         setting = self.setting
+        if setting.criterion != "magnitude":
+            options: dict[str, Any] = {"fraction": fraction, "scope": scope, "equal": equal}
+            return self.pruned_by(setting.criterion, network.final, mask, label, **options)
         fraction = setting.fraction if fraction is None else fraction
         scope = setting.scope if scope is None else scope
         check_fraction(fraction)
@@ -186,6 +191,47 @@ class Lab:
         )
         return stage.want(stage.measured).made_mask  # the numbers say which layers the mask leaves empty
 
+    def pruned_by(
+        self,
+        criterion: str,
+        weights: StageFile,
+        mask: StageFile | None,
+        label: str,
+        *,
+        replicate: int = 0,
+        fraction: float | None = None,
+        scope: str | None = None,
+        equal: StageFile | None = None,
+    ) -> StageFile:
+        """The mask that a criterion gives of a checkpoint's weights, at initialization or after training.
+
+        Other arguments are those of `pruned`; replicate: of the training images that are scored on.
+
+        Raises:
+            SettingError: a fraction outside (0, 1), an unknown scope or criterion.
+        """
+        setting = self.setting
+        fraction = setting.fraction if fraction is None else fraction
+        scope = setting.scope if scope is None else scope
+        check_fraction(fraction)
+        check_scope(scope)
+        stage = PruneByCriterion(
+            criterion=criterion,
+            criterion_source=_criterion_digest(criterion),
+            fraction=float(fraction) if equal is None else None,
+            scope=scope,
+            samples=min(setting.criterion_images or 10 * setting.classes, setting.train_count),
+            batch_size=setting.batch_size,
+            seed=derive_seed(setting.seed, "criterion", replicate),
+            techniques=setting.recipe.techniques,
+            weights=weights,
+            mask=mask,
+            equal=equal,
+            **self.evaluating,
+            label=label + self._changes,
+        )
+        return stage.want(stage.measured).made_mask
+
     def path(self, first: Train, second: Train, label: str) -> EvaluatePath:
         """Error and loss on the straight line between two trained networks."""
         check_stages("lab.path(first, second, label)", first, second)
@@ -194,11 +240,12 @@ class Lab:
         stage = EvaluatePath(points=points, **ends, **self.evaluating, label=label, work=points)
         return stage.want(stage.measured)
 
-    @property
+    @cached_property
     def shape(self) -> dict[str, Any]:
         """The network's shape, as arguments of a stage."""
         setting = self.setting
-        return {"model": setting.model, "classes": setting.classes, "channels": setting.channels}
+        shape = {"model": setting.model, "classes": setting.classes, "channels": setting.channels}
+        return shape | {"model_source": model_digest(setting.model)}
 
     @cached_property
     def images(self) -> dict[str, Any]:
@@ -221,7 +268,7 @@ class Lab:
     def evaluating(self) -> dict[str, Any]:
         """`images` and the network, as arguments of a stage that evaluates (`sparselt.stages.images.Evaluation`)."""
         setting = self.setting
-        return {**self.images, "model": setting.model, "precision": setting.precision, "threads": setting.threads}
+        return {**self.images, **self.shape, "precision": setting.precision, "threads": setting.threads}
 
     def training(
         self,
@@ -256,6 +303,7 @@ class Lab:
             weights=weights,
             mask=mask,
             momentum=momentum,
+            model_source=self.shape["model_source"],
             **self.images,
             label=label + self._changes,
             work=setting.steps - start_step,
@@ -296,3 +344,9 @@ class Lab:
 def _check_level(level: int, least: int) -> None:
     if not isinstance(level, int) or level < least:
         raise SettingError(f"level is {level!r}; expected a whole number from {least}; level 0 is the dense network")
+
+
+def _criterion_digest(name: str) -> str | None:
+    from sparselt.criteria import criterion_digest  # which needs torch; plans by magnitude do not
+
+    return criterion_digest(name)

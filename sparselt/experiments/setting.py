@@ -10,10 +10,11 @@ from typing import Any, Literal, Self, TypeVar
 from sparselt.data import CIFAR10, MNIST, Digits, SyntheticImages
 from sparselt.errors import SettingError
 from sparselt.experiments.options import Options
+from sparselt.experiments.trials import check_criterion
 from sparselt.experiments.values import Rule, nearest, parse, rules, typed, value
 from sparselt.models import check_model, prunable_shapes
 from sparselt.models.initialization import Initialization, NormScale
-from sparselt.pruning import check_fraction, weights_left
+from sparselt.scopes import Scope, check_fraction, weights_left
 from sparselt.training.recipe import TECHNIQUES, Recipe, training_side
 from sparselt.training.schedule import Schedule
 
@@ -99,7 +100,21 @@ class Setting:
     precision: Literal["float32", "bfloat16"] = value("float32", help="float32, or bfloat16 autocast")
     levels: int = value(least=1, most=MOST_LEVELS, help="prunings")
     fraction: float = value(0.2, help="share of the live weights that each pruning removes")
-    scope: Literal["global", "layerwise"] = value("global", help="how weights are ranked")
+    scope: Scope = value("global", help="weights are ranked all together, by layer, or by Erdős–Rényi-Kernel densities")
+    criterion: str = value(
+        "magnitude",
+        omit_default=True,
+        shown=lambda setting: setting.criterion != "magnitude",
+        help="what a weight is worth, see `sparselt.criteria`; or a function of yours as package.module:function",
+    )
+    criterion_images: int = value(
+        0,
+        omit_default=True,
+        least=0,
+        at_most="train_count",
+        shown=lambda setting: setting.criterion != "magnitude",
+        help="training images that a criterion scores weights on; 0: ten a class",
+    )
     rewind_steps: tuple[int, ...] = value(step=True, help="steps to rewind to")
     rewound_momentum: Literal["zero", "restored"] = value("zero", help="what a rewound network starts with")
     replicates: int = value(
@@ -178,12 +193,14 @@ class Setting:
             rule.check(name, found)
         if self.padding > self.train_size:
             raise SettingError(f"padding is {self.padding}, more than the image's {self.train_size} pixels")
+        if self.criterion != "magnitude":
+            check_criterion(self.criterion, self.model, self.classes, self.channels, self.train_size)
         self._check_schedule()
         sides = [self.train_size, self.eval_size]
         if TECHNIQUES[self.techniques].progressive_resizing:
             sides.append(training_side(self.train_size, 0, self.steps))
         for side in sides:
-            check_model(self.model, self.channels, side)
+            check_model(self.model, self.channels, side, self.classes)
         if self.batch_size > self.train_count:
             raise SettingError(f"batch_size is {self.batch_size}, more than the {self.train_count} training images")
         if self.batch_size % self.micro_batches:

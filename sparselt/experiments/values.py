@@ -81,9 +81,12 @@ class Rule:
         return "a finite number" if self.least is None else f"at least {self.least:g}{noun}"
 
 
-def value(default: Any = dataclasses.MISSING, *, help: str, **rule: Any) -> Any:
-    """A dataclass field with a `Rule`; its arguments are the rule's."""
-    return field(default=default, metadata={"rule": Rule(help, **rule)})
+def value(default: Any = dataclasses.MISSING, *, help: str, omit_default: bool = False, **rule: Any) -> Any:
+    """A dataclass field with a `Rule`; its arguments are the rule's.
+
+    omit_default: for a field that earlier versions did not have: at its default it changes no digest of theirs.
+    """
+    return field(default=default, metadata={"rule": Rule(help, **rule), "omit_default": omit_default})
 
 
 def rules(owner: Any) -> dict[str, tuple[Any, Rule]]:

@@ -1,6 +1,7 @@
 """The stages that a run is made of, a module for each family; `sparselt.stages.stage` says what a stage is."""
 
 from sparselt.stages.adaptive import AdaptivePrune, Sweep
+from sparselt.stages.criteria import PruneByCriterion
 from sparselt.stages.data import DatasetNote, PrepareDataset, ReadPixels
 from sparselt.stages.distances import CountWeights, MeasureAngles, MeasureDistance
 from sparselt.stages.flatness import MeasureFlatness, Perturb
@@ -35,6 +36,7 @@ __all__ = [
     "Perturb",
     "PrepareDataset",
     "Prune",
+    "PruneByCriterion",
     "PrunedMask",
     "RandomCrop",
     "ReadPixels",

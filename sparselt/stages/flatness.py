@@ -90,7 +90,7 @@ class Perturb(Stage):
 
     Args:
         scale: of the move.
-        model, classes, channels: the network's shape.
+        model, classes, channels, model_source: the network's shape.
         weights, mask: the network; without a mask it is dense.
         next_mask: of the level above.
     """
@@ -104,6 +104,7 @@ class Perturb(Stage):
     model: str
     classes: int
     channels: int
+    model_source: str | None = None
     weights: StageFile
     mask: StageFile | None = None
     next_mask: StageFile

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from sparselt.stages.stage import Stage, StageFile, Task, named
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
         StreamingTrainLoader,
     )
     from sparselt.training.recipe import Seeds
-
-_EVAL_BATCH, _LEAST_EVAL_BATCH = 1000, 64
-_CACHED_BYTES = 768 * 1024
 
 
 @dataclass(frozen=True)
@@ -87,48 +84,61 @@ class OnImages(Stage):
         Args:
             count: a random subsample of so many, drawn from `seed`; 0, or more than there are: all of them.
         """
-        from sparselt.data import CenterCrop, ResidentEvalLoader, StreamingEvalLoader
+        from sparselt.analysis import subsample_indices
+        from sparselt.data.loaders import eval_loader, eval_transform
 
-        place: dict[str, Any] = {"device": self.device, "split": split}
+        source, crop = self._source(task, split), None
+        batch_size = None
         if isinstance(self.evaluated, Crop):
-            source, crop = open_noted(task.path(self.dataset)), asdict(self.evaluated)
-            place |= _subsample(source.count(split), count, seed)
+            crop = asdict(self.evaluated)
             batch_size = crop.pop("batch_size")
-            transform = CenterCrop(**crop, **_normalization(source))
-            return StreamingEvalLoader(source, transform, batch_size, threads=threads, **place)
-        resident = _resident(task, self.train_pixels if split == "train" else self.test_pixels)
-        place |= _subsample(resident.count(split), count, seed)
-        size = _eval_batch(resident.images(split)[0].numel(), self.device)
-        return ResidentEvalLoader(resident, resident.manifest.normalization, size, **place)
+        available = source.count(split)
+        return eval_loader(
+            source,
+            eval_transform(source.manifest, crop),
+            batch_size,
+            device=self.device,
+            threads=threads,
+            split=split,
+            engine=self.engine,
+            indices=subsample_indices(available, count, seed) if 0 < count < available else None,
+        )
 
     def train_images(
         self, task: Task, augmentation: Shift | RandomCrop, batch_size: int, seeds: "Seeds", threads: int
     ) -> "ResidentTrainLoader | StreamingTrainLoader":
         """Augmented training batches, in the order and with the crops of `seeds`."""
-        from sparselt.data import PadCrop, RandomResizedCrop, ResidentTrainLoader, StreamingTrainLoader
+        from sparselt.data.loaders import train_loader, train_transform
 
-        place: dict[str, Any] = {
-            "order_seed": seeds.order,
-            "augmentation_seed": seeds.augmentation,
-            "device": self.device,
-        }
-        if isinstance(augmentation, Shift):
-            resident = _resident(task, self.train_pixels)
-            shift = PadCrop(**asdict(augmentation), **_normalization(resident))
-            return ResidentTrainLoader(resident, batch_size, transform=shift, **place)
-        source = open_noted(task.path(self.dataset))
-        crop = RandomResizedCrop(**asdict(augmentation), **_normalization(source))
-        return StreamingTrainLoader(source, batch_size, transform=crop, threads=threads, **place)
+        source = self._source(task, "train")
+        return train_loader(
+            source,
+            batch_size,
+            order_seed=seeds.order,
+            augmentation_seed=seeds.augmentation,
+            transform=train_transform(source.manifest, asdict(augmentation)),
+            device=self.device,
+            threads=threads,
+            engine=self.engine,
+        )
+
+    def _source(self, task: Task, split: str) -> "Dataset | ResidentData":
+        pixels = self.train_pixels if split == "train" else self.test_pixels
+        return open_noted(task.path(self.dataset)) if pixels is None else _opened(task.path(pixels).parent)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation(OnImages):
-    """A stage that evaluates trained networks. Its work is counted in evaluations of one network on the test images."""
+    """A stage that evaluates trained networks. Its work is counted in evaluations of one network on the test images.
+
+    model_source: digest of the user's file that defines the network, see `sparselt.models.model_digest`.
+    """
 
     unit = "points"
     cost_follows = ("model", "device", "engine", "eval")
 
     model: str
+    model_source: str | None = None
     precision: Literal["float32", "bfloat16"]
     threads: int
 
@@ -149,29 +159,6 @@ class Evaluation(OnImages):
 def open_noted(note: Path) -> "Dataset":
     """The data set that a `dataset.json` points to, its betons verified."""
     return _dataset((note.parent / json.loads(note.read_text())["folder"]).resolve(), note.stat().st_mtime_ns)
-
-
-def _normalization(source: "Dataset | ResidentData") -> dict[str, Any]:
-    normal = source.manifest.normalization
-    return {"mean": normal.mean, "std": normal.std, "scale": normal.scale}
-
-
-def _eval_batch(numbers: int, device: str) -> int:
-    """Images a batch, of so many numbers each: on a CPU what its caches hold; more takes up to 2.5 times as long."""
-    if device != "cpu":
-        return _EVAL_BATCH
-    return max(_LEAST_EVAL_BATCH, min(_EVAL_BATCH, _CACHED_BYTES // (4 * numbers)))
-
-
-def _subsample(count: int, images: int, seed: int) -> dict[str, Any]:
-    from sparselt.analysis import subsample_indices
-
-    return {"indices": subsample_indices(count, images, seed)} if 0 < images < count else {}
-
-
-def _resident(task: Task, pixels: StageFile | None) -> "ResidentData":
-    assert pixels is not None, "a resident engine has pixels"
-    return _opened(task.path(pixels).parent)
 
 
 @functools.lru_cache(maxsize=4)

@@ -63,7 +63,7 @@ class Prune(PrunedMask):
         scope: see `sparselt.pruning.magnitude_prune`.
         weights: the network.
         mask: the network's; None if it is dense.
-        model, classes, channels: the network's shape; needed without a mask.
+        model, classes, channels, model_source: the network's shape; needed without a mask.
         equal: a mask; as many weights are left as in it. In place of `fraction`.
     """
 
@@ -76,6 +76,7 @@ class Prune(PrunedMask):
     model: str | None = None
     classes: int | None = None
     channels: int | None = None
+    model_source: str | None = None
     weights: StageFile
     mask: StageFile | None = None
     equal: StageFile | None = None

@@ -55,6 +55,7 @@ class Train(OnImages):
         recipe, seeds: the hyperparameters and the randomness.
         start_step: where clock and data position stand at the start.
         augmentation: of the training images.
+        model_source: digest of the user's file that defines the network, see `sparselt.models.model_digest`.
         repulsion, solutions: λ of the repelling loss and the networks that repel, see
             `sparselt.training.repulsion.Repulsion`.
         weights: the checkpoint to start from; None: the initialization.
@@ -71,6 +72,7 @@ class Train(OnImages):
     seeds: Seeds
     start_step: int
     augmentation: Annotated[Shift | RandomCrop, named("train")]
+    model_source: str | None = None
     repulsion: float | None = None
     solutions: Annotated[tuple[StageFile, ...], numbered("solution")] = ()
     weights: StageFile | None = None

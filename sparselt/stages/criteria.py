@@ -1,0 +1,82 @@
+"""The stage that prunes by a criterion other than the magnitude of trained weights."""
+
+import functools
+from dataclasses import dataclass
+
+from sparselt.stages.images import Evaluation
+from sparselt.stages.masks import PrunedMask, live_weights
+from sparselt.stages.stage import StageFile, Task
+from sparselt.training.recipe import Techniques
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PruneByCriterion(PrunedMask, Evaluation):
+    """A mask without the weights that a criterion scores lowest, at initialization or after training.
+
+    Args:
+        criterion: a name that `sparselt.criteria.find_criterion` knows.
+        criterion_source: digest of the user's file that defines it.
+        fraction: of the live weights, to be removed.
+        equal: a mask; as many weights are left as in it. In place of `fraction`.
+        scope: see `sparselt.pruning.prune`.
+        samples: training images that are scored on, a random subsample; in batches of `batch_size`.
+        batch_size: of those.
+        seed: of the subsample and of random scores.
+        techniques: what the training loss is.
+        weights, mask: the network; without a mask it is dense.
+    """
+
+    kind = "prune_by_criterion"
+    title = "prune by a criterion"
+    unit = "masks"
+    cost_follows = ()
+
+    criterion: str
+    criterion_source: str | None = None
+    fraction: float | None = None
+    scope: str
+    samples: int
+    batch_size: int
+    seed: int
+    techniques: Techniques
+    weights: StageFile
+    mask: StageFile | None = None
+    equal: StageFile | None = None
+
+    def run(self, task: Task) -> int:
+        """Scores and prunes; one mask."""
+        from sparselt.criteria import find_criterion
+        from sparselt.masks import Mask
+        from sparselt.pruning import prune
+        from sparselt.training.checkpoint import load_tensors
+        from sparselt.training.cpu import cpu_threads
+        from sparselt.training.loop import training_loss
+
+        with cpu_threads(self.threads):
+            mask = live_weights(task, self)
+            fraction = self.fraction
+            if self.equal is not None:
+                fraction = 1 - Mask.load(task.path(self.equal)).live / mask.live
+            model = self.network()
+            model.load_state_dict(load_tensors(task.path(self.weights)))
+            batches = None
+            if find_criterion(self.criterion).needs != "weights":
+                chosen = self.eval_images(task, self.threads, split="train", count=self.samples, seed=self.seed)
+                read = [(batch.images, batch.labels) for batch in chosen]
+                batches = [
+                    part
+                    for images, labels in read
+                    for part in zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
+                ]
+            pruned = prune(
+                model,
+                mask,
+                fraction,
+                self.criterion,
+                self.scope,
+                batches=batches,
+                seed=self.seed,
+                loss=functools.partial(training_loss, techniques=self.techniques),
+            )
+        task.write_values(self.save(task, pruned))
+        return 1
