@@ -2,6 +2,8 @@
 
 import sys
 
-from sparselt.benchmarks.command import main
+from sparselt.benchmarks import campaign, command
 
-sys.exit(main(prog="python -m sparselt.benchmarks"))
+if sys.argv[1:2] == ["campaign"]:
+    sys.exit(campaign.main(sys.argv[2:], "python -m sparselt.benchmarks campaign"))
+sys.exit(command.main(prog="python -m sparselt.benchmarks"))

@@ -20,11 +20,11 @@ IMAGES = 512  # four batches of 128: an epoch of the comparison
 TITLE = "ResNet-20, batch 128"
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], prog: str = "sparselt bench campaign") -> int:
     """Returns the exit code: 0, 2 for bad input, 130 when interrupted."""
     from sparselt.benchmarks.command import output_folder
 
-    options = _options(arguments)
+    options = _options(arguments, prog)
     try:
         return _run(options, output_folder(options.out))
     except SparseltError as error:
@@ -170,9 +170,9 @@ def hours(row: Mapping, workers: int, device: str) -> float:
         return speed.total(plan.missing(store), plan, workers) / 3600
 
 
-def _options(arguments: Sequence[str]) -> argparse.Namespace:
+def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="sparselt bench campaign",
+        prog=prog,
         description="The speed of training, a factor at a time, from an open_lth-style loop to ours; and the hours "
         "that every setting's paper scale would take on this machine.",
     )

@@ -24,10 +24,6 @@ many cores other processes used meanwhile."""
 def main(arguments: Sequence[str] | None = None, prog: str = "sparselt bench") -> int:
     """Returns the exit code: 0, 1 for a suite that failed, 2 for bad input, 130 when interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments[:1] == ["campaign"]:
-        from sparselt.benchmarks.campaign import main as campaign
-
-        return campaign(arguments[1:])
     options = _options(arguments, prog)
     try:
         chosen, device = _chosen(options.suites), chosen_device(options.device)

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from sparselt.benchmarks import campaign, training_loops
-from sparselt.benchmarks.command import main as bench
 from sparselt.errors import SettingError
 from sparselt.report.results import write_results
 from sparselt.reproduce import SETTINGS
@@ -28,8 +27,8 @@ def measured(tmp_path_factory):
     with pytest.MonkeyPatch.context() as few, contextlib.redirect_stdout(io.StringIO()) as printed:
         few.setattr(campaign, "IMAGES", 8)
         few.setattr(training_loops, "BATCH", 4)
-        arguments = ["campaign", "--rounds", "3", "--no-hours", "--out", str(folder), "--json", "--device", "cpu"]
-        assert bench(arguments) == 0
+        arguments = ["--rounds", "3", "--no-hours", "--out", str(folder), "--json", "--device", "cpu"]
+        assert campaign.main(arguments) == 0
     return folder, json.loads(printed.getvalue())
 
 
@@ -69,13 +68,13 @@ def test_a_cohort_times_itself(monkeypatch):
 @pytest.mark.parametrize(("arguments", "words"), [(["--rounds", "1"], "3 or more"), (["--nothing"], "unrecognized")])
 def test_what_the_campaign_cannot_do_is_refused(arguments, words, capsys):
     with pytest.raises(SystemExit) as ended:
-        bench(["campaign", *arguments])
+        campaign.main(arguments)
     assert ended.value.code == 2 and words in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert bench(["campaign", "--out", str(tmp_path / "file")]) == 2
+    assert campaign.main(["--out", str(tmp_path / "file")]) == 2
     assert str(tmp_path / "file") in capsys.readouterr().err
 
 

@@ -1,0 +1,58 @@
+"""Holds finished runs against what version 0.1.0 (d0a51c7) made of the same commands.
+
+    python tests/frozen/compare.py runs/digits_resnet8-mini-f879c711 ...
+    python tests/frozen/compare.py --freeze runs/...     # writes results.json anew, with the version to hold against
+
+results.csv has to be equal to the byte. So has record.json, but for versions, command and machine, and for the changes
+listed in CHANGES. The key of a run is setting, scale and experiments.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+FROZEN = Path(__file__).with_name("results.json")
+PER_CALL = ("versions", "command", "device")
+CHANGES = {
+    "protocol": "options of an experiment stand in the order of the experiments: compared as a set of lines",
+}
+"""What was changed on purpose, and how it is compared instead."""
+
+
+def frozen(folder: Path) -> tuple[str, dict]:
+    """What is kept of a run."""
+    record = json.loads((folder / "record.json").read_text())
+    key = " ".join([record["setting"], record["scale"], *sorted(record["experiments"])])
+    kept = {name: value for name, value in record.items() if name not in PER_CALL}
+    kept["protocol"] = sorted(map(json.dumps, record["protocol"]))
+    data = (folder / "results.csv").read_bytes()
+    return key, {"results_csv": hashlib.sha256(data).hexdigest(), "record": kept}
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit code: 1 if a run differs or was never frozen."""
+    folders = [Path(argument) for argument in arguments if argument != "--freeze"]
+    found = dict(map(frozen, folders))
+    if "--freeze" in arguments:
+        FROZEN.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        return 0
+    before, differ = json.loads(FROZEN.read_text()), 0
+    for (key, now), folder in zip(found.items(), folders, strict=True):
+        then = before.get(key)
+        if then is None:
+            print(f"{folder}: never frozen ({key})")
+            differ += 1
+            continue
+        differences = [
+            name for name in now["record"] | then["record"] if now["record"].get(name) != then["record"].get(name)
+        ]
+        if now["results_csv"] != then["results_csv"]:
+            differences.insert(0, "results.csv")
+        print(f"{folder}: {'differs in ' + ', '.join(differences) if differences else 'equal'}")
+        differ += bool(differences)
+    return min(differ, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,34 @@
+"""The keys of all stages of all settings, as version 0.1.0 made them (d0a51c7): what it stored is found again."""
+
+import hashlib
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from sparselt.experiments import EXPERIMENTS, Lab
+from sparselt.experiments.rounds import measured, plan_of
+from sparselt.experiments.run import chosen
+from sparselt.reproduce import load_setting
+
+FROZEN = json.loads((Path(__file__).parent / "keys.json").read_text())
+
+
+@pytest.mark.parametrize("plan", FROZEN)
+def test_every_stage_of_the_first_round_has_the_key_that_it_had(plan):
+    """A changed key orphans stored results: raise a stage's version instead, and on purpose."""
+    name, scale, *main = plan.split()
+    setting = load_setting(name, scale)
+    if main:
+        setting = setting.changed(**setting.main)
+    setting = setting.check()
+    experiments, _ = chosen(main, EXPERIMENTS, setting)
+    keys = defaultdict(list)
+    for stage in plan_of(measured(experiments, Lab(setting))).stages:
+        keys[stage.kind].append(stage.key)
+    found = {
+        kind: {"stages": len(of_kind), "sha256": hashlib.sha256("\n".join(sorted(of_kind)).encode()).hexdigest()}
+        for kind, of_kind in sorted(keys.items())
+    }
+    assert found == FROZEN[plan]
