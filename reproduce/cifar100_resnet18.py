@@ -1,6 +1,7 @@
 """ResNet-18 on CIFAR-100: the protocol of Paul et al. 2022, a mini scale, and a smoke scale."""
 
 import dataclasses
+from typing import Any
 
 from sparselt.data import CIFAR100, SyntheticImages
 from sparselt.experiments.adaptive.options import AdaptiveOptions
@@ -12,12 +13,18 @@ from sparselt.reproduce import cifar10_resnet20 as cifar10
 _PAUL = "Paul et al. 2022, appendix C"
 
 # What differs from CIFAR-10 at every scale.
-_COMMON = {"name": "cifar100_resnet18", "classes": 100, "model": "resnet18", "lr_factor": 5.0, "weight_decay": 5e-4}
+_COMMON: dict[str, Any] = {
+    "name": "cifar100_resnet18",
+    "classes": 100,
+    "model": "resnet18",
+    "lr_factor": 5.0,
+    "weight_decay": 5e-4,
+}
 _SOURCES = {
     "model": "ResNet-18 with a 3×3 first layer, no pooling (the paper does not say); 11,210,432 prunable weights",
     "lr_factor": _PAUL,
 }
-_BY_SCALE = {
+_BY_SCALE: dict[str, dict[str, Any]] = {
     "paper": {
         "title": "Iterative magnitude pruning of ResNet-18 on CIFAR-100",
         "source": CIFAR100(),

@@ -1,6 +1,7 @@
 """ResNet-20 on CIFAR-10 as Maene et al. 2021 train it, rewound to initialization; a mini scale and a smoke scale."""
 
 import dataclasses
+from typing import Any
 
 from sparselt.experiments.connectivity.options import ConnectivityOptions
 from sparselt.experiments.imp.options import ImpOptions
@@ -13,7 +14,7 @@ _TEXT = "Maene et al. 2021"
 _OURS = "ours"
 
 # What differs from Paul et al. 2022 at every scale.
-_COMMON = {
+_COMMON: dict[str, Any] = {
     "name": "cifar10_resnet20_maene",
     "paper": "Maene et al. 2021, Towards Understanding Iterative Magnitude Pruning: Why Lottery Tickets Win",
     "weight_decay": 1e-5,
@@ -31,7 +32,7 @@ _SOURCES = {
     "init_warmup_steps": f"{_TEXT}: linear over 10 epochs",
     "repulsion_strengths": f"{_TEXT}: λ = 2 repels, λ = -1 attracts",
 }
-_BY_SCALE = {
+_BY_SCALE: dict[str, dict[str, Any]] = {
     "paper": {
         "title": "Rewinding ResNet-20 on CIFAR-10 to its initialization",
         "steps": 33_150,

@@ -1,6 +1,7 @@
 """ResNet-20 on CIFAR-10 as Frankle et al. 2019 train it, for stability; a mini scale and a smoke scale."""
 
 import dataclasses
+from typing import Any
 
 from sparselt.experiments.connectivity.options import ConnectivityOptions
 from sparselt.experiments.setting import Setting
@@ -11,7 +12,7 @@ _FRANKLE = "Frankle et al. 2019, Stabilizing the Lottery Ticket Hypothesis, the 
 _OURS = "ours"
 
 # What differs from Paul et al. 2022 at every scale.
-_COMMON = {
+_COMMON: dict[str, Any] = {
     "name": "cifar10_resnet20_stabilizing",
     "paper": "Frankle et al. 2019, Stabilizing the Lottery Ticket Hypothesis",
     "dense_replicates": 0,
@@ -24,7 +25,7 @@ _SOURCES = {
     "reshuffle": f"{_OURS}: one order for all levels; stability to data order trains a second copy in another",
     "stability_levels": "16.7% of the weights remaining, as in the text of section 4",
 }
-_BY_SCALE = {
+_BY_SCALE: dict[str, dict[str, Any]] = {
     "paper": {
         "title": "Stability of the subnetworks of ResNet-20 on CIFAR-10",
         "steps": 30_000,

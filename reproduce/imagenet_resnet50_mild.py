@@ -11,14 +11,14 @@ _MILD = "Mosaic ResNet, mild recipe; Paul et al. 2022, appendix C, use its techn
 def setting(scale: str) -> Setting:
     """The scales of `imagenet_resnet50`, with the mild techniques and smaller training crops."""
     base = plain.setting(scale)
-    sizes = {} if scale == "smoke" else {"train_size": 176}
+    size = base.train_size if scale == "smoke" else 176
     return dataclasses.replace(
         base,
         name="imagenet_resnet50_mild",
         title=f"{base.title}, mild recipe",
         model="resnet50_blurpool",
         techniques="mild",
-        **sizes,
+        train_size=size,
         sources={
             **base.sources,
             "model": f"torchvision's ResNet-50 with blurred downsampling, 25,502,912 prunable weights; {_MILD}",

@@ -10,7 +10,7 @@ from sparselt.errors import SettingError
 from sparselt.experiments.measurement import check_stages
 from sparselt.experiments.setting import Setting, check_rewind_step
 from sparselt.models import model_digest
-from sparselt.scopes import check_fraction, check_scope
+from sparselt.scopes import Scope, check_fraction, check_scope
 from sparselt.stages.criteria import PruneByCriterion
 from sparselt.stages.data import PrepareDataset, ReadPixels
 from sparselt.stages.images import Crop, RandomCrop, Shift, WholeImages
@@ -161,7 +161,7 @@ class Lab:
         label: str,
         *,
         fraction: float | None = None,
-        scope: str | None = None,
+        scope: Scope | None = None,
         equal: StageFile | None = None,
     ) -> StageFile:
         """The mask that pruning a trained network gives, by the setting's criterion; `mask` is its own, None if dense.
@@ -200,7 +200,7 @@ class Lab:
         *,
         replicate: int = 0,
         fraction: float | None = None,
-        scope: str | None = None,
+        scope: Scope | None = None,
         equal: StageFile | None = None,
     ) -> StageFile:
         """The mask that a criterion gives of a checkpoint's weights, at initialization or after training.
@@ -236,8 +236,9 @@ class Lab:
         """Error and loss on the straight line between two trained networks."""
         check_stages("lab.path(first, second, label)", first, second)
         points = self.setting.path_points
-        ends = {"first": first.final, "second": second.final}
-        stage = EvaluatePath(points=points, **ends, **self.evaluating, label=label, work=points)
+        stage = EvaluatePath(
+            points=points, first=first.final, second=second.final, **self.evaluating, label=label, work=points
+        )
         return stage.want(stage.measured)
 
     @cached_property

@@ -15,7 +15,7 @@ def run_record(setting: Setting, usual: Setting, device: str, lab: Lab, store: S
 
     note = lab.dataset.note
     manifest = open_dataset(store.folder(lab.dataset) / store.read(note).folder).manifest
-    crop = ()
+    crop: tuple = ()
     if setting.engine == "streaming":
         crop = (setting.eval_size, setting.eval_ratio, setting.eval_interpolation)
     return {

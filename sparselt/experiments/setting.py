@@ -221,7 +221,7 @@ class Setting:
             given.check_pruning(checked)
         return checked
 
-    def check_weights_left(self, name: str, levels: int, scope: str) -> None:
+    def check_weights_left(self, name: str, levels: int, scope: Scope) -> None:
         """Raises a SettingError if pruning `levels` times, the value of `name`, leaves no weight of the network."""
         sizes = self.prunable_weights
         if weights_left(sizes, self.fraction, levels, scope) < 1:

@@ -54,7 +54,7 @@ class Rule:
         for item in value if several else (value,):
             if self.choices and item not in self.choices:
                 raise SettingError(f"{name} {_holds(item, several)}; expected some of {', '.join(self.choices)}")
-            if isinstance(item, numbers.Real) and not isinstance(item, bool) and not self._allows(item):
+            if isinstance(item, int | float) and not isinstance(item, bool) and not self._allows(item):
                 raise SettingError(f"{name} {_holds(item, several)}; expected {self._expected(item)}")
 
     def _allows(self, number: float) -> bool:

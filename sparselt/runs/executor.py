@@ -157,12 +157,12 @@ def _priorities(plan: Plan) -> dict[str, tuple[bool, int]]:
 def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Workers, store: Store) -> list[Stage]:
     """The first of the heap, and those of the others that are to be trained together with it."""
     stage = missing[heapq.heappop(ready)[1]]
-    mates: list[Train] = []
-    if isinstance(stage, Train) and workers.joins(stage):
-        mates = stage.mates(missing[key] for _, key in sorted(ready))
+    if not isinstance(stage, Train) or not workers.joins(stage):
+        return [stage]
+    mates = stage.mates(missing[key] for _, key in sorted(ready))
     if not mates:
         return [stage]
-    stages = [stage, *mates][: workers.cohort_of(stage, store.root)]
+    stages: list[Stage] = [stage, *mates][: workers.cohort_of(stage, store.root)]
     taken = {stage.key for stage in stages}
     ready[:] = [entry for entry in ready if entry[1] not in taken]
     heapq.heapify(ready)

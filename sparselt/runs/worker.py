@@ -126,7 +126,9 @@ class _Job:
 
 def _end_with_parent() -> None:
     # A parent that was killed cannot stop its workers, and each holds hundreds of megabytes.
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has a parent"
+    parent.join()
     os._exit(1)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sparselt.scopes import Scope
 from sparselt.stages.images import Evaluation, open_noted
 from sparselt.stages.masks import PrunedMask, live_weights
 from sparselt.stages.stage import Result, StageFile, Task, Value
@@ -31,7 +32,7 @@ class Sweep(Evaluation):
 
     fractions: tuple[float, ...]
     points: int
-    scope: str
+    scope: Scope
     minimum: float
     techniques: Techniques
     subsample_seed: int

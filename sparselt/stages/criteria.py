@@ -3,8 +3,9 @@
 import functools
 from dataclasses import dataclass
 
+from sparselt.scopes import Scope
 from sparselt.stages.images import Evaluation
-from sparselt.stages.masks import PrunedMask, live_weights
+from sparselt.stages.masks import PrunedMask, fraction_of, live_weights
 from sparselt.stages.stage import StageFile, Task
 from sparselt.training.recipe import Techniques
 
@@ -34,7 +35,7 @@ class PruneByCriterion(PrunedMask, Evaluation):
     criterion: str
     criterion_source: str | None = None
     fraction: float | None = None
-    scope: str
+    scope: Scope
     samples: int
     batch_size: int
     seed: int
@@ -46,7 +47,6 @@ class PruneByCriterion(PrunedMask, Evaluation):
     def run(self, task: Task) -> int:
         """Scores and prunes; one mask."""
         from sparselt.criteria import find_criterion
-        from sparselt.masks import Mask
         from sparselt.pruning import prune
         from sparselt.training.checkpoint import load_tensors
         from sparselt.training.cpu import cpu_threads
@@ -54,9 +54,7 @@ class PruneByCriterion(PrunedMask, Evaluation):
 
         with cpu_threads(self.threads):
             mask = live_weights(task, self)
-            fraction = self.fraction
-            if self.equal is not None:
-                fraction = 1 - Mask.load(task.path(self.equal)).live / mask.live
+            fraction = fraction_of(task, mask, self.fraction, self.equal)
             model = self.network()
             model.load_state_dict(load_tensors(task.path(self.weights)))
             batches = None

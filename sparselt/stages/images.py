@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from sparselt.stages.stage import Stage, StageFile, Task, named
 
@@ -135,7 +135,7 @@ class Evaluation(OnImages):
     """
 
     unit = "points"
-    cost_follows = ("model", "device", "engine", "eval")
+    cost_follows: ClassVar[tuple[str, ...]] = ("model", "device", "engine", "eval")
 
     model: str
     model_source: str | None = None

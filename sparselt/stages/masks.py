@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sparselt.scopes import Scope
 from sparselt.stages.stage import Read, Stage, StageFile, Task, Value
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Prune(PrunedMask):
     unit = "masks"
 
     fraction: float | None = None
-    scope: str
+    scope: Scope
     model: str | None = None
     classes: int | None = None
     channels: int | None = None
@@ -83,14 +84,11 @@ class Prune(PrunedMask):
 
     def run(self, task: Task) -> int:
         """Prunes; one mask."""
-        from sparselt.masks import Mask
         from sparselt.pruning import magnitude_prune
         from sparselt.training.checkpoint import load_tensors
 
         mask = live_weights(task, self)
-        fraction = self.fraction
-        if self.equal is not None:
-            fraction = 1 - Mask.load(task.path(self.equal)).live / mask.live
+        fraction = fraction_of(task, mask, self.fraction, self.equal)
         pruned = magnitude_prune(load_tensors(task.path(self.weights)), mask, fraction, self.scope)
         task.write_values(self.save(task, pruned))
         return 1
@@ -157,6 +155,16 @@ class Shuffle(Stage):
             weights[name][layer] = live[torch.randperm(len(live), generator=generator)]
         save_tensors(weights, task.folder / self.shuffled.name)
         return 1
+
+
+def fraction_of(task: Task, mask: "Mask", fraction: float | None, equal: StageFile | None) -> float:
+    """The share of live weights to prune: `fraction`, or what leaves as many as the mask `equal` has."""
+    from sparselt.masks import Mask
+
+    if equal is not None:
+        return 1 - Mask.load(task.path(equal)).live / mask.live
+    assert fraction is not None, "a fraction or a mask says how much to prune"
+    return fraction
 
 
 def live_weights(task: Task, stage: Any) -> "Mask":

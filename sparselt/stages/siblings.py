@@ -6,6 +6,7 @@ import operator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from sparselt.scopes import Scope
 from sparselt.stages.masks import MakesMask
 from sparselt.stages.stage import Stage, StageFile, Task, Value, numbered
 
@@ -52,7 +53,7 @@ class CombineMasks(MakesMask):
     unit = "masks"
 
     how: Literal["union", "intersection"]
-    scope: str
+    scope: Scope
     condition: str
     weights: Annotated[tuple[StageFile, ...], numbered("weights")]
     worn: Annotated[tuple[StageFile, ...], numbered("worn")]

@@ -277,7 +277,7 @@ def digest(value: Any) -> str:
 
 
 @functools.cache
-def _fields(kind: type[Stage]) -> tuple[list[tuple[str, str, int | None]], list[tuple[str, str, int | None]]]:
+def _fields(kind: type) -> tuple[list[tuple[str, str, int | None]], list[tuple[str, str, int | None]]]:
     """Values and inputs of a kind of stage: field, name in the identity, first number of a numbered input."""
     hints = get_type_hints(kind, include_extras=True)
     found: tuple[list, list] = ([], [])
