@@ -117,7 +117,7 @@ class Setting:
     @property
     def recipe(self) -> Recipe:
         """The hyperparameters of each training."""
-        names = {f.name for f in dataclasses.fields(Recipe)} - {"schedule", "techniques"}
+        names = {f.name for f in dataclasses.fields(Recipe)} - {"schedule", "techniques", "optimizer"}
         schedule = Schedule(self.schedule, self.lr, self.milestones, self.lr_factor, self.warmup_steps)
         values = {name: getattr(self, name) for name in names}
         return Recipe(**values, schedule=schedule, techniques=TECHNIQUES[self.techniques])

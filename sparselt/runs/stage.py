@@ -80,9 +80,17 @@ def check_stages(taker: str, *found: object) -> None:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON knows it: dataclasses as dictionaries, tuples as lists."""
+    """`value` as JSON knows it: dataclasses as dictionaries, tuples as lists.
+
+    A dataclass field whose metadata says "omit_default" is left out where it has its default, so that adding the field
+    changes no key of a stage.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {
+            f.name: plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not (f.metadata.get("omit_default") and getattr(value, f.name) == f.default)
+        }
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

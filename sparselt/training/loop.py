@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparselt.errors import SettingError, TrainingError
-from sparselt.optim import MaskedSGD
+from sparselt.optim import MaskedOptimizer
 from sparselt.training.recipe import Recipe
 from sparselt.training.techniques import PLAIN, Techniques, WeightAverage, resize, smoothed_bce, training_side
 
@@ -25,7 +25,7 @@ class Trained:
 
 def train(
     model: nn.Module,
-    optimizer: MaskedSGD,
+    optimizer: MaskedOptimizer,
     loader,
     recipe: Recipe,
     *,
@@ -41,7 +41,7 @@ def train(
 
     Args:
         model: the network, already rewound and masked.
-        optimizer: a `MaskedSGD` over the model's named parameters.
+        optimizer: from `sparselt.optim.build_optimizer`, over the model's named parameters.
         loader: `.steps_per_epoch` and `.epoch(e, start_step)`, see `sparselt.data`.
         on_step: called with the number of steps that have been made, before each step and once at the end.
         penalty: a differentiable scalar that every step adds to the loss, such as `Repulsion`. In full precision, once

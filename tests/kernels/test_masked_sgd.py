@@ -11,7 +11,9 @@ from kernel_cases import Case, Options, assert_answers, kinds_of_mask, memory, o
 
 from sparselt.kernels import masked_sgd_
 from sparselt.kernels._compile import compiled
-from sparselt.kernels.masked_sgd import cpu, is_dense, pack_bits, pack_mask
+from sparselt.kernels._optimizer import cpu
+from sparselt.kernels._order import is_dense
+from sparselt.kernels.masked_sgd import pack_bits, pack_mask
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 

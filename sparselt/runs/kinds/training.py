@@ -29,7 +29,7 @@ def train_alone(task: Task) -> int:
     """Trains the network by the loop that trains any."""
     import torch
 
-    from sparselt.optim import MaskedSGD
+    from sparselt.optim import build_optimizer
     from sparselt.runs import loaders
     from sparselt.runs.specs import recipe_from_spec
     from sparselt.training import loop
@@ -41,15 +41,7 @@ def train_alone(task: Task) -> int:
     with cpu_threads(recipe.threads), pinned_algorithms():
         model, mask = start_network(task)
         model.to(torch.device(task.spec["device"]))
-        optimizer = MaskedSGD(
-            model.named_parameters(),
-            lr=recipe.schedule.peak,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.nesterov,
-            decoupled_weight_decay=recipe.decoupled_weight_decay,
-            mask=mask,
-        )
+        optimizer = build_optimizer(recipe, model.named_parameters(), mask)
         if "momentum" in task.inputs:
             restore_momentum(model, optimizer, load_tensors(task.inputs["momentum"]))
         start = task.spec["start_step"]

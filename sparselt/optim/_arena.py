@@ -1,11 +1,10 @@
 """Flat memory for what the optimizer owns, so that one launch serves a whole network, or several.
 
-Momentum and mask of all parameters lie in two flat buffers, each parameter's part padded to whole blocks and in the
-physical order of its memory. Parameters and gradients are not moved: a view into a buffer of ours would be detached
-silently by `.to(memory_format=...)` or `deepcopy`, and gradients kept in one would cost three passes to accumulate.
+State and mask of all parameters lie in flat arenas, each parameter's part padded to whole blocks and in the physical
+order of its memory. Parameters and gradients are not moved: a view into an arena of ours would be detached silently by
+`.to(memory_format=...)` or `deepcopy`, and gradients kept in one would cost three passes to accumulate.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
@@ -14,27 +13,27 @@ import torch
 from torch import Tensor
 
 from sparselt.errors import MaskError, SettingError
-from sparselt.kernels._tensors import Siblings
-from sparselt.kernels.masked_sgd import (
+from sparselt.kernels._optimizer.layout import (
     PAD,
     block_table,
     blocks_in,
-    first_overlap,
-    is_dense,
     live_places,
     pack_mask,
     padded_offsets,
     unpack_mask,
 )
+from sparselt.kernels._order import first_overlap, is_dense
+from sparselt.kernels._tensors import Siblings
 
 
 class Arena:
-    """Momentum and mask of `parameters`, whose memory it describes but does not own.
+    """State and mask of `parameters`, whose memory it describes but does not own.
 
-    momentum: float32 (float64 for float64 parameters), zero at first: [length], or with `live_momentum` one place for
-    each live weight and at most 7 a block to spare. buffers: its part of each parameter, with the parameter's shape and
-    strides; with `live_momentum`, flat. begun: uint8, 0 for each block whose momentum has not begun. mask, blocks: what
-    `masked_sgd_` takes. offsets: where each part starts.
+    count: numbers of state a weight. state: [count, length], float32 (float64 for float64 parameters), zero at first;
+    with `live_state` the length is one place for each live weight and at most 7 a block to spare. buffers: for each
+    parameter its parts of the rows of `state`, with its shape and strides; with `live_state`, flat. steps: int32, the
+    steps that each block has made with state. mask, blocks: see `sparselt.kernels._optimizer.Launch`. offsets: where
+    the parts start.
     Raises SettingError, naming the parameter, for one that no kernel serves, or that differs from the others.
     """
 
@@ -43,84 +42,91 @@ class Arena:
         parameters: Sequence[Tensor],
         names: Sequence[str],
         masks: Sequence[Tensor | None],
-        live_momentum: bool = False,
+        count: int,
+        live_state: bool = False,
     ):
         _check(parameters, names)
-        self.parameters = list(parameters)
-        self.live_momentum = live_momentum
+        self.parameters, self.count, self.live_state = list(parameters), count, live_state
         self._siblings = Siblings(self.parameters)
         self._shapes, self._strides = [p.shape for p in parameters], [p.stride() for p in parameters]
         self.device, self.dtype = parameters[0].device, parameters[0].dtype
         self.offsets, self._length = padded_offsets([p.numel() for p in self.parameters])
-        self.begun = torch.zeros(self._length // PAD, dtype=torch.uint8, device=self.device)
-        self.buffers: list[Tensor] = []
+        self.steps = torch.zeros(self._length // PAD, dtype=torch.int32, device=self.device)
+        self.buffers: list[tuple[Tensor, ...]] = []
         self.set_masks(masks)
 
     def set_masks(self, masks: Sequence[Tensor | None]) -> None:
-        """One bool tensor of the parameter's shape each, or None where every weight lives.
+        """Takes a bool tensor of each parameter's shape, or None where every weight lives.
 
-        Live momentum moves to `buffers` of the new mask, without that of weights which it masks; else zeroes nothing.
+        Live state moves to the `buffers` of the new mask, without that of masked weights. Otherwise nothing is zeroed.
         """
         live = torch.zeros(self._length, dtype=torch.bool, device=self.device)
-        for parameter, offset, mask in zip(self.parameters, self.offsets, masks, strict=True):
-            part = live.as_strided(parameter.shape, parameter.stride(), offset)
+        for i, mask in enumerate(masks):
+            part = self._shaped(live, i, self.offsets[i])
             part.copy_(mask) if mask is not None else part.fill_(True)
-        old = copy.copy(self)
+        moved = [self.read(i) for i in range(len(self.buffers))] if self.live_state else []
         self.mask = pack_mask(live)
         self.blocks, places = block_table(live)
-        if old.buffers and not self.live_momentum:
+        if self.buffers and not self.live_state:
             return
-        wide = torch.float64 if self.parameters[0].dtype == torch.float64 else torch.float32
-        length = places if self.live_momentum else self._length
-        self.momentum = torch.zeros(length, dtype=wide, device=self.device)
-        if not self.live_momentum:
+        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
+        length = places if self.live_state else self._length
+        self.state = torch.zeros(self.count, length, dtype=wide, device=self.device)
+        if self.live_state:
+            starts = [*self.blocks[:, 1].tolist(), length]
+            parts = [self._rows(i) for i in range(len(self.parameters))]
+            self.buffers = [tuple(row[starts[part.start] : starts[part.stop]] for row in self.state) for part in parts]
+        else:
             self.buffers = [
-                self.momentum.as_strided(p.shape, p.stride(), offset)
-                for p, offset in zip(self.parameters, self.offsets, strict=True)
+                tuple(self._shaped(row, i, row.storage_offset() + offset) for row in self.state)
+                for i, offset in enumerate(self.offsets)
             ]
-            return
-        starts = [*self.blocks[:, 1].tolist(), length]
-        rows = [self._rows(i) for i in range(len(self.parameters))]
-        self.buffers = [self.momentum[starts[part.start] : starts[part.stop]] for part in rows]
-        for i in range(len(old.buffers)):
-            self.write(i, old.read(i))
+        for i, tensors in enumerate(moved):
+            self.write(i, tensors)
 
-    def read(self, i: int) -> Tensor:
-        """The momentum of parameter i in its shape: a view, or with `live_momentum` a tensor of its own."""
-        if not self.live_momentum:
+    def read(self, i: int) -> tuple[Tensor, ...]:
+        """The state of parameter i in its shape: views, or with `live_state` tensors of their own."""
+        if not self.live_state:
             return self.buffers[i]
-        flat, live, places = self._scattered(i)
-        flat[live] = self.momentum[places]
-        return self._shaped(flat, i)
+        live, places = self._places(i)
+        found = []
+        for row in self.state:
+            flat = row.new_zeros(len(live))
+            flat[live] = row[places]
+            found.append(self._shaped(flat, i))
+        return tuple(found)
 
-    def write(self, i: int, momentum: Tensor) -> None:
-        """Takes over the momentum of parameter i, of its shape; what the mask kills of live momentum is left out."""
-        if not self.live_momentum:
-            self.buffers[i].copy_(momentum)
-            return
-        flat, live, places = self._scattered(i)
-        self._shaped(flat, i).copy_(momentum)
-        self.momentum[places] = flat[live]
+    def write(self, i: int, tensors: Sequence[Tensor]) -> None:
+        """Takes over the state of parameter i, of its shape; live state leaves out what is masked."""
+        live, places = self._places(i) if self.live_state else (None, None)
+        for row, buffer, tensor in zip(self.state, self.buffers[i], tensors, strict=True):
+            if live is None:
+                buffer.copy_(tensor)
+            else:
+                flat = row.new_zeros(len(live))
+                self._shaped(flat, i).copy_(tensor)
+                row[places] = flat[live]
+
+    def zero_masked(self, i: int, gone: Tensor) -> None:
+        """Zeroes the state of weights that are `gone`; live state has none."""
+        if not self.live_state:
+            for buffer in self.buffers[i]:
+                buffer.masked_fill_(gone, 0)
+
+    def step_counts(self) -> list[int]:
+        """How many steps with state each parameter has made; 1 for a parameter of no element. Waits for a GPU."""
+        steps = self.steps.tolist()
+        parts = [self._rows(i) for i in range(len(self.parameters))]
+        return [1 if part.start == part.stop else steps[part.start] for part in parts]
+
+    def set_steps(self, i: int, steps: int) -> None:
+        """Says how many steps parameter i has made; after 0 its state begins anew with its next step."""
+        self.steps[self._rows(i)] = steps
 
     @property
     def some_missing(self) -> bool:
         """Whether a gradient was None in the last call of `addresses`."""
         return self._siblings.some_missing
-
-    def zero_masked(self, i: int, gone: Tensor) -> None:
-        """Zeroes the momentum of weights that are `gone`; live momentum has none."""
-        if not self.live_momentum:
-            self.buffers[i].masked_fill_(gone, 0)
-
-    def has_begun(self) -> list[bool]:
-        """Whether each parameter has made a step with momentum. Waits for a GPU."""
-        begun = self.begun.cpu()
-        rows = [self._rows(i) for i in range(len(self.parameters))]
-        return [part.start == part.stop or bool(begun[part.start]) for part in rows]
-
-    def set_begun(self, i: int, begun: bool) -> None:
-        """Says whether parameter i has momentum already, or begins anew with its next step."""
-        self.begun[self._rows(i)] = int(begun)
 
     def fits(self) -> bool:
         """Whether every parameter still has the device, dtype, shape and strides it had."""
@@ -131,27 +137,26 @@ class Arena:
         return self._siblings.addresses(gradients)
 
     def _rows(self, i: int) -> slice:
-        """The blocks of parameter i. Of an empty one, none: its offset may be the next one's, or the end."""
+        """The blocks of parameter i: none of an empty one, whose offset may be the next one's, or the end."""
         first = self.offsets[i] // PAD
         return slice(first, first + blocks_in(self._shapes[i].numel()))
 
-    def _scattered(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Zeros over the blocks of parameter i, which of them live, and the place of each of those in `momentum`."""
+    def _places(self, i: int) -> tuple[Tensor, Tensor]:
+        """Which weights in the blocks of parameter i live, and where the state of each stands in a row of `state`."""
         rows = self._rows(i)
         scale = 1 if self.device.type == "cpu" else 8
         live = unpack_mask(self.mask[rows.start * PAD // scale : rows.stop * PAD // scale])
-        flat = self.momentum.new_zeros((rows.stop - rows.start) * PAD)
-        return flat, live, live_places(live, self.blocks[rows])
+        return live, live_places(live, self.blocks[rows])
 
-    def _shaped(self, flat: Tensor, i: int) -> Tensor:
-        return flat.as_strided(self._shapes[i], self._strides[i])
+    def _shaped(self, flat: Tensor, i: int, offset: int = 0) -> Tensor:
+        return flat.as_strided(self._shapes[i], self._strides[i], offset)
 
 
 def _check(parameters: Sequence[Tensor], names: Sequence[str]) -> None:
     first = parameters[0]
     for name, p in zip(names, parameters, strict=True):
         if p.device.type not in ("cpu", "cuda"):
-            raise SettingError(f"{name} is on {p.device}: MaskedSGD runs on cpu and cuda")
+            raise SettingError(f"{name} is on {p.device}: expected cpu or cuda")
         allowed = (torch.float32, torch.bfloat16) + ((torch.float64,) if p.device.type == "cpu" else ())
         if p.dtype not in allowed:
             raise SettingError(f"{name} is {p.dtype} on {p.device}: expected one of {', '.join(map(str, allowed))}")
