@@ -1,6 +1,7 @@
 """The Triton kernels compiled ahead of time for GPUs that are not here: registers, spills, width of memory accesses."""
 
 import pytest
+import two_buffers
 from ahead_of_time import AMD, NVIDIA, SM_90, assert_no_spills, compiled, predicated_16_byte, target_name, triton
 
 from sparselt.kernels._optimizer import gpu as optimizer_gpu
@@ -30,10 +31,10 @@ MASKED_SGD = {
 OPTIONAL = ("blocks", "steps", "grad_scale", "found_inf")
 
 
-def masked_sgd(target, *, bfloat16=False, first_step=False, aligned=True, given=("steps",)):
+def masked_sgd(target, *, bfloat16=False, first_step=False, aligned=True, given=("steps",), optimizer=operation):
     """given: the optional arguments; an optimizer always gives `steps`."""
     constants = {"FIRST_STEP": first_step, "ALIGNED": aligned, "BFLOAT16": bfloat16}
-    constants |= optimizer_gpu.constants(operation)
+    constants |= optimizer_gpu.constants(optimizer)
     constants.update({name: None for name in OPTIONAL if name not in given})
     warps = optimizer_gpu.WARPS_LIVE if "blocks" in given else optimizer_gpu.WARPS
     return compiled(optimizer_gpu.masked_kernel, MASKED_SGD, constants, target, num_warps=warps, enable_fp_fusion=False)
@@ -67,6 +68,12 @@ def test_an_unaligned_parameter_gets_no_wide_access_to_it():
 def test_live_momentum_of_a_block_that_lives_whole_is_moved_16_bytes_at_a_time():
     ptx = masked_sgd(SM_90, aligned=False, given=OPTIONAL).asm["ptx"]
     assert predicated_16_byte(ptx, "ld") == predicated_16_byte(ptx, "st") == 1
+
+
+@pytest.mark.parametrize("given", [OPTIONAL[1:], OPTIONAL], ids=["dense", "live"])
+@pytest.mark.parametrize("target", [*NVIDIA, AMD], ids=target_name)
+def test_a_rule_with_two_buffers_spills_nothing(target, given, tmp_path):
+    assert_no_spills(masked_sgd(target, given=given, optimizer=two_buffers.operation), tmp_path, registers=96)
 
 
 def augment(target, *, channels_last=True, bfloat16=False, tensors=False):

@@ -1,0 +1,12 @@
+"""The rule of two_buffers in Triton."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def rule(weight, gradient, state, step, h):
+    lr, keep_mean, keep_square, _ = h
+    mean = keep_mean * state[0] + gradient / step
+    square = keep_square * state[1] + gradient * gradient
+    return weight - lr * mean / (tl.sqrt(square) + lr), (mean, square)
