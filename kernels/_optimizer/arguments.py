@@ -86,18 +86,18 @@ def check(
         raise ValueError(
             f"hyperparameters is of shape {tuple(hyperparameters.shape)}: expected [groups, {columns}], see COLUMNS"
         )
+    check_parameters(parameters, [f"parameter {i}" for i in range(len(parameters))])
     device, dtype = parameters[0].device, parameters[0].dtype
-    allowed = (torch.float32, torch.bfloat16) + ((torch.float64,) if device.type == "cpu" else ())
-    if dtype not in allowed:
-        raise TypeError(f"parameter 0 is {dtype} on {device}: expected one of {', '.join(map(str, allowed))}")
     # Live state is shorter than the arena, whose length only the mask tells then.
     length = len(mask) * (1 if device.type == "cpu" else 8) if options.live_state else state.shape[-1]
-    for i in range(len(parameters)):
-        _check_parameter(i, parameters, gradients, offsets, length)
-        if not 0 <= groups[i] < len(hyperparameters):
-            raise ValueError(f"parameter {i} is in group {groups[i]} of {len(hyperparameters)}")
-    if not _compiling() and (both := first_overlap(parameters)):
-        raise ValueError(f"parameters {both[0]} and {both[1]} share memory: give each a storage of its own")
+    for i, (p, gradient, offset, group) in enumerate(zip(parameters, gradients, offsets, groups, strict=True)):
+        _check_gradient(i, p, gradient)
+        if offset % PAD or not 0 <= offset <= length - p.numel():
+            raise ValueError(
+                f"offset {offset} of parameter {i}: expected a multiple of {PAD} inside the arena of {length}"
+            )
+        if not 0 <= group < len(hyperparameters):
+            raise ValueError(f"parameter {i} is in group {group} of {len(hyperparameters)}")
     if options.live_state and options.blocks is None:
         raise ValueError("live_state needs blocks, the table of block_table")
     wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -131,27 +131,38 @@ def check(
             )
 
 
-def _check_parameter(i, parameters, gradients, offsets, length) -> None:
-    p, g, first = parameters[i], gradients[i], parameters[0]
-    if (p.device, p.dtype) != (first.device, first.dtype):
-        raise TypeError(
-            f"parameter {i} is {p.dtype} on {p.device}, parameter 0 is {first.dtype} on {first.device}: give one kind"
-        )
+def check_parameters(parameters: Sequence[Tensor], names: Sequence[str]) -> None:
+    """ValueError, naming the parameter, unless one launch can serve them all."""
+    first = parameters[0]
+    for name, p in zip(names, parameters, strict=True):
+        if p.device.type not in ("cpu", "cuda"):
+            raise ValueError(f"{name} is on {p.device}: expected cpu or cuda")
+        allowed = (torch.float32, torch.bfloat16) + ((torch.float64,) if p.device.type == "cpu" else ())
+        if p.dtype not in allowed:
+            raise ValueError(f"{name} is {p.dtype} on {p.device}: expected one of {', '.join(map(str, allowed))}")
+        if (p.device, p.dtype) != (first.device, first.dtype):
+            raise ValueError(
+                f"{name} is {p.dtype} on {p.device}, but {names[0]} is {first.dtype} on {first.device}: "
+                "give parameters of one device and one dtype"
+            )
+        if p.layout != torch.strided or not is_dense(p):
+            raise ValueError(
+                f"{name} has shape {tuple(p.shape)} and strides {p.stride()}: its storage overlaps or has gaps; "
+                "make it a contiguous copy of itself first"
+            )
+    if not _compiling() and (both := first_overlap(parameters)):
+        i, j = both
+        raise ValueError(f"{names[i]} and {names[j]} share memory: give each a storage of its own, or pass one only")
+
+
+def _check_gradient(i: int, p: Tensor, g: Tensor) -> None:
     if (g.shape, g.device, g.dtype) != (p.shape, p.device, p.dtype):
         raise ValueError(
             f"gradient {i} is {g.dtype} {tuple(g.shape)} on {g.device}, "
             f"its parameter {p.dtype} {tuple(p.shape)} on {p.device}"
         )
-    if not is_dense(p):
-        raise ValueError(
-            f"parameter {i} has strides {p.stride()}: its storage overlaps or has gaps; give a clone of it"
-        )
     if not same_order(p, g):
         raise ValueError(f"gradient {i} has strides {g.stride()}, its parameter {p.stride()}: copy it to these first")
-    if offsets[i] % PAD or not 0 <= offsets[i] <= length - p.numel():
-        raise ValueError(
-            f"offset {offsets[i]} of parameter {i}: expected a multiple of {PAD} inside the arena of {length}"
-        )
 
 
 def _compiling() -> bool:

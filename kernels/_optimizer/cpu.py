@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import carray, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba import carray, njit
+from numba.cpython.unsafe.tuple import tuple_setitem
+from numba.extending import overload
 from torch import Tensor
 
 from .._compile import callback
@@ -119,23 +118,22 @@ def _work(job_pointer, like, wide, row, nothing, kept, version):
     count, flags, stride = job[PARAMETERS], job[FLAGS], job[STRIDE]
     columns = carray(job_pointer, HEADER + 6 * count)[HEADER:].reshape((6, count))
     hyperparameters = carray(pointer(job[HYPERPARAMETERS], DOUBLE), (job[GROUPS], len(row)))
-    numbers = np.empty(len(row), number)
     scratch = np.empty((len(nothing), PAD), number)
     while True:
         block = take(job_pointer, TAKEN)
         stop = min(job[BLOCKS], block + TAKEN)
         if block >= stop:
             return
-        t = _parameter_of(columns[FIRST_BLOCK], block)
+        t = np.searchsorted(columns[FIRST_BLOCK], block, side="right") - 1
         while block < stop:
             while t + 1 < count and columns[FIRST_BLOCK, t + 1] <= block:
                 t += 1
             end = stop if t + 1 == count else min(stop, columns[FIRST_BLOCK, t + 1])
             if columns[GRADIENTS, t] == 0:
                 block = end
+            h = row
             for c in range(len(row)):
-                numbers[c] = hyperparameters[columns[GROUP, t], c]
-            h = _row_of(numbers, row)
+                h = tuple_setitem(h, c, number(hyperparameters[columns[GROUP, t], c]))
             keeps = len(nothing) > 0 and (kept < 0 or hyperparameters[columns[GROUP, t], kept] != 0)
             while block < end:
                 start = (block - columns[FIRST_BLOCK, t]) * PAD
@@ -157,18 +155,6 @@ def _work(job_pointer, like, wide, row, nothing, kept, version):
                     step = 1 if flags & FIRST_STEP else steps[0]
                 _block(weights, gradients, state, live, h, nothing, alive, step, keeps, flags, scratch)
                 block += 1
-
-
-@inlined
-def _parameter_of(first_blocks, block):
-    low, high = 0, first_blocks.size - 1
-    while low < high:
-        middle = (low + high + 1) >> 1
-        if first_blocks[middle] <= block:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 @inlined
@@ -210,10 +196,13 @@ def _with_state(weights, gradients, state, live, full, h, nothing, step):
     if step == 1:  # there may be anything yet in the arena
         state[:, : weights.size] = zero
     for i in range(weights.size):
-        before = _recall(state, i, nothing)
+        before = nothing
+        for k in range(len(nothing)):
+            before = tuple_setitem(before, k, state[k, i])
         weight, after = _apply(h, read(weights, i), h.sign * read(gradients, i), before, step)
         stays = full or live[i] != 0
-        _store(state, i, after, stays)
+        for k in range(len(nothing)):
+            state[k, i] = after[k] if stays else zero
         write(weights, i, weight if stays else zero)
 
 
@@ -248,51 +237,3 @@ def _apply(h, weight, gradient, state, step):
 def _apply_overload(h, weight, gradient, state, step):
     rule = inlined(_rules[h.instance_class])
     return lambda h, weight, gradient, state, step: rule(h, weight, gradient, state, step)
-
-
-@intrinsic
-def _row_of(typing_context, numbers, like):
-    """The numbers of a contiguous array as a named tuple of the class of `like`."""
-    kind = types.NamedUniTuple(numbers.dtype, len(like), like.instance_class)
-
-    def codegen(context, builder, signature, arguments):
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        cells = [builder.gep(array.data, [ir.Constant(ir.IntType(64), i)]) for i in range(len(like))]
-        return context.make_tuple(builder, kind, [builder.load(cell) for cell in cells])
-
-    return kind(numbers, like), codegen
-
-
-@intrinsic
-def _recall(typing_context, state, i, nothing):
-    """The state of weight i, a tuple like `nothing`. state: [buffers, stride]."""
-    kind = types.UniTuple(state.dtype, len(nothing))
-
-    def codegen(context, builder, signature, arguments):
-        cells = _cells(context, builder, signature, arguments, len(nothing))
-        return context.make_tuple(builder, kind, [builder.load(cell) for cell in cells])
-
-    return kind(state, i, nothing), codegen
-
-
-@intrinsic
-def _store(typing_context, state, i, numbers, stays):
-    """Writes a tuple of numbers as the state of weight i, or zeros unless it `stays`."""
-
-    def codegen(context, builder, signature, arguments):
-        for k, cell in enumerate(_cells(context, builder, signature, arguments, len(numbers))):
-            number = builder.extract_value(arguments[2], k)
-            number = context.cast(builder, number, signature.args[2][k], state.dtype)
-            builder.store(builder.select(arguments[3], number, ir.Constant(number.type, 0)), cell)
-        return context.get_dummy_value()
-
-    return types.none(state, i, numbers, types.boolean), codegen
-
-
-def _cells(context, builder, signature, arguments, count: int) -> list:
-    """Pointers to state[0, i] … state[count - 1, i]."""
-    kind = signature.args[0]
-    array = context.make_array(kind)(context, builder, arguments[0])
-    i = context.cast(builder, arguments[1], signature.args[1], types.intp)
-    rows = [context.get_constant(types.intp, k) for k in range(count)]
-    return [cgutils.get_item_pointer(context, builder, kind, array, [row, i]) for row in rows]

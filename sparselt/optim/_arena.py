@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sparselt.errors import MaskError, SettingError
+from sparselt.kernels._optimizer.arguments import check_parameters
 from sparselt.kernels._optimizer.layout import (
     PAD,
     block_table,
@@ -22,7 +23,6 @@ from sparselt.kernels._optimizer.layout import (
     padded_offsets,
     unpack_mask,
 )
-from sparselt.kernels._order import first_overlap, is_dense
 from sparselt.kernels._tensors import Siblings
 
 
@@ -45,7 +45,10 @@ class Arena:
         count: int,
         live_state: bool = False,
     ):
-        _check(parameters, names)
+        try:
+            check_parameters(parameters, names)
+        except ValueError as error:
+            raise SettingError(str(error)) from error
         self.parameters, self.count, self.live_state = list(parameters), count, live_state
         self._siblings = Siblings(self.parameters)
         self._shapes, self._strides = [p.shape for p in parameters], [p.stride() for p in parameters]
@@ -150,29 +153,6 @@ class Arena:
 
     def _shaped(self, flat: Tensor, i: int, offset: int = 0) -> Tensor:
         return flat.as_strided(self._shapes[i], self._strides[i], offset)
-
-
-def _check(parameters: Sequence[Tensor], names: Sequence[str]) -> None:
-    first = parameters[0]
-    for name, p in zip(names, parameters, strict=True):
-        if p.device.type not in ("cpu", "cuda"):
-            raise SettingError(f"{name} is on {p.device}: expected cpu or cuda")
-        allowed = (torch.float32, torch.bfloat16) + ((torch.float64,) if p.device.type == "cpu" else ())
-        if p.dtype not in allowed:
-            raise SettingError(f"{name} is {p.dtype} on {p.device}: expected one of {', '.join(map(str, allowed))}")
-        if (p.device, p.dtype) != (first.device, first.dtype):
-            raise SettingError(
-                f"{name} is {p.dtype} on {p.device}, but {names[0]} is {first.dtype} on {first.device}: "
-                "give one optimizer parameters of one device and one dtype"
-            )
-        if p.layout != torch.strided or not is_dense(p):
-            raise SettingError(
-                f"{name} has shape {tuple(p.shape)} and strides {p.stride()}: its storage overlaps or has gaps; "
-                "make it a contiguous copy of itself before building the optimizer"
-            )
-    if both := first_overlap(parameters):
-        i, j = both
-        raise SettingError(f"{names[i]} and {names[j]} share memory: give each a storage of its own, or pass one only")
 
 
 def check_mask(mask: Mapping[str, Tensor] | None, parameters: Mapping[str, Tensor] | None) -> None:

@@ -154,7 +154,7 @@ def arguments(**changes):
         ({"gradients": [torch.ones(5), torch.ones(3, 4).t()]}, r"gradient 1 has strides \(1, 4\)"),
         ({"parameters": [torch.ones(5), torch.ones(4, 3).double()]}, "parameter 1 is torch.float64"),
         ({"parameters": [torch.ones(5).half()] * 2}, "parameter 0 is torch.float16"),
-        ({"parameters": [torch.ones(5), torch.ones(4, 6)[:, ::2]]}, "parameter 1 has strides"),
+        ({"parameters": [torch.ones(5), torch.ones(4, 6)[:, ::2]]}, "parameter 1 has shape"),
         ({"offsets": [0, 100]}, "offset 100 of parameter 1"),
         ({"offsets": [0, 2048]}, "offset 2048 of parameter 1"),
         ({"groups": [0, 1]}, "parameter 1 is in group 1 of 1"),

@@ -178,7 +178,7 @@ SHARED = torch.ones(20)
         ({"steps": torch.zeros(3, dtype=torch.int32)}, r"steps is torch.int32 \(3,\)"),
         ({"grad_scale": torch.ones(2)}, r"grad_scale is torch.float32 \(2,\)"),
         ({"found_inf": torch.zeros((), dtype=torch.int64)}, "found_inf is torch.int64"),
-        ({"parameters": [SHARED[:5], SHARED[3:15].view(4, 3)]}, "parameters 0 and 1 share memory"),
+        ({"parameters": [SHARED[:5], SHARED[3:15].view(4, 3)]}, "parameter 0 and parameter 1 share memory"),
     ],
 )
 def test_bad_options_are_named_and_nothing_is_written(changes, message):
