@@ -6,7 +6,7 @@ Multiplications and additions are fused where a rule says `tl.fma` and nowhere e
 differently for dense and for live state, whose results are the same to the bit.
 """
 
-from collections import OrderedDict
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 # Eight weights a thread; with live state four, as each then needs an address of its own: eight take 94 registers.
 WARPS, WARPS_LIVE = 4, 8
-_RECENT = 64  # pointer tables kept: the allocator hands out few distinct sets of gradient addresses
-_pointer_tables: OrderedDict[tuple, Tensor] = OrderedDict()
 
 
 def step(operation: "Operation", launch: Launch) -> None:
@@ -234,12 +232,10 @@ def _pointer_table(device: torch.device, addresses: np.ndarray) -> Tensor:
     if capturing(device):
         return send(addresses.copy(), device)
     # The stream belongs to the key because the copy is ordered before the kernel on its own stream only.
-    key = (torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0, addresses.tobytes())
-    found = _pointer_tables.get(key)
-    if found is None:
-        found = _pointer_tables[key] = send(addresses.copy(), device)
-        if len(_pointer_tables) > _RECENT:
-            _pointer_tables.popitem(last=False)
-    else:
-        _pointer_tables.move_to_end(key)
-    return found
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    return _sent(device, stream, addresses.tobytes())
+
+
+@lru_cache(maxsize=64)  # the allocator hands out few distinct sets of gradient addresses
+def _sent(device: torch.device, stream: int, addresses: bytes) -> Tensor:
+    return send(np.frombuffer(addresses, np.int64).copy(), device)

@@ -1,10 +1,9 @@
 """MaskedOptimizer: what every masked optimizer shares; a subclass adds its options and names the kernel of its rule."""
 
 import inspect
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -12,15 +11,15 @@ from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from sparselt.errors import SettingError
-from sparselt.kernels._optimizer import Launch, Operation
-from sparselt.kernels._optimizer.layout import Layout
+from sparselt.kernels._optimizer import Launch
 from sparselt.kernels._order import same_order
-from sparselt.optim._arena import Arena, check_mask
-from sparselt.optim._hyperparameters import Hyperparameters, Number, check_numbers
+from sparselt.optim._arena import check_mask
+from sparselt.optim._arena_optimizer import ArenaOptimizer
+from sparselt.optim._hyperparameters import check_numbers
 from sparselt.optim._networks import groups_of_networks, mask_of_networks
 
 
-class MaskedOptimizer(torch.optim.Optimizer):
+class MaskedOptimizer(ArenaOptimizer):
     """A torch optimizer in which a masked weight and its state are exactly 0.0 after every step.
 
     params: `model.named_parameters()`, or groups of such; plain parameters without a mask. All of one device and one
@@ -43,7 +42,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
 
     Raises SettingError and MaskError (both ValueError), naming the parameter, before anything is written.
 
-    A subclass sets:
+    A subclass sets these, and defines `columns`:
     operation: the kernel, with its rule.
     state_keys: what torch calls the buffers of the state, in the order of the rule.
     counts_steps: whether `state_dict()` has "step" as well, the number of steps that a parameter has made.
@@ -52,16 +51,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
     recipe_options: the options that a `sparselt.training.recipe.Recipe` gives besides the learning rate.
     """
 
-    operation: ClassVar[Operation]
-    state_keys: ClassVar[tuple[str, ...]] = ()
-    counts_steps: ClassVar[bool] = False
-    numbers: ClassVar[tuple[str, ...]] = ("lr",)
-    recipe_options: ClassVar[tuple[str, ...]] = ()
-
     _step_supports_amp_scaling = True
-    _arena: Arena | None = None
-    _mask: Mapping[str, Tensor] | None = None
-    _live_state = False
 
     def __init__(
         self, params: Iterable, defaults: dict, mask: Mapping[str, Tensor] | None = None, live_state: bool = False
@@ -75,20 +65,11 @@ class MaskedOptimizer(torch.optim.Optimizer):
         self._build()
         self.refresh()
 
-    @staticmethod
-    def columns(group: dict, number: Number) -> Sequence:
-        """A group's row of the kernel's columns, each option taken through `number`."""
-        raise NotImplementedError
-
     def check_group(self, group: dict, asked: Collection[str]) -> None:
         """Raises a SettingError for options that make no sense. asked: those that the group itself names."""
 
     def complete_group(self, group: dict) -> None:
         """Adds what a group needs and its maker may leave out; also to a group saved by an earlier version."""
-
-    def keeps_state(self, group: dict) -> bool:
-        """Whether weights of the group have state; as the column `kept_by` of the kernel says."""
-        return bool(self.state_keys)
 
     @classmethod
     def of_networks(
@@ -164,14 +145,14 @@ class MaskedOptimizer(torch.optim.Optimizer):
         self._hyperparameters.send(self.param_groups)
         self._last_written = self._written(arena.addresses([None] * len(arena.parameters)))
 
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]  # of torch's overloads
         """One step for every parameter that has a gradient. closure: evaluates the model again and returns the loss."""
         # Torch wraps every `step` for its profiler and for hooks, which takes a quarter of a small network's step.
         if torch.autograd._profiler_enabled() or self._has_hooks():
             return self._observed_step(closure)
         return self._step(closure)
 
-    step.hooked = True  # torch's own mark of a wrapped function
+    step.hooked = True  # type: ignore[attr-defined]  # torch's own mark of a wrapped function
 
     def _has_hooks(self) -> bool:
         own = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
@@ -182,7 +163,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        arena = self._arena or self._current_arena()
+        arena = self._arena
         gradients = [p.grad for p in arena.parameters]
         addresses = arena.addresses(gradients)
         if addresses is None:
@@ -234,17 +215,12 @@ class MaskedOptimizer(torch.optim.Optimizer):
         try:
             check_numbers(group, self.numbers)
             self.check_group(group, asked)
-            if self._arena is not None:
+            if self._built is not None:
                 self._build()
         except SettingError:
             self.param_groups.pop()
             raise
         self.complete_group(group)
-
-    def named_state(self) -> dict[str, dict[str, Tensor]]:
-        """By parameter name what `state_dict` has, without parameters before their first step. Waits for a GPU."""
-        state = self._expanded_state()
-        return {name: state[p] for name, p in zip(self._names(), self._all_parameters(), strict=True) if p in state}
 
     def state_dict(self) -> dict:
         """As of torch's optimizer. Live state is spread out to the shapes of the parameters. Waits for a GPU."""
@@ -285,107 +261,10 @@ class MaskedOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             self.complete_group(group)
 
-    def _current_arena(self) -> Arena:
-        if self._arena is None or not self._arena.fits():
-            return self._build()
-        return self._arena
-
-    def _build(self) -> Arena:
-        """A new arena, with the state of the old one (found through `state`)."""
-        parameters = self._all_parameters()
-        check_mask(self._mask, self._by_name())
-        kept = self._expanded_state()
-        self._check_shapes(kept, "{name} has shape {shape}, its {key} {found}: build a new optimizer for it")
-        arena = Arena(parameters, self._names(), self._masks(), len(self.state_keys), self._live_state)
-        self._arena = arena
-        self._group_of = [g for g, group in enumerate(self.param_groups) for _ in group["params"]]
-        self._layout = Layout([p.numel() for p in parameters], arena.offsets, self._group_of)
-        width = len(self.operation.columns._fields)
-        self._hyperparameters = Hyperparameters(self.columns, self.numbers, self.param_groups, width, arena.device)
-        self.state.clear()
-        self.state.update(kept)
-        self._remember_state()
-        self._last_written: tuple | None = None
-        return arena
-
-    def _found(self, parameter: Tensor) -> list[Tensor] | None:
-        """The parameter's buffers in `state`, without creating an entry; None unless all are there."""
-        entry = self.state.get(parameter, {})
-        found = [entry[key] for key in self.state_keys if entry.get(key) is not None]
-        return found if len(found) == len(self.state_keys) else None
-
-    def _is_ours(self, i: int) -> bool:
-        """Whether `state` holds the arena's buffers of parameter i."""
-        found = self._found(self._arena.parameters[i])
-        return bool(found) and all(a is b for a, b in zip(found, self._arena.buffers[i], strict=True))
-
-    def _hold(self, i: int) -> None:
-        """Puts the arena's buffers of parameter i into `state`."""
-        entry = self.state[self._arena.parameters[i]]
-        entry.update(zip(self.state_keys, self._arena.buffers[i], strict=True))
-        entry.pop("step", None)  # the arena counts
-
-    def _expanded_state(self) -> defaultdict[Tensor, dict]:
-        """`state` in the shapes of the parameters, without that of parameters whose first step was skipped.
-
-        Views of the arena, unless state is live.
-        """
-        kept = defaultdict(dict, {p: dict(entry) for p, entry in self.state.items()})
-        arena = self._arena
-        if arena is None or not kept:
-            return kept
-        for i, (p, steps) in enumerate(zip(arena.parameters, arena.step_counts(), strict=True)):
-            if self._is_ours(i):
-                kept[p].update(zip(self.state_keys, arena.read(i), strict=True))
-                if self.counts_steps:
-                    kept[p]["step"] = torch.tensor(float(steps))
-                if not steps:
-                    del kept[p]
-        return kept
-
-    def _check_shapes(self, state: Mapping[Tensor, dict], message: str) -> None:
-        """SettingError for a buffer of another shape than its parameter."""
-        for name, p in zip(self._names(), self._all_parameters(), strict=True):
-            for key in self.state_keys:
-                found = state[p].get(key) if p in state else None
-                if found is not None and found.shape != p.shape:
-                    key, found, shape = key.replace("_buffer", ""), tuple(found.shape), tuple(p.shape)
-                    raise SettingError(message.format(name=name, key=key, found=found, shape=shape))
-
-    @torch.no_grad()
-    def _adopt_state(self, gradients: list[Tensor | None] | None = None) -> None:
-        """Takes over what is found in `state`, and puts ours there for the gradients that will begin some."""
-        arena = self._arena
-        for i in self._waiting():
-            found = self._found(arena.parameters[i])
-            if found is not None:
-                arena.write(i, [tensor.detach() for tensor in found])
-                arena.set_steps(i, int(self.state[arena.parameters[i]].get("step", 1)))
-                self._last_written = None  # what was copied in may be nonzero under the mask
-            elif gradients is None or gradients[i] is None:
-                continue
-            else:
-                arena.set_steps(i, 0)
-            self._hold(i)
-        self._remember_state()
-
-    def _waiting(self) -> list[int]:
-        """The parameters that keep state and whose buffers in `state`, if any, are not ours."""
-        keeps = list(map(self.keeps_state, self.param_groups))
-        return [i for i in range(len(self._arena.parameters)) if keeps[self._group_of[i]] and not self._is_ours(i)]
-
-    def _remember_state(self) -> None:
-        self._seen, self._without = self._state_now(), self._waiting()
-
-    def _state_now(self) -> tuple[list[int], list[bool]]:
-        # In every step, so without hashing tensors.
-        held = [id(tensor) for entry in self.state.values() for tensor in entry.values()]
-        return held, list(map(self.keeps_state, self.param_groups))
-
-    def _written(self, addresses: np.ndarray) -> tuple:
+    def _written(self, addresses: np.ndarray | None) -> tuple:
         """Differs once torch has counted a write to a parameter, or one has got other memory."""
         parameters = self._arena.parameters
-        return [p._version for p in parameters], addresses[: len(parameters)].tobytes()
+        return [p._version for p in parameters], addresses is not None and addresses[: len(parameters)].tobytes()
 
     def _from_scaler(self, name: str) -> Tensor | None:
         """What `torch.amp.GradScaler` sets for the time of a step. Without any gradient it is a plain number."""
@@ -410,21 +289,3 @@ class MaskedOptimizer(torch.optim.Optimizer):
                 "it is of an earlier state of the model; call zero_grad() first"
             )
         return gradient if same_order(gradient, parameter) else torch.empty_like(parameter).copy_(gradient.detach())
-
-    def _names(self) -> list[str]:
-        return [
-            name
-            for g, group in enumerate(self.param_groups)
-            for name in group.get("param_names", [f"parameter {i} of group {g}" for i in range(len(group["params"]))])
-        ]
-
-    def _by_name(self) -> dict[str, Tensor] | None:
-        if any("param_names" not in group for group in self.param_groups):
-            return None
-        return dict(zip(self._names(), self._all_parameters(), strict=True))
-
-    def _all_parameters(self) -> list[Tensor]:
-        return list(chain.from_iterable(group["params"] for group in self.param_groups))
-
-    def _masks(self) -> list[Tensor | None]:
-        return [None if self._mask is None else self._mask.get(name) for name in self._names()]

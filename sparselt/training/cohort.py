@@ -1,4 +1,4 @@
-"""Several networks of one shape trained side by side on one device; each gets, to the bit, what it gets alone."""
+"""Several networks of one architecture trained side by side on one device, each to the bits that it gets alone."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ _TIMED = 20  # steps
 
 @dataclass(frozen=True)
 class Member:
-    """What one network of a cohort starts from, and who watches it.
+    """The start of one network of a cohort, and the callback that watches it.
 
     Args:
         recipe: the cohort's, but for the schedule.
@@ -62,8 +62,8 @@ class Cohort:
     On a GPU the step is one CUDA graph (`captured`); a new start is copied into its memory, so nothing is captured
     again for another level, mask, seed or learning rate. On a CPU the same step runs eagerly, network after network.
 
-    The networks must draw nothing at random. Modules known to draw are refused; what a forward pass draws by functions,
-    such as `F.dropout` or `torch.rand`, is not seen, and such networks get other numbers together than alone.
+    The networks must not draw random numbers. Modules known to draw them are refused. Functions such as `F.dropout` or
+    `torch.rand` in a forward pass are not noticed, and such networks get other numbers together than alone.
 
     Args:
         models: K networks of one architecture, on the loader's device. Their weights do not matter.
@@ -87,7 +87,7 @@ class Cohort:
         if against := reason_against_loader(loader, recipe):
             raise SettingError(f"a cohort cannot train so: {against}")
         self._recipe, self._loader = recipe, loader
-        self._newest: object = None  # whatever run began last: the networks' memory is its own
+        self._newest: object = None  # the run that began last, which owns the memory of the networks
         forwards = forward_passes(models, recipe)
         self._branches = [
             Branch(model, forward, loader, recipe) for model, forward in zip(models, forwards, strict=True)
@@ -123,12 +123,12 @@ class Cohort:
     def train(self, members: Sequence[Member]) -> Iterator[tuple[int, nn.Module, Trained | TrainingError]]:
         """Trains up to K members and yields each when it is done: its place, its network, what was measured.
 
-        The network stands as trained until the next is asked for, of this run or another. A member that diverged comes
-        with the error; its NaN touch nobody else. Every network begins in train mode, as `loop.train` has it, and
-        `on_step` must leave it so: an eager step goes by the mode, a captured one is train mode's whatever it is.
+        The network keeps its trained weights until the next one is asked for, of this run or another. A member that
+        diverged comes with its error; its NaN reach no other network. Every network begins in train mode, as in
+        `loop.train`, and `on_step` must leave it in train mode, which a captured step cannot notice otherwise.
 
-        A cohort has memory for one run: a call of this or of `images_per_second` ends the run before, which raises a
-        SettingError when it is asked to go on.
+        A cohort has memory for one run. The next call of this or of `images_per_second` ends the run before, which then
+        raises a SettingError when it is asked to go on.
 
         The members are checked by the call itself, before anything is written.
 
@@ -161,6 +161,7 @@ class Cohort:
                 branch = branches[k]
                 members[k].on_step(branch.step, networks[k])
                 self._check_newest(run)
+                result: Trained | TrainingError
                 try:
                     result = trained(branch.last_losses(), branch.step - branch.start_step, branch.step)
                 except TrainingError as error:
@@ -169,7 +170,7 @@ class Cohort:
                 self._check_newest(run)
 
     def _check_newest(self, run: object) -> None:
-        """SettingError unless the networks are still this run's: whenever the caller has had the word."""
+        """SettingError if another run has begun in the networks' memory. Called after every callback and yield."""
         if run is not self._newest:
             raise SettingError(
                 "this run of the cohort cannot go on: another run has begun in its memory since; "
@@ -177,7 +178,7 @@ class Cohort:
             )
 
     def _run(self, branches: Sequence[Branch]) -> None:
-        """One step of these branches; a captured one makes the others idle along."""
+        """One step of these branches. A captured step also computes the idle ones."""
         with pinned_algorithms():
             if self._graph is not None:
                 self._graph.replay()
