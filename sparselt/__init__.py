@@ -16,19 +16,7 @@ _HOME = {
     "prunable_parameters": "sparselt.pruning",
 }
 
-_ROOMS = (
-    "analysis",
-    "data",
-    "experiments",
-    "kernels",
-    "models",
-    "optim",
-    "report",
-    "reproduce",
-    "runs",
-    "siblings",
-    "training",
-)
+_ROOMS = ("analysis", "data", "experiments", "kernels", "models", "report", "reproduce", "runs", "siblings", "training")
 
 __all__ = ["SparseltError", "__version__", *_HOME]
 

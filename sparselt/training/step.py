@@ -111,7 +111,7 @@ class Branch:
         self._clock += 1
 
     def last_losses(self) -> Tensor:
-        """float32, the batch losses of the last epoch in order, or of all steps if there were fewer. Waits for a GPU."""
+        """float32, the batch losses of the last epoch in order, or of all steps if fewer. Waits for a GPU."""
         last = min(self.step - self.start_step, len(self._order))
         return self._losses.cpu()[torch.arange(self.step - last, self.step) % len(self._order)]
 
