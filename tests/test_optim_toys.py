@@ -2,6 +2,9 @@
 
 import copy
 import itertools
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -241,6 +244,40 @@ def test_the_kernel_of_a_toy_passes_torchs_own_checks(live_state):
     Adam.operation(*copy.deepcopy(tensors), **options)
     operator = torch.ops.sparselt.toy_adam.default
     torch.library.opcheck(operator, (*tensors, [0, 1024], [0, 0], False, True), kwargs=options)
+
+
+def test_an_edited_rule_is_compiled_anew(tmp_path):
+    # Numba's cache does not see that another file has changed.
+    program = """
+import torch, own
+from sparselt.kernels._optimizer.layout import pack_mask
+weight = torch.zeros(3)
+rows = torch.tensor([[1.0, 1.0]])
+own.operation([weight], [torch.ones(3)], torch.zeros(0, 1024), pack_mask(torch.ones(1024).bool()), rows)
+print(weight.tolist())
+"""
+    rule = """
+from typing import NamedTuple
+from sparselt.kernels._optimizer import Operation
+FACTOR = {factor}
+class Columns(NamedTuple):
+    lr: float
+    sign: float
+def rule(h, weight, gradient, state, step):
+    return weight - FACTOR * h.lr * gradient, ()
+operation = Operation("own", Columns, 0, rule)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    for factor in (2.0, 2.0, 3.0):
+        (tmp_path / "own.py").write_text(rule.format(factor=factor))
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", program],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.stdout.strip() == str([-factor] * 3), done.stderr
 
 
 def test_an_optimizer_without_a_rule_for_a_gpu_says_so():

@@ -91,7 +91,12 @@ def check(
     # Live state is shorter than the arena, whose length only the mask tells then.
     length = len(mask) * (1 if device.type == "cpu" else 8) if options.live_state else state.shape[-1]
     for i, (p, gradient, offset, group) in enumerate(zip(parameters, gradients, offsets, groups, strict=True)):
-        _check_gradient(i, p, gradient)
+        check_gradient(f"parameter {i}", p, gradient)
+        if not same_order(p, gradient):
+            raise ValueError(
+                f"the gradient of parameter {i} has strides {gradient.stride()}, the parameter {p.stride()}: "
+                "copy it to these first"
+            )
         if offset % PAD or not 0 <= offset <= length - p.numel():
             raise ValueError(
                 f"offset {offset} of parameter {i}: expected a multiple of {PAD} inside the arena of {length}"
@@ -155,14 +160,15 @@ def check_parameters(parameters: Sequence[Tensor], names: Sequence[str]) -> None
         raise ValueError(f"{names[i]} and {names[j]} share memory: give each a storage of its own, or pass one only")
 
 
-def _check_gradient(i: int, p: Tensor, g: Tensor) -> None:
+def check_gradient(name: str, p: Tensor, g: Tensor) -> None:
+    """ValueError unless `g` can be the gradient of `p`, which is called `name`; its memory order is not looked at."""
+    if g.layout != torch.strided:
+        raise ValueError(f"the gradient of {name} is {g.layout}: expected a dense one")
     if (g.shape, g.device, g.dtype) != (p.shape, p.device, p.dtype):
         raise ValueError(
-            f"gradient {i} is {g.dtype} {tuple(g.shape)} on {g.device}, "
-            f"its parameter {p.dtype} {tuple(p.shape)} on {p.device}"
+            f"the gradient of {name} is {g.dtype} {tuple(g.shape)} on {g.device}, the parameter {p.dtype} "
+            f"{tuple(p.shape)} on {p.device}: if it is of an earlier state of the model, call zero_grad() first"
         )
-    if not same_order(p, g):
-        raise ValueError(f"gradient {i} has strides {g.stride()}, its parameter {p.stride()}: copy it to these first")
 
 
 def _compiling() -> bool:

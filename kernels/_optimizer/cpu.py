@@ -9,6 +9,7 @@ import hashlib
 import operator
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,10 +34,11 @@ TAKEN = 32  # blocks a thread takes at a time
 # Fields of a job, before the columns of its parameters: `NEXT` is the counter that `share` resets.
 NEXT, BLOCKS, PARAMETERS, STATE, STRIDE, MASK, TABLE, STEPS, HYPERPARAMETERS, GROUPS, FLAGS, HEADER = range(12)
 FIRST_STEP, REWRITE, LIVE_STATE = 1, 2, 4
+ALWAYS, NEVER = -1, -2  # groups have state, where no column says so
 WEIGHTS, GRADIENTS, OFFSETS, SIZES, GROUP, FIRST_BLOCK = range(6)  # rows of the columns
 LONG, DOUBLE, COUNTS = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int32)
 
-# Not cached one by one: the callback around them is, under a key that knows the rule.
+# Only the callback around these functions is cached, under a key that knows the rule.
 inlined = njit(nogil=True, error_model="numpy")
 
 
@@ -87,7 +89,7 @@ class _Job:
         )
 
 
-_rules: dict[type, Callable] = {}  # by their columns, which is how a compiled function knows its rule
+_operations: dict[type, "Operation"] = {}  # by their columns, from which a compiled function knows its rule
 
 
 @lru_cache
@@ -96,22 +98,27 @@ def _body(operation: "Operation", dtype: torch.dtype):
     like, wide = AS[dtype], AS[wide]
     number = wide.dtype.type
     names = operation.columns._fields
-    kept = names.index(operation.kept_by) if operation.kept_by else -1
+    kept = names.index(operation.kept_by) if operation.kept_by else ALWAYS if operation.buffers else NEVER
     row = operation.columns(*(number(0) for _ in names))
-    nothing = (number(0),) * operation.buffers
-    code = operation.rule.__code__
-    # Numba's cache sees the callback and what it closes over, so this number stands there for the text of the rule.
-    version = int(hashlib.sha256(code.co_code + repr((code.co_consts, code.co_names)).encode()).hexdigest()[:15], 16)
-    _rules[operation.columns] = operation.rule
+    nothing = (number(0),) * max(1, operation.buffers)  # Numba has no loops over an empty tuple
+    version = _version(operation.rule)
+    _operations[operation.columns] = operation
     return callback(lambda job: _work(job, like, wide, row, nothing, kept, version))
+
+
+def _version(rule: Callable) -> int:
+    """A number for the text of the rule and of its file. Numba's cache knows the callback by what it closes over."""
+    code, file = rule.__code__, Path(rule.__code__.co_filename)
+    text = code.co_code + repr(code.co_consts).encode() + (file.read_bytes() if file.is_file() else b"")
+    return int(hashlib.sha256(text).hexdigest()[:15], 16)
 
 
 @inlined
 def _work(job_pointer, like, wide, row, nothing, kept, version):
     """What each thread does: takes blocks until none is left.
 
-    like: the type of weights, wide: of state. row: the type of a row of hyperparameters. nothing: as many zeros as a
-    weight has numbers of state.
+    like: the type of weights, wide: of state. row: the type of a row of hyperparameters. nothing: the state of a
+    weight, all zeros. kept: the column that is 0 for a group without state, or `ALWAYS` or `NEVER`.
     """
     number = wide.dtype.type
     job = carray(job_pointer, HEADER)
@@ -134,7 +141,7 @@ def _work(job_pointer, like, wide, row, nothing, kept, version):
             h = row
             for c in range(len(row)):
                 h = tuple_setitem(h, c, number(hyperparameters[columns[GROUP, t], c]))
-            keeps = len(nothing) > 0 and (kept < 0 or hyperparameters[columns[GROUP, t], kept] != 0)
+            keeps = kept == ALWAYS or (kept != NEVER and hyperparameters[columns[GROUP, t], kept] != 0)
             while block < end:
                 start = (block - columns[FIRST_BLOCK, t]) * PAD
                 size, at = min(PAD, columns[SIZES, t] - start), columns[OFFSETS, t] + start
@@ -193,7 +200,7 @@ def _without_state(weights, gradients, live, full, h, nothing):
 @inlined
 def _with_state(weights, gradients, state, live, full, h, nothing, step):
     zero = h.sign - h.sign
-    if step == 1:  # there may be anything yet in the arena
+    if step == 1:  # the arena may hold anything yet
         state[:, : weights.size] = zero
     for i in range(weights.size):
         before = nothing
@@ -235,5 +242,8 @@ def _apply(h, weight, gradient, state, step):
 
 @overload(_apply)
 def _apply_overload(h, weight, gradient, state, step):
-    rule = inlined(_rules[h.instance_class])
-    return lambda h, weight, gradient, state, step: rule(h, weight, gradient, state, step)
+    operation = _operations[h.instance_class]
+    rule = inlined(operation.rule)
+    if operation.buffers:
+        return lambda h, weight, gradient, state, step: rule(h, weight, gradient, state, step)
+    return lambda h, weight, gradient, state, step: (rule(h, weight, gradient, (), step)[0], state)

@@ -12,6 +12,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from sparselt.errors import SettingError
 from sparselt.kernels._optimizer import Launch
+from sparselt.kernels._optimizer.arguments import check_gradient
 from sparselt.kernels._order import same_order
 from sparselt.optim._arena import check_mask
 from sparselt.optim._arena_optimizer import ArenaOptimizer
@@ -83,9 +84,9 @@ class MaskedOptimizer(ArenaOptimizer):
         Raises SettingError and MaskError, naming the network.
         """
         networks = list(networks)
-        known = {name: option.default for name, option in inspect.signature(cls).parameters.items()}
-        pairs = [name for name, default in known.items() if isinstance(default, tuple)]
-        known = {name: default for name, default in known.items() if name not in ("params", "mask")}
+        defaults = {name: option.default for name, option in inspect.signature(cls).parameters.items()}
+        known = [name for name in defaults if name not in ("params", "mask")]
+        pairs = [name for name in known if isinstance(defaults[name], tuple)]
         groups, shared = groups_of_networks(networks, options, known, pairs)
         return cls(groups, mask=mask_of_networks(networks, masks), **shared)
 
@@ -278,14 +279,8 @@ class MaskedOptimizer(ArenaOptimizer):
         if gradient is None:
             return None
         parameter = self._arena.parameters[i]
-        if gradient.layout != torch.strided:
-            raise SettingError(
-                f"the gradient of {self._names()[i]} is {gradient.layout}: {type(self).__name__} needs a dense one"
-            )
-        if (gradient.shape, gradient.dtype, gradient.device) != (parameter.shape, parameter.dtype, parameter.device):
-            raise SettingError(
-                f"the gradient of {self._names()[i]} is {gradient.dtype} {tuple(gradient.shape)} on {gradient.device}, "
-                f"the parameter {parameter.dtype} {tuple(parameter.shape)} on {parameter.device}: "
-                "it is of an earlier state of the model; call zero_grad() first"
-            )
+        try:
+            check_gradient(self._names()[i], parameter, gradient)
+        except ValueError as error:
+            raise SettingError(str(error)) from error
         return gradient if same_order(gradient, parameter) else torch.empty_like(parameter).copy_(gradient.detach())

@@ -150,8 +150,8 @@ def arguments(**changes):
     ("changes", "message"),
     [
         ({"gradients": [torch.ones(5)]}, "2 parameters, 1 gradients"),
-        ({"gradients": [torch.ones(5), torch.ones(3, 4)]}, "gradient 1"),
-        ({"gradients": [torch.ones(5), torch.ones(3, 4).t()]}, r"gradient 1 has strides \(1, 4\)"),
+        ({"gradients": [torch.ones(5), torch.ones(3, 4)]}, "gradient of parameter 1"),
+        ({"gradients": [torch.ones(5), torch.ones(3, 4).t()]}, r"gradient of parameter 1 has strides \(1, 4\)"),
         ({"parameters": [torch.ones(5), torch.ones(4, 3).double()]}, "parameter 1 is torch.float64"),
         ({"parameters": [torch.ones(5).half()] * 2}, "parameter 0 is torch.float16"),
         ({"parameters": [torch.ones(5), torch.ones(4, 6)[:, ::2]]}, "parameter 1 has shape"),
