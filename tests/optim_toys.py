@@ -1,10 +1,31 @@
-"""Optimizers as a user may write them, each a rule of ten lines or fewer: Lion, with one buffer, Adam, with two."""
+"""Optimizers as a user may write them, each a rule of ten lines or fewer, with no buffer, one and two."""
 
 import math
 from typing import NamedTuple
 
 from sparselt.kernels._optimizer import Operation
 from sparselt.optim import MaskedOptimizer
+
+
+class SignColumns(NamedTuple):
+    lr: float
+    sign: float
+
+
+def sign_descent(h, weight, gradient, state, step):
+    """Bernstein et al. 2018 (signSGD), Algorithm 1."""
+    return weight - h.lr * (0.0 if gradient == 0 else math.copysign(1.0, gradient)), ()
+
+
+class SignSGD(MaskedOptimizer):
+    operation = Operation("toy_sign", SignColumns, 0, sign_descent)
+
+    def __init__(self, params, lr=1e-3, mask=None):
+        super().__init__(params, {"lr": lr}, mask)
+
+    @staticmethod
+    def columns(group, number):
+        return SignColumns(number(group["lr"]), 1.0)
 
 
 class LionColumns(NamedTuple):

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from optim_cases import assert_same_weights, give_gradients, network, random_mask
-from optim_toys import Adam, Lion
+from optim_toys import Adam, Lion, SignSGD
 from torch import Tensor, nn
 
 from sparselt.errors import SettingError
@@ -31,6 +31,29 @@ class PlainLion:
                 update = (self.betas[0] * average + (1 - self.betas[0]) * p.grad).sign()
                 p.copy_(live * (p - self.lr * (update + self.decay * p)))
                 average.copy_(live * (self.betas[1] * average + (1 - self.betas[1]) * p.grad))
+
+
+def test_a_rule_without_state_keeps_none():
+    ours, theirs = network(), network()
+    mask = random_mask(ours)
+    optimizer = SignSGD(ours.named_parameters(), lr=0.1, mask=mask)
+    for step in range(3):
+        give_gradients(ours, step, missing=0.2)
+        give_gradients(theirs, step, missing=0.2)
+        optimizer.step()
+        with torch.no_grad():
+            for name, p in theirs.named_parameters():
+                update = 0 if p.grad is None else 0.1 * p.grad.sign()
+                p.copy_(mask.get(name, torch.ones(())) * (p - update))
+    assert_same_weights(ours, theirs)
+    assert not optimizer.state and not optimizer.named_state()
+    resumed = SignSGD(network().named_parameters(), lr=7.0)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert resumed.param_groups[0]["lr"] == 0.1
+    optimizer.set_mask(None)
+    give_gradients(ours, 9)
+    optimizer.step()
+    assert all((p != 0).all() for p in ours.parameters())
 
 
 @pytest.mark.parametrize("live_state", [False, True])

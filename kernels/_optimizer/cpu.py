@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numba import carray, njit
+from numba import carray, njit, types
 from numba.cpython.unsafe.tuple import tuple_setitem
-from numba.extending import overload
+from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from .._compile import callback
@@ -207,6 +207,7 @@ def _with_state(weights, gradients, state, live, full, h, nothing, step):
         for k in range(len(nothing)):
             before = tuple_setitem(before, k, state[k, i])
         weight, after = _apply(h, read(weights, i), h.sign * read(gradients, i), before, step)
+        after = _alike(after, zero)
         stays = full or live[i] != 0
         for k in range(len(nothing)):
             state[k, i] = after[k] if stays else zero
@@ -247,3 +248,15 @@ def _apply_overload(h, weight, gradient, state, step):
     if operation.buffers:
         return lambda h, weight, gradient, state, step: rule(h, weight, gradient, state, step)
     return lambda h, weight, gradient, state, step: (rule(h, weight, gradient, (), step)[0], state)
+
+
+@intrinsic
+def _alike(typing_context, numbers, like):
+    """The tuple of numbers, each in the type of `like`: a rule computes in float64 where it has an integer."""
+    kind = types.UniTuple(like, len(numbers))
+
+    def codegen(context, builder, signature, arguments):
+        parts = [(builder.extract_value(arguments[0], k), numbers[k]) for k in range(len(numbers))]
+        return context.make_tuple(builder, kind, [context.cast(builder, part, own, like) for part, own in parts])
+
+    return kind(numbers, like), codegen

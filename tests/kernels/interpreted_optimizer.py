@@ -1,4 +1,4 @@
-"""The Triton kernel of masked optimizers with a rule of two buffers, in Triton's interpreter, against the CPU pass.
+"""The Triton kernel of masked optimizers with two buffers and with none, in Triton's interpreter, against the CPU pass.
 
 Run by test_interpreter.py.
 """
@@ -6,7 +6,7 @@ Run by test_interpreter.py.
 import pytest
 import torch
 from kernel_cases import Case
-from two_buffers import operation
+from two_buffers import operation, without_state
 
 from sparselt.kernels._optimizer import Launch, gpu
 from sparselt.kernels._optimizer.layout import Layout, block_table, pack_bits, pack_mask
@@ -53,3 +53,23 @@ def test_two_buffers_match_the_cpu(mask, live_state):
         if not live_state:
             written = row[~one.live()]
             assert not written[~written.isnan()].any()  # what is still NaN is padding, which nobody reads
+
+
+@pytest.mark.parametrize("mask", ["random", "few", "empty", "full"])
+def test_a_rule_without_state_matches_the_cpu(mask):
+    one, other = (Case(SHAPES, "channels last", mask, special=False) for _ in range(2))
+    for case, pack in ((one, pack_bits), (other, pack_mask)):
+        steps = torch.zeros(case.length // 1024, dtype=torch.int32)
+        launch = Launch(
+            layout=Layout([p.numel() for p in case.parameters], case.offsets, [0] * len(case.parameters)),
+            dtype=torch.float32,
+            addresses=addresses_of(case.parameters, case.gradients[0]),
+            state=torch.zeros(0, case.length),
+            mask=pack(case.live()),
+            hyperparameters=torch.tensor([[0.1, 1.0]]),
+            steps=steps,
+        )
+        gpu.step(without_state, launch) if case is one else without_state.launch(launch)
+        assert not steps.any()
+    for p, q in zip(one.parameters, other.parameters, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)

@@ -72,8 +72,9 @@ def test_live_momentum_of_a_block_that_lives_whole_is_moved_16_bytes_at_a_time()
 
 @pytest.mark.parametrize("given", [OPTIONAL[1:], OPTIONAL], ids=["dense", "live"])
 @pytest.mark.parametrize("target", [*NVIDIA, AMD], ids=target_name)
-def test_a_rule_with_two_buffers_spills_nothing(target, given, tmp_path):
-    assert_no_spills(masked_sgd(target, given=given, optimizer=two_buffers.operation), tmp_path, registers=96)
+@pytest.mark.parametrize("optimizer", [two_buffers.operation, two_buffers.without_state], ids=["two buffers", "none"])
+def test_rules_with_other_numbers_of_buffers_spill_nothing(optimizer, target, given, tmp_path):
+    assert_no_spills(masked_sgd(target, given=given, optimizer=optimizer), tmp_path, registers=96)
 
 
 def augment(target, *, channels_last=True, bfloat16=False, tensors=False):

@@ -1,4 +1,4 @@
-"""A rule with two buffers and a count of steps, on both devices, for the tests of what masked optimizers share."""
+"""Rules with two buffers and with none, on both devices, for the tests of what masked optimizers share."""
 
 import math
 from typing import NamedTuple
@@ -27,3 +27,21 @@ def gpu_rule():
 
 
 operation = Operation("two_buffers", Columns, 2, rule, gpu_rule)
+
+
+class FewColumns(NamedTuple):
+    lr: float
+    sign: float
+
+
+def rule_without_state(h, weight, gradient, state, step):
+    return weight - h.lr * gradient, ()
+
+
+def gpu_rule_without_state():
+    from two_buffers_on_gpu import rule_without_state
+
+    return rule_without_state
+
+
+without_state = Operation("no_buffer", FewColumns, 0, rule_without_state, gpu_rule_without_state)
