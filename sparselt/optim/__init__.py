@@ -28,13 +28,20 @@ _HOME = {
 }
 
 
+class OptimizerSchedule(Protocol):
+    """What `build_optimizer` reads of a `sparselt.training.schedule.Schedule`: its highest learning rate."""
+
+    @property
+    def peak(self) -> float: ...
+
+
 class OptimizerRecipe(Protocol):
     """What `build_optimizer` reads of a `sparselt.training.recipe.Recipe`, besides the optimizer's `recipe_options`."""
 
     @property
     def optimizer(self) -> str: ...
     @property
-    def schedule(self) -> Any: ...  # with the learning rate `peak`
+    def schedule(self) -> OptimizerSchedule: ...
 
 
 def check_optimizer(name: str) -> None:
