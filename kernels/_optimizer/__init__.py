@@ -34,8 +34,8 @@ class Operation:
     buffers: how many numbers of state a weight has, 0 or more.
     rule: `rule(h, weight, gradient, state, step)`, a Python function that Numba can compile. It returns the new weight
         and a tuple of the new state. h: a row, by name. gradient: multiplied by h.sign. state: a tuple of `buffers`
-        numbers, 0 in the first step. step: the parameter's count of steps with this one, from 1. An integer other than in a
-        comparison makes Numba compute in float64, also for float32 weights.
+        numbers, 0 in the first step. step: the parameter's count of steps with this one, from 1. An integer in
+        arithmetic makes Numba compute in float64, also for float32 weights.
     gpu_rule: a function without arguments that imports and returns the same rule in Triton, see `gpu.masked_kernel`;
         None: CPU only.
     kept_by: the column that is 0 for a group without state; its state is not touched and each of its steps is step 1.
