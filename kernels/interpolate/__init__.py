@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..masked_sgd import is_dense, same_order
+from .._order import is_dense, same_order
 
 _library = torch.library.Library("sparselt", "FRAGMENT")
 _library.define(

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..masked_sgd import is_dense, same_order
+from .._order import is_dense, same_order
 
 Scope = Literal["global", "layerwise"]
 Rule = Literal["exact", "open_lth"]

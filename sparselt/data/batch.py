@@ -83,7 +83,14 @@ def normalized(images: torch.Tensor, indices: torch.Tensor, transform) -> torch.
 
 
 def augmented(
-    images: torch.Tensor, indices: torch.Tensor, transform, *, seed: int, epoch: int, padding: int, flip: bool
+    images: torch.Tensor,
+    indices: torch.Tensor,
+    transform,
+    *,
+    seed: int | torch.Tensor,
+    epoch: int | torch.Tensor,
+    padding: int,
+    flip: bool,
 ) -> torch.Tensor:
     """Padded, cropped and flipped by (seed, epoch, index), then normalised as `transform` says."""
     from sparselt.kernels import augment

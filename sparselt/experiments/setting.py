@@ -93,6 +93,9 @@ class Setting:
     milestones: tuple[int, ...] = value((), step=True, help="steps at which the rate falls", shown=_by_steps)
     lr_factor: float = value(10.0, above=0, help="what it is divided by", shown=_by_steps)
     warmup_steps: int = value(0, least=0, step=True, help="steps over which the rate rises")
+    optimizer: str = value(
+        "sgd", omit_default=True, shown=lambda setting: setting.optimizer != "sgd", help="a module of `sparselt.optim`"
+    )
     momentum: float = value(0.9, least=0, below=1, help="of SGD")
     weight_decay: float = value(1e-4, least=0, help="of SGD")
     nesterov: bool = value(False, help="of SGD")
@@ -144,7 +147,7 @@ class Setting:
     @property
     def recipe(self) -> Recipe:
         """The hyperparameters of each training."""
-        names = {f.name for f in dataclasses.fields(Recipe)} - {"schedule", "techniques"}
+        names = {f.name for f in dataclasses.fields(Recipe)} - {"schedule", "techniques", "optimizer"}
         schedule = Schedule(self.schedule, self.lr, self.milestones, self.lr_factor, self.warmup_steps)
         values = {name: getattr(self, name) for name in names}
         return Recipe(**values, schedule=schedule, techniques=TECHNIQUES[self.techniques])

@@ -202,7 +202,7 @@ class Train(OnImages):
             return best_size(speed)
 
     def _train_alone(self, task: Task) -> int:
-        from sparselt.optim import MaskedSGD
+        from sparselt.optim import build_optimizer
         from sparselt.training import loop
         from sparselt.training.captured import pinned_algorithms
         from sparselt.training.checkpoint import load_tensors, restore_momentum, save_momentum, save_tensors
@@ -212,15 +212,7 @@ class Train(OnImages):
         with cpu_threads(recipe.threads), pinned_algorithms():
             model, mask = self._start(task)
             model.to(self.device)
-            optimizer = MaskedSGD(
-                model.named_parameters(),
-                lr=recipe.schedule.peak,
-                momentum=recipe.momentum,
-                weight_decay=recipe.weight_decay,
-                nesterov=recipe.nesterov,
-                decoupled_weight_decay=recipe.decoupled_weight_decay,
-                mask=mask,
-            )
+            optimizer = build_optimizer(recipe, model.named_parameters(), mask)
             if self.momentum is not None:
                 restore_momentum(model, optimizer, load_tensors(task.path(self.momentum)))
 

@@ -1,7 +1,7 @@
 """Weights on disk: safetensors files with a network's parameters and buffers, momentum in a file of its own."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -58,23 +58,38 @@ def rewind_(model: nn.Module, checkpoint: Mapping[str, Tensor], mask: Mask | Non
 
 
 def save_momentum(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Writes the momentum of every parameter that has one, under the parameter's name."""
-    buffers = {
-        name: optimizer.state[parameter]["momentum_buffer"]
-        for name, parameter in model.named_parameters()
-        if optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
-    }
-    save_tensors(buffers, path)
+    """Writes the optimizer's state of every parameter that has one, under the names of `flat_state`."""
+    state = optimizer.state_dict()["state"]
+    save_tensors(flat_state({name: state[i] for i, name in _places(model, optimizer) if i in state}), path)
 
 
 def restore_momentum(model: nn.Module, optimizer: torch.optim.Optimizer, momentum: Mapping[str, Tensor]) -> None:
-    """Gives `optimizer` the momentum that `save_momentum` wrote; its mask stays in force."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    state = optimizer.state_dict()
-    index = 0
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if names[parameter] in momentum:
-                state["state"][index] = {"momentum_buffer": momentum[names[parameter]]}
-            index += 1
+    """Gives `optimizer` the state that `save_momentum` wrote; its mask stays in force."""
+    saved, state = nested_state(momentum), optimizer.state_dict()
+    state["state"].update({i: saved[name] for i, name in _places(model, optimizer) if name in saved})
     optimizer.load_state_dict(state)
+
+
+def flat_state(state: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """State by parameter name as one file holds it: "name" is SGD's momentum_buffer, "name:key" any other tensor."""
+    return {
+        name if key == "momentum_buffer" else f"{name}:{key}": tensor
+        for name, entry in state.items()
+        for key, tensor in entry.items()
+        if tensor is not None
+    }
+
+
+def nested_state(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """What `flat_state` was given."""
+    state: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in flat.items():
+        name, _, key = name.partition(":")
+        state.setdefault(name, {})[key or "momentum_buffer"] = tensor
+    return state
+
+
+def _places(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[int, str]]:
+    """The number of each parameter in the optimizer's `state_dict()`, with its name."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return enumerate(names[parameter] for group in optimizer.param_groups for parameter in group["params"])

@@ -1,4 +1,4 @@
-"""Several networks of one shape trained side by side on one device; each gets, to the bit, what it gets alone."""
+"""Several networks of one architecture trained side by side on one device, each to the bits that it gets alone."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from sparselt.data import ResidentTrainLoader
 from sparselt.errors import SettingError, TrainingError
-from sparselt.networks import mask_of_networks
-from sparselt.optim import MaskedSGD
+from sparselt.optim import MaskedOptimizer, build_optimizer_of_networks, mask_of_networks
 from sparselt.training.captured import capture, on_streams, pinned_algorithms
+from sparselt.training.checkpoint import flat_state, nested_state
 from sparselt.training.joining import check_networks, difference_in_shapes, reason_against_loader
 from sparselt.training.loop import Trained, forward_passes, trained
 from sparselt.training.recipe import Recipe
@@ -22,7 +22,7 @@ _TIMED = 20  # steps
 
 @dataclass(frozen=True)
 class Member:
-    """What one network of a cohort starts from, and who watches it.
+    """The start of one network of a cohort, and the callback that watches it.
 
     Args:
         recipe: the cohort's, but for the schedule.
@@ -30,7 +30,7 @@ class Member:
         state: weights and buffers at the start, all of them, on any device; masked weights are taken as 0.
         start_step: where clock and data position stand.
         mask: None: dense.
-        momentum: by parameter name, as `checkpoint.save_momentum` wrote it; None: zero. Parameters may be left out.
+        momentum: the optimizer's state, as `checkpoint.save_momentum` wrote it; None: zero. Parameters may be left out.
         on_step: called with the number of steps that have been made and the network, as `loop.train` does. On a GPU
             the host is ahead of the device: reading the network waits for it, doing nothing costs nothing.
     """
@@ -47,15 +47,13 @@ class Member:
 class Network:
     """A network in training, as `on_step` sees it."""
 
-    def __init__(self, branch: Branch, optimizer: MaskedSGD, begun: bool):
-        self.model, self._branch, self._optimizer, self._begun = branch.model, branch, optimizer, begun
+    def __init__(self, branch: Branch, optimizer: MaskedOptimizer, place: int):
+        self.model, self._optimizer, self._prefix = branch.model, optimizer, f"{place}."
 
     def momentum(self) -> dict[str, Tensor]:
-        """The momentum of each parameter that has one, by name: before the first step of those it was given with."""
-        if not self._begun and self._branch.step == self._branch.start_step:
-            return {}
-        buffers = {name: self._optimizer.state.get(p, {}) for name, p in self.model.named_parameters()}
-        return {name: state["momentum_buffer"] for name, state in buffers.items() if state}
+        """The optimizer's state of each parameter that has one, as `checkpoint.flat_state` names it."""
+        state = self._optimizer.named_state().items()
+        return flat_state({n.removeprefix(self._prefix): entry for n, entry in state if n.startswith(self._prefix)})
 
 
 class Cohort:
@@ -64,8 +62,8 @@ class Cohort:
     On a GPU the step is one CUDA graph (`captured`); a new start is copied into its memory, so nothing is captured
     again for another level, mask, seed or learning rate. On a CPU the same step runs eagerly, network after network.
 
-    The networks must draw nothing at random. Modules known to draw are refused; what a forward pass draws by functions,
-    such as `F.dropout` or `torch.rand`, is not seen, and such networks get other numbers together than alone.
+    The networks must not draw random numbers. Modules known to draw them are refused. Functions such as `F.dropout` or
+    `torch.rand` in a forward pass are not noticed, and such networks get other numbers together than alone.
 
     Args:
         models: K networks of one architecture, on the loader's device. Their weights do not matter.
@@ -89,19 +87,12 @@ class Cohort:
         if against := reason_against_loader(loader, recipe):
             raise SettingError(f"a cohort cannot train so: {against}")
         self._recipe, self._loader = recipe, loader
-        self._newest: object = None  # whatever run began last: the networks' memory is its own
+        self._newest: object = None  # the run that began last, which owns the memory of the networks
         forwards = forward_passes(models, recipe)
         self._branches = [
             Branch(model, forward, loader, recipe) for model, forward in zip(models, forwards, strict=True)
         ]
-        self._optimizer = MaskedSGD.of_networks(
-            models,
-            lr=[branch.rate for branch in self._branches],
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.nesterov,
-            decoupled_weight_decay=recipe.decoupled_weight_decay,
-        )
+        self._optimizer = build_optimizer_of_networks(recipe, models, [branch.rate for branch in self._branches])
         self._graph = None
         if captured if captured is not None else loader.device.type == "cuda":
             with pinned_algorithms():
@@ -132,12 +123,12 @@ class Cohort:
     def train(self, members: Sequence[Member]) -> Iterator[tuple[int, nn.Module, Trained | TrainingError]]:
         """Trains up to K members and yields each when it is done: its place, its network, what was measured.
 
-        The network stands as trained until the next is asked for, of this run or another. A member that diverged comes
-        with the error; its NaN touch nobody else. Every network begins in train mode, as `loop.train` has it, and
-        `on_step` must leave it so: an eager step goes by the mode, a captured one is train mode's whatever it is.
+        The network keeps its trained weights until the next one is asked for, of this run or another. A member that
+        diverged comes with its error; its NaN reach no other network. Every network begins in train mode, as in
+        `loop.train`, and `on_step` must leave it in train mode, which a captured step cannot notice otherwise.
 
-        A cohort has memory for one run: a call of this or of `images_per_second` ends the run before, which raises a
-        SettingError when it is asked to go on.
+        A cohort has memory for one run. The next call of this or of `images_per_second` ends the run before, which then
+        raises a SettingError when it is asked to go on.
 
         The members are checked by the call itself, before anything is written.
 
@@ -158,10 +149,7 @@ class Cohort:
             branch.idle()
         self._restart(members)
         running = list(range(len(members)))
-        networks = [
-            Network(branch, self._optimizer, member.momentum is not None)
-            for branch, member in zip(branches, members, strict=True)
-        ]
+        networks = [Network(branch, self._optimizer, k) for k, branch in enumerate(branches)]
         while running:
             for k in running:
                 members[k].on_step(branches[k].step, networks[k])
@@ -173,6 +161,7 @@ class Cohort:
                 branch = branches[k]
                 members[k].on_step(branch.step, networks[k])
                 self._check_newest(run)
+                result: Trained | TrainingError
                 try:
                     result = trained(branch.last_losses(), branch.step - branch.start_step, branch.step)
                 except TrainingError as error:
@@ -181,7 +170,7 @@ class Cohort:
                 self._check_newest(run)
 
     def _check_newest(self, run: object) -> None:
-        """SettingError unless the networks are still this run's: whenever the caller has had the word."""
+        """SettingError if another run has begun in the networks' memory. Called after every callback and yield."""
         if run is not self._newest:
             raise SettingError(
                 "this run of the cohort cannot go on: another run has begun in its memory since; "
@@ -189,7 +178,7 @@ class Cohort:
             )
 
     def _run(self, branches: Sequence[Branch]) -> None:
-        """One step of these branches; a captured one makes the others idle along."""
+        """One step of these branches. A captured step also computes the idle ones."""
         with pinned_algorithms():
             if self._graph is not None:
                 self._graph.replay()
@@ -210,26 +199,15 @@ class Cohort:
                 branch.compute()
         self._optimizer.step()
 
-    @torch.no_grad()
     def _restart(self, members: Sequence[Member]) -> None:
         """Momentum and masks of the members, written where a captured step reads them."""
-        optimizer = self._optimizer
-        arena = optimizer._current_arena()
-        if self._recipe.momentum:
-            arena.momentum.zero_()
-            arena.begun.zero_()
-            for i, parameter in enumerate(arena.parameters):
-                optimizer.state[parameter]["momentum_buffer"] = arena.buffers[i]
-            places = {name: i for i, name in enumerate(optimizer._names())}
-            for k, member in enumerate(members):
-                for name, momentum in (member.momentum or {}).items():
-                    i = places[f"{k}.{name}"]
-                    arena.write(i, momentum)
-                    arena.set_begun(i, True)
-        bits = arena.mask
         masks = [member.mask for member in members] + [None] * (self.size - len(members))
-        optimizer.set_mask(mask_of_networks([branch.model for branch in self._branches], masks))
-        arena.mask = bits.copy_(arena.mask)
+        state = {
+            f"{k}.{name}": entry
+            for k, member in enumerate(members)
+            for name, entry in nested_state(member.momentum or {}).items()
+        }
+        self._optimizer.restart(mask_of_networks([branch.model for branch in self._branches], masks), state)
 
     def _check(self, members: Sequence[Member]) -> None:
         if not 1 <= len(members) <= self.size:
@@ -257,10 +235,11 @@ class Cohort:
             return f"its start_step is {member.start_step}; expected 0 to {recipe.steps - 1}"
         if unlike := difference_in_shapes(member.state, model.state_dict()):
             return f"its state {unlike}"
-        if member.momentum and not recipe.momentum:
+        if member.momentum and not any(map(self._optimizer.keeps_state, self._optimizer.param_groups)):
             return "it brings momentum, and its recipe trains without"
-        parameters, momentum = dict(model.named_parameters()), member.momentum or {}
-        known = {name: parameter for name, parameter in parameters.items() if name in momentum}
+        momentum = {name: t for name, t in (member.momentum or {}).items() if not name.endswith(":step")}
+        parameters = {name: p for name, p in model.named_parameters()}
+        known = {name: parameters[n] for name in momentum if (n := name.partition(":")[0]) in parameters}
         if unlike := difference_in_shapes(momentum, known):
             return f"its momentum {unlike}"
         return ""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparselt.errors import SettingError, TrainingError
-from sparselt.optim import MaskedSGD
+from sparselt.optim import MaskedOptimizer
 from sparselt.training.recipe import PLAIN, Recipe, Techniques, training_side
 from sparselt.training.techniques import WeightAverage, resize, smoothed_bce
 
@@ -25,7 +25,7 @@ class Trained:
 
 def train(
     model: nn.Module,
-    optimizer: MaskedSGD,
+    optimizer: MaskedOptimizer,
     loader,
     recipe: Recipe,
     *,
@@ -41,7 +41,7 @@ def train(
 
     Args:
         model: the network, already rewound and masked.
-        optimizer: a `MaskedSGD` over the model's named parameters.
+        optimizer: from `sparselt.optim.build_optimizer`, over the model's named parameters.
         loader: `.steps_per_epoch` and `.epoch(e, start_step)`, see `sparselt.data`.
         on_step: called with the number of steps that have been made, before each step and once at the end.
         penalty: a differentiable scalar that every step adds to the loss, such as `Repulsion`. In full precision, once
@@ -80,7 +80,7 @@ def train(
 
 
 def trained(last_losses: Tensor, steps: int, step: int) -> Trained:
-    """What a training has measured that ends at `step` after `steps` steps. last_losses: of its last epoch's batches.
+    """The measurements of a training that ends at `step` after `steps` steps. last_losses: of its last epoch's batches.
 
     Raises:
         TrainingError: one of them is not finite.
@@ -123,12 +123,12 @@ def gradients(forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tenso
 def forward_passes(models: Sequence[nn.Module], recipe: Recipe) -> list[Callable[[Tensor], Tensor]]:
     """The networks' forward passes as the recipe wants them: as they are, or through `torch.compile`.
 
-    Every shape is compiled for itself. What cannot be compiled whole raises, where torch would fall back silently to
-    other arithmetic.
+    Each input shape is compiled on its own. A network that does not compile as one graph raises; torch would otherwise
+    fall back silently to other arithmetic.
     """
     if not recipe.compile:
         return list(models)
-    # What earlier trainings compiled must not count against torch's limit, past which it no longer compiles.
+    # Torch stops compiling at a limit of compiled graphs; those of earlier trainings must not count.
     torch.compiler.reset()
     return [torch.compile(model, fullgraph=True, dynamic=False) for model in models]
 
@@ -141,7 +141,9 @@ def evaluate(model: nn.Module, batches: Iterable, precision: str = "float32") ->
     """
     was_training = model.training
     model.eval()
-    wrong, loss, count = 0, 0.0, 0
+    wrong: Tensor | int = 0
+    loss: Tensor | float = 0.0
+    count = 0
     for images, labels, *_ in batches:
         with autocast(images.device, precision):
             outputs = model(images).float()

@@ -1,10 +1,11 @@
 """What one training is: everything that decides its result, as values."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from sparselt.models.initialization import Initialization, NormScale
+from sparselt.optim import check_optimizer
 from sparselt.training.schedule import Schedule
 
 
@@ -43,6 +44,7 @@ class Recipe:
         batch_size: images a step.
         steps: optimizer steps of a full training, from initialization.
         schedule: learning rate by step.
+        optimizer: a module of `sparselt.optim`. It takes those of the options below that it has.
         momentum, weight_decay, nesterov: as in `torch.optim.SGD`.
         decoupled_weight_decay: see `sparselt.MaskedSGD`; the ImageNet protocol of Paul et al. 2022.
         precision: `float32`, or `bfloat16` autocast.
@@ -55,6 +57,9 @@ class Recipe:
         compile: train through `torch.compile`. It rounds differently, so it is part of the training's identity. On a
             CPU it gains nothing: the step is 1.01 times as fast for ResNet-20 at 128 images in float32, 0.89 in
             bfloat16, 0.97 and 0.93 for the digits recipe (one thread, EPYC, torch 2.15). Not measured on a GPU.
+
+    Raises:
+        SettingError: there is no optimizer of that name.
     """
 
     model: str
@@ -73,6 +78,10 @@ class Recipe:
     micro_batches: int = 1
     rewound_momentum: Literal["zero", "restored"] = "zero"
     compile: bool = False
+    optimizer: str = field(default="sgd", metadata={"omit_default": True})
+
+    def __post_init__(self) -> None:
+        check_optimizer(self.optimizer)
 
 
 @dataclass(frozen=True)

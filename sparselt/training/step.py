@@ -1,7 +1,7 @@
-"""The step of one network whose data is on its device, and in which all that changes from step to step is data there.
+"""One training step whose order, learning rate and seeds live in device tensors, so that a CUDA graph can replay it.
 
-So a step can be captured in a CUDA graph once (`captured`) and replayed for every batch, epoch and level. On a CPU the
-same lines run eagerly and give, to the bit, what `loop.train` gives.
+It is captured once (`captured`) and replayed for every batch, epoch and level. On a CPU the same lines run eagerly and
+give the bits of `loop.train`.
 """
 
 import functools
@@ -24,10 +24,9 @@ _SPARE = 24  # steps without a training, which warm a capture up or are timed
 
 
 class Branch:
-    """A network, the resident data it sees, and where it stands.
+    """A network, the resident data it trains on, and its position in the training.
 
-    model: on the loader's device. `load` gives it another start; nothing is allocated anew then, so that a captured
-        step goes on with it.
+    model: on the loader's device. `load` gives it another start in the same memory, where a captured step reads it.
     forward: the model's forward pass, see `loop.forward_passes`.
     rate: float64 [], the learning rate, for the optimizer to read.
     """
@@ -44,7 +43,7 @@ class Branch:
         self._forward = forward
         self._images, self._labels, self._transform = loader._images, loader._labels, loader.transform
         self.rate = torch.full((), recipe.schedule.peak, dtype=torch.float64, device=device)
-        # A network that is done before others of its cohort idles, at rate 0, for at most as many steps again.
+        # A network that ends before others of its cohort goes on at rate 0, for at most as many steps again.
         self._rates = torch.zeros(2 * recipe.steps + _SPARE, dtype=torch.float64, device=device)
         self._clock = torch.zeros(1, dtype=torch.int64, device=device)
         self._epoch, self._seed = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
@@ -54,9 +53,9 @@ class Branch:
     def load(
         self, state: Mapping[str, Tensor], loader: "ResidentTrainLoader", recipe: "Recipe", start_step: int
     ) -> None:
-        """Stands at `start_step` of a training, with weights and buffers `state` and in train mode.
+        """Begins a training at `start_step`, with weights and buffers `state`, in train mode.
 
-        loader, recipe: may differ from those before in the seeds and in the schedule.
+        loader, recipe: may differ in the seeds and in the schedule from those of the training before.
         """
         self.model.train()
         with torch.no_grad():
@@ -71,7 +70,7 @@ class Branch:
         self._losses.zero_()
 
     def idle(self) -> None:
-        """Has no training to make: a captured step computes it all the same, and nobody looks."""
+        """Leaves the branch without a training. A captured step still computes it; the result is not used."""
         self.model.train()
         self._clock.zero_()
         self._rates.zero_()
@@ -82,7 +81,7 @@ class Branch:
         return self.step == self.recipe.steps
 
     def begin_step(self) -> None:
-        """What the host does before a step: once an epoch it sends the order. It waits for nothing."""
+        """Prepares a step on the host, without waiting for the device: once an epoch it sends the order."""
         epoch, position = divmod(self.step, len(self._order))
         if position == 0 or self.step == self.start_step:
             _send(_batches(self._loader.order_seed, epoch, self._loader.count, self.recipe.batch_size), self._order)
@@ -90,7 +89,7 @@ class Branch:
         self.step += 1
 
     def compute(self) -> None:
-        """Augmentation, forward and backward pass of the next batch; `rate` is then what the step is to be made with.
+        """Augmentation, forward and backward pass of the next batch; sets `rate` to the learning rate of the step.
 
         Reads and writes memory of this branch only, and decides nothing on the host.
         """
@@ -112,7 +111,7 @@ class Branch:
         self._clock += 1
 
     def last_losses(self) -> Tensor:
-        """float32, the batch losses of the last epoch in their order, or of all steps if there were fewer. Waits."""
+        """float32, the batch losses of the last epoch in order, or of all steps if fewer. Waits for a GPU."""
         last = min(self.step - self.start_step, len(self._order))
         return self._losses.cpu()[torch.arange(self.step - last, self.step) % len(self._order)]
 

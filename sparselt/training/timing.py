@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from sparselt.models import build_model
-from sparselt.optim import MaskedSGD
+from sparselt.optim import build_optimizer
 from sparselt.training.cpu import cpu_threads
 from sparselt.training.loop import autocast
 from sparselt.training.recipe import Recipe
@@ -29,7 +29,7 @@ def time_training(recipe: Recipe, classes: int, channels: int, size: int, device
     batch = max(2, min(recipe.batch_size, affordable))
     with cpu_threads(min(recipe.threads, len(os.sched_getaffinity(0)))):
         model = build_model(recipe.model, classes=classes, channels=channels, seed=0).to(device)
-        optimizer = MaskedSGD(model.named_parameters(), lr=1e-3, momentum=0.9)
+        optimizer = build_optimizer(recipe, model.named_parameters())
         images = torch.randn(batch, channels, size, size, device=device).to(memory_format=torch.channels_last)
         labels = torch.zeros(batch, dtype=torch.long, device=device)
 

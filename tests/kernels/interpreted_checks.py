@@ -8,8 +8,10 @@ import torch
 from far_memory import far_tensor
 from kernel_cases import Case, Options, assert_answers
 
+from sparselt.kernels._optimizer import Launch, gpu
+from sparselt.kernels._optimizer.layout import Layout
 from sparselt.kernels._tensors import addresses_of
-from sparselt.kernels.masked_sgd import Layout, block_table, gpu, pack_bits, padded_offsets
+from sparselt.kernels.masked_sgd import block_table, operation, pack_bits, padded_offsets
 
 SHAPES = [(16, 5, 3, 3), (5,), (40, 40), (), (1025,), (0,), (2048,)]
 
@@ -17,10 +19,19 @@ SHAPES = [(16, 5, 3, 3), (5,), (40, 40), (), (1025,), (0,), (2048,)]
 def launch(parameters, gradients, momentum, bits, rows, *, offsets=None, groups=None, first_step=False, **options):
     offsets = padded_offsets([p.numel() for p in parameters])[0] if offsets is None else offsets
     layout = Layout([p.numel() for p in parameters], offsets, groups or [0] * len(parameters))
-    given = {"rewrite": True, "blocks": None, "live_momentum": False, "begun": None, "grad_scale": None}
-    given = {**given, "found_inf": None, **options}
-    addresses = addresses_of(parameters, gradients)
-    gpu.step(layout, parameters[0].dtype, addresses, momentum, bits, rows, first_step, *given.values())
+    gpu.step(
+        operation,
+        Launch(
+            layout=layout,
+            dtype=parameters[0].dtype,
+            addresses=addresses_of(parameters, gradients),
+            state=momentum.view(1, -1),
+            mask=bits,
+            hyperparameters=rows,
+            first_step=first_step,
+            **options,
+        ),
+    )
 
 
 def run(case: Case, chosen: Options, live_momentum: bool = False, **options) -> torch.Tensor:
@@ -29,8 +40,8 @@ def run(case: Case, chosen: Options, live_momentum: bool = False, **options) -> 
     momentum = torch.full((places if live_momentum else case.length,), float("nan"))
     bits, rows = pack_bits(live), torch.tensor([chosen.row()])
     for i, gradients in enumerate(case.gradients):
-        options["blocks"], options["live_momentum"] = blocks, live_momentum
-        first = i == 0 and "begun" not in options
+        options["blocks"], options["live_state"] = blocks, live_momentum
+        first = i == 0 and "steps" not in options
         launch(case.parameters, gradients, momentum, bits, rows, first_step=first, **options)
     return momentum
 
@@ -66,25 +77,25 @@ def test_masked_sgd_in_bfloat16():
 def test_a_block_that_has_not_begun_makes_its_first_step():
     chosen = Options(dampening=0.5)
     one, other = Case(SHAPES, special=False), Case(SHAPES, special=False)
-    begun = torch.zeros(one.length // 1024, dtype=torch.uint8)
-    momentum = run(one, chosen, begun=begun)
-    assert begun.all()
+    steps = torch.zeros(one.length // 1024, dtype=torch.int32)
+    momentum = run(one, chosen, steps=steps)
+    assert steps.all()
     assert torch.equal(momentum[one.live()], run(other, chosen)[one.live()])
-    begun.zero_()
-    run(one, Options(momentum=0.0), begun=begun)
-    assert not begun.any()
+    steps.zero_()
+    run(one, Options(momentum=0.0), steps=steps)
+    assert not steps.any()
 
 
 def test_gradients_are_unscaled_and_a_step_with_an_infinity_changes_nothing():
     chosen = Options(weight_decay=0.1)
     one, other = Case(SHAPES, special=False, steps=1), Case(SHAPES, special=False, steps=1)
     other.gradients = [[g * 64 for g in gradients] for gradients in other.gradients]
-    scale, found, begun = torch.tensor([64.0]), torch.tensor([1.0]), torch.zeros(other.length // 1024).byte()
-    momentum = run(other, chosen, grad_scale=scale, found_inf=found, begun=begun)
-    assert momentum.isnan().all() and not begun.any()
+    scale, found, steps = torch.tensor([64.0]), torch.tensor([1.0]), torch.zeros(other.length // 1024).int()
+    momentum = run(other, chosen, grad_scale=scale, found_inf=found, steps=steps)
+    assert momentum.isnan().all() and not steps.any()
     assert all(torch.equal(p, q) for p, q in zip(other.parameters, other.start, strict=True))
     run(one, chosen)
-    run(other, chosen, grad_scale=scale, found_inf=torch.zeros(1), begun=begun)
+    run(other, chosen, grad_scale=scale, found_inf=torch.zeros(1), steps=steps)
     assert all(torch.equal(p, q) for p, q in zip(one.parameters, other.parameters, strict=True))
 
 
@@ -114,14 +125,14 @@ def test_groups_an_unaligned_parameter_and_one_without_a_gradient():
 def test_arenas_longer_than_32_bits_count(offset, live_momentum):
     length, place = offset + 2048, offset + 16 if live_momentum else offset
     momentum, bits = far_tensor(length + 16, torch.float32), far_tensor(length // 8, torch.uint8)
-    blocks, begun = far_tensor(length // 1024 * 2, torch.int64).view(-1, 2), far_tensor(length // 1024, torch.uint8)
+    blocks, steps = far_tensor(length // 1024 * 2, torch.int64).view(-1, 2), far_tensor(length // 1024, torch.int32)
     bits[offset // 8 : offset // 8 + 188] = 255
     blocks[offset // 1024 :, 0], blocks[offset // 1024 :, 1] = (
         torch.tensor([1024, 476]),
         torch.tensor([0, 1024]) + place,
     )
     weights, gradients, rows = [torch.zeros(1500)], [torch.ones(1500)], torch.tensor([Options(lr=1.0).row()])
-    options = {"offsets": [offset], "blocks": blocks, "live_momentum": live_momentum, "begun": begun}
+    options = {"offsets": [offset], "blocks": blocks, "live_state": live_momentum, "steps": steps}
     launch(weights, gradients, momentum, bits, rows, **options)
     assert (weights[0] == -1).all() and (momentum[place : place + 1500] == 1).all()
-    assert momentum[place - 8 : place].sum() == 0 and begun[offset // 1024 :].tolist() == [1, 1]
+    assert momentum[place - 8 : place].sum() == 0 and steps[offset // 1024 :].tolist() == [1, 1]

@@ -6,7 +6,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparselt.kernels.masked_sgd import block_table, live_places, padded_offsets, reference
+from sparselt.kernels._optimizer.layout import live_places
+from sparselt.kernels.masked_sgd import Columns, block_table, padded_offsets, reference
 
 # Values are of order 1, so these are a few float32 roundings a step; bfloat16 parameters round at 2**-8.
 TOLERANCE = {torch.float32: 4e-6, torch.float64: 1e-13, torch.bfloat16: 2e-2}
@@ -22,9 +23,10 @@ class Options:
     nesterov: bool = False
     maximize: bool = False
 
-    def row(self) -> list[float]:
+    def row(self) -> Columns:
         sign = -1.0 if self.maximize else 1.0
-        return [self.lr, self.momentum, 1 - self.dampening, self.weight_decay, self.shrink, sign, float(self.nesterov)]
+        keep, nesterov = 1 - self.dampening, float(self.nesterov)
+        return Columns(self.lr, self.momentum, keep, self.weight_decay, self.shrink, sign, nesterov)
 
 
 options = st.builds(
@@ -94,7 +96,7 @@ class Case:
             weight, buffer = p.double(), None
             for gradients in self.gradients:
                 weight, buffer = reference.masked_sgd(
-                    weight, gradients[i].double(), buffer, self.masks[i], **vars(options)
+                    weight, gradients[i].double(), buffer, self.masks[i], options.row()
                 )
             answers.append((weight, buffer))
         return answers

@@ -1,12 +1,14 @@
 """The Triton kernels compiled ahead of time for GPUs that are not here: registers, spills, width of memory accesses."""
 
 import pytest
+import two_buffers
 from ahead_of_time import AMD, NVIDIA, SM_90, assert_no_spills, compiled, predicated_16_byte, target_name, triton
 
+from sparselt.kernels._optimizer import gpu as optimizer_gpu
 from sparselt.kernels.augment import gpu as augment_gpu
 from sparselt.kernels.interpolate import gpu as interpolate_gpu
 from sparselt.kernels.magnitude import gpu as magnitude_gpu
-from sparselt.kernels.masked_sgd import gpu as masked_sgd_gpu
+from sparselt.kernels.masked_sgd import operation
 
 OLD_TRITON = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
 REGISTERS = 64  # a thread: a full SM of 2,048 threads has 32 each, and 64 still keep half of them in flight
@@ -16,32 +18,32 @@ MASKED_SGD = {
     "pointers": "*i64",
     "table": "*i64",
     "hyperparameters": "*fp32",
-    "momentum": "*fp32",
+    "state": "*fp32",
     "mask": "*u8",
     "blocks": "*i64",
-    "begun": "*u8",
+    "steps": "*i32",
     "grad_scale": "*fp32",
     "found_inf": "*fp32",
     "parameters": "i32",
+    "stride": "i32",
     "rewrite": "i32",
 }
-OPTIONAL = ("blocks", "begun", "grad_scale", "found_inf")
+OPTIONAL = ("blocks", "steps", "grad_scale", "found_inf")
 
 
-def masked_sgd(target, *, bfloat16=False, first_step=False, aligned=True, given=("begun",)):
-    """given: the optional arguments; an optimizer always gives `begun`."""
-    constants = {"FIRST_STEP": first_step, "ALIGNED": aligned, "BFLOAT16": bfloat16, "BLOCK": 1024, "SECTOR": 8}
+def masked_sgd(target, *, bfloat16=False, first_step=False, aligned=True, given=("steps",), optimizer=operation):
+    """given: the optional arguments; an optimizer always gives `steps`."""
+    constants = {"FIRST_STEP": first_step, "ALIGNED": aligned, "BFLOAT16": bfloat16}
+    constants |= optimizer_gpu.constants(optimizer)
     constants.update({name: None for name in OPTIONAL if name not in given})
-    warps = masked_sgd_gpu.WARPS_LIVE if "blocks" in given else masked_sgd_gpu.WARPS
-    return compiled(
-        masked_sgd_gpu.masked_sgd_kernel, MASKED_SGD, constants, target, num_warps=warps, enable_fp_fusion=False
-    )
+    warps = optimizer_gpu.WARPS_LIVE if "blocks" in given else optimizer_gpu.WARPS
+    return compiled(optimizer_gpu.masked_kernel, MASKED_SGD, constants, target, num_warps=warps, enable_fp_fusion=False)
 
 
 @pytest.mark.parametrize("target", [*NVIDIA, AMD], ids=target_name)
 @pytest.mark.parametrize(
     ("given", "bfloat16"),
-    [((), False), (("begun",), True), (OPTIONAL[1:], False), (OPTIONAL, False), (OPTIONAL, True)],
+    [((), False), (("steps",), True), (OPTIONAL[1:], False), (OPTIONAL, False), (OPTIONAL, True)],
     ids=["bare", "bfloat16", "scaler", "live", "live bfloat16"],
 )
 def test_masked_sgd_spills_nothing(given, target, bfloat16, tmp_path):
@@ -66,6 +68,13 @@ def test_an_unaligned_parameter_gets_no_wide_access_to_it():
 def test_live_momentum_of_a_block_that_lives_whole_is_moved_16_bytes_at_a_time():
     ptx = masked_sgd(SM_90, aligned=False, given=OPTIONAL).asm["ptx"]
     assert predicated_16_byte(ptx, "ld") == predicated_16_byte(ptx, "st") == 1
+
+
+@pytest.mark.parametrize("given", [OPTIONAL[1:], OPTIONAL], ids=["dense", "live"])
+@pytest.mark.parametrize("target", [*NVIDIA, AMD], ids=target_name)
+@pytest.mark.parametrize("optimizer", [two_buffers.operation, two_buffers.without_state], ids=["two buffers", "none"])
+def test_rules_with_other_numbers_of_buffers_spill_nothing(optimizer, target, given, tmp_path):
+    assert_no_spills(masked_sgd(target, given=given, optimizer=optimizer), tmp_path, registers=96)
 
 
 def augment(target, *, channels_last=True, bfloat16=False, tensors=False):

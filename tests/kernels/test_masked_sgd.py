@@ -11,7 +11,9 @@ from kernel_cases import Case, Options, assert_answers, kinds_of_mask, memory, o
 
 from sparselt.kernels import masked_sgd_
 from sparselt.kernels._compile import compiled
-from sparselt.kernels.masked_sgd import cpu, is_dense, pack_bits, pack_mask
+from sparselt.kernels._optimizer import cpu
+from sparselt.kernels._order import is_dense
+from sparselt.kernels.masked_sgd import pack_bits, pack_mask
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -148,11 +150,11 @@ def arguments(**changes):
     ("changes", "message"),
     [
         ({"gradients": [torch.ones(5)]}, "2 parameters, 1 gradients"),
-        ({"gradients": [torch.ones(5), torch.ones(3, 4)]}, "gradient 1"),
-        ({"gradients": [torch.ones(5), torch.ones(3, 4).t()]}, r"gradient 1 has strides \(1, 4\)"),
+        ({"gradients": [torch.ones(5), torch.ones(3, 4)]}, "gradient of parameter 1"),
+        ({"gradients": [torch.ones(5), torch.ones(3, 4).t()]}, r"gradient of parameter 1 has strides \(1, 4\)"),
         ({"parameters": [torch.ones(5), torch.ones(4, 3).double()]}, "parameter 1 is torch.float64"),
         ({"parameters": [torch.ones(5).half()] * 2}, "parameter 0 is torch.float16"),
-        ({"parameters": [torch.ones(5), torch.ones(4, 6)[:, ::2]]}, "parameter 1 has strides"),
+        ({"parameters": [torch.ones(5), torch.ones(4, 6)[:, ::2]]}, "parameter 1 has shape"),
         ({"offsets": [0, 100]}, "offset 100 of parameter 1"),
         ({"offsets": [0, 2048]}, "offset 2048 of parameter 1"),
         ({"groups": [0, 1]}, "parameter 1 is in group 1 of 1"),

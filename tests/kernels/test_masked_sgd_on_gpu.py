@@ -29,10 +29,10 @@ def test_live_momentum_gives_the_bits_of_dense_momentum(chosen, dtype, mask):
     blocks, places = block_table(alive)
     momentum = torch.full((dense.length,), float("nan"), device="cuda")
     compact = torch.full((places,), float("nan"), device="cuda")
-    begun = torch.zeros(len(blocks), dtype=torch.uint8, device="cuda")
+    steps = torch.zeros(len(blocks), dtype=torch.int32, device="cuda")
     for i in range(3):
         masked_sgd_(dense.parameters, dense.gradients[i], momentum, pack_mask(alive), rows, first_step=i == 0)
-        given = {"blocks": blocks, "live_momentum": True, "begun": begun}
+        given = {"blocks": blocks, "live_state": True, "steps": steps}
         masked_sgd_(live.parameters, live.gradients[i], compact, pack_mask(alive), rows, **given)
     assert_answers(dense, chosen, momentum, "cuda")
     assert all(torch.equal(p, q) for p, q in zip(dense.parameters, live.parameters, strict=True))
@@ -213,7 +213,7 @@ def test_the_operator_passes_torchs_own_checks_on_the_device():
     blocks, places = block_table(live)
     required = [[torch.ones(5, device="cuda"), torch.ones(4, 3, device="cuda")] for _ in range(2)]
     required += [torch.zeros(places, device="cuda"), pack_mask(live), torch.tensor([Options().row()], device="cuda")]
-    given = {"blocks": blocks, "live_momentum": True, "begun": torch.zeros(2, dtype=torch.uint8, device="cuda")}
+    given = {"blocks": blocks, "live_state": True, "steps": torch.zeros(2, dtype=torch.int32, device="cuda")}
     given |= {"grad_scale": torch.ones((), device="cuda"), "found_inf": torch.zeros((), device="cuda")}
     torch.library.opcheck(
         torch.ops.sparselt.masked_sgd.default, (*required, [0, 1024], [0, 0], False, True), kwargs=given

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from kernel_cases import Case, Options, assert_answers, kinds_of_mask, memory, options, shapes
 
 from sparselt.kernels import _tensors, _threads, masked_sgd_
+from sparselt.kernels._optimizer import Launch
+from sparselt.kernels._optimizer.layout import Layout
 from sparselt.kernels._tensors import Siblings, addresses_of
-from sparselt.kernels.masked_sgd import Layout, block_table, launch, pack_bits, pack_mask, reference, unpack_mask
+from sparselt.kernels.masked_sgd import block_table, operation, pack_bits, pack_mask, reference, unpack_mask
 
 quick = settings(max_examples=30, deadline=None, derandomize=True)
 dtypes = st.sampled_from([torch.float32, torch.float64, torch.bfloat16])
@@ -33,10 +35,10 @@ def test_live_momentum_gives_the_bits_of_dense_momentum(shapes, order, mask, cho
     rows, packed = torch.tensor([chosen.row()], dtype=torch.float64), pack_mask(cases[0].live())
     dense = torch.full((cases[0].length,), float("nan"), dtype=wide(cases[0]))
     live = torch.full((places,), float("nan"), dtype=wide(cases[0]))
-    begun = torch.zeros(len(blocks), dtype=torch.uint8)
+    steps = torch.zeros(len(blocks), dtype=torch.int32)
     for i in range(len(cases[0].gradients)):
         masked_sgd_(cases[0].parameters, cases[0].gradients[i], dense, packed, rows, first_step=i == 0)
-        given = {"blocks": blocks, "live_momentum": True, "begun": begun}
+        given = {"blocks": blocks, "live_state": True, "steps": steps}
         masked_sgd_(cases[1].parameters, cases[1].gradients[i], live, packed, rows, **given)
     for p, q in zip(cases[0].parameters, cases[1].parameters, strict=True):
         assert torch.equal(bits(p), bits(q))
@@ -78,16 +80,16 @@ def test_blocks_without_a_live_weight_are_left_alone_unless_told_to_rewrite_them
 def test_scaled_gradients_are_divided_and_a_step_with_an_infinity_changes_nothing():
     chosen, (one, other) = Options(weight_decay=0.1), (Case([(3001,), (5, 7)], special=False) for _ in range(2))
     rows, packed = torch.tensor([chosen.row()]), pack_mask(one.live())
-    begun = torch.zeros(one.length // 1024, dtype=torch.uint8)
+    steps = torch.zeros(one.length // 1024, dtype=torch.int32)
     momenta = [torch.full((one.length,), float("nan")) for _ in range(2)]
     masked_sgd_(one.parameters, one.gradients[0], momenta[0], packed, rows, first_step=True)
-    given = {"begun": begun, "grad_scale": torch.tensor(64.0)}
+    given = {"steps": steps, "grad_scale": torch.tensor(64.0)}
     gradients = [g * 64 for g in other.gradients[0]]
     masked_sgd_(other.parameters, gradients, momenta[1], packed, rows, found_inf=torch.tensor(1.0), **given)
-    assert momenta[1].isnan().all() and not begun.any()
+    assert momenta[1].isnan().all() and not steps.any()
     assert all(torch.equal(p, q) for p, q in zip(other.parameters, other.start, strict=True))
     masked_sgd_(other.parameters, gradients, momenta[1], packed, rows, found_inf=torch.tensor([0.0]), **given)
-    assert begun.all()
+    assert steps.all()
     assert all(torch.equal(p, q) for p, q in zip(one.parameters, other.parameters, strict=True))
     assert torch.equal(bits(momenta[0]), bits(momenta[1]))
 
@@ -99,14 +101,14 @@ def test_scaled_and_skipped_steps_match_the_reference(shapes, mask, chosen, scal
     blocks, places = block_table(case.live())
     momentum = torch.full((places if live_momentum else case.length,), float("nan"), dtype=torch.float64)
     rows, packed = torch.tensor([chosen.row()], dtype=torch.float64), pack_mask(case.live())
-    begun = torch.zeros(len(blocks), dtype=torch.uint8)
+    steps = torch.zeros(len(blocks), dtype=torch.int32)
     answers = [(p.clone(), None) for p in case.start]
     for gradients, infinite in zip(case.gradients, [*skipped, False, False, False], strict=False):
-        given = {"blocks": blocks, "live_momentum": live_momentum, "begun": begun}
+        given = {"blocks": blocks, "live_state": live_momentum, "steps": steps}
         scaler = {"grad_scale": torch.tensor(scale), "found_inf": torch.tensor(float(infinite))}
         masked_sgd_(case.parameters, gradients, momentum, packed, rows, **given, **scaler)
         answers = [
-            reference.masked_sgd(w, g, b, live, grad_scale=scale, found_inf=infinite, **vars(chosen))
+            reference.masked_sgd(w, g, b, live, chosen.row(), grad_scale=scale, found_inf=infinite)
             for (w, b), g, live in zip(answers, gradients, case.masks, strict=True)
         ]
     buffers = case.buffers(case.expanded(momentum) if live_momentum else momentum)
@@ -122,14 +124,14 @@ def test_arenas_longer_than_32_bits_count(offset, live_momentum):
     length, place = offset + 2048, offset + 16 if live_momentum else offset
     momentum = far_tensor(length + 16 if live_momentum else length, torch.float32)
     mask = far_tensor(length, torch.uint8)
-    blocks, begun = far_tensor(length // 1024 * 2, torch.int64).view(-1, 2), far_tensor(length // 1024, torch.uint8)
+    blocks, steps = far_tensor(length // 1024 * 2, torch.int64).view(-1, 2), far_tensor(length // 1024, torch.int32)
     mask[offset : offset + 1500 : 2] = 1
     blocks[offset // 1024 :, 0], blocks[offset // 1024 :, 1] = torch.tensor([512, 238]), torch.tensor([0, 512]) + place
     weights, gradients, rows = [torch.zeros(1500)], [torch.ones(1500)], torch.tensor([Options(lr=1.0).row()])
-    given = {"offsets": [offset], "blocks": blocks, "live_momentum": live_momentum, "begun": begun}
+    given = {"offsets": [offset], "blocks": blocks, "live_state": live_momentum, "steps": steps}
     masked_sgd_(weights, gradients, momentum, mask, rows, **given)
     assert (weights[0][::2] == -1).all() and not weights[0][1::2].any()
-    assert momentum[place - 8 : place + 1500].sum() == 750 and begun[offset // 1024 :].tolist() == [1, 1]
+    assert momentum[place - 8 : place + 1500].sum() == 750 and steps[offset // 1024 :].tolist() == [1, 1]
 
 
 def test_a_parameter_of_more_weights_than_32_bits_count():
@@ -156,8 +158,8 @@ def arguments(**changes):
         "mask": pack_mask(live),
         "hyperparameters": torch.tensor([Options(weight_decay=0.1).row()]),
         "blocks": blocks,
-        "live_momentum": True,
-        "begun": torch.zeros(2, dtype=torch.uint8),
+        "live_state": True,
+        "steps": torch.zeros(2, dtype=torch.int32),
         "grad_scale": torch.tensor(2.0),
         "found_inf": torch.tensor(0.0),
     }
@@ -170,13 +172,13 @@ SHARED = torch.ones(20)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"blocks": None}, "live_momentum needs blocks"),
+        ({"blocks": None}, "live_state needs blocks"),
         ({"blocks": torch.zeros(2, 2)}, r"blocks is torch.float32 \(2, 2\)"),
         ({"momentum": torch.zeros(8)}, "momentum has 8 places"),
-        ({"begun": torch.zeros(3, dtype=torch.uint8)}, r"begun is torch.uint8 \(3,\)"),
+        ({"steps": torch.zeros(3, dtype=torch.int32)}, r"steps is torch.int32 \(3,\)"),
         ({"grad_scale": torch.ones(2)}, r"grad_scale is torch.float32 \(2,\)"),
         ({"found_inf": torch.zeros((), dtype=torch.int64)}, "found_inf is torch.int64"),
-        ({"parameters": [SHARED[:5], SHARED[3:15].view(4, 3)]}, "parameters 0 and 1 share memory"),
+        ({"parameters": [SHARED[:5], SHARED[3:15].view(4, 3)]}, "parameter 0 and parameter 1 share memory"),
     ],
 )
 def test_bad_options_are_named_and_nothing_is_written(changes, message):
@@ -185,7 +187,7 @@ def test_bad_options_are_named_and_nothing_is_written(changes, message):
     with pytest.raises(ValueError, match=message):
         masked_sgd_(**given)
     assert all(torch.equal(p, q) for p, q in zip(given["parameters"], before, strict=True))
-    assert given["begun"].sum() == 0
+    assert given["steps"].sum() == 0
 
 
 def test_the_whole_operator_passes_torchs_own_checks():
@@ -204,7 +206,7 @@ def test_the_whole_operator_compiles_into_one_graph():
     expected = two_steps(**eager)
     got = torch.compile(two_steps, fullgraph=True, backend="aot_eager")(**traced)
     assert torch.equal(got, expected) and torch.equal(traced["momentum"], eager["momentum"])
-    assert traced["begun"].tolist() == [1, 1]
+    assert traced["steps"].tolist() == [2, 2]
     assert all(torch.equal(p, q) for p, q in zip(traced["parameters"], eager["parameters"], strict=True))
 
 
@@ -212,8 +214,16 @@ def test_a_parameter_without_a_gradient_is_left_alone():
     weights, gradients = [torch.ones(1500), torch.ones(7), torch.ones(3)], [None, torch.ones(7), None]
     layout = Layout([1500, 7, 3], [0, 2048, 3072], [0, 0, 0])
     mask, rows, momentum = torch.ones(4096).byte(), torch.tensor([Options(lr=1.0).row()]), torch.zeros(4096)
-    options = (False, True, None, False, None, None, None)
-    launch(layout, torch.float32, addresses_of(weights, gradients), momentum, mask, rows, *options)
+    operation.launch(
+        Launch(
+            layout=layout,
+            dtype=torch.float32,
+            addresses=addresses_of(weights, gradients),
+            state=momentum.view(1, -1),
+            mask=mask,
+            hyperparameters=rows,
+        )
+    )
     assert [w.unique().tolist() for w in weights] == [[1.0], [0.0], [1.0]]
     assert momentum.sum() == 7
 
@@ -238,7 +248,7 @@ def test_any_threads_give_the_same_bits(openmp, live_momentum, monkeypatch):
                     pack_mask(case.live()),
                     rows,
                     blocks=blocks,
-                    live_momentum=live_momentum,
+                    live_state=live_momentum,
                 )
             answers.append([momentum, *case.parameters])
     finally:

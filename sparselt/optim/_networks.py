@@ -1,38 +1,42 @@
 """Several networks in one optimizer: which options each of them has, and how their parameters are called."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from sparselt.arena import check_mask
 from sparselt.errors import MaskError, SettingError
-from sparselt.hyperparameters import FLAGS, NUMBERS
+from sparselt.optim._arena import check_mask
 
 
-def groups_of_networks(networks: Sequence[nn.Module], options: Mapping) -> tuple[list[dict], dict]:
-    """A parameter group a network, and the options that all share.
+def groups_of_networks(
+    networks: Sequence[nn.Module], options: Mapping, known: Collection[str], pairs: Collection[str]
+) -> tuple[list[dict], dict]:
+    """A parameter group a network, and the options that all share. Parameters are called "k.name".
 
-    options: those given as a list or tuple differ between networks. Parameters are called "k.name".
+    options: a list or tuple holds one value for each network. known: their allowed names. pairs: those whose value is
+        itself a tuple, so that only a list holds one for each network.
     """
     if not networks:
         raise SettingError("of_networks got no network: expected one or more")
+    own: dict[str, Sequence] = {}
     for key, value in options.items():
-        if key not in (*NUMBERS, *FLAGS):
-            raise SettingError(f"of_networks has no option {key!r}: expected one of {', '.join((*NUMBERS, *FLAGS))}")
-        if isinstance(value, list | tuple) and len(value) != len(networks):
-            raise SettingError(
-                f"{key} has {len(value)} values for {len(networks)} networks: give one for all, or one for each"
-            )
-    shared = {key: value for key, value in options.items() if not isinstance(value, list | tuple)}
+        if key not in known:
+            raise SettingError(f"of_networks has no option {key!r}: expected one of {', '.join(known)}")
+        if isinstance(value, list if key in pairs else list | tuple):
+            own[key] = value
+            if len(value) != len(networks):
+                raise SettingError(
+                    f"{key} has {len(value)} values for {len(networks)} networks: give one for all, or one for each"
+                )
     groups = [
         {
             "params": [(f"{k}.{name}", p) for name, p in network.named_parameters()],
             "network": k,
-            **{key: value[k] for key, value in options.items() if key not in shared},
+            **{key: values[k] for key, values in own.items()},
         }
         for k, network in enumerate(networks)
     ]
-    return groups, shared
+    return groups, {key: value for key, value in options.items() if key not in own}
 
 
 def mask_of_networks(

@@ -1,0 +1,175 @@
+"""What one step of a masked optimizer takes, the same for every optimizer and device, and the check of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._order import first_overlap, is_dense, same_order
+from .layout import PAD, SECTOR, Layout
+
+
+@dataclass(slots=True, kw_only=True)
+class Options:
+    """What a step may be given beyond its tensors.
+
+    first_step: the parameters have no state yet; the rule sees step 1 and state 0.
+    rewrite: False promises that masked weights are 0 already, so that their memory may be left alone.
+    blocks: int64 [length / PAD, 2], from `block_table`. A CPU needs no mask for blocks that live whole, or not at all.
+    live_state: state is stored for live weights only, where `blocks` says. The results are the same to the bit.
+    steps: int32 [length / PAD], the steps that each block has made with state; counted up by a step that is not
+        skipped. With it, the host need not know which steps were skipped. Without it the rule sees step 2 after the
+        first.
+    grad_scale: one float; gradients are divided by it, and stay as they are in memory.
+    found_inf: one float; unless it is 0 nothing at all is changed. A GPU reads both without the host.
+    """
+
+    first_step: bool = False
+    rewrite: bool = True
+    blocks: Tensor | None = None
+    live_state: bool = False
+    steps: Tensor | None = None
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Launch(Options):
+    """A step as the implementations take it, unchecked.
+
+    layout: where the parameters stand in the arenas.
+    dtype: of parameters and gradients: float32, bfloat16; float64 on a CPU.
+    addresses: int64, of the parameters, then of the gradients; a gradient's 0 leaves its parameter alone.
+    state: [buffers, length], float32 (float64 for float64 parameters). With `live_state`, of the length that
+        `block_table` says.
+    mask: uint8, from `pack_mask`: [length] on a CPU, a byte a weight; [length / 8] on a GPU, a bit a weight.
+    hyperparameters: [groups, columns], floating point, on the parameters' device. A GPU reads it in the kernel, so a
+        schedule may rewrite it under a captured graph.
+    """
+
+    layout: Layout
+    dtype: torch.dtype
+    addresses: np.ndarray
+    state: Tensor
+    mask: Tensor
+    hyperparameters: Tensor
+
+
+def check(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    state: Tensor,
+    mask: Tensor,
+    hyperparameters: Tensor,
+    offsets: Sequence[int],
+    groups: Sequence[int],
+    options: Options,
+    *,
+    name_of_state: str,
+    buffers: int,
+    columns: int,
+) -> None:
+    """ValueError or TypeError, naming the position of the parameter, unless the arguments of a step fit one another.
+
+    state: [buffers, length]; of a single buffer also [length].
+    """
+    if not len(parameters) == len(gradients) == len(offsets) == len(groups):
+        raise ValueError(
+            f"{len(parameters)} parameters, {len(gradients)} gradients, {len(offsets)} offsets and {len(groups)} groups"
+            ": expected one of each a parameter"
+        )
+    if not parameters:
+        return
+    if hyperparameters.dim() != 2 or hyperparameters.shape[1] != columns:
+        raise ValueError(
+            f"hyperparameters is of shape {tuple(hyperparameters.shape)}: expected [groups, {columns}], see COLUMNS"
+        )
+    check_parameters(parameters, [f"parameter {i}" for i in range(len(parameters))])
+    device, dtype = parameters[0].device, parameters[0].dtype
+    # Live state is shorter than the arena, whose length only the mask tells then.
+    length = len(mask) * (1 if device.type == "cpu" else 8) if options.live_state else state.shape[-1]
+    for i, (p, gradient, offset, group) in enumerate(zip(parameters, gradients, offsets, groups, strict=True)):
+        check_gradient(f"parameter {i}", p, gradient)
+        if not same_order(p, gradient):
+            raise ValueError(
+                f"the gradient of parameter {i} has strides {gradient.stride()}, the parameter {p.stride()}: "
+                "copy it to these first"
+            )
+        if offset % PAD or not 0 <= offset <= length - p.numel():
+            raise ValueError(
+                f"offset {offset} of parameter {i}: expected a multiple of {PAD} inside the arena of {length}"
+            )
+        if not 0 <= group < len(hyperparameters):
+            raise ValueError(f"parameter {i} is in group {group} of {len(hyperparameters)}")
+    if options.live_state and options.blocks is None:
+        raise ValueError("live_state needs blocks, the table of block_table")
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    expected = [
+        (name_of_state, state, wide, (*(() if buffers == state.dim() == 1 else (buffers,)), state.shape[-1])),
+        ("mask", mask, torch.uint8, (length if device.type == "cpu" else length // 8,)),
+        ("hyperparameters", hyperparameters, hyperparameters.dtype, (len(hyperparameters), columns)),
+        ("blocks", options.blocks, torch.int64, (length // PAD, 2)),
+        ("steps", options.steps, torch.int32, (length // PAD,)),
+    ]
+    for name, tensor, kind, shape in expected:
+        if tensor is None:
+            continue
+        if (tensor.device, tensor.dtype, tuple(tensor.shape)) != (device, kind, shape) or not tensor.is_contiguous():
+            raise ValueError(
+                f"{name} is {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}: "
+                f"expected contiguous {kind} {shape} on {device}"
+            )
+    if options.live_state and device.type == "cpu" and len(options.blocks) and not _compiling():
+        needed = int(options.blocks[-1].sum()) + SECTOR  # on a GPU the host would wait for this number
+        if state.shape[-1] < needed:
+            raise ValueError(
+                f"{name_of_state} has {state.shape[-1]} places: its blocks need up to {needed}, see block_table"
+            )
+    if not hyperparameters.is_floating_point():
+        raise TypeError(f"hyperparameters are {hyperparameters.dtype}: expected a floating-point tensor")
+    for name, tensor in (("grad_scale", options.grad_scale), ("found_inf", options.found_inf)):
+        if tensor is not None and (tensor.numel() != 1 or not tensor.is_floating_point() or tensor.device != device):
+            raise ValueError(
+                f"{name} is {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}: expected one float on {device}"
+            )
+
+
+def check_parameters(parameters: Sequence[Tensor], names: Sequence[str]) -> None:
+    """ValueError, naming the parameter, unless one launch can serve them all."""
+    first = parameters[0]
+    for name, p in zip(names, parameters, strict=True):
+        if p.device.type not in ("cpu", "cuda"):
+            raise ValueError(f"{name} is on {p.device}: expected cpu or cuda")
+        allowed = (torch.float32, torch.bfloat16) + ((torch.float64,) if p.device.type == "cpu" else ())
+        if p.dtype not in allowed:
+            raise ValueError(f"{name} is {p.dtype} on {p.device}: expected one of {', '.join(map(str, allowed))}")
+        if (p.device, p.dtype) != (first.device, first.dtype):
+            raise ValueError(
+                f"{name} is {p.dtype} on {p.device}, but {names[0]} is {first.dtype} on {first.device}: "
+                "give parameters of one device and one dtype"
+            )
+        if p.layout != torch.strided or not is_dense(p):
+            raise ValueError(
+                f"{name} has shape {tuple(p.shape)} and strides {p.stride()}: its storage overlaps or has gaps; "
+                "make it a contiguous copy of itself first"
+            )
+    if not _compiling() and (both := first_overlap(parameters)):
+        i, j = both
+        raise ValueError(f"{names[i]} and {names[j]} share memory: give each a storage of its own, or pass one only")
+
+
+def check_gradient(name: str, p: Tensor, g: Tensor) -> None:
+    """ValueError unless `g` can be the gradient of `p`, which is called `name`; its memory order is not looked at."""
+    if g.layout != torch.strided:
+        raise ValueError(f"the gradient of {name} is {g.layout}: expected a dense one")
+    if (g.shape, g.device, g.dtype) != (p.shape, p.device, p.dtype):
+        raise ValueError(
+            f"the gradient of {name} is {g.dtype} {tuple(g.shape)} on {g.device}, the parameter {p.dtype} "
+            f"{tuple(p.shape)} on {p.device}: if it is of an earlier state of the model, call zero_grad() first"
+        )
+
+
+def _compiling() -> bool:
+    return torch.compiler.is_compiling()  # tensors have no address then

@@ -1,0 +1,178 @@
+"""Flat memory for what the optimizer owns, so that one launch serves a whole network, or several.
+
+State and mask of all parameters lie in flat arenas, each parameter's part padded to whole blocks and in the physical
+order of its memory. Parameters and gradients are not moved: a view into an arena of ours would be detached silently by
+`.to(memory_format=...)` or `deepcopy`, and gradients kept in one would cost three passes to accumulate.
+"""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparselt.errors import MaskError, SettingError
+from sparselt.kernels._optimizer.arguments import check_parameters
+from sparselt.kernels._optimizer.layout import (
+    PAD,
+    block_table,
+    blocks_in,
+    live_places,
+    pack_mask,
+    padded_offsets,
+    unpack_mask,
+)
+from sparselt.kernels._tensors import Siblings
+
+
+class Arena:
+    """State and mask of `parameters`, whose memory it describes but does not own.
+
+    count: numbers of state a weight. state: [count, length], float32 (float64 for float64 parameters), zero at first;
+    with `live_state` the length is one place for each live weight and at most 7 a block to spare. buffers: for each
+    parameter its parts of the rows of `state`, with its shape and strides; with `live_state`, flat. steps: int32, the
+    steps that each block has made with state. mask, blocks: see `sparselt.kernels._optimizer.Launch`. offsets: where
+    the parts start.
+    Raises SettingError, naming the parameter, for one that no kernel serves, or that differs from the others.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        names: Sequence[str],
+        masks: Sequence[Tensor | None],
+        count: int,
+        live_state: bool = False,
+    ):
+        try:
+            check_parameters(parameters, names)
+        except ValueError as error:
+            raise SettingError(str(error)) from error
+        self.parameters, self.count, self.live_state = list(parameters), count, live_state
+        self._siblings = Siblings(self.parameters)
+        self._shapes, self._strides = [p.shape for p in parameters], [p.stride() for p in parameters]
+        self.device, self.dtype = parameters[0].device, parameters[0].dtype
+        self.offsets, self._length = padded_offsets([p.numel() for p in self.parameters])
+        self.steps = torch.zeros(self._length // PAD, dtype=torch.int32, device=self.device)
+        self.buffers: list[tuple[Tensor, ...]] = []
+        self.set_masks(masks)
+
+    def set_masks(self, masks: Sequence[Tensor | None]) -> None:
+        """Takes a bool tensor of each parameter's shape, or None where every weight lives.
+
+        Live state moves to the `buffers` of the new mask, without that of masked weights. Otherwise nothing is zeroed.
+        """
+        live = torch.zeros(self._length, dtype=torch.bool, device=self.device)
+        for i, mask in enumerate(masks):
+            part = self._shaped(live, i, self.offsets[i])
+            part.copy_(mask) if mask is not None else part.fill_(True)
+        moved = [self.read(i) for i in range(len(self.buffers))] if self.live_state else []
+        self.mask = pack_mask(live)
+        self.blocks, places = block_table(live)
+        if self.buffers and not self.live_state:
+            return
+        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
+        length = places if self.live_state else self._length
+        self.state = torch.zeros(self.count, length, dtype=wide, device=self.device)
+        if self.live_state:
+            starts = [*self.blocks[:, 1].tolist(), length]
+            parts = [self._rows(i) for i in range(len(self.parameters))]
+            self.buffers = [tuple(row[starts[part.start] : starts[part.stop]] for row in self.state) for part in parts]
+        else:
+            self.buffers = [
+                tuple(self._shaped(row, i, row.storage_offset() + offset) for row in self.state)
+                for i, offset in enumerate(self.offsets)
+            ]
+        for i, tensors in enumerate(moved):
+            self.write(i, tensors)
+
+    def read(self, i: int) -> tuple[Tensor, ...]:
+        """The state of parameter i in its shape: views, or with `live_state` tensors of their own."""
+        if not self.live_state:
+            return self.buffers[i]
+        live, places = self._places(i)
+        found = []
+        for row in self.state:
+            flat = row.new_zeros(len(live))
+            flat[live] = row[places]
+            found.append(self._shaped(flat, i))
+        return tuple(found)
+
+    def write(self, i: int, tensors: Sequence[Tensor]) -> None:
+        """Takes over the state of parameter i, of its shape; live state leaves out what is masked."""
+        live, places = self._places(i) if self.live_state else (None, None)
+        for row, buffer, tensor in zip(self.state, self.buffers[i], tensors, strict=True):
+            if live is None:
+                buffer.copy_(tensor)
+            else:
+                flat = row.new_zeros(len(live))
+                self._shaped(flat, i).copy_(tensor)
+                row[places] = flat[live]
+
+    def zero_masked(self, i: int, gone: Tensor) -> None:
+        """Zeroes the state of weights that are `gone`; live state has none."""
+        if not self.live_state:
+            for buffer in self.buffers[i]:
+                buffer.masked_fill_(gone, 0)
+
+    def step_counts(self) -> list[int]:
+        """How many steps with state each parameter has made; 1 for a parameter of no element. Waits for a GPU."""
+        steps = self.steps.tolist()
+        parts = [self._rows(i) for i in range(len(self.parameters))]
+        return [1 if part.start == part.stop else steps[part.start] for part in parts]
+
+    def set_steps(self, i: int, steps: int) -> None:
+        """Says how many steps parameter i has made; after 0 its state begins anew with its next step."""
+        self.steps[self._rows(i)] = steps
+
+    @property
+    def some_missing(self) -> bool:
+        """Whether a gradient was None in the last call of `addresses`."""
+        return self._siblings.some_missing
+
+    def fits(self) -> bool:
+        """Whether every parameter still has the device, dtype, shape and strides it had."""
+        return self.addresses([None] * len(self.parameters)) is not None
+
+    def addresses(self, gradients: list[Tensor | None]) -> np.ndarray | None:
+        """Of the parameters, then of the gradients, or None if any is not what its parameter was at first."""
+        return self._siblings.addresses(gradients)
+
+    def _rows(self, i: int) -> slice:
+        """The blocks of parameter i: none of an empty one, whose offset may be the next one's, or the end."""
+        first = self.offsets[i] // PAD
+        return slice(first, first + blocks_in(self._shapes[i].numel()))
+
+    def _places(self, i: int) -> tuple[Tensor, Tensor]:
+        """Which weights in the blocks of parameter i live, and where the state of each stands in a row of `state`."""
+        rows = self._rows(i)
+        scale = 1 if self.device.type == "cpu" else 8
+        live = unpack_mask(self.mask[rows.start * PAD // scale : rows.stop * PAD // scale])
+        return live, live_places(live, self.blocks[rows])
+
+    def _shaped(self, flat: Tensor, i: int, offset: int = 0) -> Tensor:
+        return flat.as_strided(self._shapes[i], self._strides[i], offset)
+
+
+def check_mask(mask: Mapping[str, Tensor] | None, parameters: Mapping[str, Tensor] | None) -> None:
+    """MaskError, naming the layer, unless `mask` fits the parameters. parameters: by name; None: they have no names."""
+    if mask is None:
+        return
+    if not isinstance(mask, Mapping):
+        raise MaskError(f"mask is a {type(mask).__name__}: expected a sparselt.Mask, or bool tensors by parameter name")
+    if parameters is None:
+        raise MaskError("a mask goes by parameter names, and these have none: pass model.named_parameters()")
+    for name, layer in mask.items():
+        if name not in parameters:
+            near = get_close_matches(name, parameters, n=1)
+            hint = f"the nearest name is {near[0]!r}" if near else "is it the mask of another model?"
+            raise MaskError(f"the mask has a layer {name!r}, which is no parameter of this optimizer; {hint}")
+        if not isinstance(layer, Tensor) or layer.dtype != torch.bool:
+            found = layer.dtype if isinstance(layer, Tensor) else type(layer).__name__
+            raise MaskError(f"the mask of {name} is {found}: expected a bool tensor, True where a weight lives")
+        if layer.shape != parameters[name].shape:
+            raise MaskError(
+                f"the mask of {name} has shape {tuple(layer.shape)}, the parameter {tuple(parameters[name].shape)}: "
+                "is it the mask of another model?"
+            )

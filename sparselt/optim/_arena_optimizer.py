@@ -1,0 +1,168 @@
+"""ArenaOptimizer: a torch optimizer whose masks and state lie in an arena, behind the entries of its `state`."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparselt.errors import SettingError
+from sparselt.kernels._optimizer import Operation
+from sparselt.kernels._optimizer.layout import Layout
+from sparselt.optim._arena import Arena, check_mask
+from sparselt.optim._hyperparameters import Hyperparameters, Number
+
+
+class ArenaOptimizer(torch.optim.Optimizer):
+    """The part of `MaskedOptimizer` that keeps `state` and the arena in agreement.
+
+    An entry of `state` holds the arena's own buffers once the kernel uses them. Any other tensor found there, loaded or
+    put by the user, is taken over into the arena before the next step.
+    """
+
+    operation: ClassVar[Operation]
+    state_keys: ClassVar[tuple[str, ...]] = ()
+    counts_steps: ClassVar[bool] = False
+    numbers: ClassVar[tuple[str, ...]] = ("lr",)
+    recipe_options: ClassVar[tuple[str, ...]] = ()
+
+    _mask: Mapping[str, Tensor] | None = None
+    _live_state = False
+    _built: Arena | None = None
+    _last_written: tuple | None = None  # see `MaskedOptimizer._written`
+
+    @staticmethod
+    def columns(group: dict, number: Number) -> Sequence:
+        """A group's row of the kernel's columns, each option taken through `number`."""
+        raise NotImplementedError
+
+    def keeps_state(self, group: dict) -> bool:
+        """Whether weights of the group have state; as the column `kept_by` of the kernel says."""
+        return bool(self.state_keys)
+
+    def named_state(self) -> dict[str, dict[str, Tensor]]:
+        """By parameter name what `state_dict` has, without parameters before their first step. Waits for a GPU."""
+        state = self._expanded_state()
+        return {name: state[p] for name, p in zip(self._names(), self._all_parameters(), strict=True) if p in state}
+
+    @property
+    def _arena(self) -> Arena:
+        """The arena, built where there is none yet, as after unpickling."""
+        return self._built or self._build()
+
+    def _current_arena(self) -> Arena:
+        """The arena, built anew if a parameter has another device, dtype, shape or memory order by now."""
+        arena = self._arena
+        return arena if arena.fits() else self._build()
+
+    def _build(self) -> Arena:
+        """A new arena, with the state of the old one (found through `state`)."""
+        parameters = self._all_parameters()
+        check_mask(self._mask, self._by_name())
+        kept = self._expanded_state()
+        self._check_shapes(kept, "{name} has shape {shape}, its {key} {found}: build a new optimizer for it")
+        arena = Arena(parameters, self._names(), self._masks(), len(self.state_keys), self._live_state)
+        self._built = arena
+        self._group_of = [g for g, group in enumerate(self.param_groups) for _ in group["params"]]
+        self._layout = Layout([p.numel() for p in parameters], arena.offsets, self._group_of)
+        width = len(self.operation.columns._fields)
+        self._hyperparameters = Hyperparameters(self.columns, self.numbers, self.param_groups, width, arena.device)
+        self.state.clear()
+        self.state.update(kept)
+        self._remember_state()
+        self._last_written = None
+        return arena
+
+    def _found(self, parameter: Tensor) -> list[Tensor] | None:
+        """The parameter's buffers in `state`, without creating an entry; None unless all are there."""
+        entry = self.state.get(parameter, {})
+        found = [entry[key] for key in self.state_keys if entry.get(key) is not None]
+        return found if len(found) == len(self.state_keys) else None
+
+    def _is_ours(self, i: int) -> bool:
+        """Whether `state` holds the arena's buffers of parameter i."""
+        found = self._found(self._arena.parameters[i]) or []
+        return bool(found) and all(a is b for a, b in zip(found, self._arena.buffers[i], strict=True))
+
+    def _hold(self, i: int) -> None:
+        """Puts the arena's buffers of parameter i into `state`."""
+        entry = self.state[self._arena.parameters[i]]
+        entry.update(zip(self.state_keys, self._arena.buffers[i], strict=True))
+        entry.pop("step", None)  # the arena counts
+
+    def _expanded_state(self) -> defaultdict[Tensor, dict]:
+        """`state` in the shapes of the parameters, without that of parameters whose first step was skipped.
+
+        Views of the arena, unless state is live.
+        """
+        kept = defaultdict(dict, {p: dict(entry) for p, entry in self.state.items()})
+        arena = self._built
+        if arena is None or not kept:
+            return kept
+        for i, (p, steps) in enumerate(zip(arena.parameters, arena.step_counts(), strict=True)):
+            if self._is_ours(i):
+                kept[p].update(zip(self.state_keys, arena.read(i), strict=True))
+                if self.counts_steps:
+                    kept[p]["step"] = torch.tensor(float(steps))
+                if not steps:
+                    del kept[p]
+        return kept
+
+    def _check_shapes(self, state: Mapping[Tensor, dict], message: str) -> None:
+        """SettingError for a buffer of another shape than its parameter."""
+        for name, p in zip(self._names(), self._all_parameters(), strict=True):
+            for key in self.state_keys:
+                found = state[p].get(key) if p in state else None
+                if found is not None and found.shape != p.shape:
+                    key, found, shape = key.replace("_buffer", ""), tuple(found.shape), tuple(p.shape)
+                    raise SettingError(message.format(name=name, key=key, found=found, shape=shape))
+
+    @torch.no_grad()
+    def _adopt_state(self, gradients: list[Tensor | None] | None = None) -> None:
+        """Takes over what is found in `state`, and puts ours there for the gradients that will begin some."""
+        arena = self._arena
+        for i in self._waiting():
+            found = self._found(arena.parameters[i])
+            if found is not None:
+                arena.write(i, [tensor.detach() for tensor in found])
+                arena.set_steps(i, int(self.state[arena.parameters[i]].get("step", 1)))
+                self._last_written = None  # what was copied in may be nonzero under the mask
+            elif gradients is None or gradients[i] is None:
+                continue
+            else:
+                arena.set_steps(i, 0)
+            self._hold(i)
+        self._remember_state()
+
+    def _waiting(self) -> list[int]:
+        """The parameters that keep state and whose buffers in `state`, if any, are not ours."""
+        keeps = list(map(self.keeps_state, self.param_groups))
+        return [i for i in range(len(self._arena.parameters)) if keeps[self._group_of[i]] and not self._is_ours(i)]
+
+    def _remember_state(self) -> None:
+        self._seen, self._without = self._state_now(), self._waiting()
+
+    def _state_now(self) -> tuple[list[int], list[bool]]:
+        # In every step, so without hashing tensors.
+        held = [id(entry.get(key)) for key in self.state_keys for entry in self.state.values()]
+        return held, list(map(self.keeps_state, self.param_groups))
+
+    def _names(self) -> list[str]:
+        return [
+            name
+            for g, group in enumerate(self.param_groups)
+            for name in group.get("param_names", [f"parameter {i} of group {g}" for i in range(len(group["params"]))])
+        ]
+
+    def _by_name(self) -> dict[str, Tensor] | None:
+        if any("param_names" not in group for group in self.param_groups):
+            return None
+        return dict(zip(self._names(), self._all_parameters(), strict=True))
+
+    def _all_parameters(self) -> list[Tensor]:
+        return list(chain.from_iterable(group["params"] for group in self.param_groups))
+
+    def _masks(self) -> list[Tensor | None]:
+        return [None if self._mask is None else self._mask.get(name) for name in self._names()]

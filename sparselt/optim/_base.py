@@ -1,0 +1,286 @@
+"""MaskedOptimizer: what every masked optimizer shares; a subclass adds its options and names the kernel of its rule."""
+
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+from sparselt.errors import SettingError
+from sparselt.kernels._optimizer import Launch
+from sparselt.kernels._optimizer.arguments import check_gradient
+from sparselt.kernels._order import same_order
+from sparselt.optim._arena import check_mask
+from sparselt.optim._arena_optimizer import ArenaOptimizer
+from sparselt.optim._hyperparameters import check_numbers
+from sparselt.optim._networks import groups_of_networks, mask_of_networks
+
+
+class MaskedOptimizer(ArenaOptimizer):
+    """A torch optimizer in which a masked weight and its state are exactly 0.0 after every step.
+
+    params: `model.named_parameters()`, or groups of such; plain parameters without a mask. All of one device and one
+        dtype (float32, bfloat16 with float32 state; float64 on a CPU). For several networks see `of_networks`.
+    mask: bool tensors by parameter name (a `sparselt.Mask`), True where a weight lives; parameters without one are
+        dense. Weights masked at construction are set to 0. None: every weight lives.
+    live_state: store state for live weights only: 4 bytes a buffer for each, at most 28 more a block of 1,024 weights,
+        in place of 4 a weight. The results are the same to the bit. `state` then holds flat pieces, `state_dict()`
+        state in the shape of its parameter as always.
+
+    `state_dict()` goes to and from torch's optimizer of the same rule; the mask is not part of it. Parameters may be
+    moved, reloaded or brought to another memory format at any time. On a GPU masked memory is not written again in
+    every step: call `refresh()` after writing through `p.data`, which torch does not count as a write, and before the
+    replay of a CUDA graph once a hyperparameter or a weight was changed from outside.
+
+    With `torch.amp.GradScaler` the kernel divides by the scale, and a step that finds an infinity changes nothing at
+    all: a parameter's first step is its first that is not skipped. Nothing waits for the GPU to know. `p.grad` stays
+    scaled (torch's fused optimizers divide it in place). The scaler looks for infinities in all gradients, also of
+    masked weights.
+
+    Raises SettingError and MaskError (both ValueError), naming the parameter, before anything is written.
+
+    A subclass sets these, and defines `columns`:
+    operation: the kernel, with its rule.
+    state_keys: what torch calls the buffers of the state, in the order of the rule.
+    counts_steps: whether `state_dict()` has "step" as well, the number of steps that a parameter has made.
+    numbers: the options that are floats or tensors of one element. One on the GPU is read there, also in the replays
+        of a CUDA graph.
+    recipe_options: the options that a `sparselt.training.recipe.Recipe` gives besides the learning rate.
+    """
+
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self, params: Iterable, defaults: dict, mask: Mapping[str, Tensor] | None = None, live_state: bool = False
+    ):
+        check_numbers(defaults, self.numbers)
+        self.check_group(defaults, defaults)
+        self._live_state = live_state
+        super().__init__(params, defaults)
+        check_mask(mask, self._by_name())
+        self._mask = mask
+        self._build()
+        self.refresh()
+
+    def check_group(self, group: dict, asked: Collection[str]) -> None:
+        """Raises a SettingError for options that make no sense. asked: those that the group itself names."""
+
+    def complete_group(self, group: dict) -> None:
+        """Adds what a group needs and its maker may leave out; also to a group saved by an earlier version."""
+
+    @classmethod
+    def of_networks(
+        cls, networks: Sequence[nn.Module], masks: Sequence[Mapping[str, Tensor] | None] | None = None, **options
+    ) -> Self:
+        """One optimizer, and one launch a step, for K networks; each gets to the bit what it gets alone.
+
+        masks: K masks by the networks' own parameter names; None, for one or all of them: every weight lives.
+        options: as of the class, each one value for all networks or a sequence of K; live state is for all or none.
+        Network k is group k, which also says "network": k; its parameters are called "k.name", as in `mask`.
+        Raises SettingError and MaskError, naming the network.
+        """
+        networks = list(networks)
+        defaults = {name: option.default for name, option in inspect.signature(cls).parameters.items()}
+        known = [name for name in defaults if name not in ("params", "mask")]
+        pairs = [name for name in known if isinstance(defaults[name], tuple)]
+        groups, shared = groups_of_networks(networks, options, known, pairs)
+        return cls(groups, mask=mask_of_networks(networks, masks), **shared)
+
+    @property
+    def mask(self) -> Mapping[str, Tensor] | None:
+        """The mask as it was given; None: every weight lives."""
+        return self._mask
+
+    def set_mask(self, mask: Mapping[str, Tensor] | None) -> None:
+        """Train under another mask from now on. What it masks is set to 0, other state stays.
+
+        A CUDA graph that was captured before keeps the old one: capture again.
+        """
+        check_mask(mask, self._by_name())
+        arena = self._current_arena()
+        self._adopt_state()
+        ours = [i for i in range(len(arena.parameters)) if self._is_ours(i)]
+        self._mask = mask
+        arena.set_masks(self._masks())
+        for i in ours:
+            self._hold(i)
+        self._remember_state()
+        self.refresh()
+
+    @torch.no_grad()
+    def restart(self, mask: Mapping[str, Tensor] | None, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Begins another training in the memory of the last, where a captured CUDA graph reads and writes.
+
+        state: as `named_state` returned it; that of other parameters is zero. Not for live state.
+        """
+        arena = self._current_arena()
+        arena.state.zero_()
+        arena.steps.zero_()
+        keeps = list(map(self.keeps_state, self.param_groups))
+        for i, name in enumerate(self._names()):
+            if keeps[self._group_of[i]]:
+                self._hold(i)
+            if name in state:
+                arena.write(i, [state[name][key] for key in self.state_keys])
+                arena.set_steps(i, int(state[name].get("step", 1)))
+        bits = arena.mask
+        self.set_mask(mask)
+        arena.mask = bits.copy_(arena.mask)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Zero what is masked and hand changed hyperparameters to the device.
+
+        `step` does so by itself. A replayed CUDA graph cannot: call this before one when either was changed.
+        """
+        arena = self._current_arena()
+        for i, mask in enumerate(self._masks()):
+            if mask is not None:
+                gone = ~mask.to(arena.device)
+                arena.parameters[i].masked_fill_(gone, 0)
+                arena.zero_masked(i, gone)
+        self._hyperparameters.send(self.param_groups)
+        self._last_written = self._written(arena.addresses([None] * len(arena.parameters)))
+
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]  # of torch's overloads
+        """One step for every parameter that has a gradient. closure: evaluates the model again and returns the loss."""
+        # Torch wraps every `step` for its profiler and for hooks, which takes a quarter of a small network's step.
+        if torch.autograd._profiler_enabled() or self._has_hooks():
+            return self._observed_step(closure)
+        return self._step(closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # torch's own mark of a wrapped function
+
+    def _has_hooks(self) -> bool:
+        own = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
+        return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
+
+    def _step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        arena = self._arena
+        gradients = [p.grad for p in arena.parameters]
+        addresses = arena.addresses(gradients)
+        if addresses is None:
+            arena = self._current_arena()
+            gradients = [self._fitted(gradient, i) for i, gradient in enumerate(gradients)]
+            addresses = arena.addresses(gradients)
+        parameters = written = arena.parameters
+        if arena.some_missing:
+            written = [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+        grad_scale, found_inf = self._from_scaler("grad_scale"), self._from_scaler("found_inf")
+        if found_inf is not None and not found_inf.is_cuda and found_inf.item() != 0:
+            return loss  # on a GPU the kernel sees to it
+        # No parameter without state yet may get a gradient before its state stands in `state`.
+        if self._state_now() != self._seen or any(gradients[i] is not None for i in self._without):
+            self._adopt_state(gradients)
+        self._hyperparameters.send(self.param_groups)
+        # On a GPU masked memory is left alone, unless someone else wrote to the parameters since the last step.
+        on_gpu = arena.device.type == "cuda"
+        self.operation.launch(
+            Launch(
+                layout=self._layout,
+                dtype=arena.dtype,
+                addresses=addresses,
+                state=arena.state,
+                mask=arena.mask,
+                hyperparameters=self._hyperparameters.rows,
+                rewrite=not on_gpu or self._written(addresses) != self._last_written,
+                blocks=arena.blocks,
+                live_state=self._live_state,
+                steps=arena.steps,
+                grad_scale=grad_scale,
+                found_inf=found_inf,
+            )
+        )
+        torch.autograd.graph.increment_version(written)
+        if on_gpu:
+            self._last_written = self._written(addresses)
+        return loss
+
+    _observed_step = torch.optim.Optimizer.profile_hook_step(_step)
+
+    def add_param_group(self, param_group: dict) -> None:
+        for key in ("mask", "live_state", "live_momentum"):
+            if key in param_group:
+                raise SettingError(f"a parameter group has {key!r}: give it to {type(self).__name__}, for all groups")
+        asked = set(param_group)
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            check_numbers(group, self.numbers)
+            self.check_group(group, asked)
+            if self._built is not None:
+                self._build()
+        except SettingError:
+            self.param_groups.pop()
+            raise
+        self.complete_group(group)
+
+    def state_dict(self) -> dict:
+        """As of torch's optimizer. Live state is spread out to the shapes of the parameters. Waits for a GPU."""
+        own, self.state = self.state, self._expanded_state()
+        try:
+            return super().state_dict()
+        finally:
+            self.state = own
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Take over what `state_dict()` of this class or of torch's optimizer returned; masked state becomes 0."""
+        keys = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        # What does not match is refused by torch.
+        saved = {p: state_dict["state"].get(key, {}) for p, key in zip(self._all_parameters(), keys, strict=False)}
+        self._check_shapes(
+            saved,
+            "the saved {key} of {name} has shape {found}, the parameter {shape}: is it the state of another model?",
+        )
+        super().load_state_dict(state_dict)
+        # Torch has rounded the buffers to the parameters' dtype, which is too coarse for state under bfloat16.
+        self.state.update({p: dict(entry) for p, entry in saved.items() if entry and p.dtype == torch.bfloat16})
+        self._current_arena()
+        self._adopt_state()
+        self.refresh()
+
+    def __copy__(self) -> Self:
+        """Shares everything, as a copy of torch's optimizers does."""
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+    def __getstate__(self) -> dict:
+        own = {"_mask": self._mask, "_live_state": self._live_state, "state": self._expanded_state()}
+        return {**super().__getstate__(), **own}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            self.complete_group(group)
+
+    def _written(self, addresses: np.ndarray | None) -> tuple:
+        """Differs once torch has counted a write to a parameter, or one has got other memory."""
+        parameters = self._arena.parameters
+        return [p._version for p in parameters], addresses is not None and addresses[: len(parameters)].tobytes()
+
+    def _from_scaler(self, name: str) -> Tensor | None:
+        """What `torch.amp.GradScaler` sets for the time of a step. Without any gradient it is a plain number."""
+        value = self.__dict__.get(name)
+        if value is None:
+            return None
+        return torch.as_tensor(value, dtype=torch.float32).to(self._arena.device, non_blocking=True)
+
+    def _fitted(self, gradient: Tensor | None, i: int) -> Tensor | None:
+        """The gradient laid out like its parameter, or SettingError where that is impossible."""
+        if gradient is None:
+            return None
+        parameter = self._arena.parameters[i]
+        try:
+            check_gradient(self._names()[i], parameter, gradient)
+        except ValueError as error:
+            raise SettingError(str(error)) from error
+        return gradient if same_order(gradient, parameter) else torch.empty_like(parameter).copy_(gradient.detach())

@@ -1,0 +1,75 @@
+"""The hyperparameters of an optimizer's groups, floats or tensors, as the rows that the kernel reads."""
+
+from collections.abc import Callable, Sequence
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from sparselt.errors import SettingError
+
+Number = Callable[[float | Tensor], float | Tensor]
+
+
+class Hyperparameters:
+    """`rows`: [groups, columns] on the device, float64 on a CPU, else float32. Filled by `send`.
+
+    columns: a group's row, each hyperparameter taken through the function that is its second argument.
+    numbers: the options of a group that may be tensors. One on the GPU is copied there on the GPU, so that nothing
+        waits for it and a CUDA graph replays the copy.
+    """
+
+    def __init__(
+        self,
+        columns: Callable[[dict, Number], Sequence],
+        numbers: Sequence[str],
+        groups: list[dict],
+        width: int,
+        device: torch.device,
+    ):
+        kind = torch.float64 if device.type == "cpu" else torch.float32
+        self.rows = torch.zeros(len(groups), width, dtype=kind, device=device)
+        self._columns, self._numbers = columns, numbers
+        self._cells = [list(row.unbind()) for row in self.rows]
+        self._sent: list | None = None
+
+    def send(self, groups: list[dict]) -> None:
+        """Brings `rows` up to date with the groups, which are only read."""
+        rows = [self._columns(group, _as_float) for group in groups]
+        if rows != self._sent:
+            on_gpu = self.rows.is_cuda
+            if on_gpu and torch.cuda.is_current_stream_capturing():
+                raise SettingError("hyperparameters changed while a CUDA graph is captured: call refresh() before")
+            self.rows.copy_(torch.tensor(rows, dtype=self.rows.dtype, pin_memory=on_gpu), non_blocking=True)
+            self._sent = rows
+        if self.rows.is_cuda:
+            self._copy_tensors(groups)
+
+    def _copy_tensors(self, groups: list[dict]) -> None:
+        cells, values = [], []
+        for own, group in zip(self._cells, groups, strict=True):
+            if any(_is_on_gpu(group[key]) for key in self._numbers):
+                for cell, value in zip(own, self._columns(group, lambda value: value), strict=True):
+                    if isinstance(value, Tensor) and value.is_cuda:
+                        cells.append(cell)
+                        values.append(value.detach().view(()))
+        if cells:
+            torch._foreach_copy_(cells, values)
+
+
+def check_numbers(group: dict, names: Sequence[str]) -> None:
+    """SettingError unless each of these options is a number or a tensor of one element."""
+    for name in names:
+        if isinstance(group[name], Tensor) and group[name].numel() != 1:
+            raise SettingError(f"{name} is a tensor of {group[name].numel()} elements: expected 1")
+        if not isinstance(group[name], Tensor | Real):
+            raise SettingError(f"{name} is {group[name]!r}: expected a number, or a tensor of one element")
+
+
+def _as_float(value: float | Tensor) -> float:
+    """1 for a tensor on the GPU, which `_copy_tensors` fills in."""
+    return value if isinstance(value, float) else 1.0 if _is_on_gpu(value) else float(value)
+
+
+def _is_on_gpu(value: float | Tensor) -> bool:
+    return isinstance(value, Tensor) and value.is_cuda

@@ -1,0 +1,46 @@
+"""Masks for a torch optimizer that is not one of ours."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from sparselt.errors import MaskError
+from sparselt.optim._arena import check_mask
+
+
+def keep_masked(optimizer: torch.optim.Optimizer, model: nn.Module, mask: Mapping[str, Tensor]) -> RemovableHandle:
+    """Keeps masked weights of `model` and their state in any torch optimizer at exactly 0.0 after every step.
+
+    Zeroes them now, and from then on after each `optimizer.step()`: a masked weight, and its place in every tensor of
+    the optimizer's state that has the shape of the parameter (Adam's exp_avg and exp_avg_sq, RMSprop's square_avg, any
+    momentum buffer), whatever gradient came in. This takes a pass over each of them; `MaskedSGD` needs none.
+
+    mask: bool tensors by parameter name (a `sparselt.Mask`), True where a weight lives; parameters without one are
+        dense.
+    Returns a handle, whose `remove()` ends it. For another mask, remove it and call this again.
+    Raises MaskError, before anything is written, for a mask that does not fit the model, or of a parameter that the
+    optimizer does not have.
+
+    >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    >>> keep_masked(optimizer, model, mask)
+    """
+    parameters = dict(model.named_parameters())
+    check_mask(mask, parameters)
+    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for name in mask:
+        if id(parameters[name]) not in known:
+            raise MaskError(f"the mask has a layer {name!r}, whose parameter the optimizer does not have: add it there")
+    masked = [(parameters[name], ~layer) for name, layer in mask.items()]
+
+    @torch.no_grad()
+    def zero(*_: object) -> None:
+        for parameter, gone in masked:
+            state = optimizer.state.get(parameter, {})
+            for tensor in (parameter, *state.values()):
+                if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
+                    tensor.masked_fill_(gone.to(tensor.device), 0)
+
+    zero()
+    return optimizer.register_step_post_hook(zero)

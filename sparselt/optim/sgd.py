@@ -1,0 +1,101 @@
+"""MaskedSGD: `torch.optim.SGD` for networks with masks, one fused pass over all weights of one or several."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+
+from torch import Tensor
+
+from sparselt.errors import SettingError
+from sparselt.kernels.masked_sgd import Columns, operation
+from sparselt.optim._base import MaskedOptimizer
+from sparselt.optim._hyperparameters import Number
+
+
+class MaskedSGD(MaskedOptimizer):
+    """SGD in which a masked weight and its momentum are exactly 0.0 after every step, whatever gradient came in.
+
+    params, mask: see `MaskedOptimizer`, as for masks, moved parameters, gradient scaling and errors.
+    lr, momentum, dampening, weight_decay, nesterov, maximize: as in `torch.optim.SGD`, also per group. The first four
+        may be tensors of one element. One on the GPU is read there, also in the replays of a CUDA graph; momentum that
+        is a tensor counts as nonzero for `state`.
+    decoupled_weight_decay: multiply each weight by 1 - (lr / initial_lr)·weight_decay instead of adding weight_decay·w
+        to the gradient, as Paul et al. 2022 (Unmasking) do on ImageNet (decoupled SGD of the Mosaic recipes): the decay
+        follows the schedule but not the base learning rate. initial_lr is the group's first lr, under the key that
+        torch's schedulers use. For the meaning of AdamW, 1 - lr·decay, give weight_decay = decay·lr.
+    live_momentum: store momentum for live weights only, see `live_state` of `MaskedOptimizer`.
+
+    Without a mask this is `torch.optim.SGD`; `state_dict()` loads into it and back.
+    """
+
+    operation = operation
+    state_keys = ("momentum_buffer",)
+    numbers = ("lr", "momentum", "dampening", "weight_decay")
+    recipe_options = ("momentum", "weight_decay", "nesterov", "decoupled_weight_decay")
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float | Tensor = 1e-3,
+        momentum: float | Tensor = 0,
+        dampening: float | Tensor = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = False,
+        mask: Mapping[str, Tensor] | None = None,
+        live_momentum: bool = False,
+    ):
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        super().__init__(params, defaults, mask, live_momentum)
+
+    @staticmethod
+    def columns(group: dict, number: Number) -> Columns:
+        lr, decay, decoupled = number(group["lr"]), number(group["weight_decay"]), group["decoupled_weight_decay"]
+        return Columns(
+            lr=lr,
+            momentum=number(group["momentum"]),
+            keep=1 - number(group["dampening"]),
+            weight_decay=0.0 if decoupled else decay,
+            shrink=1 - lr / number(group["initial_lr"]) * decay if decoupled else 1.0,
+            sign=-1.0 if group["maximize"] else 1.0,
+            nesterov=1.0 if group["nesterov"] else 0.0,
+        )
+
+    def keeps_state(self, group: dict) -> bool:
+        """Whether the group has momentum. A tensor counts as nonzero, as nobody should wait for its value."""
+        return isinstance(group["momentum"], Tensor) or group["momentum"] != 0
+
+    def check_group(self, group: dict, asked: Collection[str]) -> None:
+        """Refuses what `torch.optim.SGD` refuses of its defaults.
+
+        A group without momentum may inherit nesterov, to no effect, but not ask for it.
+        """
+        for key in ("lr", "momentum", "weight_decay"):
+            if not 0 <= group[key] < math.inf:
+                raise SettingError(f"{key} is {group[key]}: expected 0 or more, and finite")
+        if not -math.inf < group["dampening"] < math.inf:
+            raise SettingError(f"dampening is {group['dampening']}: expected a finite number")
+        if group["decoupled_weight_decay"] and not group.get("initial_lr", group["lr"]) > 0:
+            raise SettingError(
+                "decoupled_weight_decay divides by the first lr, which is 0: give the base learning rate as lr"
+            )
+        if "nesterov" in asked and group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+            raise SettingError("nesterov needs a momentum above 0 and dampening 0")
+
+    def complete_group(self, group: dict) -> None:
+        for key in ("nesterov", "maximize", "decoupled_weight_decay"):
+            group.setdefault(key, False)
+        if group["decoupled_weight_decay"]:
+            # Only here: a scheduler takes initial_lr for its base, and a user may still change lr before making one.
+            group.setdefault("initial_lr", float(group["lr"]))
+
+
+OPTIMIZER = MaskedSGD

@@ -1,0 +1,69 @@
+"""The recipe names its optimizer, and recipes with SGD keep the identity they had before they could."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import torch
+from optim_cases import give_gradients, network, random_mask
+
+from sparselt import MaskedSGD
+from sparselt.errors import SettingError
+from sparselt.optim import build_optimizer
+from sparselt.optim._networks import mask_of_networks
+from sparselt.stages.stage import digest, plain
+from sparselt.training.recipe import Recipe
+from sparselt.training.schedule import Schedule
+
+RECIPE = Recipe("resnet20", 128, 62_400, Schedule("step", 0.1, (31_200, 46_800)), weight_decay=1e-4, threads=2)
+
+
+def test_the_digest_of_a_recipe_with_sgd_is_that_of_a_recipe_without_the_field():
+    # Computed before recipes had an optimizer.
+    assert digest(RECIPE) == "a5ecd06cc0b143b95ae3128c40cf4caba18af109422b65086ca7c3112fb43ecf"
+    assert "optimizer" not in plain(RECIPE)
+
+
+def test_a_field_is_left_out_only_where_it_has_its_default():
+    @dataclasses.dataclass
+    class Values:
+        kept: int = 1
+        left_out: int = dataclasses.field(default=2, metadata={"omit_default": True})
+
+    assert plain(Values()) == {"kept": 1}
+    assert plain([Values(left_out=3)]) == [{"kept": 1, "left_out": 3}]
+
+
+def test_an_unknown_optimizer_is_refused_with_the_known_ones():
+    with pytest.raises(SettingError, match="no optimizer 'adamm'; expected one of sgd"):
+        dataclasses.replace(RECIPE, optimizer="adamm")
+    for helper in ("_base", "_arena"):
+        with pytest.raises(SettingError, match=f"no optimizer '{helper}'"):
+            dataclasses.replace(RECIPE, optimizer=helper)
+
+
+def test_naming_an_optimizer_loads_no_torch():
+    program = "import sys; from sparselt.optim import check_optimizer as c; c('sgd'); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_the_recipe_builds_its_optimizer():
+    ours, theirs = network(), network()
+    mask = random_mask(ours)
+    recipe = dataclasses.replace(RECIPE, nesterov=True, weight_decay=0.1, decoupled_weight_decay=True)
+    built = build_optimizer(recipe, ours.named_parameters(), mask)
+    options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True, "decoupled_weight_decay": True}
+    expected = MaskedSGD(theirs.named_parameters(), mask=mask, **options)
+    assert type(built) is MaskedSGD and built.mask is mask
+    for step in range(3):
+        for model, optimizer in ((ours, built), (theirs, expected)):
+            give_gradients(model, step)
+            optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_masks_of_networks_are_merged_under_the_names_of_one_optimizer():
+    mask = random_mask(network())
+    assert mask_of_networks([network(), network()], [None, mask]).keys() == {f"1.{name}" for name in mask}
+    assert mask_of_networks([network()], [None]) is None
