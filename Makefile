@@ -4,12 +4,12 @@ ARGS ?=
 GPU_OUT ?= gpu-results
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lint bench gpu clean FORCE
+.PHONY: help reproduce test lint types bench gpu clean FORCE
 
 help:
 	@echo "make reproduce  the main job: lottery tickets on handwritten digits, figures and report in runs/ (ARGS=\"--seed 1\")"
 	@echo "make test       the tests (ARGS=\"tests/kernels -x\")"
-	@echo "make lint       ruff: rules and format"
+	@echo "make lint       ruff: rules and format; mypy: types"
 	@echo "make bench      the kernels against named competitors: a table, JSON and plots (ARGS=\"masked_sgd --quick\")"
 	@echo "make gpu        on a CUDA machine: GPU tests and benchmarks with its python3; results in gpu-results/ (GPU_OUT=...)"
 	@echo "make clean      remove caches and build leftovers; .venv/ and runs/ stay"
@@ -24,9 +24,15 @@ test: .venv/.installed
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --durations=10 $(ARGS)
 	@.venv/bin/ruff check --quiet
 
-lint: .venv/.installed
+lint: .venv/.installed types
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
+
+# mypy sees the package as it is installed: kernels, reproduce and benchmarks within it.
+types: .venv/.installed
+	@rm -rf build/types && mkdir -p build/types/sparselt
+	@ln -s $(CURDIR)/sparselt/* $(CURDIR)/kernels $(CURDIR)/reproduce $(CURDIR)/benchmarks build/types/sparselt/
+	@cd build/types && $(CURDIR)/.venv/bin/python -m mypy -p sparselt --config-file $(CURDIR)/pyproject.toml
 
 # The stamp holds the folder it was made in: a .venv that was moved or has lost its interpreter is set up again.
 ifeq ($(and $(wildcard .venv/bin/python),$(findstring $(CURDIR),$(file < .venv/.installed))),)

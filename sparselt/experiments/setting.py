@@ -14,6 +14,7 @@ from sparselt.experiments.trials import check_criterion
 from sparselt.experiments.values import Rule, nearest, parse, rules, typed, value
 from sparselt.models import check_model, prunable_shapes
 from sparselt.models.initialization import Initialization, NormScale
+from sparselt.optim import check_optimizer
 from sparselt.scopes import Scope, check_fraction, weights_left
 from sparselt.training.recipe import TECHNIQUES, Recipe, training_side
 from sparselt.training.schedule import Schedule
@@ -147,7 +148,7 @@ class Setting:
     @property
     def recipe(self) -> Recipe:
         """The hyperparameters of each training."""
-        names = {f.name for f in dataclasses.fields(Recipe)} - {"schedule", "techniques", "optimizer"}
+        names = {f.name for f in dataclasses.fields(Recipe)} - {"schedule", "techniques"}
         schedule = Schedule(self.schedule, self.lr, self.milestones, self.lr_factor, self.warmup_steps)
         values = {name: getattr(self, name) for name in names}
         return Recipe(**values, schedule=schedule, techniques=TECHNIQUES[self.techniques])
@@ -198,6 +199,7 @@ class Setting:
             raise SettingError(f"padding is {self.padding}, more than the image's {self.train_size} pixels")
         if self.criterion != "magnitude":
             check_criterion(self.criterion, self.model, self.classes, self.channels, self.train_size)
+        check_optimizer(self.optimizer)
         self._check_schedule()
         sides = [self.train_size, self.eval_size]
         if TECHNIQUES[self.techniques].progressive_resizing:
