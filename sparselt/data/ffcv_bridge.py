@@ -90,7 +90,7 @@ def make_loader(path, batch_size: int, threads: int, decoder):
         )
 
 
-def iterate(loader, order: np.ndarray, prepare: Callable) -> Generator[np.ndarray]:
+def iterate(loader, order: np.ndarray, prepare: Callable | None = None) -> Generator[np.ndarray]:
     """The decoded images of consecutive batches of `order`; each array is valid until the next one is asked for.
 
     Before the worker starts, `prepare(buffers)` fills the buffers that the decoder asked for. A decoder's
@@ -133,8 +133,10 @@ def _worker_class():
             self.iter_ixes = self._until_stopped(self.iter_ixes)
             for node, buffers in self.memory_allocations["operation"].items():
                 decoder = self.loader.graph.id_to_node[node].decoder
-                self.prepare(buffers)
-                self.check = functools.partial(decoder.check, buffers)
+                if self.prepare is not None:
+                    self.prepare(buffers)
+                if hasattr(decoder, "check"):
+                    self.check = functools.partial(decoder.check, buffers)
             super().start()
 
         def run(self) -> None:
