@@ -12,7 +12,6 @@ import functools
 import hashlib
 import importlib
 import inspect
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -106,6 +105,8 @@ def entry_points(group: Group) -> dict[str, str]:
     Raises:
         SettingError: two packages announce different things by one name.
     """
+    from importlib import metadata  # slow to load, and most commands need no entry points
+
     found: dict[str, str] = {}
     for point in metadata.entry_points(group=group):
         reference = f"{point.module}:{point.attr}"

@@ -4,8 +4,8 @@
     loader = train_loader(dataset, 64, order_seed=0, augmentation_seed=0, transform=PadCrop(...), device="cpu")
     for batch in loader.epoch(3, start_step=5): ...
 
-Arrays that fit the device are kept there (`ResidentData`, which `write_resident` keeps on disk for many trainings);
-all else is streamed, through FFCV or, without it, Pillow. Both engines give the same samples and crops.
+Arrays that fit the device are kept there (`ResidentData`, stored for many trainings by `write_resident`); all else is
+streamed, through FFCV or, without it, Pillow. Both engines give the same samples and crops.
 
 Which sample comes when, its crop and its flip are functions of (seed, epoch, index) alone.
 """

@@ -76,7 +76,7 @@ class EvalLoader:
 
 
 def normalized(images: torch.Tensor, indices: torch.Tensor, transform) -> torch.Tensor:
-    """uint8 [N, C, H, W] of any strides to float32, channels-last, in memory of its own; nothing is drawn."""
+    """uint8 [N, C, H, W] of any strides to float32, channels-last, in memory of its own; nothing is random."""
     if images.device.type == "cpu" and images.is_contiguous(memory_format=torch.channels_last):
         return _normalized_rows(images, transform)
     return augmented(images, indices, transform, seed=0, epoch=0, padding=0, flip=False)
@@ -109,7 +109,7 @@ def augmented(
 
 
 def _normalized_rows(images: torch.Tensor, transform) -> torch.Tensor:
-    """What `augment` would give, to the bit, in vector instructions: a row of pixels is one stretch of memory."""
+    """The same bits as `augment`, by vector instructions over whole rows of pixels."""
     from sparselt.kernels._threads import split
     from sparselt.kernels.augment import affine
 

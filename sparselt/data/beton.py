@@ -1,8 +1,8 @@
 """The .beton file: FFCV's format, version 2 (ffcv/types.py, ffcv/fields of FFCV 1.0.2), written and read without FFCV.
 
-Here every file has two fields, "image" (fixed-size arrays, or pictures that are raw or JPEG) and "label". A header and
-the description of the fields come first, then one row of the table for each sample; the samples' bytes follow in pages,
-none across the border of two; last stand all (sample, address, size).
+Every file here has two fields, "image" (fixed-size arrays, or pictures that are raw or JPEG) and "label". A header and
+the description of the fields come first, then a table with one row a sample. The samples' bytes follow in pages; no
+sample crosses the border of two pages. A list of (sample, address, size) ends the file.
 """
 
 import io
@@ -47,7 +47,7 @@ def beton_count(path: Path) -> int | None:
 
 
 class Pages:
-    """Where the samples' bytes go: one after another, each on one page; the same sizes get the same addresses."""
+    """Places the samples' bytes one after another, each on one page; the same sizes get the same addresses."""
 
     def __init__(self, field: str, capacity: int, page_size: int):
         """capacity: the most samples there can be; the table before the pages has room for them."""
@@ -73,8 +73,7 @@ class Pages:
 
 
 def page_size_for(shape: tuple[int, int, int] | str) -> int:
-    """FFCV's default of 8 MiB; 2 MiB for small images, so that few of them do not become a large file; more for arrays
-    that would not fit."""
+    """FFCV's default of 8 MiB; 2 MiB for small images, to keep files of few images small; more for larger arrays."""
     if isinstance(shape, str):
         return 4 * SMALLEST_PAGE
     size = math.prod(shape)
@@ -84,7 +83,7 @@ def page_size_for(shape: tuple[int, int, int] | str) -> int:
 def write_around_pages(
     file, field: str, shape: tuple[int, int, int] | str, pages: Pages, rows: np.ndarray, sizes: np.ndarray
 ) -> None:
-    """Completes a file whose pages are written: header, descriptions, table, and the list of what lies where.
+    """Completes a file whose pages are written: header, descriptions, table, and the list at the end.
 
     rows: of ROWS[field], one a sample; sizes: bytes of each sample.
     """
@@ -98,7 +97,7 @@ def write_around_pages(
     header = np.zeros(1, dtype=_HEADER)
     header[0] = (VERSION, len(fields), pages.page_size, len(rows), pages.end)
     allocations = np.zeros(len(rows), dtype=_ALLOCATION)
-    allocations["sample"], allocations["address"], allocations["size"] = np.arange(len(rows)), _addresses(rows), sizes
+    allocations["sample"], allocations["address"], allocations["size"] = np.arange(len(rows)), addresses_of(rows), sizes
     file.truncate(pages.end)  # the rest of the last page
     file.seek(0)
     file.write(header.tobytes() + fields.tobytes() + rows.tobytes())
@@ -107,10 +106,11 @@ def write_around_pages(
 
 
 class Beton:
-    """A file to read: `count` samples, `labels` int64 [N], `image(index)`, `stored(index)`; from several threads too.
+    """A file to read, also from several threads: `count`, `labels` int64 [N], `image(index)`, `stored(index)`.
 
-    field: "ndarray" or "rgb_image". DataError for a file that is not one of `write_dataset`, for a sample that lies
-    outside of it, and where the file is cut while it is open: it is not mapped, for that would end the process.
+    field: "ndarray" or "rgb_image"; shape: (C, H, W) of arrays. DataError for a file that `write_dataset` did not
+    write, for a sample that lies outside of it, and where the file is cut while it is open. It is read and not mapped,
+    because cutting a mapped file ends the process.
     """
 
     def __init__(self, path: Path | str):
@@ -147,7 +147,7 @@ class Beton:
     def stored(self, index: int) -> np.ndarray:
         """The bytes of a sample as they stand in the file, uint8 [size]. SampleIndexError outside 0 to count - 1."""
         check_index(index, self.count, str(self.path))
-        address, size = int(_addresses(self._rows)[index]), int(self._sizes[index])
+        address, size = int(addresses_of(self._rows)[index]), int(self._sizes[index])
         if size < 1 or address + size > self._length:
             raise DataError(f"{self.path}: sample {index} lies outside the file: write the data set again")
         found = os.pread(self._file.fileno(), size, address)
@@ -174,7 +174,7 @@ class Beton:
         return int(row["height"]), int(row["width"])
 
     def decoded(self, jpeg: np.ndarray, height: int, width: int, index: int) -> np.ndarray:
-        """uint8 [H, W, 3] from the JPEG data of a sample, or from a part of them. DataError where they are broken."""
+        """uint8 [H, W, 3] from JPEG data, of a whole sample or a part. DataError where they are broken."""
         from PIL import Image
 
         try:
@@ -197,7 +197,7 @@ class Beton:
 
 
 class SampleIndexError(DataError, IndexError):
-    """A sample that is not there; an IndexError too, so that iterating over samples ends as over a list."""
+    """A sample that does not exist; also an IndexError, so that a loop over samples ends as over a list."""
 
 
 def check_index(index: int, count: int, where: str) -> None:
@@ -206,7 +206,8 @@ def check_index(index: int, count: int, where: str) -> None:
         raise SampleIndexError(f"{where} has no sample {index}: it holds {count:,}, 0 to {count - 1:,}")
 
 
-def _addresses(rows: np.ndarray) -> np.ndarray:
+def addresses_of(rows: np.ndarray) -> np.ndarray:
+    """The column of addresses in rows of the table, to read or to fill."""
     image = rows["image"]
     return image if image.dtype.names is None else image["address"]
 

@@ -1,4 +1,4 @@
-"""A page of samples, sorted by class: what one looks at before one trains on a data set."""
+"""A page of samples, sorted by class, to look at before training on a data set."""
 
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def _thumbnail(pixels: np.ndarray):
 
 
 def _font(size: int):
-    """Matplotlib's own, which has the letters of most alphabets; Pillow's has ASCII's."""
+    """Matplotlib's font, which has the letters of most alphabets; Pillow's has only ASCII."""
     from matplotlib import get_data_path
     from PIL import ImageFont
 
@@ -95,7 +95,7 @@ def _font(size: int):
 
 
 def _fitted(text: str, font) -> str:
-    """The text, or as much of its beginning as there is room for."""
+    """The text, cut where it is too long."""
     if font.getlength(text) <= _WIDEST_LABEL:
         return text
     while text and font.getlength(text + "…") > _WIDEST_LABEL:

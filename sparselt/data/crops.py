@@ -84,10 +84,10 @@ def center_box(height, width, ratio):
 
 @compiled
 def center_region(height, width, size, ratio):
-    """(top, left, rows, columns), in parts of pixels, of what torchvision's Resize and CenterCrop show.
+    """(top, left, rows, columns), in parts of pixels, of the region that torchvision's Resize and CenterCrop show.
 
-    They resize the shorter side to size / ratio pixels, the longer one to a whole number below what is due, and cut the
-    central size x size out of that, at a whole pixel; a half is rounded to even.
+    They resize the shorter side to size / ratio pixels and the longer one in proportion, rounded down, and cut out the
+    central size x size, at a whole pixel; a half is rounded to even.
     """
     shorter = max(size, math.floor(size / ratio + 0.5))
     if width <= height:

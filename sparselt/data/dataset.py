@@ -1,4 +1,4 @@
-"""Opens what `write_dataset` wrote, and refuses what it did not."""
+"""Opens a data set that `write_dataset` wrote, after verifying its files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class Dataset:
         return self.record(split).count
 
     def record(self, split: str) -> SplitRecord:
-        """What the manifest says of "train" or "test"; DataError for another name."""
+        """The manifest's record of "train" or "test"; DataError for another name."""
         if split not in self.manifest.splits:
             raise DataError(f"there is no split {split!r}: choose one of {', '.join(self.manifest.splits)}")
         return self.manifest.splits[split]
@@ -40,8 +40,8 @@ class Dataset:
 
     def require(
         self, *, classes: int | None = None, shape: tuple[int, int, int] | None = None, field: str | None = None
-    ):
-        """This data set, or DataError where a setting needs another class count, image shape or field than it has."""
+    ) -> "Dataset":
+        """This data set; DataError where a setting needs another class count, image shape or field."""
         record = self.record("train")
         for what, found, expected in (
             ("classes", self.classes, classes),
@@ -57,9 +57,9 @@ class Dataset:
 
 
 def open_dataset(folder: Path | str) -> Dataset:
-    """The data set in `folder`, once its manifest and each beton's size and fingerprint are verified.
+    """The data set in `folder`, after verifying its manifest and each beton's size and fingerprint.
 
-    DataError says what is wrong and what to do; FFCV, which may crash on a damaged file, has not seen it by then.
+    DataError says what is wrong and what to do, before FFCV, which may crash on a damaged file, reads it.
     """
     folder = Path(folder)
     layout = f"expected {FILE_NAME} and {', '.join(f'{split}.beton' for split in SPLITS)} there; {_WRITE}"
@@ -67,12 +67,8 @@ def open_dataset(folder: Path | str) -> Dataset:
         raise DataError(f"there is no data folder {folder}: {layout}")
     path = folder / FILE_NAME
     if not path.is_file():
-        betons = sorted(file.name for file in folder.glob("*.beton"))
-        found = (
-            f"found {', '.join(betons)}, which sparselt did not write or not finish"
-            if betons
-            else "nothing of it is there"
-        )
+        betons = ", ".join(sorted(file.name for file in folder.glob("*.beton")))
+        found = f"found {betons}, which sparselt did not write or not finish" if betons else "nothing of it is there"
         raise DataError(f"{folder} holds no data set ({found}): {layout}")
     try:
         manifest = Manifest.from_json(path.read_text(encoding="utf-8"), path)

@@ -1,6 +1,6 @@
-"""Pictures to squares of uint8, inside FFCV: decode, crop, resize, flip; compiled, and keyed by the sample's index.
+"""Reads betons of pictures through FFCV, which decodes, crops, resizes and flips them in compiled code.
 
-FFCV decompresses; of a JPEG that can be cut (see `jpeg`) only what the crop shows.
+Of a JPEG that can be cut (see `jpeg`) it decompresses only the part that the crop shows.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _DECODED, _NOT_DECODED, _OUTSIDE = 0, 1, 2
 class FfcvReader:
     """Batches of one split, decoded by FFCV in a thread of its own and `threads` of Numba's.
 
-    What it yields is memory that is written again when the next batch is asked for.
+    The memory of a batch is overwritten when the next batch is asked for.
     """
 
     reuses_memory = True
@@ -53,8 +53,7 @@ class FfcvReader:
 
 @functools.lru_cache(maxsize=8)
 def _loader(path: Path, written: int, batch_size: int, threads: int, size: int):
-    """FFCV's loader, one for all that read a beton alike: each costs a second of compilation, and tables as long as the
-    beton."""
+    """FFCV's loader, shared by all that read a beton alike: each takes a second of compilation, and large tables."""
     return make_loader(path, batch_size, threads, _decoder_class()(size))
 
 
@@ -66,7 +65,7 @@ def _decoder_class():
     from ffcv.pipeline.compiler import Compiler
 
     class SeededDecoder(SimpleRGBImageDecoder):
-        """Stands where FFCV's own decoders stand in a pipeline."""
+        """A decoder for FFCV's pipeline."""
 
         def __init__(self, size: int):
             super().__init__()
@@ -116,7 +115,7 @@ def _compiled_decoder(parallel: bool):
 
     @numba.njit(nogil=True)
     def decompress(jpeg, size, height, width, pixels):
-        # Arrays and not addresses are the arguments, because Numba frees an array after its last use as an array.
+        # The arguments are arrays, not addresses, because Numba frees an array after its last use as an array.
         return ctypes_imdecode(
             jpeg.ctypes.data, size, height, width, pixels.ctypes.data, height, width, 0, 0, 1, 1, False, False
         )

@@ -1,7 +1,8 @@
-"""One beton from one split, by one process or several: the same bytes in any case.
+"""Writes one beton from one split, with the same bytes for any number of processes.
 
-The processes encode the samples in turns of a chunk and report their sizes; this one gives every sample its address, in
-order, and they write there. A process that fails or dies is noticed, and the sample that cannot be written is named.
+Each process encodes every n-th chunk of samples and reports their sizes; the parent gives every sample its address, in
+order, and the process writes there. The parent notices a process that fails or dies, and names a sample that cannot be
+written.
 """
 
 import collections
@@ -11,15 +12,15 @@ import os
 import signal
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from sparselt.data.beton import ROWS, Pages, page_size_for, write_around_pages
+from sparselt.data.beton import ROWS, Pages, addresses_of, page_size_for, write_around_pages
 from sparselt.data.manifest import contents_of
-from sparselt.data.pixels import encoder
-from sparselt.data.sources.base import UnreadableImage
+from sparselt.data.pixels import encoded
+from sparselt.data.sources.base import Samples, Source, UnreadableImage
 from sparselt.errors import DataError
 
 _COMPRESS = 4  # Philox stream: which pictures of a folder become JPEG
@@ -29,7 +30,7 @@ _AHEAD = 4  # chunks that a process may have encoded and not yet written
 
 @dataclass(frozen=True)
 class Written:
-    """What is in the file: how many samples, the names of those left out, and a checksum of all labels and bytes."""
+    """How many samples a file holds, the names of those left out, and a checksum of all labels and bytes."""
 
     count: int
     skipped: tuple[str, ...]
@@ -38,25 +39,25 @@ class Written:
 
 @dataclass
 class _Chunk:
-    """Some samples, encoded. rows lack their addresses; the sum is a CRC32; skipped holds indices."""
+    """Some encoded samples: rows without addresses, sizes in bytes, CRC32 sums, indices of kept and skipped samples."""
 
     rows: np.ndarray
-    sizes: list[int]
-    sums: list[int]
-    kept: list[int]
-    skipped: list[int]
+    sizes: list[int] = field(default_factory=list)
+    sums: list[int] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
 
 
 def write_beton(
-    source,
-    samples,
+    source: Source,
+    samples: Samples,
     path: Path,
     *,
     workers: int,
     skip_unreadable: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Written:
-    """Writes `samples` (image, label), in their order, to `path`; `progress` is called with the number done.
+    """Writes `samples` in their order to `path`; `progress` is called with the number of samples done.
 
     DataError naming the sample that cannot be read or written; OSError where the file cannot.
     """
@@ -71,11 +72,18 @@ def write_beton(
 
         def place(chunk: _Chunk) -> list[int]:
             nonlocal count
-            addresses = [_placed(pages, samples, *of) for of in zip(chunk.kept, chunk.sizes, strict=True)]
+            addresses = []
+            for index, size in zip(chunk.kept, chunk.sizes, strict=True):
+                try:
+                    addresses.append(pages.place(size))
+                except ValueError as error:
+                    raise DataError(
+                        f"{samples.name(index)} cannot be written to a beton: {error}; store it smaller "
+                        f"(max_resolution) or as JPEG"
+                    ) from error
             stop = count + len(addresses)
             rows[count:stop], sizes[count:stop], sums[count:stop] = chunk.rows, chunk.sizes, chunk.sums
-            table = rows["image"]
-            (table if table.dtype.names is None else table["address"])[count:stop] = addresses
+            addresses_of(rows)[count:stop] = addresses
             count = stop
             skipped.extend(chunk.skipped)
             if progress is not None:
@@ -97,25 +105,24 @@ def write_beton(
 
 
 class _Encode:
-    """Turns samples into the bytes to be stored, and their rows of the table."""
+    """Turns some samples into their rows of the table and the bytes to store."""
 
-    def __init__(self, source, samples, skip_unreadable: bool):
-        self.samples, self.classes, self.skip_unreadable = samples, source.classes, skip_unreadable
-        self.dtype = ROWS[source.field]
-        self.encoded, self.compressed = encoder(source), _compressed(source, len(samples))
+    def __init__(self, source: Source, samples: Samples, skip_unreadable: bool):
+        self.source, self.samples, self.skip_unreadable = source, samples, skip_unreadable
+        self.compressed = _compressed(source, len(samples))
 
     def __call__(self, indices: range) -> tuple[_Chunk, list[bytes]]:
-        rows = np.zeros(len(indices), dtype=self.dtype)
-        chunk = _Chunk(rows, [], [], [], [])
+        rows = np.zeros(len(indices), dtype=ROWS[self.source.field])
+        chunk = _Chunk(rows)
         contents: list[bytes] = []
         for index in indices:
             row = rows[len(contents)]
             try:
                 image, label = self.samples[index]
-                if not 0 <= label < self.classes:
-                    raise ValueError(f"its label {label} is not one of {self.classes} classes")
+                if not 0 <= label < self.source.classes:
+                    raise ValueError(f"its label {label} is not one of {self.source.classes} classes")
                 row["label"] = label
-                stored = self.encoded(image, row, bool(self.compressed[index]))
+                stored = encoded(self.source, image, row, bool(self.compressed[index]))
             except UnreadableImage:
                 if not self.skip_unreadable:
                     raise
@@ -133,15 +140,6 @@ class _Encode:
         return chunk, contents
 
 
-def _placed(pages: Pages, samples, index: int, size: int) -> int:
-    try:
-        return pages.place(size)
-    except ValueError as error:
-        raise DataError(
-            f"{samples.name(index)} cannot be written to a beton: {error}; store it smaller (max_resolution) or as JPEG"
-        ) from error
-
-
 def _write(descriptor: int, addresses: list[int], contents: list[bytes]) -> None:
     """Writes each sample at its address, neighbours in one go. OSError where not all of it could be written."""
     start = 0
@@ -156,7 +154,7 @@ def _write(descriptor: int, addresses: list[int], contents: list[bytes]) -> None
 
 
 def _in_processes(encode: _Encode, descriptor: int, chunks: list[range], workers: int, place) -> None:
-    # fork: the samples (over a million paths) need not be sent, and a process can inherit the open file.
+    # fork: a process inherits the open file, and the samples (over a million paths) need not be sent.
     context = multiprocessing.get_context("fork")
     processes, channels = [], []
     try:
@@ -170,7 +168,7 @@ def _in_processes(encode: _Encode, descriptor: int, chunks: list[range], workers
         for number in range(len(chunks)):
             turn = number % workers
             addresses = place(_receive(processes[turn], channels[turn]))
-            with contextlib.suppress(OSError):  # a process that is gone says so at the next `_receive`
+            with contextlib.suppress(OSError):  # the next `_receive` notices a process that is gone
                 channels[turn].send(addresses)
         for process, channel in zip(processes, channels, strict=True):
             _receive(process, channel)
@@ -196,10 +194,10 @@ def _receive(process, channel):
 
 
 def _process(encode: _Encode, descriptor: int, chunks: list[range], channel, of_parent) -> None:
-    """Encodes its chunks, reports each, and writes each where it is told to."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process, by the other one
+    """Encodes its chunks, reports each, and writes each where the parent says."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process, by SIGTERM
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # Otherwise this process holds its own line open and does not notice the parent's death.
+    # An inherited end of its own channel would keep it open after the parent's death.
     for inherited in of_parent:
         inherited.close()
     with contextlib.suppress(ImportError):
@@ -207,7 +205,15 @@ def _process(encode: _Encode, descriptor: int, chunks: list[range], channel, of_
 
         cv2.setNumThreads(0)  # OpenCV's thread pool does not survive a fork
     try:
-        _encode_in_turns(encode, descriptor, chunks, channel)
+        waiting: collections.deque[list[bytes]] = collections.deque()
+        for chunk in chunks:
+            encoded_chunk, contents = encode(chunk)
+            channel.send(("chunk", encoded_chunk))
+            waiting.append(contents)
+            while len(waiting) > _AHEAD or (waiting and channel.poll()):
+                _write(descriptor, channel.recv(), waiting.popleft())
+        while waiting:
+            _write(descriptor, channel.recv(), waiting.popleft())
         channel.send(("written", None))
     except EOFError:
         os._exit(1)  # the parent is gone
@@ -216,18 +222,6 @@ def _process(encode: _Encode, descriptor: int, chunks: list[range], channel, of_
         failure = error if known else DataError(f"a writing process failed: {type(error).__name__}: {error}")
         with contextlib.suppress(OSError):
             channel.send(("error", failure))
-
-
-def _encode_in_turns(encode: _Encode, descriptor: int, chunks: list[range], channel) -> None:
-    waiting: collections.deque[list[bytes]] = collections.deque()
-    for chunk in chunks:
-        encoded, contents = encode(chunk)
-        channel.send(("chunk", encoded))
-        waiting.append(contents)
-        while len(waiting) > _AHEAD or (waiting and channel.poll()):
-            _write(descriptor, channel.recv(), waiting.popleft())
-    while waiting:
-        _write(descriptor, channel.recv(), waiting.popleft())
 
 
 def _compressed(source, count: int) -> np.ndarray:

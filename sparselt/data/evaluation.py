@@ -1,4 +1,4 @@
-"""How test images come to the network, in words that stand beside every result: another protocol is another number."""
+"""The evaluation protocol in words, recorded with every result, because another protocol gives other numbers."""
 
 import math
 from typing import Any
@@ -24,8 +24,7 @@ def evaluation_record(
 ) -> dict[str, Any]:
     """The evaluation protocol as JSON: crop, resize, interpolation, normalization, and what was done when writing.
 
-    size, ratio, interpolation: of the `CenterCrop` that pictures are evaluated with; without them, images are taken
-    as they are.
+    size, ratio, interpolation: of the `CenterCrop` of pictures; without them, images are used as they are.
     """
     if size is None or ratio is None:
         shape = manifest.splits["test"].shape

@@ -1,12 +1,12 @@
-"""FFCV 1.0.2 with its traps closed: the only file that imports it.
+"""FFCV 1.0.2 with workarounds for its faults; only this file and `decoder` import it.
 
-Known faults of FFCV and what is done here. It sets torch's thread count on import, in every loader and in its worker
-thread: its setter is replaced by one that leaves torch alone. An exception in its worker thread leaves the consumer
-waiting for ever: the thread is watched. Leaving an iteration early leaks the thread: `stop` ends it. Its batches are
-views of buffers that are written again: what leaves this file is read before the next batch is asked for. Two live
-iterations abort under Numba's workqueue layer: there, each decodes in one thread (`usable_threads`), which no layer is
-asked for. It marks Numba's type of byte arrays as read-only for the whole process: its reader of samples is replaced by
-one that leaves types alone. A beton that is cut while it is mapped ends the process: its length is watched.
+- It sets torch's thread count on import, in every loader and in its worker thread: its setter is replaced.
+- An exception in its worker thread leaves the consumer waiting for ever: the consumer watches the thread.
+- Leaving an iteration early leaks the thread: `stop` ends it.
+- Its batches are views of buffers that it overwrites: callers read each before they ask for the next.
+- Two live iterations abort under Numba's workqueue layer: there, each decodes in one thread (`usable_threads`).
+- It marks Numba's type of byte arrays as read-only for the whole process: its reader of samples is replaced.
+- A beton that is cut while it is mapped ends the process: its length is watched.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ def require_ffcv():
 
 
 def usable_threads(asked: int) -> int:
-    """At most Numba's threads; 1 where Numba only has its workqueue layer, which dies when two threads use it."""
+    """At most Numba's threads; 1 where Numba only has its workqueue layer, which two threads crash."""
     from numba import config
 
     most = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # set while Numba is imported
@@ -74,10 +74,7 @@ def usable_threads(asked: int) -> int:
 
 
 def make_loader(path, batch_size: int, threads: int, decoder):
-    """An FFCV loader of the field "image" alone, by `decoder` or, if None, as fixed-size arrays.
-
-    Labels are read from the beton, which needs no compilation.
-    """
+    """An FFCV loader of the field "image" alone, by `decoder`; labels come from the beton without compilation."""
     ffcv = require_ffcv()
     with _numba_threads_restored(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -89,16 +86,16 @@ def make_loader(path, batch_size: int, threads: int, decoder):
             drop_last=False,
             batches_ahead=2,
             seed=0,
-            pipelines={"label": None, "image": [decoder or ffcv.fields.ndarray.NDArrayDecoder()]},
+            pipelines={"label": None, "image": [decoder]},
         )
 
 
-def iterate(loader, order: np.ndarray, prepare=None) -> Generator[np.ndarray]:
+def iterate(loader, order: np.ndarray, prepare: Callable | None = None) -> Generator[np.ndarray]:
     """The decoded images of consecutive batches of `order`; each array is valid until the next one is asked for.
 
-    `prepare(buffers)` fills the buffers that the decoder asked for before the worker starts. A decoder that has
-    `check(buffers, slot, indices)` is asked to refuse a bad batch. Closing the generator, or dropping it, ends the
-    worker. DataError where the worker fails, naming the batch.
+    Before the worker starts, `prepare(buffers)` fills the buffers that the decoder asked for. A decoder's
+    `check(buffers, slot, indices)` refuses a bad batch. Closing or dropping the generator ends the worker. DataError,
+    naming the batch, where the worker fails.
     """
     worker = None
     try:
@@ -132,7 +129,7 @@ def _worker_class():
             super().__init__(loader, order)
 
         def start(self) -> None:
-            # FFCV has allocated this pass's buffers by now and not yet read them: here live data gets in.
+            # FFCV has allocated this pass's buffers by now and not yet read them.
             self.iter_ixes = self._until_stopped(self.iter_ixes)
             for node, buffers in self.memory_allocations["operation"].items():
                 decoder = self.loader.graph.id_to_node[node].decoder
@@ -197,7 +194,7 @@ def _worker_class():
 
 
 def _check_length(path: str, length: int, index: int) -> None:
-    """DataError where a file has become shorter than it was: reading what it lost through memory ends the process."""
+    """DataError where a file has become shorter: reading the lost part through mapped memory would end the process."""
     if os.stat(path).st_size < length:
         raise DataError(f"{path} was cut while it was read, before sample {index}: write the data set again")
 
@@ -215,12 +212,12 @@ def _numba_threads_restored():
 
 @functools.cache
 def _layer_is_threadsafe() -> bool:
-    """Whether the threading layer that Numba takes here can be entered by several threads at once."""
+    """Whether several threads may enter Numba's threading layer at once."""
     import numba
     from numba.np.ufunc import parallel
 
     try:
-        parallel._launch_threads()  # what the first parallel function does; only then is the layer known
+        parallel._launch_threads()  # as the first parallel function does; the layer is unknown before
         return numba.threading_layer() in ("tbb", "omp")
     except (AttributeError, ValueError, ImportError):
         return False

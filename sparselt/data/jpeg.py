@@ -1,8 +1,9 @@
-"""Takes out of a JPEG the blocks that a crop shows, so that the others need not be decoded.
+"""Cuts the blocks that a crop shows out of a JPEG, so that the others need not be decoded.
 
-Entropy-coded data can be cut at restart markers, which make what follows independent of what came before (ITU-T T.81,
-sections B.2.1 and F.2.1.3.1). The pictures of `write_dataset` have one after every block; others are decoded whole. The
-pixels are the same to the bit: one more block is kept on every side, and chroma is smoothed over less.
+Entropy-coded data can be cut at restart markers: the data after a marker do not depend on the data before it (ITU-T
+T.81, sections B.2.1 and F.2.1.3.1). The pictures of `write_dataset` have a marker after every block; others are decoded
+whole. The pixels are the same to the bit, because one more block is kept on every side, and chroma is smoothed over
+less than a block.
 """
 
 import math
@@ -31,7 +32,7 @@ def cut_region(jpeg, height, width, top, left, rows, columns, bilinear, side, ou
 
 @compiled
 def cut_box(jpeg, row, column, height, width, out):
-    """Writes to `out` a JPEG that shows a box of pixels and little around it.
+    """Writes to `out` a JPEG that shows a box of pixels and a little around it.
 
     jpeg: uint8, whole; out: uint8, at least as long; the box lies inside the picture. Returns (bytes written, row and
     column of the picture where it begins, its height, its width): 0 bytes where nothing can be cut.
@@ -49,7 +50,7 @@ def cut_box(jpeg, row, column, height, width, out):
     columns = -(-picture_width // (8 * across))
     if columns % interval != 0:
         return _NOTHING
-    # A part is what stands between two markers.
+    # A part is the data between two markers.
     top, bottom, shown_rows = _parts(row, height, picture_height, 8 * down)
     left, right, shown_columns = _parts(column, width, picture_width, 8 * across * interval)
     in_row = columns // interval
@@ -77,7 +78,7 @@ def cut_box(jpeg, row, column, height, width, out):
 
 @compiled
 def _parts(start, length, total, size):
-    """The parts of `size` pixels that show a stretch and one more on each side: first, last + 1, and their pixels."""
+    """The parts of `size` pixels that show a stretch, and one more on each side: first, last + 1, and their pixels."""
     first = max(0, start // size - 1)
     stop = min(-(-total // size), (start + length - 1) // size + 2)
     return first, stop, min(total - first * size, (stop - first) * size)
@@ -85,7 +86,7 @@ def _parts(start, length, total, size):
 
 @compiled
 def _header(jpeg):
-    """Where the frame's header begins, the restart interval in blocks, and where the data begin; 0 for what is not."""
+    """Where the frame's header begins, the restart interval in blocks, and where the data begin; 0: not found."""
     frame, interval, place = 0, 0, 2
     while place + 18 < len(jpeg) and jpeg[place] == 0xFF:
         marker, length = jpeg[place + 1], _two_bytes(jpeg, place + 2)
@@ -103,11 +104,11 @@ def _header(jpeg):
 
 @compiled
 def _after_markers(jpeg, place, count):
-    """Where the data go on after `count` restart markers; the end of the image counts as the last. 0 if not found."""
+    """The place after `count` restart markers; the end of the image counts as the last. 0: not found."""
     last = len(jpeg) - 1
     while count > 0:
-        # Most stretches hold no marker, and vector instructions tell: 0xFF is one unless a 0 follows. Views, because an
-        # index that might be negative is handled apart, and that ends all vectors.
+        # Most stretches hold no marker (0xFF before anything but 0), which vector instructions find quickly. The views
+        # spare Numba the case of a negative index, which would prevent vector instructions.
         found = False
         while not found and place + _STRETCH <= last:
             here, there = jpeg[place : place + _STRETCH], jpeg[place + 1 : place + 1 + _STRETCH]
@@ -137,7 +138,7 @@ def _after_markers(jpeg, place, count):
 
 @compiled
 def _copy(source, target):
-    # Numba refuses to assign a slice where the source, as a file that is mapped, cannot be written to.
+    # Numba refuses to assign a slice of a read-only array, as a mapped file is.
     for k in range(len(source)):
         target[k] = source[k]
 

@@ -1,4 +1,4 @@
-"""The manifest beside the betons: what they hold, and a fingerprint that tells at once whether they still do."""
+"""The manifest beside the betons: what they hold, and fingerprints that show quickly whether they have changed."""
 
 import hashlib
 import json
@@ -24,8 +24,8 @@ _BLOCKS = 64
 class SplitRecord:
     """One beton. bytes: its size; shape: (C, H, W), or "variable" where every picture has its own size.
 
-    skipped: names of the pictures that were left out as unreadable. contents: a checksum of every sample's label and
-    stored bytes; the fingerprint of a large file does not cover them all.
+    skipped: names of unreadable pictures that were left out. contents: a checksum of every sample's label and stored
+    bytes; the fingerprint of a large file covers only some.
     """
 
     file: str
@@ -74,7 +74,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str, where: Path | str) -> "Manifest":
-        """DataError, naming `where`, for anything that `to_json` of this version would not have written."""
+        """The manifest that `to_json` of this version wrote as `text`; DataError, naming `where`, for other texts."""
         advice = "write the data set again with `sparselt data write ...`"
         try:
             record = json.loads(text)
@@ -99,8 +99,8 @@ class Manifest:
 def fingerprint(path: Path) -> str:
     """sha256 over the size and up to 64 evenly spaced blocks of 1 MiB, the first and the last among them.
 
-    Files up to 64 MiB are hashed whole. Reads at most 64 MiB, so that ImageNet's 100 GB are checked in well under a
-    second; a change that falls between the blocks of a larger file is not seen.
+    Reads at most 64 MiB, so that ImageNet's 100 GB are checked in well under a second. Smaller files are hashed whole;
+    a change between the blocks of a larger file is not noticed.
     """
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())

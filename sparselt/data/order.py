@@ -1,4 +1,4 @@
-"""Which sample comes when: a function of (seed, epoch) alone; and which of several processes reads it."""
+"""The order of samples, a function of (seed, epoch) alone, and which of several processes reads each."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ from sparselt.errors import DataError
 class Shard:
     """One of `world_size` processes that read one data set together, as ranks of torchrun; by default the only one.
 
-    Of every global batch of B samples, rank r takes those in places r·B // W to (r+1)·B // W - 1, so that the ranks'
-    shares, one after another, are the batch that one process would read; they differ by one sample at most. Of a split
-    of N samples that is evaluated it takes the samples r·N // W to (r+1)·N // W - 1: every sample falls to one rank.
+    Of every global batch of B samples, rank r takes places r·B // W to (r+1)·B // W - 1. The ranks' shares, one after
+    another, are the batch that one process would read; their sizes differ by one sample at most. In an evaluation of N
+    samples it takes samples r·N // W to (r+1)·N // W - 1, so that each sample falls to one rank.
     """
 
     rank: int = 0
@@ -28,7 +28,7 @@ class Shard:
 
     @classmethod
     def current(cls) -> "Shard":
-        """This process's rank, where torch.distributed is initialised; else the only process there is."""
+        """This process's rank where torch.distributed is initialised; else the only process."""
         from torch import distributed
 
         if distributed.is_available() and distributed.is_initialized():
@@ -36,7 +36,7 @@ class Shard:
         return cls()
 
     def share(self, count: int) -> range:
-        """Which places of `count` are this rank's. DataError where some rank would have none."""
+        """This rank's places of `count`. DataError where some rank would have none."""
         if count < self.world_size:
             raise DataError(
                 f"{count} samples cannot be shared by {self.world_size} processes: give each at least one, by a larger "
@@ -46,7 +46,7 @@ class Shard:
 
 
 def check_whole(name: str, number: int) -> int:
-    """The number, or DataError where it is none that counts something."""
+    """The number; DataError unless it is a whole number."""
     if isinstance(number, bool) or not isinstance(number, int | np.integer):
         raise DataError(f"{name} is {number!r}: expected a whole number")
     return int(number)

@@ -1,24 +1,41 @@
-"""What is stored of an image: its bytes, or a JPEG of them, as FFCV's own fields would store it."""
+"""Turns an image into the bytes to store: raw pixels, or a JPEG, as FFCV's own fields would store them."""
 
-from collections.abc import Callable
+import io
 
 import numpy as np
 
 from sparselt.data.beton import JPEG, LONGEST_SIDE, RAW
+from sparselt.data.sources.base import Source
 
 # A restart marker after every block: the loader then decompresses only what a crop shows (`jpeg`), for 2% more bytes.
 _RESTART_BLOCKS = 1
 
 
-def encoder(source) -> Callable[[np.ndarray, np.ndarray, bool], bytes]:
-    """A function of (image, row of the table, whether to compress) that fills the row and returns the bytes to store.
+def encoded(source: Source, image: np.ndarray, row: np.ndarray, compress: bool) -> bytes:
+    """The bytes to store of an image of `source`; a picture [H, W, 3] also fills its row of the beton's table.
 
-    The images are of source.image_shape, or pictures [H, W, 3] that are first reduced to source.max_resolution. The
-    function raises ValueError for an image of another shape or dtype.
+    Pictures larger than source.max_resolution are reduced to it. ValueError for an image of another shape or dtype.
     """
-    if source.field == "ndarray":
-        return _array_encoder(source.image_shape)
-    return _picture_encoder(source.image_shape, source.max_resolution, source.quality)
+    shape = source.image_shape
+    pictures = source.field == "rgb_image"
+    expected = None if isinstance(shape, str) else (shape[1], shape[2], shape[0]) if pictures else shape
+    if image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(f"it is {image.dtype} {image.shape}, expected uint8 pixels")
+    if image.shape != expected if expected else image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"it has the shape {image.shape}, expected {expected or '(height, width, 3)'}")
+    if not pictures:
+        return image.tobytes()
+    longest = max(image.shape[:2])
+    if source.max_resolution is not None and longest > source.max_resolution:
+        # FFCV's rounding, but no side vanishes.
+        ratio = source.max_resolution / longest
+        image = _resized(image, *(max(1, int(ratio * side)) for side in image.shape[:2]))
+    height, width, _ = image.shape
+    if max(height, width) > LONGEST_SIDE:
+        raise ValueError(f"{width} x {height} pixels: a side can have at most {LONGEST_SIDE:,}")
+    place = row["image"]
+    place["mode"], place["width"], place["height"] = JPEG if compress else RAW, width, height
+    return _jpeg(image, source.quality) if compress else image.tobytes()
 
 
 def image_libraries() -> dict[str, str]:
@@ -27,82 +44,36 @@ def image_libraries() -> dict[str, str]:
     """
     import PIL
 
-    if not _has_opencv():
-        return {"pillow": PIL.__version__}
-    import cv2
-
-    return {"opencv": cv2.__version__, "pillow": PIL.__version__}
+    cv2 = _opencv()
+    return {"pillow": PIL.__version__} if cv2 is None else {"opencv": cv2.__version__, "pillow": PIL.__version__}
 
 
-def _has_opencv() -> bool:
+def _opencv():
+    """The module cv2; None where it is missing, or lacks a system library."""
     try:
-        import cv2  # noqa: F401 (it may be there and lack a system library)
+        import cv2
     except ImportError:
-        return False
-    return True
+        return None
+    return cv2
 
 
-def _array_encoder(shape: tuple[int, int, int]):
-    def encode(image: np.ndarray, row: np.ndarray, compress: bool) -> bytes:
-        _check(image, shape)
-        return image.tobytes()
-
-    return encode
-
-
-def _picture_encoder(shape, longest: int | None, quality: int):
-    resized, to_jpeg = (_opencv_resized, _opencv_jpeg) if _has_opencv() else (_resized, _jpeg)
-    expected = None if isinstance(shape, str) else (shape[1], shape[2], shape[0])
-
-    def encode(image: np.ndarray, row: np.ndarray, compress: bool) -> bytes:
-        _check(image, expected)
-        height, width = image.shape[:2]
-        if longest is not None and max(height, width) > longest:
-            # FFCV's rounding, but for sides that would vanish.
-            ratio = longest / max(height, width)
-            image = resized(image, max(1, int(ratio * width)), max(1, int(ratio * height)))
-            height, width = image.shape[:2]
-        if max(height, width) > LONGEST_SIDE:
-            raise ValueError(f"{width} x {height} pixels: a side can have at most {LONGEST_SIDE:,}")
-        place = row["image"]
-        place["mode"], place["width"], place["height"] = JPEG if compress else RAW, width, height
-        return to_jpeg(image, quality) if compress else image.tobytes()
-
-    return encode
-
-
-def _check(image: np.ndarray, shape: tuple[int, ...] | None) -> None:
-    if image.dtype != np.uint8 or image.size == 0:
-        raise ValueError(f"it is {image.dtype} {image.shape}, expected uint8 pixels")
-    if (shape is not None and image.shape != shape) or (shape is None and (image.ndim != 3 or image.shape[2] != 3)):
-        raise ValueError(f"it has the shape {image.shape}, expected {shape or '(height, width, 3)'}")
-
-
-def _opencv_resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    import cv2
-
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-
-
-def _opencv_jpeg(image: np.ndarray, quality: int) -> bytes:
-    import cv2
-
-    options = [int(cv2.IMWRITE_JPEG_QUALITY), quality, int(cv2.IMWRITE_JPEG_RST_INTERVAL), _RESTART_BLOCKS]
-    done, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
-    if not done:
-        raise ValueError("OpenCV could not compress it")
-    return encoded.tobytes()
-
-
-def _resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
+def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    cv2 = _opencv()
+    if cv2 is not None:
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     from PIL import Image
 
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
 
 
 def _jpeg(image: np.ndarray, quality: int) -> bytes:
-    import io
-
+    cv2 = _opencv()
+    if cv2 is not None:
+        options = [int(cv2.IMWRITE_JPEG_QUALITY), quality, int(cv2.IMWRITE_JPEG_RST_INTERVAL), _RESTART_BLOCKS]
+        done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+        if not done:
+            raise ValueError("OpenCV could not compress it")
+        return jpeg.tobytes()
     from PIL import Image
 
     file = io.BytesIO()

@@ -1,7 +1,7 @@
-"""Reads betons without FFCV: Pillow decodes, plain threads do the work, and every batch has memory of its own.
+"""Reads betons without FFCV: Pillow decodes, in plain threads, and every batch has memory of its own.
 
-Same order, same boxes, same flips as through FFCV. Pixels that are stored raw come out the same to the bit; those under
-JPEG differ a little, because FFCV asks its decompressor for a faster, less exact inverse transform.
+Order, crops and flips are those of FFCV's reader. Pixels that are stored raw are equal to the bit; those under JPEG
+differ a little, because FFCV asks its decompressor for a faster, less exact inverse transform.
 """
 
 import os
@@ -24,9 +24,10 @@ _AHEAD = 2  # batches that are read before they are asked for
 
 
 class PlainReader:
-    """Batches of one split. transform: of the pictures; None where the beton holds arrays of one size.
+    """Batches of one split.
 
-    pinned: put the batches where a GPU can copy them from while other work goes on.
+    transform: of pictures; None where the beton holds arrays of one size.
+    pinned: in memory that a GPU can copy from while other work goes on.
     """
 
     reuses_memory = False

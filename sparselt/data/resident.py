@@ -1,4 +1,4 @@
-"""Data sets that fit the device: the betons are read once, then every training maps the same bytes."""
+"""Data sets that fit the device: the betons are read once, and all trainings map the same bytes."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ from sparselt.data.transforms import Normalize, PadCrop
 from sparselt.errors import DataError
 from sparselt.files import naming_errors, replacing
 
-_CHUNK_BYTES = 4 * 2**20  # augmented at a time: as much as a cache holds, enough to make the calls cheap
-_CHUNKS_ON_GPU = 8  # of these in one launch, which is what costs there
+_CHUNK_BYTES = 4 * 2**20  # augmented at a time: as much as a cache holds, and enough to make the calls cheap
+_CHUNKS_ON_GPU = 8  # at a time, because a launch is costly there
 _CACHE_BYTES = 256 * 2**20
 
 
 def write_resident(dataset: Dataset, folder: Path | str) -> None:
     """Reads every beton once and writes train.safetensors and test.safetensors into `folder`.
 
-    Each holds images uint8 [N, C, H, W] and labels int64 [N], in the betons' order, and the manifest; trainings only
-    map the files. FFCV is not needed: nothing is decoded. DataError for pictures of variable size or under JPEG.
+    Each holds images uint8 [N, C, H, W] and labels int64 [N], in the betons' order, and the manifest. FFCV is not
+    needed: nothing is decoded. DataError for pictures of variable size or under JPEG.
     """
     from safetensors.numpy import save
 
@@ -133,7 +133,7 @@ class ResidentTrainLoader(TrainLoader):
         at_once = max(1, size // (4 * self._images[0].numel() * share))
         for start in range(0, len(order), at_once):
             indices = order[start : start + at_once].reshape(-1)
-            # A row of bytes for each image: selecting those is copying memory, which `[indices]` is not.
+            # Selecting rows of bytes copies memory, which is faster than `[indices]`.
             chosen = self._images.flatten(1).index_select(0, indices).view(-1, *self._images.shape[1:])
             images = augmented(
                 chosen,

@@ -1,10 +1,10 @@
-"""Cuts a region out of a picture and resizes it: one compiled function for every way of reading.
+"""Cuts a region out of a picture and resizes it: one compiled function for every reader.
 
 By area, a pixel of the result is the average of the part of the region that it covers, as OpenCV's INTER_AREA where
-both sides shrink or both grow. Bilinear, it is the average under a triangle, which grows with what is left out, as
-Pillow and torchvision (antialias) have it. Loops are written so that LLVM turns them into vector instructions. Weights
-are rounded so that every product and sum is exact (8 + 16 bits in float32 down, 24 + 28 in float64 across): the bytes
-are the same whatever instructions this is compiled to.
+both sides shrink or both grow. Bilinear, it is the average under a triangle that grows with the reduction, as Pillow
+and torchvision (antialias) resize. LLVM turns the loops into vector instructions. Weights are rounded so that every
+product and sum is exact (8 + 16 bits in float32 down, 24 + 28 in float64 across): the bytes are the same for any
+instructions that this is compiled to.
 """
 
 import math
@@ -21,8 +21,8 @@ _1, _2, _3, _6 = np.uintp(1), np.uintp(2), np.uintp(3), np.uintp(6)
 def resize_region(pixels, height, width, top, left, rows, columns, bilinear, flip, target):
     """Fills `target`, uint8 [side, side, 3], from a region of a picture, mirrored if `flip`.
 
-    pixels: uint8, flat, of height x width x 3. top, left, rows, columns: the region, in pixels and parts of them;
-    it lies inside. Bilinear results take in what is next to the region, where the picture goes on.
+    pixels: uint8, flat, of height x width x 3. top, left, rows, columns: the region inside the picture, in parts of
+    pixels. A bilinear resize also uses the pixels next to the region, where there are some.
     """
     side = target.shape[0]
     first_row, weights_down = _weights(top, rows, height, side, bilinear, _DOWN)
@@ -32,7 +32,7 @@ def resize_region(pixels, height, width, top, left, rows, columns, bilinear, fli
     begin = np.int64(first_column.min())
     length = 3 * (min(width, np.int64(first_column.max()) + many) - begin)
     first_column -= np.uintp(begin)
-    across = np.zeros(length + 3 * many + 4, np.float64)  # what is read past the row has no weight
+    across = np.zeros(length + 3 * many + 4, np.float64)  # numbers past the row have no weight
     mixed = np.empty(3 * side + 4, np.float64)
     for y in range(side):
         start = 3 * (np.int64(first_row[y]) * width + begin)
@@ -45,9 +45,9 @@ def resize_region(pixels, height, width, top, left, rows, columns, bilinear, fli
 
 @compiled
 def _weights(start, length, total, side, bilinear, unit):
-    """For each of `side` pixels over a stretch: the first source pixel that counts, and the weights from there on.
+    """For each of `side` pixels over a stretch: the first source pixel that counts, and the weights from it on.
 
-    The weights of a pixel are whole multiples of 1 / unit, and 1 together.
+    The weights of a pixel are multiples of 1 / unit; their sum is 1.
     """
     scale = length / side
     reach = max(1.0, scale) if bilinear else 0.5 * scale
@@ -64,7 +64,7 @@ def _weights(start, length, total, side, bilinear, unit):
                 weight = max(0.0, 1.0 - abs(place + 0.5 - centre) / reach)
             else:
                 weight = min(centre + reach, place + 1.0) - max(centre - reach, float(place))
-                # Rounding may leave a sliver of a pixel that is next to the last.
+                # Rounding may leave a sliver of the pixel after the last.
                 weight = weight if weight > 1e-6 * scale else 0.0
             weights[i, tap] = weight
             whole += weight

@@ -1,4 +1,4 @@
-"""Data sets that do not fit the device: decoded and cropped on the CPU while the network trains."""
+"""Data sets that do not fit the device: the CPU decodes and crops while the network trains."""
 
 import contextlib
 import warnings
@@ -80,7 +80,7 @@ class StreamingEvalLoader(EvalLoader):
 
 
 class _Stream:
-    """The reader of one split under one transform, and the way of its batches to the device."""
+    """Reads one split under one transform, and brings its batches to the device."""
 
     def __init__(
         self, dataset: Dataset, split: str, batch_size: int, transform, device: torch.device, threads: int, reader: str
@@ -129,7 +129,7 @@ class _Stream:
             if copied is not None:
                 yield self._received(copied, ready)
             if self._reader.reuses_memory:
-                done.synchronize()  # before the reader is asked for more, which it may write over what is copied
+                done.synchronize()  # the next batch may overwrite the memory that is being copied
             copied, ready = following, done
         if copied is not None:
             yield self._received(copied, ready)
@@ -143,7 +143,7 @@ class _Stream:
 
 
 def picture_reader() -> str:
-    """Who decodes pictures here: "ffcv", or "pillow" where FFCV cannot be imported."""
+    """What decodes pictures here: "ffcv", or "pillow" where FFCV cannot be imported."""
     return "ffcv" if _missing() is None else "pillow"
 
 

@@ -1,4 +1,4 @@
-"""What happens to an image on its way to the network, as values: nothing here runs, the loaders carry it out.
+"""Transforms of images as values, which the loaders carry out.
 
 mean and std are per channel, in units of `scale`: a pixel v becomes (v / scale - mean) / std. Training transforms draw
 from Philox streams keyed by (augmentation seed, epoch, sample index); evaluation transforms draw nothing.
@@ -59,8 +59,8 @@ class RandomResizedCrop:
 
     area is a share of the image, drawn uniformly; aspect is width / height, drawn log-uniformly. The defaults are
     torchvision's (https://docs.pytorch.org/vision/stable/generated/torchvision.transforms.RandomResizedCrop.html),
-    which follow Szegedy et al., Going deeper with convolutions (CVPR 2015), section 6. Resized by area, as FFCV does
-    (where one side shrinks and the other grows, OpenCV in FFCV looks up single pixels; here it is area all the same).
+    which follow Szegedy et al., Going deeper with convolutions (CVPR 2015), section 6. Resized by area, as in FFCV
+    (but where one side shrinks and the other grows, OpenCV in FFCV takes single pixels).
     """
 
     size: int
@@ -86,8 +86,8 @@ class CenterCrop:
     """Evaluation on photographs: the central square of `ratio` times the shorter side, resized to size x size.
 
     224/256 is the usual protocol: resize the shorter side to 256, crop the central 224. interpolation "bilinear" is
-    torchvision's Resize (antialiased) and CenterCrop, to a level or two a pixel; "area" is what FFCV's own centre crop
-    gives, to a level.
+    torchvision's Resize (antialiased) and CenterCrop, to within two levels a pixel; "area" is FFCV's own centre crop,
+    to within one.
     """
 
     size: int

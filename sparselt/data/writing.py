@@ -1,9 +1,10 @@
-"""Writes a source to betons. Nothing of a failed or interrupted write is ever taken for a data set."""
+"""Writes a source to betons. A failed or interrupted write never leaves anything that looks like a data set."""
 
 import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
@@ -13,15 +14,15 @@ from sparselt.data.beton import Beton
 from sparselt.data.encoding import write_beton
 from sparselt.data.manifest import FILE_NAME, SPLITS, Manifest, SplitRecord, fingerprint
 from sparselt.data.pixels import image_libraries
-from sparselt.data.sources import source_record
+from sparselt.data.sources import Source, source_record
 from sparselt.errors import DataError
+from sparselt.files import PARTIAL
 
-_WORKERS_PER_CORE = 8  # more than one pays where the pictures come over a network
-_PARTIAL = ".partial"
+_WORKERS_PER_CORE = 8  # several help where the pictures come over a network
 
 
 def write_dataset(
-    source,
+    source: Source,
     folder: Path | str,
     *,
     workers: int = 1,
@@ -30,23 +31,27 @@ def write_dataset(
 ) -> Manifest:
     """Writes train.beton, test.beton and, last, manifest.json into `folder`; returns the Manifest.
 
-    Everything is written under hidden temporary names and renamed when complete; after an error nothing of it is left,
-    and a folder made for it is removed. What a killed write left is removed by the next one. Equal sources give equal
-    bytes, whatever the number of workers (processes); FFCV is not needed.
+    Files are written under hidden temporary names and renamed when all are complete. An error removes them, and a
+    folder made for them; the next write removes the files of a killed one. Equal sources give equal bytes for any
+    number of workers (processes). FFCV is not needed.
 
     skip_unreadable: leave out pictures that cannot be decoded and name them in the manifest; otherwise the first one
     ends the write. `progress(split, done, total)` is called now and then.
 
-    DataError: a data set already in `folder`, another process writing there, a sample that cannot be read or written
-    (named), a full disk, a class of which nothing is left.
+    DataError: `folder` holds a data set, or another process writes there; a sample (named) cannot be read or written;
+    the disk is full; a class has no picture left.
     """
     folder = Path(folder)
     most = _WORKERS_PER_CORE * len(os.sched_getaffinity(0))
     if not 1 <= workers <= most:
         raise DataError(f"{workers} writing processes: ask for 1 to {most}, {_WORKERS_PER_CORE} for each core")
-    partials = {name: folder / f".{name}{_PARTIAL}" for name in (*(f"{split}.beton" for split in SPLITS), FILE_NAME)}
+    partials = {name: folder / f".{name}{PARTIAL}" for name in (*(f"{split}.beton" for split in SPLITS), FILE_NAME)}
     _refuse_data_set_in(folder)
-    made = _make(folder)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]  # innermost first
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be made ({error}): choose another folder") from error
     try:
         with _claimed(folder, partials) as manifest_file:
             splits = {
@@ -59,7 +64,7 @@ def write_dataset(
             _publish(folder, partials)
             return manifest
     except BaseException as error:
-        for parent in made:
+        for parent in missing:
             with contextlib.suppress(OSError):
                 parent.rmdir()
         if isinstance(error, OSError):
@@ -79,22 +84,12 @@ def _refuse_data_set_in(folder: Path) -> None:
             )
 
 
-def _make(folder: Path) -> list[Path]:
-    """Makes the folder and returns those that were not there, innermost first."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be made ({error}): choose another folder") from error
-    return missing
-
-
 @contextlib.contextmanager
 def _claimed(folder: Path, partials: dict[str, Path]) -> Iterator[TextIO]:
-    """The manifest's temporary file, locked while the folder is written to, after clearing what a killed write left.
+    """The manifest's temporary file, locked while the folder is written to, after removing files of a killed write.
 
-    The folder itself is not locked: who asks for the data set may have done so. After an error in the block all
-    temporary files are removed. DataError where another process writes there, or a data set is there by now.
+    The folder itself is not locked, because the caller may have locked it. An error in the block removes all temporary
+    files. DataError where another process writes there, or has finished a data set meanwhile.
     """
     claim = partials[FILE_NAME]
     with open(claim, "a", encoding="utf-8") as file:
@@ -106,12 +101,12 @@ def _claimed(folder: Path, partials: dict[str, Path]) -> Iterator[TextIO]:
         except OSError:
             pass  # some network file systems have no locks
         if not os.path.samestat(claim.stat(), os.fstat(file.fileno())):
-            raise DataError(busy)  # it ended, and the next began, between the opening and the lock
+            raise DataError(busy)  # the other write ended, and a third began, between the opening and the lock
         try:
             _refuse_data_set_in(folder)
-            # Whoever began other files is no more.
+            # Only dead processes can have begun other files.
             for name in partials:
-                for stale in folder.glob(f".{name}*{_PARTIAL}"):
+                for stale in folder.glob(f".{name}*{PARTIAL}"):
                     if stale != claim:
                         stale.unlink()
             file.truncate(0)
@@ -123,7 +118,7 @@ def _claimed(folder: Path, partials: dict[str, Path]) -> Iterator[TextIO]:
 
 
 def _publish(folder: Path, partials: dict[str, Path]) -> None:
-    """Gives the files their names, the manifest last; all or none."""
+    """Gives the files their names, the manifest last: all of them or none."""
     renamed: list[Path] = []
     try:
         for name, partial in partials.items():
@@ -135,7 +130,7 @@ def _publish(folder: Path, partials: dict[str, Path]) -> None:
         raise
 
 
-def _write_split(source, split: str, path: Path, workers: int, skip_unreadable: bool, progress) -> SplitRecord:
+def _write_split(source: Source, split: str, path: Path, workers: int, skip_unreadable: bool, progress) -> SplitRecord:
     samples = source.samples(split)
     total = len(samples)
     if total == 0:
@@ -149,7 +144,12 @@ def _write_split(source, split: str, path: Path, workers: int, skip_unreadable: 
         progress=(lambda done: progress(split, done, total)) if progress else None,
     )
     if written.skipped:
-        _check_classes(source, split, path)
+        counts = np.bincount(Beton(path).labels, minlength=source.classes)
+        if not counts.all():
+            raise DataError(
+                f"no picture of class {source.class_names[int(counts.argmin())]} in the {split} split can be read: "
+                f"every class needs at least one, so repair or remove it"
+            )
     return SplitRecord(
         file=f"{split}.beton",
         count=written.count,
@@ -161,20 +161,10 @@ def _write_split(source, split: str, path: Path, workers: int, skip_unreadable: 
     )
 
 
-def _check_classes(source, split: str, path: Path) -> None:
-    counts = np.bincount(Beton(path).labels, minlength=source.classes)
-    if not counts.all():
-        empty = source.class_names[int(counts.argmin())]
-        raise DataError(
-            f"no picture of class {empty} in the {split} split can be read: every class needs at least one, so repair "
-            f"or remove it"
-        )
-
-
-def _manifest(source, splits: dict[str, SplitRecord]) -> Manifest:
+def _manifest(source: Source, splits: dict[str, SplitRecord]) -> Manifest:
     skipped = sum(len(record.skipped) for record in splits.values())
     missing = f" {skipped:,} unreadable pictures were left out." if skipped else ""
-    versions = {package: _version(package) for package in ("sparselt", "numpy")}
+    versions = {package: version(package) for package in ("sparselt", "numpy")}
     return Manifest(
         source=source_record(source),
         description=source.describe() + missing,
@@ -187,12 +177,3 @@ def _manifest(source, splits: dict[str, SplitRecord]) -> Manifest:
         splits=splits,
         versions=versions | (image_libraries() if source.field == "rgb_image" else {}),
     )
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

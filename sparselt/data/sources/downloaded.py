@@ -58,11 +58,13 @@ class _Downloaded(Source):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return tuple(self._names(self._splits["train"].classes))
+        return tuple(name.partition(" - ")[0] for name in self._splits["train"].classes)  # MNIST's are "0 - zero"
 
     def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         data = self._splits[split]
-        return self._arranged(np.asarray(data.data)), np.asarray(data.targets)
+        channels, height, width = self.image_shape
+        images = np.asarray(data.data).reshape(-1, height, width, channels)
+        return images.transpose(0, 3, 1, 2), np.asarray(data.targets)
 
     def describe(self) -> str:
         channels, height, width = self.image_shape
@@ -85,7 +87,7 @@ class _Downloaded(Source):
                 print(f"downloading {self.title} from {url} to {self.folder}", file=sys.stderr)
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with _bounded_waiting():
-                    self._fetch(reader)
+                    reader(str(self.folder), download=True)
         with self._naming(f"in {self.folder} cannot be read", "remove it, to be downloaded again"):
             return {split: reader(str(self.folder), train=split == "train") for split in ("train", "test")}
 
@@ -99,21 +101,11 @@ class _Downloaded(Source):
         except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
             raise DataError(f"{self.title} {what} ({' '.join(str(error).split())}): {advice}") from error
 
-    def _arranged(self, data: np.ndarray) -> np.ndarray:
-        """torchvision's images as [N, C, H, W]."""
-        raise NotImplementedError
-
-    def _names(self, names: list[str]) -> list[str]:
-        return names
-
     def _from(self, reader: Any) -> tuple[str, Path]:
         """The address of the files, and where one that is fetched by hand belongs."""
         raise NotImplementedError
 
     def _is_there(self, reader: Any) -> bool:
-        raise NotImplementedError
-
-    def _fetch(self, reader: Any) -> None:
         raise NotImplementedError
 
 
@@ -135,9 +127,6 @@ class CIFAR10(_Downloaded):
     train_count: ClassVar[int] = 50_000
     test_count: ClassVar[int] = 10_000
 
-    def _arranged(self, data: np.ndarray) -> np.ndarray:
-        return data.transpose(0, 3, 1, 2)
-
     def _from(self, reader: Any) -> tuple[str, Path]:
         return reader.url, self.folder
 
@@ -146,11 +135,6 @@ class CIFAR10(_Downloaded):
 
         files = [*reader.train_list, *reader.test_list, [reader.meta["filename"], reader.meta["md5"]]]
         return all(check_integrity(self.folder / reader.base_folder / name, md5) for name, md5 in files)
-
-    def _fetch(self, reader: Any) -> None:
-        from torchvision.datasets.utils import download_and_extract_archive
-
-        download_and_extract_archive(reader.url, str(self.folder), filename=reader.filename, md5=reader.tgz_md5)
 
 
 @source("cifar100")
@@ -183,12 +167,6 @@ class MNIST(_Downloaded):
     train_count: ClassVar[int] = 60_000
     test_count: ClassVar[int] = 10_000
 
-    def _arranged(self, data: np.ndarray) -> np.ndarray:
-        return data[:, np.newaxis]
-
-    def _names(self, names: list[str]) -> list[str]:
-        return [name.split(" ")[0] for name in names]
-
     def _from(self, reader: Any) -> tuple[str, Path]:
         return f"{reader.mirrors[0]}*.gz", self.folder / "MNIST" / "raw"
 
@@ -203,9 +181,6 @@ class MNIST(_Downloaded):
             if hashlib.md5((raw / name).read_bytes(), usedforsecurity=False).hexdigest() != md5:
                 raise DataError(f"{raw / name} is not MNIST's, by its MD5: remove it, to be downloaded again")
         return True
-
-    def _fetch(self, reader: Any) -> None:
-        reader(str(self.folder), download=True)
 
 
 @contextlib.contextmanager
