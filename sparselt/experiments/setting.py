@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeVar
 
-from sparselt.data import CIFAR10, MNIST, Digits, SyntheticImages
+from sparselt.data import Source
 from sparselt.errors import SettingError
 from sparselt.experiments.options import Options
 from sparselt.experiments.trials import check_criterion
@@ -57,7 +57,7 @@ class Setting:
     scale: str
     title: str
     paper: str
-    source: Digits | CIFAR10 | MNIST | SyntheticImages | None
+    source: Source | None
     options: tuple[Options, ...] = ()
     main: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
