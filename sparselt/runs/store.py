@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sparselt.errors import StoreError
+from sparselt.files import move_folder
 from sparselt.stages.stage import Made, Result, Stage, StageFile
 
 T = TypeVar("T")
@@ -142,18 +143,7 @@ class Store:
             "machine": platform.platform(),
         }
         (temporary / _DONE).write_text(json.dumps(record, indent=1))
-        for place in (folder.parent, folder):
-            if os.path.lexists(place) and not place.is_dir():
-                place.unlink()  # not of this store's making, and in the way
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            for name in (*made, _DONE):
-                if (folder / name).is_dir():
-                    shutil.rmtree(folder / name)
-                os.replace(temporary / name, folder / name)
-            shutil.rmtree(temporary, ignore_errors=True)
+        move_folder(temporary, folder, last=_DONE)
 
     def sweep(self) -> None:
         """Deletes what runs that were killed left unfinished; what a living process is working on stays."""

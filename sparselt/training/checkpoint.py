@@ -1,6 +1,5 @@
 """Weights on disk: safetensors files with a network's parameters and buffers, momentum in a file of its own."""
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -8,19 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from sparselt.errors import StoreError
+from sparselt.files import replacing
 from sparselt.masks import Mask
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes `tensors` to `path` through a temporary name; layouts other than contiguous are stored contiguous."""
+    """Writes `tensors` to `path`, whole or not at all; layouts other than contiguous are stored contiguous."""
     from safetensors.torch import save_file
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
