@@ -17,15 +17,13 @@ from typing import Any
 from sparselt.experiments.imp.levels import levels
 from sparselt.report import drawing as draw
 from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
-from sparselt.report.statistic import Statistic, Values, finite, minus
-from sparselt.report.verdicts import PAIRS_OF_LEVELS, coincidence, in_doubt, lower, spread
+from sparselt.report.statistic import Values
+from sparselt.report.verdicts import PAIRS_OF_LEVELS, coincidence, in_doubt, lower
 from sparselt.report.wording import count, ranges
 
 PAPER = "Paul et al. 2022 (Unmasking)"
 LINES = {"projection": "its projection", "next": "the next solution"}
 _ROUNDING = 1e-12
-_Rises = Mapping[tuple[int, int], Values]
-"""How far the error rises above w(L)'s on a line, by rewind step and level, over replicates; NaN if it diverged."""
 
 
 def drawings(data: Data) -> dict[str, Drawing]:
@@ -47,7 +45,7 @@ def drawings(data: Data) -> dict[str, Drawing]:
             "alone, and as these channels have almost no variance, batch norm magnifies what comes through their "
             "pruned weights, which return above the dashed line.",
         )
-    if any(finite(values) for line in LINES for values in _rises(data, line).values()):
+    if any(values.finite for line in LINES for values in _rises(data, line).values()):
         found["rise_along_lines"] = Drawing(
             _lines(data),
             "Rise of the error from a solution",
@@ -116,7 +114,7 @@ def _next_solutions(data: Data) -> Iterator[Claim]:
 
 def _near_the_edge(data: Data, step: int, level: int) -> bool:
     """Whether the mean rise on the way to the next solution is within its standard error of ε."""
-    rise, epsilon = Statistic.of(_rises(data, "next")[step, level].values()), levels(data).epsilon or 0.0
+    rise, epsilon = _rises(data, "next")[step, level].statistic, levels(data).epsilon or 0.0
     return not rise.diverged and abs(rise.mean - epsilon) <= (rise.std or 0.0) / math.sqrt(rise.n)
 
 
@@ -137,7 +135,7 @@ def _projections(data: Data) -> Iterator[Claim]:
         PAPER,
         "at first the projection of w(L) by the next mask stays in its LCS-set, and leaves it as sparsity grows",
         f"rewound to step {step:,}, inside from level {ranges(inside) or 'none'} of {ranges(measured)}; "
-        f"ρ = {spread(correlations.values(), 2)}",
+        f"ρ = {correlations:.2f}",
     )
 
 
@@ -145,29 +143,27 @@ def _correlations(rises: Mapping[int, Values]) -> Values:
     """Spearman's rank correlation of rise and level, by replicate; those where nothing varies are left out."""
     from scipy import stats
 
-    found = {}
+    found = Values()
     for replicate in sorted(set().union(*rises.values())):
-        pairs = [(level, of[replicate]) for level, values in rises.items() if replicate in (of := finite(values))]
+        pairs = [(level, of[replicate]) for level, values in rises.items() if replicate in (of := values.finite)]
         if len(pairs) > 2 and len({value for _, value in pairs}) > 1:
             found[replicate] = float(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
     return found
 
 
 @once
-def _rises(data: Data, line: str) -> _Rises:
-    largest, start = (
-        data.by("rewind_step", "level", experiment="landscape", condition={"line": line}, **columns)
-        for columns in ({"metric": "max_error"}, {"metric": "path_error", "position": 0.0})
-    )
-    return {
-        place: minus(values, dict.fromkeys(values, math.nan) | start.get(place, {}))
-        for place, values in sorted(largest.items())
-    }
+def _rises(data: Data, line: str) -> Mapping[tuple[int, int], Values]:
+    """How far the error rises above w(L)'s on a line, by rewind step and level, over replicates; NaN if it diverged."""
+    place = {"experiment": "landscape", "condition": {"line": line}}
+    largest = data.by("rewind_step", "level", metric="max_error", **place)
+    start = data.by("rewind_step", "level", metric="path_error", position=0.0, **place)
+    nothing = {key: Values.fromkeys(values, math.nan) for key, values in largest.items()}
+    return {key: values - Values(nothing[key] | start.get(key, {})) for key, values in sorted(largest.items())}
 
 
 def _inside(data: Data, line: str, step: int, level: int) -> bool | None:
     """Whether the line's end is in the LCS-set on average; None where that is not known."""
-    rise, epsilon = Statistic.of(_rises(data, line).get((step, level), {}).values()), levels(data).epsilon
+    rise, epsilon = _rises(data, line).get((step, level), Values()).statistic, levels(data).epsilon
     if epsilon is None or not (rise.n or rise.diverged):
         return None
     return not rise.diverged and rise.mean <= epsilon + _ROUNDING
@@ -175,24 +171,20 @@ def _inside(data: Data, line: str, step: int, level: int) -> bool | None:
 
 def _lines(data: Data) -> "draw.Figure":
     summary = levels(data)
-    figure, panels = draw.canvas(5.0, 2, sharex=True, sharey=True)
     steps = summary.rewind_steps or sorted({step for step, _ in _rises(data, "next")})
-    highest, last, ends = 0.0, 0, []
+    looks = {step: draw.look(place, f"rewind {step:,}")._replace(marker="o") for place, step in enumerate(steps)}
+    figure, panels = draw.canvas(5.0, 2, sharex=True, sharey=True)
+    highest, ends = 0.0, []
     for axes, (line, name) in zip(panels, LINES.items(), strict=True):
-        ends.append([])
-        for place, step in enumerate(steps):
-            curve = {level: values.values() for (at, level), values in _rises(data, line).items() if at == step}
-            shift = draw.side_by_side(place, len(steps), 0.12)
-            groups = {level + shift: values for level, values in curve.items()}
-            end, largest = draw.dashes(
-                axes, groups, draw.look(place, f"rewind {step:,}")._replace(marker="o"), faint=0.6
-            )
-            highest, last = max(highest, largest), max([last, *curve])
-            ends[-1] += end
+        rises = _rises(data, line).items()
+        curves = [(look, {level: of for (at, level), of in rises if at == step}) for step, look in looks.items()]
+        end, largest = draw.dashes(axes, curves, 0.12, faint=0.6)
+        ends, highest = [*ends, end], max(highest, largest)
         if summary.epsilon is not None:
             axes.axhspan(0, 100 * summary.epsilon, color=draw.GREY, alpha=0.25, linewidth=0, zorder=0)
         axes.set_ylabel(f"rise to {name},\npoints (linear to 1,\nthen log)")
     draw.symmetric_log(panels[0], max(1.25 * highest, 1.0))
+    last = max(level for line in LINES for _, level in _rises(data, line))
     draw.level_axis(panels[1], summary.density, last, margin=0.3)
     for axes, labels in zip(panels, ends, strict=True):
         draw.label_ends(axes, labels)

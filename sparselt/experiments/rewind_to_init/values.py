@@ -7,8 +7,7 @@ from functools import cached_property
 
 from sparselt.report.data import Data, once
 from sparselt.report.results import conditions
-from sparselt.report.statistic import Statistic, Values, averaged, minus
-from sparselt.report.verdicts import spread
+from sparselt.report.statistic import Statistic, Values, averaged
 from sparselt.report.wording import percent
 
 EXPERIMENT = "rewind_to_init"
@@ -25,7 +24,7 @@ class Condition:
     learning_rate: str
     warmup_steps: int | None
     repulsion: float
-    _values: dict[tuple, dict[int, float]] = field(default_factory=lambda: defaultdict(dict), repr=False, compare=False)
+    _values: dict[tuple, Values] = field(default_factory=lambda: defaultdict(Values), repr=False, compare=False)
     densities: dict[int, float] = field(default_factory=lambda: {0: 1.0}, repr=False, compare=False)
     shares: dict[tuple[int, int], dict[float, float]] = field(
         default_factory=lambda: defaultdict(dict), repr=False, compare=False
@@ -55,21 +54,21 @@ class Condition:
 
     def at(self, metric: str, level: int, to_level: int | None = None) -> Values:
         """A measurement of IMP at one level."""
-        return self._values.get((metric, "imp", level, to_level), {})
+        return self._values.get((metric, "imp", level, to_level), Values())
 
     def errors(self, variant: str = "imp", level: int | None = None) -> Values:
         """Test errors of `dense`, `imp` or `reinit`, by default in the sparsest round; at level 0 of `dense`."""
         level = 0 if variant == "dense" else self.last if level is None else level
-        return self._values.get(("test_error", variant if level else "dense", level, None), {})
+        return self._values.get(("test_error", variant if level else "dense", level, None), Values())
 
     @property
     def dense(self) -> Statistic:
         """Test errors of the dense networks."""
-        return Statistic.of(self.errors("dense").values())
+        return self.errors("dense").statistic
 
     def increase(self, level: int | None = None) -> Values:
         """Test errors over those of the same replicates' dense networks."""
-        return minus(self.errors("imp", level), self.errors("dense"))
+        return self.errors("imp", level) - self.errors("dense")
 
     def barrier(self, levels: Iterable[int] | None = None) -> Values:
         """Mean error barrier from these levels, by default all, to the next."""
@@ -95,7 +94,7 @@ class Condition:
             to_start = self.at("angular_distance_to_initialization", level)
             others = [self.at("angular_distance", level, other) for other in self.levels[i + 1 :]]
             for j, values in enumerate([*others, to_start], i + 1):
-                cells[i][j] = cells[j][i] = Statistic.of(values.values()).mean
+                cells[i][j] = cells[j][i] = values.mean
         return cells
 
 
@@ -144,11 +143,6 @@ def measured(data: Data) -> Conditions:
         sorted(warm, key=lambda c: c.warmup_steps or 0),
         sorted(repelled, key=lambda pair: -pair[0].repulsion),
     )
-
-
-def points(values: Values) -> str:
-    """Fractions in percent, or their differences in points."""
-    return spread(values.values(), 2, 100)
 
 
 def weights(condition: Condition, level: int | None = None) -> str:
