@@ -89,7 +89,8 @@ def figure_style() -> Iterator[None]:
     import matplotlib
 
     defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if "backend" not in key}
-    with matplotlib.rc_context(defaults | STYLE):
+    settings: dict[Any, Any] = {**defaults, **STYLE}
+    with matplotlib.rc_context(settings):
         yield
 
 
@@ -147,7 +148,7 @@ def bars(
 
 def dashes(
     axes: "Axes",
-    lines: Sequence[tuple[Look, Mapping[float, Values]]],
+    lines: Sequence[tuple[Look, Mapping[Any, Values]]],
     apart: float,
     size: float = 5,
     faint: float = 0.7,
@@ -261,7 +262,7 @@ def place_axis(axes: "Axes", labels: Sequence[str], name: str = "", margin: floa
     axes.set_xlabel(name)
 
 
-def ticks(axes: "Axes", labels: Mapping[float, str]) -> None:
+def ticks(axes: "Axes", labels: Mapping[Any, str]) -> None:
     """Ticks at these places; where there are many, every second, third, … is labelled."""
     stride = math.ceil(len(labels) / 16)
     texts = [label if place % stride == 0 else "" for place, label in enumerate(labels.values())]
@@ -276,7 +277,7 @@ def label_ends(axes: "Axes", labels: Sequence[End]) -> None:
     labels = sorted(labels, key=lambda label: label[2])
     ends = [min(1.0, max(0.0, (axes.transData.transform((1, y))[1] - low) / (high - low))) for *_, y in labels]
     for (text, colour, _), end, place in zip(labels, ends, _apart(ends, 0.17 / height), strict=True):
-        leader = {"color": colour, "linewidth": 0.6, "transform": axes.transAxes, "clip_on": False}
+        leader: dict[str, Any] = {"color": colour, "linewidth": 0.6, "transform": axes.transAxes, "clip_on": False}
         axes.plot([1.005, 1.03], [end, place], **leader, scalex=False, scaley=False)
         axes.text(1.035, place, text, color=colour, transform=axes.transAxes, va="center", fontsize=9.5)
 

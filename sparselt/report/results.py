@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from sparselt.errors import StoreError
 
@@ -169,7 +170,7 @@ def _parse(cells: Mapping, place: str) -> Row:
     return row
 
 
-def _value(name: str, cell: object, place: str):
+def _value(name: str, cell: Any, place: str) -> Any:
     if name == "condition":
         return condition_text(cell) if isinstance(cell, Mapping) else str(cell or "")
     if cell is None or cell == "":
@@ -178,9 +179,9 @@ def _value(name: str, cell: object, place: str):
         raise StoreError(f"{place}: {name} is empty; expected a value.")
     if name not in _WHOLE + _REAL:
         return str(cell)
-    kind = float if name in _REAL else int
+    kind: type[float] | type[int] = float if name in _REAL else int
     try:
-        number = kind(cell)  # type: ignore[call-overload]  # what it refuses is what is caught
+        number = kind(cell)
     except (TypeError, ValueError, OverflowError):
         number = None
     if number is None or (kind is int and not isinstance(cell, str) and number != cell):
@@ -192,9 +193,9 @@ def _value(name: str, cell: object, place: str):
 def _order(row: Row) -> tuple:
     """Training before paths, the dense network before its tickets, both before their controls; then by numbers."""
     names = tuple((_FIRST.get(name, len(_FIRST)), name) for name in (row.experiment, row.variant))
-    numbers = (row.rewind_step, row.replicate, row.level, row.to_level)
+    whole = (row.rewind_step, row.replicate, row.level, row.to_level)
+    numbers = (-1 if number is None else number for number in whole)
     positions = (-math.inf if place is None else place for place in (row.position, row.position_2))
-    numbers = (-1 if number is None else number for number in numbers)
     return (row.setting, row.scale, names, row.condition, *numbers, row.metric, *positions)
 
 

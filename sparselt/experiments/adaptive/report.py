@@ -9,6 +9,7 @@ measure of matching (one-sided: an error that is lower loses nothing).
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from sparselt.report import drawing as draw
 from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
@@ -98,7 +99,7 @@ def claims(data: Data) -> Iterator[Claim]:
             "… and in less computation time (30% less)",
             f"{ratios:.0%} of the fixed schedule's seconds on this machine, searches included",
         )
-    yield (not_higher(*errors, dense.std) if dense.std else lower(*errors)).claim(
+    yield (not_higher(errors[0], errors[1], dense.std) if dense.std else lower(errors[0], errors[1])).claim(
         PAPER,
         "… without losing accuracy",
         f"test error {errors[0]:.2%} against {errors[1]:.2%} at the first level with {target} of the weights or less",
@@ -194,12 +195,12 @@ def _errors(axes: "draw.Axes", fixed: Chains, adaptive: Chains, dense: Statistic
     means = {density: error for density, error in means.items() if error.n}
     draw.bars(axes, [(_LOOKS["fixed"]._replace(label=f"fixed, {_lengths(fixed)} trainings"), means.items())], zorder=3)
     look, label = _LOOKS["adaptive"], f"adaptive, {_lengths(adaptive)} trainings"
-    points = []
+    points: list[tuple[float, float]] = []
     for chain in adaptive.values():
         own = [(density, error) for density, error in chain if error == error]
-        how = {"color": look.colour, "marker": look.marker, "linewidth": 0.7, "markersize": 4.5, "zorder": 4}
-        axes.plot([density for density, _ in own], [100 * error for _, error in own], label=label, **how)
-        points, label = points + own, ""
+        how: dict[str, Any] = look._replace(label="" if points else label).style
+        axes.plot([d for d, _ in own], [100 * e for _, e in own], linewidth=0.7, markersize=4.5, zorder=4, **how)
+        points += own
     draw.matching_band(axes, dense)
     drawn = [*means.values(), *(Statistic.of([error]) for _, error in points)]
     draw.error_axis(axes, drawn or [Statistic.of([0.01])], [100 * (dense.mean + (dense.std or 0))] if dense.n else [])
@@ -214,12 +215,13 @@ def _lengths(chains: Chains) -> str:
 
 def _fractions(axes: "draw.Axes", data: Data, fixed: Chains) -> None:
     look = _LOOKS["adaptive"]
-    largest = data.by("replicate", "level", experiment="adaptive", variant="adaptive", metric="largest_fraction")
+    tried = data.select(experiment="adaptive", variant="adaptive", metric="largest_fraction")
+    largest = {(row.replicate, row.level): row.value for row in tried}
     for row in data.select(experiment="adaptive", variant="adaptive", metric="fraction"):
-        met = largest.get((row.replicate, row.level), {}).get(row.replicate, 0.0) >= row.value
+        met = largest.get((row.replicate, row.level), 0.0) >= row.value
         # White where hollow, for the fixed schedule's line would be seen through it.
         face = look.colour if met else "white"
-        how = {"color": look.colour, "markerfacecolor": face, "markeredgewidth": 1.3, "zorder": 3}
+        how: dict[str, Any] = {"color": look.colour, "markerfacecolor": face, "markeredgewidth": 1.3, "zorder": 3}
         axes.plot(row.density, 100 * row.value, look.marker, **how)
     for chain in list(fixed.values())[:1]:
         densities = [1.0, *(density for density, _ in chain)]

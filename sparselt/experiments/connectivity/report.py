@@ -193,7 +193,7 @@ def _heat_map(data: Data) -> "draw.Figure":
         norm = LogNorm(floor, top)
         shown = axes.imshow(picture, cmap=colours, norm=norm, origin="lower", interpolation="nearest")
         draw.ticks(axes, {level: str(level) for level in range(size)})
-        axes.set_yticks(range(size), axes.get_xticklabels())
+        axes.set_yticks(range(size), [text.get_text() for text in axes.get_xticklabels()])
         axes.set_xlabel("level")
         axes.set_ylabel("level")
         _plain_ticks(figure.colorbar(shown, ax=axes, shrink=0.72, label=label), floor, top, highest <= floor)

@@ -97,7 +97,7 @@ def _by_level(data: Data) -> Drawing:
     names = {"eigenvalue_1": "largest eigenvalue", "trace": "trace"}
     names["largest_prunable_fraction"] = "largest fraction\none level can prune, %"
     rows = data.select(experiment="flatness", variant="imp", metric=tuple(names))
-    steps = sorted({row.rewind_step for row in rows})
+    steps = sorted({row.rewind_step or 0 for row in rows})
     densities = {row.level: row.density for row in sorted(rows, key=lambda row: (row.level, -row.replicate))}
     figure, panels = draw.canvas(5.6, 3, sharex=True)
     for axes, (metric, name) in zip(panels, names.items(), strict=True):
@@ -136,7 +136,7 @@ def _against(data: Data) -> Drawing:
     curvature = by_network(data, "eigenvalue_1")
     values = [value for value in curvature.values() if math.isfinite(value)]
     steps = sorted({key[2] for key in curvature if key[2] is not None})
-    looks = {None: draw.Look("dense", draw.GREY, "x")}
+    looks: dict[int | None, draw.Look] = {None: draw.Look("dense", draw.GREY, "x")}
     looks |= {step: draw.look(k, f"rewind {step:,}") for k, step in enumerate(steps)}
     for axes, (metric, name) in zip(panels, FRACTIONS.items(), strict=True):
         fractions = by_network(data, metric)

@@ -145,10 +145,10 @@ def levels(data: Data) -> Levels:
         errors["imp", step, 0], densities["imp", step, 0] = errors[first], densities[first]
     found = []
     for key in sorted(errors, key=lambda key: (key[0], -1 if key[1] is None else key[1], key[2])):
-        error, matching = errors[key].statistic, None
-        if key[2] > 0 and dense.limit is not None:
+        (variant, step, level), error, matching = key, errors[key].statistic, None
+        if level > 0 and dense.limit is not None:
             matching = not error.diverged and error.mean <= dense.limit + _ROUNDING
-        found.append(Level(*key, densities[key], error, matching, barriers.get(key)))
+        found.append(Level(variant, step, level, densities[key], error, matching, barriers.get(key)))
     return Levels(dense, tuple(found))
 
 

@@ -1,6 +1,7 @@
 """The figures of `rewind_to_init`, after those of Maene et al. 2021."""
 
 import math
+from typing import Any
 
 from sparselt.experiments.rewind_to_init.values import Condition, Conditions, measured, weights
 from sparselt.report import drawing as draw
@@ -124,7 +125,7 @@ def _angles(run: Conditions) -> Drawing | None:
         for i, row in enumerate(matrix if len(names) <= 9 else ()):
             for j, value in enumerate(row):
                 if i != j and math.isfinite(value):
-                    how = {"ha": "center", "va": "center", "fontsize": 6.5}
+                    how: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6.5}
                     axes.text(j, i, f"{value:.2f}", color="white" if value < 0.6 else "black", **how)
     panels[0].set_ylabel("level")
     figure.colorbar(image, ax=panels, shrink=0.8, label="angular distance, 1: orthogonal")

@@ -116,7 +116,7 @@ def pretrained(steps: int) -> str:
 def drawings(data: Data) -> dict[str, Drawing]:
     """Jaccard against pretraining with both chances; test error against the number of siblings, for each pretraining
     whose masks were retrained."""
-    drawn = {"sibling_overlap": _overlap(data)} if overlaps(data, "jaccard") else {}
+    drawn: dict[str, Drawing | None] = {"sibling_overlap": _overlap(data)} if overlaps(data, "jaccard") else {}
     for pretraining in dict.fromkeys(pretraining for pretraining, _ in retrained(data)):
         drawn[f"sibling_error_{pretraining}"] = _errors(data, pretraining)
     return {name: drawing for name, drawing in drawn.items() if drawing is not None}
