@@ -64,8 +64,7 @@ def _report(arguments: list[str]) -> int:
     from rich.console import Console
 
     from sparselt.experiments.sections import built_in_sections
-    from sparselt.report import console_summary, write_report
-    from sparselt.report.markdown import write_markdown
+    from sparselt.report import console_summary, write_markdown, write_report
 
     parser = argparse.ArgumentParser(
         prog="sparselt report", description="Draws the figures and the page of a run's folder again."

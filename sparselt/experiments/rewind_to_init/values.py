@@ -1,5 +1,7 @@
 """The measurements of `rewind_to_init` as its section asks for them."""
 
+import dataclasses
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -70,21 +72,21 @@ class Condition:
         """Test errors over those of the same replicates' dense networks."""
         return self.errors("imp", level) - self.errors("dense")
 
-    def barrier(self, levels: Iterable[int] | None = None) -> Values:
-        """Mean error barrier from these levels, by default all, to the next."""
-        return averaged([self.at("barrier", k, k + 1) for k in (self.levels[:-1] if levels is None else levels)])
-
-    def successive(self) -> Values:
-        """Mean angular distance of successive rounds."""
-        return averaged([self.at("angular_distance", k, k + 1) for k in self.levels[:-1]])
+    def successive(self, metric: str = "angular_distance", levels: Iterable[int] | None = None) -> Values:
+        """Mean of a measurement between successive rounds, from these levels on, by default all."""
+        return averaged([self.at(metric, k, k + 1) for k in (self.levels[:-1] if levels is None else levels)])
 
     def between(self) -> Values:
         """Mean angular distance of all pairs of rounds."""
-        return averaged([self.at("angular_distance", i, j) for i in self.levels for j in self.levels if i < j])
+        return averaged([self.at("angular_distance", *pair) for pair in itertools.combinations(self.levels, 2)])
 
     def from_initialization(self) -> Values:
         """Mean angular distance of the rounds from the initialization."""
         return averaged([self.at("angular_distance_to_initialization", k) for k in self.levels])
+
+    def barrier(self, levels: Iterable[int] | None = None) -> Values:
+        """Mean error barrier from these levels, by default all, to the next."""
+        return self.successive("barrier", levels)
 
     def matrix(self) -> list[list[float]]:
         """Mean angular distances of all pairs of levels, the initialization last; 0 on the diagonal."""
@@ -133,11 +135,9 @@ def measured(data: Data) -> Conditions:
     run = [found[text] for text in sorted(found) if any(key[1] == "imp" for key in found[text]._values)]
     plain = [c for c in run if not c.repulsion and c.warmup_steps is None]
     warm = [c for c in run if not c.repulsion and c.warmup_steps is not None]
-    repelled = []
-    for condition in run:
-        if condition.repulsion:
-            base = Condition(condition.batch_size, condition.learning_rate, condition.warmup_steps, 0.0)
-            repelled.append((condition, next((c for c in found.values() if c == base), base)))
+    without = [dataclasses.replace(c, repulsion=0.0, _values={}) for c in run]
+    bases = [next((c for c in found.values() if c == base), base) for base in without]
+    repelled = [(c, base) for c, base in zip(run, bases, strict=True) if c.repulsion]
     return Conditions(
         sorted(plain, key=lambda c: c.batch_size),
         sorted(warm, key=lambda c: c.warmup_steps or 0),
