@@ -233,7 +233,7 @@ def _plane(axes: "draw.Axes", rows: list[Row], dense: Statistic, scale: Any) -> 
     cells = {(row.position, row.position_2): row.value for row in rows if row.metric == "plane_error"}
     named = {row.metric: row.value for row in rows if row.metric != "plane_error"}
     places = {row.metric: (row.position or 0.0, row.position_2 or 0.0) for row in rows}
-    x, y = (np.array(sorted({place[axis] for place in cells})) for axis in (0, 1))
+    x, y = (np.array(sorted({place[axis] or 0.0 for place in cells})) for axis in (0, 1))
     errors = np.array([[cells.get((across, down), math.nan) for across in x] for down in y])
     picture = np.ma.masked_invalid(np.clip(100 * errors, scale.vmin, None))
     half = [(line[1] - line[0]) / 2 for line in (x, y)]
