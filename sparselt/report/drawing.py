@@ -125,7 +125,7 @@ def bars(
     move: Callable[[float, float], float] = lambda place, side: place + 0.06 * side,
     **more: Any,
 ) -> list[End]:
-    """Draws lines of means with standard deviations, without what is not finite; their ends.
+    """Draws lines of means, with standard deviations where they have markers, without what is not finite; their ends.
 
     `move` is given a place and the line's number, counted from the middle one, so that bars do not hide each other.
     """
@@ -140,7 +140,7 @@ def bars(
     for number, (look, found) in enumerate(drawn):
         places = [move(place, number - (len(drawn) - 1) / 2) for place, _ in found]
         means = [scale * statistic.mean for _, statistic in found]
-        deviations = [scale * (statistic.std or 0) for _, statistic in found]
+        deviations = [scale * (statistic.std or 0) for _, statistic in found] if look.marker else None
         axes.errorbar(places, means, deviations, **{"elinewidth": 0.8} | look.style | more)
         ends.append((look.label, look.colour, means[-1]))
     return ends

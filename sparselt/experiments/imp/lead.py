@@ -61,11 +61,12 @@ def _dense(dense: Statistic) -> tuple[str, str]:
         )
     if dense.epsilon is None or dense.limit is None:
         why = f"{dense.diverged} of its runs diverged" if dense.diverged else f"There is {count(dense.n, 'replicate')}"
+        few = "some of them diverged" if dense.diverged else f"n = {dense.n}"
         unknown = "so ε, the standard deviation of the dense error, is unknown and matching cannot be judged."
         return (
             f"{errs} {why}, {unknown}",
             f"Dense test error {mean_and_std(dense)}%. Matching cannot be judged: ε is the standard deviation of the "
-            f"dense runs, which takes at least two ({'some of them diverged' if dense.diverged else f'n = {dense.n}'}).",
+            f"dense runs, which takes at least two ({few}).",
         )
     return (
         f"{errs} A ticket matches when its mean error is at most {points(dense.limit)}%. That limit rests on {dense.n} "

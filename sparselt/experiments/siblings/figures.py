@@ -1,6 +1,5 @@
 """The measurements of siblings, and their figures: overlap against pretraining, test error against their number."""
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -125,15 +124,12 @@ def drawings(data: Data) -> dict[str, Drawing]:
 def _overlap(data: Data) -> Drawing:
     """Jaccard of one-shot masks against steps of shared pretraining, with layerwise and global chance."""
     names = {CHANCES[0]: ("layerwise chance", "", "--"), CHANCES[1]: ("global chance", "", ":")}
-    lines: list[draw.Line] = []
+    lines = []
     for place, density in enumerate(densities(density for density, _ in overlaps(data, "jaccard"))):
         for metric in ("jaccard", *CHANCES):
             name, marker, style = names.get(metric, (f"{percent(density)} remaining", "o", "-"))
             look = draw.Look(name, draw.COLOURS[place % len(draw.COLOURS)], marker, style)
-            found = [(step, v.statistic) for (of, step), v in overlaps(data, metric).items() if of == density]
-            if metric in CHANCES:
-                found = [(step, dataclasses.replace(chance, std=None)) for step, chance in found]
-            lines.append((look, found))
+            lines.append((look, [(step, v) for (of, step), v in overlaps(data, metric).items() if of == density]))
     figure, (axes,) = draw.canvas(3.6)
     ends = draw.bars(axes, lines, 1, lambda step, side: step)
     axes.set_ylim(0, 1)
