@@ -23,8 +23,7 @@ class Report:
 
         from sparselt.experiments import known_experiments
         from sparselt.experiments.sections import sections_of
-        from sparselt.report import console_summary, write_report
-        from sparselt.report.markdown import write_markdown
+        from sparselt.report import console_summary, write_markdown, write_report
 
         sections = sections_of(known_experiments())
 

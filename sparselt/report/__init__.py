@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
     from sparselt.report.data import Sections
 
-__all__ = ["console_summary", "write_report"]
+__all__ = ["console_summary", "write_markdown", "write_report"]
+
+_OF_THE_RUN = ("results.csv", "results.json", "record.json", "ledger.csv", "report.html")
 
 
 def write_report(folder: str | Path, sections: "Sections") -> Path:
@@ -39,6 +41,27 @@ def write_report(folder: str | Path, sections: "Sections") -> Path:
         html = page(run, sections, lambda drawings: save_drawings(figures, drawings))
     write_text(run.folder / "report.html", html)
     return run.folder / "report.html"
+
+
+def write_markdown(folder: str | Path, path: str | Path, sections: "Sections") -> None:
+    """Write the findings of the run in `folder` to `path`, as a Markdown page, through a temporary name.
+
+    Raises:
+        StoreError: a run that does not read, or a path that cannot be written; nothing is left then.
+    """
+    from sparselt.errors import StoreError
+    from sparselt.report.page import markdown
+    from sparselt.report.results import write_text
+    from sparselt.report.run import read_run
+
+    run, path = read_run(folder), Path(path)
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder; give the name of a file, such as {path / 'digits.md'}")
+    if path.resolve().parent == run.folder.resolve() and path.name in _OF_THE_RUN:
+        raise StoreError(f"{path} is a file of the run itself; give another name, such as {path.parent / 'digits.md'}")
+    if not path.parent.is_dir():
+        raise StoreError(f"{path.parent} is not a folder; make it, or give another path")
+    write_text(path, markdown(run, sections))
 
 
 def console_summary(folder: str | Path, console: "Console", sections: "Sections") -> None:

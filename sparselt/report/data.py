@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sparselt.report.results import Row, conditions
+from sparselt.report.statistic import Values
 from sparselt.report.table import Table
 from sparselt.runs.ledger import Entry
 
@@ -51,19 +52,19 @@ class Data:
         rows = (self.rows[place] for place in places)
         return [row for row in rows if all(getattr(row, name) in values for name, values in wanted.items())]
 
-    def by(self, *names: str, **columns: Any) -> dict[Any, dict[int, float]]:
+    def by(self, *names: str, **columns: Any) -> dict[Any, Values]:
         """Values of the selected rows by replicate, grouped by columns; `.rate` is what the condition says of `rate`,
         a text, or None. The keys are the values of one name, tuples of those of several."""
-        groups: dict[Any, dict[int, float]] = defaultdict(dict)
+        groups: dict[Any, Values] = defaultdict(Values)
         for row in self.select(**columns):
             at = conditions(row.condition)
             place = tuple(at.get(name[1:]) if name[0] == "." else getattr(row, name) for name in names)
             groups[place[0] if len(names) == 1 else place][row.replicate] = row.value
         return dict(groups)
 
-    def values(self, **columns: Any) -> dict[int, float]:
+    def values(self, **columns: Any) -> Values:
         """Values of the selected rows by replicate."""
-        return {row.replicate: row.value for row in self.select(**columns)}
+        return Values({row.replicate: row.value for row in self.select(**columns)})
 
 
 _INDEXED = ("experiment", "variant", "metric", "condition")

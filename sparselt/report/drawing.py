@@ -6,14 +6,14 @@ out. Equal numbers give equal bytes.
 
 import io
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparselt.report.data import Drawing
 from sparselt.report.results import write_bytes
-from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic
+from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic, Values
 from sparselt.report.wording import percent
 
 if TYPE_CHECKING:
@@ -63,11 +63,24 @@ class Look(NamedTuple):
     colour: str
     marker: str = "o"
     line: str = "-"
+    hollow: bool = False
+    alpha: float | None = None
+
+    @property
+    def style(self) -> dict[str, Any]:
+        """As matplotlib's arguments."""
+        face = "none" if self.hollow else self.colour
+        style = {"color": self.colour, "marker": self.marker, "linestyle": self.line, "markerfacecolor": face}
+        return style | {"alpha": self.alpha, "label": self.label}
 
 
-def look(place: int, label: str, line: str = "-") -> Look:
+Line = tuple[Look, Iterable[tuple[float, Values | Statistic]]]
+"""Measurements by their places on the axis, and how they are drawn."""
+
+
+def look(place: int, label: str, line: str = "-", **more: Any) -> Look:
     """The look of a rewind step, or of whatever else comes in this place."""
-    return Look(label, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], line)
+    return Look(label, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], line, **more)
 
 
 @contextmanager
@@ -76,7 +89,8 @@ def figure_style() -> Iterator[None]:
     import matplotlib
 
     defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if "backend" not in key}
-    with matplotlib.rc_context(defaults | STYLE):
+    settings: dict[Any, Any] = {**defaults, **STYLE}
+    with matplotlib.rc_context(settings):
         yield
 
 
@@ -104,42 +118,56 @@ def canvas(
     return figure, list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
 
 
-def side_by_side(place: int, count: int, apart: float) -> float:
-    """How far the line of this place, among `count`, is moved, so that their bars do not hide each other."""
-    return apart * (place - (count - 1) / 2)
-
-
 def bars(
     axes: "Axes",
-    points: Collection[tuple[float, Statistic]],
-    look: Look,
+    lines: Iterable[Line],
     scale: float = 100,
-    deviations: bool = True,
+    move: Callable[[float, float], float] = lambda place, side: place + 0.06 * side,
     **more: Any,
-) -> End:
-    """Draws means at their places, with standard deviations; the line's end."""
-    means = [scale * statistic.mean for _, statistic in points]
-    ends = [scale * (statistic.std or 0) for _, statistic in points] if deviations else None
-    how = {"color": look.colour, "marker": look.marker, "linestyle": look.line, "elinewidth": 0.8} | more
-    axes.errorbar([place for place, _ in points], means, ends, **how)
-    return look.label, look.colour, means[-1]
+) -> list[End]:
+    """Draws lines of means, with standard deviations where they have markers, without what is not finite; their ends.
+
+    `move` is given a place and the line's number, counted from the middle one, so that bars do not hide each other.
+    """
+    drawn = []
+    for look, points in lines:
+        statistics = (
+            (place, values if isinstance(values, Statistic) else values.statistic) for place, values in points
+        )
+        drawn.append((look, [(place, statistic) for place, statistic in statistics if statistic.n]))
+    drawn = [(look, found) for look, found in drawn if found]
+    ends = []
+    for number, (look, found) in enumerate(drawn):
+        places = [move(place, number - (len(drawn) - 1) / 2) for place, _ in found]
+        means = [scale * statistic.mean for _, statistic in found]
+        deviations = [scale * (statistic.std or 0) for _, statistic in found] if look.marker else None
+        axes.errorbar(places, means, deviations, **{"elinewidth": 0.8} | look.style | more)
+        ends.append((look.label, look.colour, means[-1]))
+    return ends
 
 
 def dashes(
-    axes: "Axes", groups: Mapping[float, Iterable[float]], look: Look, size: float = 5, faint: float = 0.7, **more: Any
+    axes: "Axes",
+    lines: Sequence[tuple[Look, Mapping[Any, Values]]],
+    apart: float,
+    size: float = 5,
+    faint: float = 0.7,
 ) -> tuple[list[End], float]:
-    """Draws replicates as short dashes and their means as a line, fractions in percent: the line's end, none if nothing
-    is finite, and the largest value."""
-    means, largest = {}, 0.0
-    for place, values in groups.items():
-        finite = [100 * value for value in values if math.isfinite(value)]
-        axes.plot([place] * len(finite), finite, "_", color=look.colour, alpha=faint, markersize=size)
-        if finite:
-            means[place] = math.fsum(finite) / len(finite)
-            largest = max([largest, *finite])
-    how = {"color": look.colour, "marker": look.marker, "linestyle": look.line} | more
-    axes.plot(list(means), list(means.values()), **how)
-    return [(look.label, look.colour, means[max(means)])] if means else [], largest
+    """Draws replicates as short dashes and their means as lines, fractions in percent; the lines' ends, and the largest
+    value. The lines are this far apart."""
+    ends, largest = [], 0.0
+    for number, (look, groups) in enumerate(lines):
+        means = {}
+        for place in sorted(groups):
+            at = place + apart * (number - (len(lines) - 1) / 2)
+            finite = [100 * value for value in groups[place].finite.values()]
+            axes.plot([at] * len(finite), finite, "_", color=look.colour, alpha=faint, markersize=size)
+            if finite:
+                means[at] = math.fsum(finite) / len(finite)
+                largest = max([largest, *finite])
+        axes.plot(list(means), list(means.values()), **look.style)
+        ends += [(look.label, look.colour, means[max(means)])] if means and look.label else []
+    return ends, largest
 
 
 def round_numbers(low: float, high: float, digits: Sequence[int] = (1, 2, 5)) -> list[float]:
@@ -234,7 +262,7 @@ def place_axis(axes: "Axes", labels: Sequence[str], name: str = "", margin: floa
     axes.set_xlabel(name)
 
 
-def ticks(axes: "Axes", labels: Mapping[float, str]) -> None:
+def ticks(axes: "Axes", labels: Mapping[Any, str]) -> None:
     """Ticks at these places; where there are many, every second, third, … is labelled."""
     stride = math.ceil(len(labels) / 16)
     texts = [label if place % stride == 0 else "" for place, label in enumerate(labels.values())]
@@ -249,7 +277,7 @@ def label_ends(axes: "Axes", labels: Sequence[End]) -> None:
     labels = sorted(labels, key=lambda label: label[2])
     ends = [min(1.0, max(0.0, (axes.transData.transform((1, y))[1] - low) / (high - low))) for *_, y in labels]
     for (text, colour, _), end, place in zip(labels, ends, _apart(ends, 0.17 / height), strict=True):
-        leader = {"color": colour, "linewidth": 0.6, "transform": axes.transAxes, "clip_on": False}
+        leader: dict[str, Any] = {"color": colour, "linewidth": 0.6, "transform": axes.transAxes, "clip_on": False}
         axes.plot([1.005, 1.03], [end, place], **leader, scalex=False, scaley=False)
         axes.text(1.035, place, text, color=colour, transform=axes.transAxes, va="center", fontsize=9.5)
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 from sparselt.report.data import Data, Sections
+from sparselt.report.results import Row
 from sparselt.report.statistic import Statistic
 from sparselt.report.table import Table
 from sparselt.report.wording import mean_and_std, percent
@@ -23,21 +24,22 @@ def others_titles(data: Data, sections: Sections) -> list[str]:
 
 def others_tables(data: Data, sections: Sections) -> list[Table]:
     """Tables of their test errors and of their paths, mean ± standard deviation; none where there are none."""
-    ours: dict[bool, dict[tuple, dict[str, list]]] = {side: defaultdict(lambda: defaultdict(list)) for side in (0, 1)}
-    for row in data.rows:
-        on_path = row.metric in ("max_error", "barrier")
-        if row.experiment not in sections and (on_path or row.metric == "test_error"):
-            place = (row.experiment, row.variant, row.condition, row.rewind_step, row.level)
-            ours[on_path][(*place, row.to_level) if on_path else place][row.metric].append(row)
-    errors, paths = [], []
-    for (*place, step, level), found in ours[False].items():
-        rows = found["test_error"]
-        cells = str(level), percent(rows[0].density), str(len(rows)), _number(rows)
-        errors.append((*place, _step(step), *cells))
-    for (*place, step, level, to_level), found in ours[True].items():
-        levels = str(level) if to_level is None else f"{level}–{to_level}"
-        numbers = [_number(found.get(name, ())) for name in ("max_error", "barrier")]
-        paths.append((*place, _step(step), levels, str(max(map(len, found.values()))), *numbers))
+    names = tuple({row.experiment for row in data.rows} - set(sections))
+    trained: dict[tuple, list[Row]] = defaultdict(list)
+    on_path: dict[tuple, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in data.select(experiment=names, metric=("test_error", "max_error", "barrier")):
+        step = "–" if row.rewind_step is None else f"{row.rewind_step:,}"
+        place, levels = (row.experiment, row.variant, row.condition, step), str(row.level)
+        if row.metric == "test_error":
+            trained[*place, levels].append(row)
+        else:
+            levels += "" if row.to_level is None else f"–{row.to_level}"
+            on_path[*place, levels][row.metric].append(row)
+    errors = [(*place, percent(rows[0].density), str(len(rows)), _number(rows)) for place, rows in trained.items()]
+    paths = [
+        (*place, str(max(map(len, found.values()))), _number(found["max_error"]), _number(found["barrier"]))
+        for place, found in on_path.items()
+    ]
     tables = [
         Table((*_PLACE, "level", "weights", "n", "error %"), errors, text=3),
         Table((*_PLACE, "levels", "n", "largest error %", "barrier %"), paths, text=3),
@@ -45,9 +47,5 @@ def others_tables(data: Data, sections: Sections) -> list[Table]:
     return [table for table in tables if table.lines]
 
 
-def _step(step: int | None) -> str:
-    return "–" if step is None else f"{step:,}"
-
-
-def _number(rows) -> str:
+def _number(rows: list[Row]) -> str:
     return mean_and_std(Statistic.of(row.value for row in rows)) if rows else "–"

@@ -1,9 +1,10 @@
-"""The page of a run: one HTML file with everything in it, read on a screen of any width, dark or light, or on paper."""
+"""The page of a run: one HTML file with everything in it, or its findings in Markdown; see `templates/`."""
 
 import json
 import re
 from collections.abc import Callable, Mapping
 from html import escape
+from typing import Any
 
 from sparselt.report.claims import claims, claims_table
 from sparselt.report.data import Drawing, Sections
@@ -12,56 +13,66 @@ from sparselt.report.others import others_tables, others_titles
 from sparselt.report.run import Run, costs, statement
 from sparselt.report.table import MARK, Table
 
-Save = Callable[[Mapping[str, Drawing]], Mapping[str, str]]
-"""Saves drawings; the text of the SVG file of each."""
-
 _FILES = ("results.csv", "results.json", "ledger.csv", "record.json", "figures")
 
 
-def page(run: Run, sections: Sections, save: Save) -> str:
-    """The HTML of a run, whose figures are saved on the way."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def page(run: Run, sections: Sections, save: Callable[[Mapping[str, Drawing]], Mapping[str, str]]) -> str:
+    """The HTML of a run. `save` saves its figures on the way, and gives the text of the SVG file of each."""
 
     def figures(drawings: Mapping[str, Drawing]) -> list[tuple[str, Drawing, str]]:
         saved = save(drawings)
         return [(name, drawing, _inline(name, saved[name], drawing.heading)) for name, drawing in drawings.items()]
 
+    data, contents = run.data, _contents(run, sections)
+    protocol = [[_plain(cell) for cell in line] for line in run.record.get("protocol", [])]
+    facts = [*contents["facts"], *contents["versions"]]
+    return _render(
+        "page.html.j2",
+        contents
+        | {
+            "MARK": MARK,
+            "lead_figures": [figures(lead.drawings(data)) for lead in contents["leads"]],
+            "figures": {name: figures(sections[name].drawings(data)) for name, *_ in contents["sections"]},
+            "protocol": Table(("what", "value", "source"), protocol, text=3),
+            "costs": None if run.ledger is None else costs(run.ledger),
+            "facts": Table(("what", "value"), [(name, _plain(value)) for name, value in facts], text=2),
+            "files": [name for name in _FILES if (run.folder / name).exists()],
+        },
+    )
+
+
+def markdown(run: Run, sections: Sections) -> str:
+    """The findings of a run in Markdown, for a repository's docs."""
+    return _render("page.md.j2", _contents(run, sections))
+
+
+def _contents(run: Run, sections: Sections) -> dict[str, Any]:
+    """What both templates are filled with."""
     data, record = run.data, run.record
-    leads = [section.lead for section in sections.values() if section.lead and section.lead.concerns(data)]
-    measured = {name: section for name, section in sections.items() if data.select(experiment=name)}
     found, not_judged = claims(data, sections)
-    facts = [(name, record.get(name)) for name in ("command", "seed", "device")]
-    facts += sorted((record.get("versions") or {}).items())
-    protocol = [[_plain(cell) for cell in line] for line in record.get("protocol", [])]
-    environment = Environment(
-        loader=PackageLoader("sparselt.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("page.html.j2").render(
-        MARK=MARK,
-        record=record,
-        statement=statement(record),
-        leads=[
-            (lead.findings(data), lead.counts(data), figures(lead.drawings(data)), lead.tables(data, None))
-            for lead in leads
-        ],
-        claims=claims_table(found),
-        not_judged=not_judged,
-        warnings=[text for section in sections.values() for text in section.warnings(data)],
-        sections=[
-            (name, section.title, section.findings(data), figures(section.drawings(data)))
-            for name, section in measured.items()
-        ],
-        others=others_tables(data, sections),
-        others_titles=others_titles(data, sections),
-        protocol=Table(("what", "value", "source"), protocol, text=3),
-        costs=None if run.ledger is None else costs(run.ledger),
-        facts=Table(("what", "value"), [(k, _plain(value)) for k, value in facts if value is not None], text=2),
-        files=[name for name in _FILES if (run.folder / name).exists()],
-    )
+    return {
+        "data": data,
+        "record": record,
+        "statement": statement(record),
+        "leads": [section.lead for section in sections.values() if section.lead and section.lead.concerns(data)],
+        "claims": claims_table(found),
+        "not_judged": not_judged,
+        "warnings": [text for section in sections.values() for text in section.warnings(data)],
+        "sections": [(n, s.title, s.findings(data)) for n, s in sections.items() if data.select(experiment=n)],
+        "others": others_tables(data, sections),
+        "others_titles": others_titles(data, sections),
+        "facts": [(n, record[n]) for n in ("command", "seed", "device") if record.get(n) is not None],
+        "versions": sorted((record.get("versions") or {}).items()),
+    }
+
+
+def _render(template: str, contents: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    how: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    how |= {"undefined": StrictUndefined, "autoescape": template.endswith(".html.j2")}
+    environment = Environment(loader=PackageLoader("sparselt.report"), **how)
+    return environment.get_template(template).render(contents)
 
 
 def _inline(name: str, drawing: str, label: str) -> str:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from sparselt.errors import StoreError
 
@@ -106,17 +107,16 @@ def write_results(folder: str | Path, rows: Iterable[Mapping], record: Mapping) 
             raise StoreError(f"row {index}: {row.metric} of {row.key} occurs a second time; expected each once.")
     if not measured:
         raise StoreError("There is no row to write; expected at least one measurement.")
-    parsed = sorted(measured.values(), key=_order)
+    values = [asdict(row) for row in sorted(measured.values(), key=_order)]
     table = io.StringIO(newline="")
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([_cell(getattr(row, name)) for name in COLUMNS] for row in parsed)
+    writer = csv.writer(table, lineterminator="\n")  # which writes None as an empty cell, and a float by its repr
+    writer.writerows([COLUMNS, *(line.values() for line in values)])
     try:
         head = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise StoreError(f"The record does not fit JSON: {error}.") from None
-    values = (asdict(row) | ({} if math.isfinite(row.value) else {"value": None}) for row in parsed)
-    lines = ",\n".join(json.dumps(line, ensure_ascii=False) for line in values)
+    finite = (line | ({} if math.isfinite(line["value"]) else {"value": None}) for line in values)
+    lines = ",\n".join(json.dumps(line, ensure_ascii=False) for line in finite)
     write_text(Path(folder) / "results.csv", table.getvalue())
     write_text(Path(folder) / "results.json", f'{{"record": {head},\n"results": [\n{lines}\n]}}\n')
 
@@ -169,7 +169,7 @@ def _parse(cells: Mapping, place: str) -> Row:
     return row
 
 
-def _value(name: str, cell: object, place: str):
+def _value(name: str, cell: Any, place: str) -> Any:
     if name == "condition":
         return condition_text(cell) if isinstance(cell, Mapping) else str(cell or "")
     if cell is None or cell == "":
@@ -178,9 +178,9 @@ def _value(name: str, cell: object, place: str):
         raise StoreError(f"{place}: {name} is empty; expected a value.")
     if name not in _WHOLE + _REAL:
         return str(cell)
-    kind = float if name in _REAL else int
+    kind: type[float] | type[int] = float if name in _REAL else int
     try:
-        number = kind(cell)  # type: ignore[call-overload]  # what it refuses is what is caught
+        number = kind(cell)
     except (TypeError, ValueError, OverflowError):
         number = None
     if number is None or (kind is int and not isinstance(cell, str) and number != cell):
@@ -192,11 +192,7 @@ def _value(name: str, cell: object, place: str):
 def _order(row: Row) -> tuple:
     """Training before paths, the dense network before its tickets, both before their controls; then by numbers."""
     names = tuple((_FIRST.get(name, len(_FIRST)), name) for name in (row.experiment, row.variant))
-    numbers = (row.rewind_step, row.replicate, row.level, row.to_level)
+    whole = (row.rewind_step, row.replicate, row.level, row.to_level)
+    numbers = (-1 if number is None else number for number in whole)
     positions = (-math.inf if place is None else place for place in (row.position, row.position_2))
-    numbers = (-1 if number is None else number for number in numbers)
     return (row.setting, row.scale, names, row.condition, *numbers, row.metric, *positions)
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else repr(value) if isinstance(value, float) else str(value)

@@ -122,15 +122,15 @@ def _read_record(path: Path) -> dict:
 def _read_ledger(path: Path) -> tuple[Entry, ...]:
     """The ledger. Those of earlier versions lack the columns `title` and `unit`: the kind's name, and steps, then."""
     reader = csv.DictReader(io.StringIO(read_text(path, "run again"), newline=""))
-    names = set(reader.fieldnames or ())
-    if names not in (set(_LEDGER), {*_LEDGER, "title", "unit"}) or len(reader.fieldnames or ()) != len(names):
+    header = reader.fieldnames or []
+    if sorted(header) not in (sorted(_LEDGER), sorted([*_LEDGER, "title", "unit"])):
         expected = f"{','.join(_LEDGER)}, and title and unit or neither"
         raise StoreError(f"{path}, line 1: columns {reader.fieldnames}; expected {expected}.")
     entries = []
     for cells in reader:
         place = f"{path}, line {reader.line_num}"
         if None in cells or None in cells.values():
-            raise StoreError(f"{place}: more or fewer cells than the header; expected {len(names)}.")
+            raise StoreError(f"{place}: more or fewer cells than the header; expected {len(header)}.")
         if cells["status"] not in _STATUSES:
             raise StoreError(f"{place}: status {cells['status']!r}; expected one of {', '.join(_STATUSES)}.")
         try:

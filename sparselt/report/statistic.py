@@ -2,11 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-Values = Mapping[int, float]
-"""A measurement by replicate."""
 
 NEAR_ZERO_BARRIER = 0.02
 """A mean barrier below this fraction counts as near zero: the threshold of stability in Linear Mode Connectivity
@@ -42,17 +39,47 @@ class Statistic:
         return None if self.epsilon is None else self.mean + self.epsilon
 
 
-def finite(values: Values) -> dict[int, float]:
-    """The values that are finite."""
-    return {replicate: value for replicate, value in values.items() if math.isfinite(value)}
+class Values(dict[int, float]):
+    """A measurement by replicate. Written as mean ± standard deviation, `–` if none is finite.
+
+    The format `.1f` is in units of its own (`12.3 ± 0.4`), `.2p` in points (`1.40 ± 0.23` for fractions), `.2%` in
+    percent (`1.40 ± 0.23%`).
+    """
+
+    @property
+    def statistic(self) -> Statistic:
+        """Over the replicates."""
+        return Statistic.of(self.values())
+
+    @property
+    def mean(self) -> float:
+        """Over the replicates that are finite; nan if there are none."""
+        return self.statistic.mean
+
+    @property
+    def finite(self) -> "Values":
+        """Without the replicates that diverged."""
+        return Values({replicate: value for replicate, value in self.items() if math.isfinite(value)})
+
+    def __sub__(self, other: "Values") -> "Values":
+        """The differences, in the replicates that both have."""
+        return Values({replicate: value - other[replicate] for replicate, value in self.items() if replicate in other})
+
+    def __format__(self, spec: str) -> str:
+        scale, unit = {"f": (1, ""), "p": (100, ""), "%": (100, "%")}[spec[-1]]
+        return spread(self.values(), int(spec[1:-1]), scale) + unit
 
 
-def minus(first: Values, second: Values) -> dict[int, float]:
-    """first − second, in the replicates that both have."""
-    return {replicate: first[replicate] - second[replicate] for replicate in first if replicate in second}
-
-
-def averaged(groups: Sequence[Values]) -> dict[int, float]:
+def averaged(groups: Sequence[Values]) -> Values:
     """The mean over groups, of the replicates that are in all of them."""
     common = set.intersection(*(set(group) for group in groups)) if groups else set()
-    return {replicate: sum(group[replicate] for group in groups) / len(groups) for replicate in sorted(common)}
+    return Values({k: sum(group[k] for group in groups) / len(groups) for k in sorted(common)})
+
+
+def spread(values: Iterable[float], decimals: int = 1, scale: float = 1.0) -> str:
+    """`12.3 ± 0.4`; without the deviation for one value, `–` for none that is finite."""
+    statistic = Statistic.of(values)
+    if not statistic.n:
+        return "–"
+    text = f"{round(scale * statistic.mean, decimals) + 0.0:.{decimals}f}"  # never -0.0
+    return text if statistic.std is None else f"{text} ± {scale * statistic.std:.{decimals}f}"

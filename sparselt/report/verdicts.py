@@ -6,12 +6,11 @@ significantly the other way), and cannot be seen at this scale otherwise, or wit
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparselt.report.data import Claim, Verdict
 from sparselt.report.inference import equivalent, paired
-from sparselt.report.statistic import Statistic, Values
 from sparselt.report.wording import points
 
 SIGNIFICANT = 0.05
@@ -28,6 +27,9 @@ PAIRS_OF_LEVELS = "pairs of levels, those of one rewind step not independent"
 
 _MOSTLY = 0.9
 
+Sample = Mapping[int, float]
+"""A measurement by replicate."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -43,7 +45,7 @@ class Judged:
         return Claim(paper, claim, here, self.statistic, self.n, self.p, self.verdict)
 
 
-def lower(first: Values, second: Values) -> Judged:
+def lower(first: Sample, second: Sample) -> Judged:
     """Whether `first` is lower than `second`: a one-sided paired t test over the replicates that both have."""
     if _common(first, second) < REPLICATES:
         return too_few(_common(first, second))
@@ -52,13 +54,13 @@ def lower(first: Values, second: Values) -> Judged:
     return Judged(f"one-sided {test.text}", test.n, test.p, verdict)
 
 
-def lower_than(values: Values, limit: float) -> Judged:
+def lower_than(values: Sample, limit: float) -> Judged:
     """Whether the mean of `values` is below a number that was fixed beforehand."""
     judged = lower(values, dict.fromkeys(values, limit))
     return dataclasses.replace(judged, statistic=judged.statistic.replace("paired t", "t"))
 
 
-def not_higher(first: Values, second: Values, epsilon: float) -> Judged:
+def not_higher(first: Sample, second: Sample, epsilon: float) -> Judged:
     """Whether the error `first` is higher than `second` by less than ε: a one-sided t test of the difference."""
     higher = {k: first[k] - second[k] for k in first.keys() & second.keys()}
     judged = lower_than(higher, epsilon)
@@ -68,7 +70,7 @@ def not_higher(first: Values, second: Values, epsilon: float) -> Judged:
     return dataclasses.replace(judged, statistic=text)
 
 
-def equal(first: Values, second: Values, margin: float, margin_text: str) -> Judged:
+def equal(first: Sample, second: Sample, margin: float, margin_text: str) -> Judged:
     """Whether `first` and `second` differ by less than `margin`: two one-sided paired t tests.
 
     Contradicted where they differ significantly and by more than the margin. A difference from zero that is significant
@@ -182,7 +184,7 @@ def _coincide(cells: Sequence[int]) -> tuple[float, float, Verdict]:
     return p, against, _verdict(p if both + neither >= _MOSTLY * sum(cells) else 1.0, against)
 
 
-def significant(first: Values, second: Values, name: str = "the difference itself") -> str:
+def significant(first: Sample, second: Sample, name: str = "the difference itself") -> str:
     """To be added to the statistic of an equality: whether the two differ by a two-sided paired t test all the same."""
     if _common(first, second) < REPLICATES:
         return ""
@@ -195,20 +197,11 @@ def too_few(n: int) -> Judged:
     return Judged(TOO_FEW, n, None, "cannot be seen at this scale")
 
 
-def spread(values: Iterable[float], decimals: int = 1, scale: float = 1.0) -> str:
-    """`12.3 ± 0.4` in units of their own; without the deviation for one value, `–` for none that is finite."""
-    statistic = Statistic.of(values)
-    if not statistic.n:
-        return "–"
-    text = f"{round(scale * statistic.mean, decimals) + 0.0:.{decimals}f}"  # never -0.0
-    return text if statistic.std is None else f"{text} ± {scale * statistic.std:.{decimals}f}"
-
-
 def _verdict(p: float, p_against: float) -> Verdict:
     if p < SIGNIFICANT:
         return "agrees"
     return "does not agree" if p_against < SIGNIFICANT else "cannot be seen at this scale"
 
 
-def _common(first: Values, second: Values) -> int:
+def _common(first: Sample, second: Sample) -> int:
     return sum(math.isfinite(first[k]) and math.isfinite(second[k]) for k in first.keys() & second.keys())

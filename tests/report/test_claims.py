@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from sparselt.errors import SettingError, StoreError
 from sparselt.experiments import EXPERIMENTS
 from sparselt.experiments.sections import sections_of
-from sparselt.report import write_report
+from sparselt.report import write_markdown, write_report
 from sparselt.report.claims import claims_table
 from sparselt.report.data import Claim, Section
 from sparselt.report.inference import equivalent, paired
-from sparselt.report.markdown import write_markdown
 from sparselt.report.results import condition_text, conditions
 
 numbers = st.lists(st.floats(-1, 1, width=16), min_size=3, max_size=8, unique=True)

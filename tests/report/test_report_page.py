@@ -16,9 +16,8 @@ import pytest
 from sparselt.errors import SparseltError
 from sparselt.experiments import EXPERIMENTS
 from sparselt.experiments.sections import sections_of
-from sparselt.report import write_report
+from sparselt.report import write_markdown, write_report
 from sparselt.report.drawing import COLOURS
-from sparselt.report.markdown import write_markdown
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from sparselt.experiments.siblings.figures import Place, against, averaged, table
 from sparselt.experiments.siblings.report import SECTION
-from sparselt.experiments.siblings.values import Place, against, averaged, table
 from sparselt.report.data import Data
 from sparselt.report.drawing import COLOURS
 from sparselt.report.results import Row

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparselt.report.inference import paired
+from sparselt.report.statistic import spread
 from sparselt.report.verdicts import (
     REPLICATES,
     TOO_FEW,
@@ -19,7 +20,6 @@ from sparselt.report.verdicts import (
     not_higher,
     only_if,
     rising_together,
-    spread,
 )
 
 UNSEEN = "cannot be seen at this scale"

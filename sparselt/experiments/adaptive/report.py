@@ -9,12 +9,13 @@ measure of matching (one-sided: an error that is lower loses nothing).
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from sparselt.report import drawing as draw
 from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
 from sparselt.report.results import conditions
 from sparselt.report.statistic import Statistic, Values
-from sparselt.report.verdicts import lower, lower_than, not_higher, spread
+from sparselt.report.verdicts import lower, lower_than, not_higher
 from sparselt.report.wording import count, percent
 
 PAPER = "Paul et al. 2022 (Unmasking)"
@@ -60,20 +61,20 @@ def findings(data: Data) -> Iterator[str]:
     trainings, densities, errors = _trainings(adaptive, fixed), _last(adaptive, fixed, 0), _last(adaptive, fixed, 1)
     yield (
         f"Down to {percent(_target(data))} of the weights, rewound to step {_step(data):,}, adaptive pruning takes "
-        f"{spread(trainings[0].values())} trainings after the dense one, the fixed schedule "
-        f"{spread(trainings[1].values())} ({count(len(adaptive.keys() & fixed.keys()), 'replicate')}). Where they "
-        f"arrive, {_percent(densities[0])} and {_percent(densities[1])} of the weights remain, and the test error is "
-        f"{_percent(errors[0])} and {_percent(errors[1])}."
+        f"{trainings[0]:.1f} trainings after the dense one, the fixed schedule "
+        f"{trainings[1]:.1f} ({count(len(adaptive.keys() & fixed.keys()), 'replicate')}). Where they "
+        f"arrive, {densities[0]:.2%} and {densities[1]:.2%} of the weights remain, and the test error is "
+        f"{errors[0]:.2%} and {errors[1]:.2%}."
     )
     fractions = data.by("level", experiment="adaptive", variant="adaptive", metric="fraction")
-    pruned = [f"{level}: {_percent(values, 0)}" for level, values in sorted(fractions.items())]
+    pruned = [f"{level}: {values:.0%}" for level, values in sorted(fractions.items())]
     yield f"Pruned from level {', '.join(pruned)}."
     yield from _unmet(data)
     if ratios := _ratios(data):
         spent = {name: sum(values.values()) for name, values in _seconds(data).items()}
         share = spent["searches"] / (spent["searches"] + spent["adaptive"])
         yield (
-            f"In time, searches included, adaptive pruning takes {_percent(ratios, 0)} of what the fixed schedule's "
+            f"In time, searches included, adaptive pruning takes {ratios:.0%} of what the fixed schedule's "
             f"trainings take (seconds of this machine); of that {100 * share:.0f}% is spent searching."
         )
 
@@ -90,20 +91,18 @@ def claims(data: Data) -> Iterator[Claim]:
         PAPER,
         "adaptive pruning finds a ticket in fewer trainings than a fixed fraction (7 instead of 11 to about 9% of the "
         "weights, ResNet-18 on CIFAR-100)",
-        f"{spread(trainings[0].values())} against {spread(trainings[1].values())} trainings after the dense one to "
-        f"{target} of the weights",
+        f"{trainings[0]:.1f} against {trainings[1]:.1f} trainings after the dense one to {target} of the weights",
     )
     if ratios := _ratios(data):
         yield lower_than(ratios, 1.0).claim(
             PAPER,
             "… and in less computation time (30% less)",
-            f"{_percent(ratios, 0)} of the fixed schedule's seconds on this machine, searches included",
+            f"{ratios:.0%} of the fixed schedule's seconds on this machine, searches included",
         )
-    yield (not_higher(*errors, dense.std) if dense.std else lower(*errors)).claim(
+    yield (not_higher(errors[0], errors[1], dense.std) if dense.std else lower(errors[0], errors[1])).claim(
         PAPER,
         "… without losing accuracy",
-        f"test error {_percent(errors[0])} against {_percent(errors[1])} at the first level with {target} of the "
-        "weights or less",
+        f"test error {errors[0]:.2%} against {errors[1]:.2%} at the first level with {target} of the weights or less",
     )
 
 
@@ -123,13 +122,13 @@ def _arrived(data: Data, variant: str) -> Chains:
     return {k: chain for k, chain in _chains(data, variant).items() if chain[-1][0] <= _target(data)}
 
 
-def _trainings(*schedules: Chains) -> list[dict[int, float]]:
-    return [{k: float(len(chain)) for k, chain in chains.items()} for chains in schedules]
+def _trainings(*schedules: Chains) -> list[Values]:
+    return [Values({k: float(len(chain)) for k, chain in chains.items()}) for chains in schedules]
 
 
-def _last(adaptive: Chains, fixed: Chains, side: int) -> list[dict[int, float]]:
+def _last(adaptive: Chains, fixed: Chains, side: int) -> list[Values]:
     """Density (side 0) or test error (1) of the last trainings."""
-    return [{k: chain[-1][side] for k, chain in chains.items()} for chains in (adaptive, fixed)]
+    return [Values({k: chain[-1][side] for k, chain in chains.items()}) for chains in (adaptive, fixed)]
 
 
 def _target(data: Data) -> float:
@@ -143,11 +142,7 @@ def _step(data: Data) -> int:
 
 def _dense(data: Data) -> Statistic:
     """Of every dense network of the run: ε rests on more of them than the schedules have replicates."""
-    return Statistic.of(data.values(experiment=("imp", "adaptive"), variant="dense", metric="test_error").values())
-
-
-def _percent(values: Values, decimals: int = 2) -> str:
-    return f"{spread(values.values(), decimals, 100)}%"
+    return data.values(experiment=("imp", "adaptive"), variant="dense", metric="test_error").statistic
 
 
 def _unmet(data: Data) -> Iterator[str]:
@@ -167,11 +162,11 @@ def _unmet(data: Data) -> Iterator[str]:
 
 
 @once
-def _seconds(data: Data) -> dict[str, dict[int, float]]:
+def _seconds(data: Data) -> dict[str, Values]:
     """By replicate the seconds of searches, adaptive trainings and fixed ones, where the ledger holds all of them."""
     step, adaptive, fixed = _step(data), _arrived(data, "adaptive"), _arrived(data, "fixed")
     seconds = {entry.label: entry.seconds for entry in data.ledger if entry.status in ("ran", "found")}
-    found: dict[str, dict[int, float]] = {name: {} for name in _LABELS}
+    found = {name: Values() for name in _LABELS}
     for k in sorted(adaptive.keys() & fixed.keys()):
         chains = {"searches": adaptive[k], "adaptive": adaptive[k], "fixed": fixed[k]}
         labels = {
@@ -187,7 +182,7 @@ def _seconds(data: Data) -> dict[str, dict[int, float]]:
 def _ratios(data: Data) -> Values:
     """The adaptive schedule's time, searches included, as a share of the fixed one's."""
     searches, adaptive, fixed = _seconds(data).values()
-    return {k: (searches[k] + adaptive[k]) / fixed[k] for k in fixed if fixed[k]}
+    return Values({k: (searches[k] + adaptive[k]) / fixed[k] for k in fixed if fixed[k]})
 
 
 def _errors(axes: "draw.Axes", fixed: Chains, adaptive: Chains, dense: Statistic) -> list[float]:
@@ -198,15 +193,14 @@ def _errors(axes: "draw.Axes", fixed: Chains, adaptive: Chains, dense: Statistic
             levels[level].append(point)
     means = {points[0][0]: Statistic.of(error for _, error in points) for _, points in sorted(levels.items())}
     means = {density: error for density, error in means.items() if error.n}
-    if means:
-        draw.bars(axes, means.items(), _LOOKS["fixed"], label=f"fixed, {_lengths(fixed)} trainings", zorder=3)
+    draw.bars(axes, [(_LOOKS["fixed"]._replace(label=f"fixed, {_lengths(fixed)} trainings"), means.items())], zorder=3)
     look, label = _LOOKS["adaptive"], f"adaptive, {_lengths(adaptive)} trainings"
-    points = []
+    points: list[tuple[float, float]] = []
     for chain in adaptive.values():
         own = [(density, error) for density, error in chain if error == error]
-        how = {"color": look.colour, "marker": look.marker, "linewidth": 0.7, "markersize": 4.5, "zorder": 4}
-        axes.plot([density for density, _ in own], [100 * error for _, error in own], label=label, **how)
-        points, label = points + own, ""
+        how: dict[str, Any] = look._replace(label="" if points else label).style
+        axes.plot([d for d, _ in own], [100 * e for _, e in own], linewidth=0.7, markersize=4.5, zorder=4, **how)
+        points += own
     draw.matching_band(axes, dense)
     drawn = [*means.values(), *(Statistic.of([error]) for _, error in points)]
     draw.error_axis(axes, drawn or [Statistic.of([0.01])], [100 * (dense.mean + (dense.std or 0))] if dense.n else [])
@@ -221,12 +215,13 @@ def _lengths(chains: Chains) -> str:
 
 def _fractions(axes: "draw.Axes", data: Data, fixed: Chains) -> None:
     look = _LOOKS["adaptive"]
-    largest = data.by("replicate", "level", experiment="adaptive", variant="adaptive", metric="largest_fraction")
+    tried = data.select(experiment="adaptive", variant="adaptive", metric="largest_fraction")
+    largest = {(row.replicate, row.level): row.value for row in tried}
     for row in data.select(experiment="adaptive", variant="adaptive", metric="fraction"):
-        met = largest.get((row.replicate, row.level), {}).get(row.replicate, 0.0) >= row.value
+        met = largest.get((row.replicate, row.level), 0.0) >= row.value
         # White where hollow, for the fixed schedule's line would be seen through it.
         face = look.colour if met else "white"
-        how = {"color": look.colour, "markerfacecolor": face, "markeredgewidth": 1.3, "zorder": 3}
+        how: dict[str, Any] = {"color": look.colour, "markerfacecolor": face, "markeredgewidth": 1.3, "zorder": 3}
         axes.plot(row.density, 100 * row.value, look.marker, **how)
     for chain in list(fixed.values())[:1]:
         densities = [1.0, *(density for density, _ in chain)]

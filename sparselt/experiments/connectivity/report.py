@@ -17,8 +17,8 @@ from typing import Any
 from sparselt.experiments.imp.levels import agreements, levels
 from sparselt.report import drawing as draw
 from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
-from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic, Values
-from sparselt.report.verdicts import PAIRS_OF_LEVELS, coincidence, in_doubt, lower, lower_than, spread
+from sparselt.report.statistic import NEAR_ZERO_BARRIER, Values
+from sparselt.report.verdicts import PAIRS_OF_LEVELS, coincidence, in_doubt, lower, lower_than
 from sparselt.report.wording import count, mean_and_std, percent, points
 
 PAUL = "Paul et al. 2022 (Unmasking)"
@@ -50,9 +50,7 @@ def drawings(data: Data) -> dict[str, Drawing]:
             f"below. And the error barrier on that line; darkest up to {darkest}. Logarithmic colours; grey: not "
             "measured, or diverged.",
         )
-    if any(
-        math.isfinite(value) for curve in _instability(data).values() for of in curve.values() for value in of.values()
-    ):
+    if any(of.finite for curve in _instability(data).values() for of in curve.values()):
         found["instability"] = Drawing(
             _instability_figure(data),
             "Instability to SGD noise",
@@ -73,7 +71,7 @@ def findings(data: Data) -> Iterator[str]:
         if variant != "dense" and density is not None:
             what = "IMP's subnetwork" if variant == "imp" else "a random mask"
             name = f"{what} at {percent(density)} of the weights"
-        texts = [f"{mean_and_std(Statistic.of(of.values()), 1)} from step {step:,}" for step, of in curve.items()]
+        texts = [f"{mean_and_std(of.statistic, 1)} from step {step:,}" for step, of in curve.items()]
         yield f"Instability of {name}, in points: {', '.join(texts)}."
 
 
@@ -91,7 +89,7 @@ def claims(data: Data) -> Iterator[Claim]:
         yield lower(curve[last], curve[first]).claim(
             LMC,
             f"{what} becomes stable to SGD noise when its copies part later in training",
-            f"instability {_points(curve[first])} points from step {first:,}, {_points(curve[last])} from step {last:,}"
+            f"instability {curve[first]:.1p} points from step {first:,}, {curve[last]:.1p} from step {last:,}"
             + (f", at {percent(density)} of the weights" if density else ""),
         )
 
@@ -128,7 +126,7 @@ def _piecewise(data: Data) -> Iterator[Claim]:
             PAUL,
             "the solutions of successive levels are piecewise linearly connected where IMP rewinds to a matching step, "
             "and are not where it rewinds to initialization",
-            f"mean barrier {_points(late)} points rewound to step {last:,}, {_points(early)} to step 0",
+            f"mean barrier {late:.1p} points rewound to step {last:,}, {early:.1p} to step 0",
         )
     together = [agreement for agreement in agreements(data) if agreement.rewind_step == last]
     matching = {n for agreement in together for n in agreement.matching_connected + agreement.matching_separated}
@@ -137,7 +135,7 @@ def _piecewise(data: Data) -> Iterator[Claim]:
         yield lower_than(values, NEAR_ZERO_BARRIER).claim(
             PAUL,
             "between successive levels that both match there is no error barrier",
-            f"mean barrier {_points(values, 2)} points over {count(len(matching), 'pair')} that match, rewound to step "
+            f"mean barrier {values:.2p} points over {count(len(matching), 'pair')} that match, rewound to step "
             f"{last:,}",
         )
 
@@ -177,8 +175,7 @@ def _heat_map(data: Data) -> "draw.Figure":
     figure, panels = draw.canvas(3.2, 1, len(maps), width=7.4)
     for axes, (label, values) in zip(panels, maps.items(), strict=True):
         colours = matplotlib.colormaps["cividis"].with_extremes(bad="#b0b0b0")
-        metric = "max_error" if label == "largest error, %" else "barrier"
-        size = max(max(pair) for pair in _all_pairs(data, metric)) + 1
+        size = max(map(max, values)) + 1
         picture = np.full((size, size), np.nan)
         for (first, second), value in values.items():
             picture[first, second] = picture[second, first] = 100 * value
@@ -196,7 +193,7 @@ def _heat_map(data: Data) -> "draw.Figure":
         norm = LogNorm(floor, top)
         shown = axes.imshow(picture, cmap=colours, norm=norm, origin="lower", interpolation="nearest")
         draw.ticks(axes, {level: str(level) for level in range(size)})
-        axes.set_yticks(range(size), axes.get_xticklabels())
+        axes.set_yticks(range(size), [text.get_text() for text in axes.get_xticklabels()])
         axes.set_xlabel("level")
         axes.set_ylabel("level")
         _plain_ticks(figure.colorbar(shown, ax=axes, shrink=0.72, label=label), floor, top, highest <= floor)
@@ -214,38 +211,31 @@ def _plain_ticks(bar: Any, floor: float, top: float, everything_below: bool) -> 
 
 
 def _instability_figure(data: Data) -> "draw.Figure":
-    found = {
-        place: {step: of for step, of in curve.items() if any(map(math.isfinite, of.values()))}
-        for place, curve in _instability(data).items()
+    curves = {
+        place: {step: of for step, of in curve.items() if of.finite} for place, curve in _instability(data).items()
     }
-    curves = {place: curve for place, curve in found.items() if curve}
+    curves = {place: curve for place, curve in curves.items() if curve}
     steps = sorted({step for curve in curves.values() for step in curve})
     at = sorted({level for _, level in curves})
-    figure, (axes,) = draw.canvas(3.4)
-    ends, highest = [], 0.0
-    for place, ((variant, level), curve) in enumerate(curves.items()):
+    lines = []
+    for (variant, level), curve in curves.items():
         look, density = _LOOKS[variant], _density(data, level)
         if variant != "dense" and density is not None:
             look = look._replace(label=f"{look.label}, {percent(density)}")
-        shift = draw.side_by_side(place, len(curves), 0.05)
-        groups = {steps.index(step) + shift: of.values() for step, of in curve.items()}
-        end, largest = draw.dashes(axes, groups, look, alpha=1 - 0.5 * at.index(level) / len(at))
-        ends, highest = ends + end, max(highest, largest)
+        look = look._replace(alpha=1 - 0.5 * at.index(level) / len(at))
+        lines.append((look, {steps.index(step): of for step, of in curve.items()}))
+    figure, (axes,) = draw.canvas(3.4)
+    ends, highest = draw.dashes(axes, lines, 0.05)
     draw.barrier_axis(axes, highest, "instability")
     draw.place_axis(axes, [f"{step:,}" for step in steps], "step from which the copies part")
     draw.label_ends(axes, ends)
     return figure
 
 
-def _all_pairs(data: Data, metric: str) -> dict[tuple[int, int], Values]:
-    """By the two levels, over replicates."""
-    return data.by("level", "to_level", experiment="connectivity", condition=PAIRS, metric=metric)
-
-
 def _pairs(data: Data, metric: str) -> dict[tuple[int, int], float]:
     """Means over replicates, by the two levels; without those of which every replicate diverged."""
-    means = {pair: Statistic.of(values.values()).mean for pair, values in _all_pairs(data, metric).items()}
-    return {pair: mean for pair, mean in means.items() if math.isfinite(mean)}
+    found = data.by("level", "to_level", experiment="connectivity", condition=PAIRS, metric=metric)
+    return {pair: values.mean for pair, values in found.items() if values.finite}
 
 
 @once
@@ -265,14 +255,10 @@ def _mean_barrier(data: Data, step: int, of: Callable[[int], bool]) -> Values:
     for row in data.select(**columns, condition={}, rewind_step=step):
         if of(row.level):
             gathered[row.replicate].append(row.value)
-    return {replicate: sum(values) / len(values) for replicate, values in gathered.items()}
+    return Values({replicate: sum(values) / len(values) for replicate, values in gathered.items()})
 
 
 def _density(data: Data, level: int) -> float | None:
     """Weights remaining at a level of copies; None at level 0."""
     rows = data.select(experiment="connectivity", condition=COPIES, level=level)
     return rows[0].density if level and rows else None
-
-
-def _points(values: Values, decimals: int = 1) -> str:
-    return spread(values.values(), decimals, 100)

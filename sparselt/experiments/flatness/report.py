@@ -11,21 +11,13 @@ Linear Mode Connectivity by a one-sided t test.
 import math
 from collections.abc import Iterator
 
-from sparselt.experiments.flatness.figures import drawings
-from sparselt.experiments.flatness.values import (
-    FRACTIONS,
-    NETWORKS,
-    barriers_of,
-    by_network,
-    correlations,
-    given_level,
-    number_text,
-)
+from sparselt.experiments.flatness import figures
+from sparselt.experiments.flatness.figures import barriers_of, by_network, correlations, given_level, number_text
 from sparselt.report.data import Claim, Data, Section, listed
 from sparselt.report.inference import Test, paired
 from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic, Values
-from sparselt.report.verdicts import REPLICATES, SIGNIFICANT, TOO_FEW, lower, lower_than, only_if, spread
-from sparselt.report.wording import count, listing, percent, points
+from sparselt.report.verdicts import REPLICATES, SIGNIFICANT, TOO_FEW, lower, lower_than, only_if
+from sparselt.report.wording import count, listing, percent
 
 PAPER = "Paul et al. 2023 (Unmasking, ICLR)"
 
@@ -33,16 +25,16 @@ PAPER = "Paul et al. 2023 (Unmasking, ICLR)"
 @listed
 def findings(data: Data) -> Iterator[str]:
     """The correlations, with their n; what was robust to which perturbation."""
-    for metric, limit in FRACTIONS.items():
+    for metric, limit in figures.FRACTIONS.items():
         rhos, pooled, number = correlations(data, metric)
         if number:
             judged = lower_than(rhos, 0.0)
             tested = judged.statistic if judged.p is None else f"{judged.statistic}, p = {judged.p:.2g}, below 0"
-            within = f"{spread(rhos.values(), 2)} within replicates ({count(len(rhos), 'replicate')}: {tested})"
+            within = f"{rhos:.2f} within replicates ({count(len(rhos), 'replicate')}: {tested})"
             yield (
                 "Rank correlation of the largest eigenvalue of the Hessian with the largest fraction that one level "
                 f"can prune with a training loss {limit}: "
-                + (within if rhos else f"not judged, no replicate has {NETWORKS} networks that differ")
+                + (within if rhos else f"not judged, no replicate has {figures.NETWORKS} networks that differ")
                 + f"; {number_text(pooled)} over all {count(number, 'network')} together, which are not independent."
                 + _at_a_level(given_level(data, metric))
             )
@@ -75,23 +67,23 @@ def claims(data: Data) -> Iterator[Claim]:
             "the flatness of the error landscape at the end of training limits the fraction of weights that can be "
             "pruned at each level",
             f"Spearman's correlation of largest eigenvalue and largest prunable fraction within replicates "
-            f"{spread(rhos.values(), 2)} (over all {number} networks {number_text(pooled)}), at a given level "
-            f"{spread(given.values(), 2)}; with the solution's own loss as the limit {spread(own.values(), 2)}",
+            f"{rhos:.2f} (over all {number} networks {number_text(pooled)}), at a given level "
+            f"{given:.2f}; with the solution's own loss as the limit {own:.2f}",
         )
     barriers = barriers_of(data, "perturbed")
     first, last = (of((step for step, _ in barriers), default=0) for of in (min, max))
     if (last, 1.0) in barriers:
-        here = f"barrier at scale 1 {_points(barriers[last, 1.0])} points at rewind step {last:,}"
+        here = f"barrier at scale 1 {barriers[last, 1.0]:.1p} points at rewind step {last:,}"
         if first < last and (first, 1.0) in barriers:
             test = lower(barriers[last, 1.0], barriers[first, 1.0])
             p = "" if test.p is None else f", p = {test.p:.2g}"
-            here += f", {_points(barriers[first, 1.0])} at {first:,} ({test.statistic}{p})"
+            here += f", {barriers[first, 1.0]:.1p} at {first:,} ({test.statistic}{p})"
         yield lower_than(barriers[last, 1.0], NEAR_ZERO_BARRIER).claim(
             PAPER, "SGD returns to the same mode despite strong perturbations early in training", here
         )
 
 
-SECTION = Section("Flatness, and perturbations early in training", drawings, findings, claims)
+SECTION = Section("Flatness, and perturbations early in training", figures.drawings, findings, claims)
 
 
 def _robust(data: Data) -> Iterator[str]:
@@ -106,7 +98,7 @@ def _robust(data: Data) -> Iterator[str]:
         if variant == "perturbed" and rows:
             name = f"the network of level {rows[0].level} ({percent(rows[0].density)} of the weights)"
         sizes = [Statistic.of(row.value for row in rows if row.rewind_step == step).mean for step in barriers]
-        heights = listing([f"{_points(values)} points at step {step:,}" for step, values in barriers.items()])
+        heights = listing([f"{values:.1p} points at step {step:,}" for step, values in barriers.items()])
         yield (
             "Moved at the rewind step by as much as its next pruning moves it "
             f"({', '.join(f'{100 * size:.0f}%' for size in sizes)} of its norm), {name} is trained to a solution "
@@ -114,7 +106,7 @@ def _robust(data: Data) -> Iterator[str]:
         )
         if variant == "perturbed_dense":
             last = max(barriers)
-            near = Statistic.of(barriers[last].values()).mean < NEAR_ZERO_BARRIER
+            near = barriers[last].mean < NEAR_ZERO_BARRIER
             yield (
                 "Appendix D of the paper finds the dense network not robust at the rewind step"
                 + (f"; here it is, at step {last:,}" if near else "")
@@ -129,14 +121,9 @@ def _at_a_level(given: Values) -> str:
         return ""
     left = _left(given)
     tested = TOO_FEW if left is None else f"{left.text}, p = {left.p:.2g}, two-sided"
-    return f" At a given level (partial correlation within replicates) it is {spread(given.values(), 2)} ({tested})."
+    return f" At a given level (partial correlation within replicates) it is {given:.2f} ({tested})."
 
 
 def _left(given: Values) -> Test | None:
     """Whether anything is left at a given level; None for too few replicates."""
     return paired(given, dict.fromkeys(given, 0.0)) if len(given) >= REPLICATES else None
-
-
-def _points(values: Values) -> str:
-    statistic = Statistic.of(values.values())
-    return points(statistic.mean, 1) + (f" ± {points(statistic.std, 1)}" if statistic.std is not None else "")

@@ -8,21 +8,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from sparselt.experiments.imp.levels import CONTROLS, Level, levels
 from sparselt.report import drawing as draw
 from sparselt.report.data import Data, Drawing
-from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic
+from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic, Values
 from sparselt.report.wording import listing, points
 
 VARIANTS = {
     "shuffled": draw.Look("shuffled weights", draw.GREY, "x", "none"),
     "one_shot": draw.Look("one-shot", draw.COLOURS[0], "o", "--"),
-    "layerwise": draw.Look("layerwise", draw.COLOURS[1], "s", "-"),
-    "lr_rewinding": draw.Look("rate rewound", draw.COLOURS[3], "v", "-"),
-    "fine_tuning": draw.Look("fine-tuned", draw.COLOURS[4], "P", "-"),
+    "layerwise": draw.Look("layerwise", draw.COLOURS[1], "s"),
+    "lr_rewinding": draw.Look("rate rewound", draw.COLOURS[3], "v"),
+    "fine_tuning": draw.Look("fine-tuned", draw.COLOURS[4], "P"),
 }
 """The variants that have a figure of their own beside IMP, by their names in the results."""
 
 _CONTROL_MARKERS = {"random": "x", "reinit": "+"}
-_Paths = Mapping[int, Mapping[int, Mapping[float, float]]]
-"""Test error in percent by rewind step, replicate, and place on the path."""
+_Path = Mapping[float, float]
+"""Test error in percent by place on the path."""
 
 
 def lead_drawings(data: Data) -> dict[str, Drawing]:
@@ -58,10 +58,12 @@ def lead_drawings(data: Data) -> dict[str, Drawing]:
 def drawings(data: Data) -> dict[str, Drawing]:
     """Error against density of IMP and its variants, where any was run."""
     summary = levels(data)
-    if not any(_finite(summary.select(variant)) for variant in VARIANTS):
-        return {}
-    step = next(entry.rewind_step for variant in VARIANTS for entry in summary.select(variant))
+    measured = [entry for variant in VARIANTS for entry in summary.select(variant)]
+    step = measured[0].rewind_step if measured else 0
     looks = {"imp": draw.Look(f"IMP, rewind {step:,}", draw.COLOURS[2], "D"), **VARIANTS}
+    figure = _by_density(data, [(look, summary.select(variant, step)) for variant, look in looks.items()])
+    if figure is None or not any(entry.error.n for entry in measured):
+        return {}
     caption = (
         "Mean and standard deviation over replicates. IMP: weights rewound, all layers ranked together. Shuffled "
         "weights: the ticket's rewound weights permuted within each layer. One-shot: pruned once to the same density, "
@@ -69,44 +71,40 @@ def drawings(data: Data) -> dict[str, Drawing]:
         "Fine-tuned: final weights kept, trained on at the last learning rate for as many steps (both after Renda et "
         "al. 2020). Grey line and band: the dense mean, and up to ε above it."
     )
-    figure = _by_density(data, [(of, summary.select(variant, step)) for variant, of in looks.items()])
-    assert figure is not None
-    return {"variants": Drawing(figure, "Other ways to prune and to train on", caption + _replicates(data, step))}
+    numbers: dict[int, list[str]] = defaultdict(list)
+    names = {"dense": "the dense network", "imp": "IMP"} | {variant: look.label for variant, look in VARIANTS.items()}
+    for variant, name in names.items():
+        place = {"experiment": "imp", "variant": variant, "rewind_step": (None, step), "condition": {}}
+        if replicates := data.values(metric="test_error", **place):
+            numbers[len(replicates)].append(name)
+    if len(numbers) > 1:
+        caption += f" Replicates: {', '.join(f'{number} of {listing(of)}' for number, of in numbers.items())}."
+    return {"variants": Drawing(figure, "Other ways to prune and to train on", caption)}
 
 
 def error_against_density(data: Data) -> "draw.Figure | None":
     """Unmasking Fig. 5: test error against weights remaining, mean and standard deviation, a line a rewind step."""
     summary = levels(data)
-    series = [
-        (draw.look(place, f"rewind {step:,}"), summary.select("imp", step))
-        for place, step in enumerate(summary.rewind_steps)
-    ]
-    series += [
-        (draw.Look(name, draw.GREY, _CONTROL_MARKERS[variant], "none"), summary.select(variant))
-        for variant, name in CONTROLS.items()
-    ]
-    return _by_density(data, series)
+    series = [(look, summary.select("imp", step)) for step, look in _looks(data).items()]
+    controls = {v: draw.Look(name, draw.GREY, _CONTROL_MARKERS[v], "none") for v, name in CONTROLS.items()}
+    return _by_density(data, series + [(look, summary.select(variant)) for variant, look in controls.items()])
 
 
 def _by_density(data: Data, series: Sequence[tuple[draw.Look, Sequence[Level]]]) -> "draw.Figure | None":
-    series = [(of, _finite(entries)) for of, entries in series if _finite(entries)]
-    if not series:
+    entries = [entry for _, of in series for entry in of if entry.error.n]
+    if not entries:
         return None
-    dense, everything = levels(data).dense, [entry for _, entries in series for entry in entries]
-    densities = sorted({e.density for e in everything if e.variant == "imp"} or {e.density for e in everything})
+    dense = levels(data).dense
+    densities = sorted({e.density for e in entries if e.variant == "imp"} or {e.density for e in entries})
+    hair = (densities[0] / densities[-1]) ** 0.004
     figure, (axes,) = draw.canvas(3.8)
-    ends = []
-    for place, (of, entries) in enumerate(series):
-        hair = (densities[0] / densities[-1]) ** draw.side_by_side(place, len(series), 0.004)
-        # Level 0 has no bar of its own: the dense deviation is the height of the band.
-        errors = [
-            (entry.density * hair, entry.error)
-            if entry.level
-            else (entry.density, dataclasses.replace(entry.error, std=None))
-            for entry in entries
-        ]
-        ends.append(draw.bars(axes, errors, of, zorder=3))
-    draw.error_axis(axes, [entry.error for entry in everything])
+    # Level 0 has no bar of its own: the dense deviation is the height of the band.
+    lines = [
+        (look, [(e.density, e.error if e.level else dataclasses.replace(e.error, std=None)) for e in of])
+        for look, of in series
+    ]
+    ends = draw.bars(axes, lines, move=lambda x, side: x * hair**side if x < 1 else x, zorder=3)
+    draw.error_axis(axes, [entry.error for entry in entries])
     draw.matching_band(axes, dense)
     draw.density_axis(axes, densities, densities[-1] * 1.04, densities[0] / 1.04)
     draw.label_ends(axes, ends + draw.dense_label(dense))
@@ -130,9 +128,9 @@ def error_along_path(data: Data) -> "draw.Figure | None":
     figure, panels = draw.canvas(5.4 if zoomed else 3.6, rows=2 if zoomed else 1, sharex=True)
     for axes in panels:
         for step, mean in means.items():
-            for replicate in paths[step].values():
-                axes.plot(*_line(replicate), color=looks[step].colour, linewidth=0.5, alpha=0.45)
-            axes.plot(*_line(mean), color=looks[step].colour, linewidth=1.7)
+            for path in paths[step].values():
+                axes.plot(*zip(*sorted(path.items()), strict=True), color=looks[step].colour, linewidth=0.5, alpha=0.45)
+            axes.plot(*zip(*sorted(mean.items()), strict=True), color=looks[step].colour, linewidth=1.7)
         draw.matching_band(axes, summary.dense)
         axes.set_ylabel("test error, %")
     top, bottom = panels[0], panels[-1]
@@ -150,36 +148,30 @@ def error_along_path(data: Data) -> "draw.Figure | None":
 
 def barriers(data: Data) -> "draw.Figure | None":
     """The error barrier between successive levels (Unmasking, Def. A.1): replicates and mean, by rewind step."""
-    values: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in data.select(experiment="connectivity", variant="imp", metric="barrier", condition={}):
-        if row.to_level == row.level + 1 and math.isfinite(row.value):
-            values[row.rewind_step or 0][row.level].append(row.value)
+    values: dict[int, dict[float, Values]] = defaultdict(dict)
+    place = {"experiment": "connectivity", "variant": "imp", "metric": "barrier", "condition": {}}
+    for (step, level, to_level), found in data.by("rewind_step", "level", "to_level", **place).items():
+        if to_level == level + 1 and found.finite:
+            values[step][level + 0.5] = found
     if not values:
         return None
     figure, (axes,) = draw.canvas(3.4)
-    ends, highest = [], 0.0
-    for place, (step, of) in enumerate(sorted(values.items())):
-        shift = 0.5 + draw.side_by_side(place, len(values), 0.12)
-        end, largest = draw.dashes(axes, {level + shift: of[level] for level in sorted(of)}, _looks(data, values)[step])
-        ends, highest = ends + end, max(highest, largest)
+    looks = _looks(data, values)
+    ends, highest = draw.dashes(axes, [(looks[step], values[step]) for step in sorted(values)], 0.12)
     draw.barrier_axis(axes, highest)
-    draw.level_axis(axes, levels(data).density, max(level for of in values.values() for level in of) + 1)
+    draw.level_axis(axes, levels(data).density, math.ceil(max(max(of) for of in values.values())))
     draw.label_ends(axes, ends)
     return figure
 
 
-def _looks(data: Data, steps: Iterable[int]) -> dict[int, draw.Look]:
+def _looks(data: Data, steps: Iterable[int] = ()) -> dict[int, draw.Look]:
     """The looks of the rewind steps, the same in every figure."""
-    known = [*levels(data).rewind_steps]
-    known += sorted(set(steps) - set(known))
-    return {step: draw.look(place, f"rewind {step:,}") for place, step in enumerate(known)}
+    known = levels(data).rewind_steps
+    steps = [*known, *sorted(set(steps) - set(known))]
+    return {step: draw.look(place, f"rewind {step:,}") for place, step in enumerate(steps)}
 
 
-def _finite(entries: Sequence[Level]) -> list[Level]:
-    return [entry for entry in entries if math.isfinite(entry.error.mean)]
-
-
-def _enlarged(paths: _Paths, means: Mapping[int, Mapping[float, float]]) -> tuple[float, float]:
+def _enlarged(paths: Mapping[int, Mapping[int, _Path]], means: Mapping[int, _Path]) -> tuple[float, float]:
     """What the enlarged part of the path shows: the mean of the last rewind step, with room, and of all rewind steps
     whose means fit there the replicates; these up to as much again above."""
     latest = means[max(means)].values()
@@ -193,35 +185,18 @@ def _enlarged(paths: _Paths, means: Mapping[int, Mapping[float, float]]) -> tupl
 
 def _unequal_numbers(data: Data) -> str:
     """A sentence for a path that starts at the mean of fewer dense networks than the grey line is of."""
-    rows = data.select(experiment="connectivity", variant="imp", metric="path_error", condition={})
-    replicates, dense = {row.replicate for row in rows}, levels(data).dense
-    if dense.n in (0, len(replicates)):
+    paths = data.values(experiment="connectivity", variant="imp", metric="path_error", condition={})
+    dense = levels(data).dense
+    if dense.n in (0, len(paths)):
         return ""
     return (
-        f" The dense mean is that of {dense.n} networks, of which the paths start from {len(replicates)}: they need "
-        "not start on the grey line."
+        f" The dense mean is that of {dense.n} networks, of which the paths start from {len(paths)}: they need not "
+        "start on the grey line."
     )
 
 
-def _replicates(data: Data, step: int | None) -> str:
-    """Of how many each mean is, where the numbers differ: ` Replicates: 12 of the dense network, 5 of IMP.`"""
-    names: dict[int, list[str]] = defaultdict(list)
-    looks = {variant: of.label for variant, of in VARIANTS.items()}
-    for variant, name in {"dense": "the dense network", "imp": "IMP", **looks}.items():
-        place = {"experiment": "imp", "variant": variant, "rewind_step": (None, step), "condition": {}}
-        if replicates := data.values(metric="test_error", **place):
-            names[len(replicates)].append(name)
-    texts = [f"{number} of {listing(of)}" for number, of in names.items()]
-    return f" Replicates: {', '.join(texts)}." if len(texts) > 1 else ""
-
-
-def _line(values: Mapping[float, float]) -> tuple[list[float], list[float]]:
-    places = sorted(values)
-    return places, [values[place] for place in places]
-
-
-def _mean_path(replicates: Iterable[Mapping[float, float]]) -> dict[float, float]:
-    gathered = defaultdict(list)
+def _mean_path(replicates: Iterable[_Path]) -> _Path:
+    gathered: dict[float, list[float]] = defaultdict(list)
     for replicate in replicates:
         for place, value in replicate.items():
             gathered[place].append(value)

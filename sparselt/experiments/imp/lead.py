@@ -1,5 +1,6 @@
 """What a page opens with: IMP, its controls and the lines between its levels, in sentences and tables."""
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ from collections.abc import Sequence
 from sparselt.experiments.imp.figures import lead_drawings
 from sparselt.experiments.imp.levels import CONTROLS, Level, Levels, agreements, concerns, levels
 from sparselt.report.data import Data, Lead
-from sparselt.report.statistic import NEAR_ZERO_BARRIER
+from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic
 from sparselt.report.table import MARK, Table
 from sparselt.report.wording import DIVERGED_MARK, count, mean_and_std, percent, points, ranges
 
@@ -17,17 +18,15 @@ _WIDE = 108  # columns from which standard deviations stand apart and barriers h
 def findings(data: Data) -> list[str]:
     """The dense network, each rewind step, the coincidence of matching and connection, the controls."""
     summary = levels(data)
-    texts = [_dense(summary), *(_rewound(summary, step) for step in summary.rewind_steps), _coincidence(data)]
+    texts = [_dense(summary.dense)[0], *(_rewound(summary, step) for step in summary.rewind_steps), _coincidence(data)]
     return texts + _controls(summary)
 
 
 def counts(data: Data) -> Table | None:
     """Matching against connected, counted by rewind step; None where no pair can be judged."""
     names = ("both match, no barrier", "not both, barrier", "both match, barrier", "not both, no barrier")
-    lines = []
-    for found in agreements(data):
-        order = (found.matching_connected, found.failing_separated, found.matching_separated, found.failing_connected)
-        lines.append((f"{found.rewind_step:,}", *(str(len(cell)) for cell in order)))
+    order = (0, 3, 1, 2)  # of Agreement.cells
+    lines = [(f"{of.rewind_step:,}", *(str(len(of.cells[cell])) for cell in order)) for of in agreements(data)]
     note = (
         "Pairs of successive levels, level 0 apart. The first two columns agree with the paper's finding, the last two "
         "do not."
@@ -44,29 +43,37 @@ def tables(data: Data, width: int | None) -> list[Table]:
     steps = summary.rewind_steps
     at_once = len(steps) if width is None else max(1, (width - 12) // (31 if width >= _WIDE else 20))
     groups = [steps[first : first + at_once] for first in range(0, len(steps), at_once or 1)] or [()]
-    found = [_level_table(summary, group, width) for group in groups[:-1]]
-    found.append(_level_table(summary, groups[-1], width, (" " if width is None else "\n").join(_notes(summary))))
-    return found + _control_table(summary, width)
+    found = [_level_table(summary, group, width) for group in groups]
+    notes = (" " if width is None else "\n").join(_notes(summary))
+    return [*found[:-1], dataclasses.replace(found[-1], note=notes), *_control_table(summary, width)]
 
 
 LEAD = Lead(concerns, findings, lead_drawings, counts, tables)
 
 
-def _dense(summary: Levels) -> str:
-    dense = summary.dense
-    if not dense.n + dense.diverged:
-        return "The run holds no dense network: whether a ticket matches cannot be judged."
+def _dense(dense: Statistic) -> tuple[str, str]:
+    """What the dense network errs on, and whether matching can be judged: a sentence, and the note below the table."""
     errs = f"The dense network errs on {mean_and_std(dense)}% of the test examples."
+    if not dense.n + dense.diverged:
+        return (
+            "The run holds no dense network: whether a ticket matches cannot be judged.",
+            "There is no dense run, so matching cannot be judged.",
+        )
     if dense.epsilon is None or dense.limit is None:
         why = f"{dense.diverged} of its runs diverged" if dense.diverged else f"There is {count(dense.n, 'replicate')}"
+        few = "some of them diverged" if dense.diverged else f"n = {dense.n}"
+        unknown = "so ε, the standard deviation of the dense error, is unknown and matching cannot be judged."
         return (
-            f"{errs} {why}, so ε, the standard deviation of the dense error, is unknown and matching cannot be judged."
+            f"{errs} {why}, {unknown}",
+            f"Dense test error {mean_and_std(dense)}%. Matching cannot be judged: ε is the standard deviation of the "
+            f"dense runs, which takes at least two ({few}).",
         )
-    doubt = 1 / math.sqrt(2 * (dense.n - 1))
     return (
         f"{errs} A ticket matches when its mean error is at most {points(dense.limit)}%. That limit rests on {dense.n} "
-        f"dense runs: their standard deviation is itself uncertain by about {100 * doubt:.0f}%, so a level near the "
-        "limit may fall on either side."
+        "dense runs: their standard deviation is itself uncertain by about "
+        f"{100 / math.sqrt(2 * (dense.n - 1)):.0f}%, so a level near the limit may fall on either side.",
+        f"{MARK} matching: error at most {points(dense.limit)}%, the dense mean {points(dense.mean)}% plus ε = "
+        f"{points(dense.epsilon)}, the standard deviation of {dense.n} dense runs.",
     )
 
 
@@ -160,39 +167,25 @@ def _controls(summary: Levels) -> list[str]:
 
 def _notes(summary: Levels) -> list[str]:
     """The dense error, what the marks mean, what cannot be judged."""
-    dense = summary.dense
-    notes = ["Mean ± standard deviation over replicates; the barrier is that to the next level."]
-    if not dense.n + dense.diverged:
-        notes.append("There is no dense run, so matching cannot be judged.")
-    elif dense.epsilon is None or dense.limit is None:
-        why = "some of them diverged" if dense.diverged else f"n = {dense.n}"
-        notes.append(
-            f"Dense test error {mean_and_std(dense)}%. Matching cannot be judged: ε is the standard deviation of the "
-            f"dense runs, which takes at least two ({why})."
-        )
-    else:
-        notes.append(
-            f"{MARK} matching: error at most {points(dense.limit)}%, the dense mean {points(dense.mean)}% plus ε = "
-            f"{points(dense.epsilon)}, the standard deviation of {dense.n} dense runs."
-        )
+    what = "Mean ± standard deviation over replicates; the barrier is that to the next level."
+    notes = [what, _dense(summary.dense)[1]]
     if any(entry.error.diverged or (entry.barrier and entry.barrier.diverged) for entry in summary.levels):
-        notes.append(
-            f"{DIVERGED_MARK} some replicates diverged; the mean is over the others, and the level does not match."
-        )
+        what = "some replicates diverged; the mean is over the others, and the level does not match."
+        notes.append(f"{DIVERGED_MARK} {what}")
     return notes
 
 
-def _level_table(summary: Levels, steps: Sequence[int], width: int | None, note: str = "") -> Table:
+def _level_table(summary: Levels, steps: Sequence[int], width: int | None) -> Table:
     lines = []
     for level, density in summary.density.items():
         cells = [cell for step in steps for cell in _cells(summary.at("imp", step, level), width)]
         lines.append((str(level), percent(density), *(cells if steps else [mean_and_std(summary.dense)])))
     if not steps:
-        return Table(("level", "weights", "dense, error %" if width is None else "dense\nerror %"), lines, note=note)
+        return Table(("level", "weights", "dense, error %" if width is None else "dense\nerror %"), lines)
     names = ("error %", "barrier, points") if width is None else ("error %", "barrier")
     groups = [(f"rewound to {step:,}" if width is None else f"rewind {step}", 2) for step in steps]
     faint = range(3, 3 + 2 * len(steps), 2)
-    return Table(("level", "weights", *names * len(steps)), lines, groups=[("", 2), *groups], note=note, faint=faint)
+    return Table(("level", "weights", *names * len(steps)), lines, groups=[("", 2), *groups], faint=faint)
 
 
 def _cells(entry: Level | None, width: int | None) -> tuple[str, str]:

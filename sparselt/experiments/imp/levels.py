@@ -1,11 +1,12 @@
 """The dense network, IMP and its controls, level by level: errors, matching, and the barriers between levels."""
 
+import itertools
 import math
 from collections import defaultdict
 from dataclasses import dataclass
 
 from sparselt.report.data import Data, once
-from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic
+from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic, Values
 
 CONTROLS = {"random": "random mask", "reinit": "reinitialized"}
 """The controls by variant: the layerwise densities with a random mask; the IMP mask on fresh weights."""
@@ -132,43 +133,39 @@ def concerns(data: Data) -> bool:
 @once
 def levels(data: Data) -> Levels:
     """The levels of a run: by variant, rewind step and level, in ascending order."""
-    errors: dict[tuple, list[float]] = defaultdict(list)
-    densities: dict[tuple, float] = {}
-    for row in data.select(experiment=("imp", "connectivity"), condition={}, metric="test_error", to_level=None):
-        errors[row.variant, row.rewind_step, row.level].append(row.value)
-        densities.setdefault((row.variant, row.rewind_step, row.level), row.density)
-    barriers: dict[tuple, list[float]] = defaultdict(list)
-    for row in data.select(experiment=("imp", "connectivity"), condition={}, metric="barrier"):
-        if row.to_level == row.level + 1:
-            barriers[row.variant, row.rewind_step, row.level].append(row.value)
+    columns = {"experiment": ("imp", "connectivity"), "condition": {}}
+    rows = data.select(metric="test_error", to_level=None, **columns)
+    errors = data.by("variant", "rewind_step", "level", metric="test_error", to_level=None, **columns)
+    densities = {(row.variant, row.rewind_step, row.level): row.density for row in reversed(rows)}
+    paths = data.by("variant", "rewind_step", "level", "to_level", metric="barrier", **columns)
+    barriers = {key[:3]: values.statistic for key, values in paths.items() if key[3] == key[2] + 1}
     first = ("dense", None, 0)
-    dense = Statistic.of(errors.get(first, ()))
+    dense = errors.get(first, Values()).statistic
     for step in {step for variant, step, _ in [*errors, *barriers] if variant == "imp"} if first in errors else ():
         errors["imp", step, 0], densities["imp", step, 0] = errors[first], densities[first]
-
-    def entry(key: tuple) -> Level:
-        error = Statistic.of(errors[key])
-        judged = key[-1] > 0 and dense.limit is not None
-        matching = error.diverged == 0 and error.mean <= dense.limit + _ROUNDING if judged else None
-        return Level(*key, densities[key], error, matching, Statistic.of(barriers[key]) if key in barriers else None)
-
-    keys = sorted(errors, key=lambda key: (key[0], -1 if key[1] is None else key[1], key[2]))
-    return Levels(dense, tuple(entry(key) for key in keys))
+    found = []
+    for key in sorted(errors, key=lambda key: (key[0], -1 if key[1] is None else key[1], key[2])):
+        (variant, step, level), error, matching = key, errors[key].statistic, None
+        if level > 0 and dense.limit is not None:
+            matching = not error.diverged and error.mean <= dense.limit + _ROUNDING
+        found.append(Level(variant, step, level, densities[key], error, matching, barriers.get(key)))
+    return Levels(dense, tuple(found))
 
 
 @once
 def agreements(data: Data) -> list[Agreement]:
     """One for each rewind step that has a pair to judge; Unmasking's finding leaves level 0 apart (App. D)."""
+    order = ((True, True), (True, False), (False, True), (False, False))
     found = []
     for step in levels(data).rewind_steps:
-        of_step = {entry.level: entry for entry in levels(data).select("imp", step)}
-        cells: dict[tuple, list[int]] = {}
-        for level, entry in of_step.items():
-            following = of_step.get(level + 1)
-            if level == 0 or following is None or None in (entry.matching, following.matching, entry.connected):
-                continue
-            cells.setdefault((entry.matching and following.matching, entry.connected), []).append(level)
-        order = ((True, True), (True, False), (False, True), (False, False))
+        of_step, cells = levels(data).select("imp", step), defaultdict(list)
+        for entry, following in itertools.pairwise(of_step):
+            if 0 < entry.level == following.level - 1 and None not in (
+                entry.matching,
+                following.matching,
+                entry.connected,
+            ):
+                cells[entry.matching and following.matching, entry.connected].append(entry.level)
         if cells:
-            found.append(Agreement(step, *(tuple(cells.get(cell, ())) for cell in order)))
+            found.append(Agreement(step, *(tuple(cells[cell]) for cell in order)))
     return found

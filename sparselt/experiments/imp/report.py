@@ -128,8 +128,9 @@ def _rewinding(data: Data) -> Iterator[Claim]:
 
 def _beside(data: Data, entry: Level) -> Statistic | None:
     """IMP's errors at a variant's level, in the replicates that the variant was run in; None where there are none."""
-    others, errors = _errors(data, entry), _errors(data, entry, "imp")
-    return Statistic.of(errors[k] for k in errors.keys() & others.keys()) if errors.keys() & others.keys() else None
+    others = _errors(data, entry)
+    errors = [error for replicate, error in _errors(data, entry, "imp").items() if replicate in others]
+    return Statistic.of(errors) if errors else None
 
 
 def _errors(data: Data, entry: Level, variant: str = "") -> Values:

@@ -10,6 +10,7 @@ replicates (one-sided t); the first projection has to be in the set.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,15 +18,14 @@ from typing import Any
 from sparselt.experiments.imp.levels import levels
 from sparselt.report import drawing as draw
 from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
-from sparselt.report.statistic import Statistic, Values, finite, minus
-from sparselt.report.verdicts import PAIRS_OF_LEVELS, coincidence, in_doubt, lower, spread
+from sparselt.report.results import Row
+from sparselt.report.statistic import Statistic, Values
+from sparselt.report.verdicts import PAIRS_OF_LEVELS, coincidence, in_doubt, lower
 from sparselt.report.wording import count, ranges
 
 PAPER = "Paul et al. 2022 (Unmasking)"
 LINES = {"projection": "its projection", "next": "the next solution"}
 _ROUNDING = 1e-12
-_Rises = Mapping[tuple[int, int], Values]
-"""How far the error rises above w(L)'s on a line, by rewind step and level, over replicates; NaN if it diverged."""
 
 
 def drawings(data: Data) -> dict[str, Drawing]:
@@ -47,7 +47,7 @@ def drawings(data: Data) -> dict[str, Drawing]:
             "alone, and as these channels have almost no variance, batch norm magnifies what comes through their "
             "pruned weights, which return above the dashed line.",
         )
-    if any(finite(values) for line in LINES for values in _rises(data, line).values()):
+    if any(values.finite for line in LINES for values in _rises(data, line).values()):
         found["rise_along_lines"] = Drawing(
             _lines(data),
             "Rise of the error from a solution",
@@ -116,7 +116,7 @@ def _next_solutions(data: Data) -> Iterator[Claim]:
 
 def _near_the_edge(data: Data, step: int, level: int) -> bool:
     """Whether the mean rise on the way to the next solution is within its standard error of ε."""
-    rise, epsilon = Statistic.of(_rises(data, "next")[step, level].values()), levels(data).epsilon or 0.0
+    rise, epsilon = _rises(data, "next")[step, level].statistic, levels(data).epsilon or 0.0
     return not rise.diverged and abs(rise.mean - epsilon) <= (rise.std or 0.0) / math.sqrt(rise.n)
 
 
@@ -137,7 +137,7 @@ def _projections(data: Data) -> Iterator[Claim]:
         PAPER,
         "at first the projection of w(L) by the next mask stays in its LCS-set, and leaves it as sparsity grows",
         f"rewound to step {step:,}, inside from level {ranges(inside) or 'none'} of {ranges(measured)}; "
-        f"ρ = {spread(correlations.values(), 2)}",
+        f"ρ = {correlations:.2f}",
     )
 
 
@@ -145,29 +145,27 @@ def _correlations(rises: Mapping[int, Values]) -> Values:
     """Spearman's rank correlation of rise and level, by replicate; those where nothing varies are left out."""
     from scipy import stats
 
-    found = {}
+    found = Values()
     for replicate in sorted(set().union(*rises.values())):
-        pairs = [(level, of[replicate]) for level, values in rises.items() if replicate in (of := finite(values))]
+        pairs = [(level, of[replicate]) for level, values in rises.items() if replicate in (of := values.finite)]
         if len(pairs) > 2 and len({value for _, value in pairs}) > 1:
             found[replicate] = float(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
     return found
 
 
 @once
-def _rises(data: Data, line: str) -> _Rises:
-    largest, start = (
-        data.by("rewind_step", "level", experiment="landscape", condition={"line": line}, **columns)
-        for columns in ({"metric": "max_error"}, {"metric": "path_error", "position": 0.0})
-    )
-    return {
-        place: minus(values, dict.fromkeys(values, math.nan) | start.get(place, {}))
-        for place, values in sorted(largest.items())
-    }
+def _rises(data: Data, line: str) -> Mapping[tuple[int, int], Values]:
+    """How far the error rises above w(L)'s on a line, by rewind step and level, over replicates; NaN if it diverged."""
+    place = {"experiment": "landscape", "condition": {"line": line}}
+    largest = data.by("rewind_step", "level", metric="max_error", **place)
+    start = data.by("rewind_step", "level", metric="path_error", position=0.0, **place)
+    nothing = {key: Values.fromkeys(values, math.nan) for key, values in largest.items()}
+    return {key: values - Values(nothing[key] | start.get(key, {})) for key, values in sorted(largest.items())}
 
 
 def _inside(data: Data, line: str, step: int, level: int) -> bool | None:
     """Whether the line's end is in the LCS-set on average; None where that is not known."""
-    rise, epsilon = Statistic.of(_rises(data, line).get((step, level), {}).values()), levels(data).epsilon
+    rise, epsilon = _rises(data, line).get((step, level), Values()).statistic, levels(data).epsilon
     if epsilon is None or not (rise.n or rise.diverged):
         return None
     return not rise.diverged and rise.mean <= epsilon + _ROUNDING
@@ -175,24 +173,21 @@ def _inside(data: Data, line: str, step: int, level: int) -> bool | None:
 
 def _lines(data: Data) -> "draw.Figure":
     summary = levels(data)
-    figure, panels = draw.canvas(5.0, 2, sharex=True, sharey=True)
     steps = summary.rewind_steps or sorted({step for step, _ in _rises(data, "next")})
-    highest, last, ends = 0.0, 0, []
+    looks = {step: draw.look(place, f"rewind {step:,}")._replace(marker="o") for place, step in enumerate(steps)}
+    figure, panels = draw.canvas(5.0, 2, sharex=True, sharey=True)
+    ends: list[list[draw.End]] = []
+    highest = 0.0
     for axes, (line, name) in zip(panels, LINES.items(), strict=True):
-        ends.append([])
-        for place, step in enumerate(steps):
-            curve = {level: values.values() for (at, level), values in _rises(data, line).items() if at == step}
-            shift = draw.side_by_side(place, len(steps), 0.12)
-            groups = {level + shift: values for level, values in curve.items()}
-            end, largest = draw.dashes(
-                axes, groups, draw.look(place, f"rewind {step:,}")._replace(marker="o"), faint=0.6
-            )
-            highest, last = max(highest, largest), max([last, *curve])
-            ends[-1] += end
+        rises = _rises(data, line).items()
+        curves = [(look, {level: of for (at, level), of in rises if at == step}) for step, look in looks.items()]
+        end, largest = draw.dashes(axes, curves, 0.12, faint=0.6)
+        ends, highest = [*ends, end], max(highest, largest)
         if summary.epsilon is not None:
             axes.axhspan(0, 100 * summary.epsilon, color=draw.GREY, alpha=0.25, linewidth=0, zorder=0)
         axes.set_ylabel(f"rise to {name},\npoints (linear to 1,\nthen log)")
     draw.symmetric_log(panels[0], max(1.25 * highest, 1.0))
+    last = max(level for line in LINES for _, level in _rises(data, line))
     draw.level_axis(panels[1], summary.density, last, margin=0.3)
     for axes, labels in zip(panels, ends, strict=True):
         draw.label_ends(axes, labels)
@@ -203,78 +198,66 @@ def _planes(data: Data, replicate: int) -> "draw.Figure":
     """A panel for each rewind step (down) and level (across)."""
     from matplotlib.colors import LogNorm
 
-    columns = {"experiment": "landscape", "replicate": replicate, "condition": {"plane": "grid"}}
-    errors: dict[tuple[int, int], dict[tuple[float, float], float]] = {}
-    for row in data.select(metric="plane_error", **columns):
-        errors.setdefault((row.rewind_step or 0, row.level), {})[row.position, row.position_2] = row.value
-    steps, across = (sorted({place[axis] for place in errors}) for axis in (0, 1))
-    values = [value for cells in errors.values() for value in cells.values() if math.isfinite(value)] or [1.0]
+    place = {"experiment": "landscape", "replicate": replicate, "condition": {"plane": "grid"}}
+    measured = data.select(metric="plane_error", **place)
+    steps, across = sorted({row.rewind_step or 0 for row in measured}), sorted({row.level for row in measured})
+    values = [row.value for row in measured if math.isfinite(row.value)] or [1.0]
     # What matches by far needs no colours of its own.
     floor = max(min(values), 0.5 * (levels(data).threshold or 0.0), 1e-3)
-    scale = LogNorm(100 * floor, 100 * max(max(values), 2 * floor))
+    top = max(max(values), 2 * floor)
     width = max(6.2, 0.9 + 2.1 * len(across))
     height = 0.5 + min(2.6, (width - 0.9) / len(across)) * len(steps)
     figure, panels = draw.canvas(height, len(steps), len(across), width=width)
-    shown = None
-    for axes, (step, level) in zip(panels, ((step, level) for step in steps for level in across), strict=True):
-        if (step, level) not in errors:
+    for axes, (step, level) in zip(panels, itertools.product(steps, across), strict=True):
+        rows = data.select(rewind_step=step, level=level, **place)
+        if not any(row.metric == "plane_error" for row in rows):
             axes.set_visible(False)
             continue
-        shown = _plane(axes, data, replicate, step, level, errors[step, level], scale)
+        shown = _plane(axes, rows, levels(data).dense, LogNorm(100 * floor, 100 * top))
         axes.set_title(f"rewind {step:,}, level {level}", fontsize=9)
     figure.supxlabel("distance in the subspace of the next mask, towards w(L+1)", fontsize=10)
     figure.supylabel("distance from that subspace, towards w(L)", fontsize=10)
     bar = figure.colorbar(shown, ax=panels, shrink=0.7, label="test error, % (log scale)")
-    marks = draw.round_numbers(max(scale.vmin, 0.1), min(scale.vmax, 500))
+    marks = draw.round_numbers(max(100 * floor, 0.1), 100 * top)
     bar.set_ticks(marks, labels=[f"{mark:g}" for mark in marks])
     bar.ax.minorticks_off()
     return figure
 
 
-def _plane(
-    axes: "draw.Axes", data: Data, replicate: int, step: int, level: int, cells: Mapping[tuple, float], scale: Any
-) -> Any:
+def _plane(axes: "draw.Axes", rows: list[Row], dense: Statistic, scale: Any) -> Any:
     """One panel: the errors on a grid, and where its networks stand. What its colours mean."""
     import numpy as np
 
     from sparselt.analysis.plane import lcs_set
 
-    x, y = (np.array(sorted({place[axis] for place in cells})) for axis in (0, 1))
+    cells = {(row.position, row.position_2): row.value for row in rows if row.metric == "plane_error"}
+    named = {row.metric: row.value for row in rows if row.metric != "plane_error"}
+    places = {row.metric: (row.position or 0.0, row.position_2 or 0.0) for row in rows}
+    x, y = (np.array(sorted({place[axis] or 0.0 for place in cells})) for axis in (0, 1))
     errors = np.array([[cells.get((across, down), math.nan) for across in x] for down in y])
-    networks = {
-        row.metric.removesuffix("_error"): row
-        for row in data.select(
-            experiment="landscape", replicate=replicate, rewind_step=step, level=level, condition={"plane": "grid"}
-        )
-        if row.metric != "plane_error"
-    }
     picture = np.ma.masked_invalid(np.clip(100 * errors, scale.vmin, None))
     half = [(line[1] - line[0]) / 2 for line in (x, y)]
     extent = (x[0] - half[0], x[-1] + half[0], y[0] - half[1], y[-1] + half[1])
-    how = {"origin": "lower", "extent": extent, "interpolation": "nearest", "cmap": "cividis", "norm": scale}
-    shown = axes.imshow(picture, aspect="auto", **how)
+    how: dict[str, Any] = {"origin": "lower", "extent": extent, "interpolation": "nearest", "aspect": "auto"}
+    shown = axes.imshow(picture, cmap="cividis", norm=scale, **how)
     axes.set_box_aspect(1)
-    threshold, epsilon = levels(data).threshold, levels(data).epsilon
-    if threshold is not None and picture.min() < 100 * threshold < picture.max():
-        axes.contour(x, y, picture, [100 * threshold], colors="white", linewidths=1.0)
-    start = networks.get("solution")
-    if epsilon is not None and start is not None and math.isfinite(start.value):
-        held = lcs_set(errors, x, y, (start.position, start.position_2), start.value + epsilon)
+    if dense.limit is not None and picture.min() < 100 * dense.limit < picture.max():
+        axes.contour(x, y, picture, [100 * dense.limit], colors="white", linewidths=1.0)
+    start = named.get("solution_error", math.nan)
+    if dense.epsilon is not None and math.isfinite(start):
+        held = lcs_set(errors, x, y, places["solution_error"], start + dense.epsilon)
         if held.any() and not held.all():
             # In another colour than the matching error's line, on which it often lies.
             axes.contour(x, y, held, [0.5], colors=draw.COLOURS[0], linewidths=1.6, linestyles="dotted")
         if held.all():
-            at = {"transform": axes.transAxes, "ha": "center", "va": "top"}
-            axes.text(0.5, 0.97, "all in the LCS-set", color="white", fontsize=8.5, **at)
+            how = {"transform": axes.transAxes, "ha": "center", "va": "top", "color": "white", "fontsize": 8.5}
+            axes.text(0.5, 0.97, "all in the LCS-set", **how)
     axes.axhline(0, color="white", linewidth=0.6, linestyle=draw.DASHED, alpha=0.7)
-    looks = {
-        "solution": ("^", draw.GREY),
-        "projection": ("X", draw.COLOURS[4]),
-        "next_solution": ("^", draw.COLOURS[4]),
-    }
+    orange = draw.COLOURS[4]
+    looks = {"solution": ("^", draw.GREY), "projection": ("X", orange), "next_solution": ("^", orange)}
     for name, (marker, colour) in looks.items():
-        if row := networks.get(name):
-            edge = {"markeredgecolor": draw.INK, "markeredgewidth": 0.5}
-            axes.plot(row.position, row.position_2, marker, color=colour, markersize=7, **edge)
+        if f"{name}_error" in named:
+            how = {"color": colour, "markersize": 7, "markeredgecolor": draw.INK, "markeredgewidth": 0.5}
+            axes.plot(*places[f"{name}_error"], marker, **how)
     axes.tick_params(labelsize=7)
     return shown

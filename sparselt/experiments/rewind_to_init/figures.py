@@ -1,17 +1,17 @@
 """The figures of `rewind_to_init`, after those of Maene et al. 2021."""
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 from sparselt.experiments.rewind_to_init.values import Condition, Conditions, measured, weights
 from sparselt.report import drawing as draw
 from sparselt.report.data import Data, Drawing
-from sparselt.report.statistic import Statistic, Values
+from sparselt.report.statistic import Values
 from sparselt.report.wording import listing
 
 _TICKS = 15  # whose labels an axis has room for
-_Line = tuple[draw.Look, dict[float, Statistic]]
-"""The replicates by density, and how they are drawn."""
+_Line = tuple[draw.Look, list[tuple[float, Values]]]
+"""Values by density, and how they are drawn."""
 
 
 def drawings(data: Data) -> dict[str, Drawing]:
@@ -30,30 +30,24 @@ def drawings(data: Data) -> dict[str, Drawing]:
 def _barriers(run: Conditions) -> Drawing | None:
     lines = [
         # A line to the next round stands halfway on the logarithmic axis.
-        _line(of, {math.sqrt(c.density(k) * c.density(k + 1)): c.at("barrier", k, k + 1) for k in c.levels[:-1]})
-        for of, c in _looks(run)
+        (look, [(math.sqrt(c.density(k) * c.density(k + 1)), c.at("barrier", k, k + 1)) for k in c.levels[:-1]])
+        for look, c in _looks(run)
     ]
-    lines = [line for line in lines if line[1]]
-    if not lines:
-        return None
-    figure, (axes,) = draw.canvas(3.6)
-    ends = _draw(axes, lines)
-    draw.barrier_axis(axes, max(100 * (s.mean + (s.std or 0)) for _, points in lines for s in points.values()))
-    _density_axis(axes, run.plain + run.warm)
-    draw.label_ends(axes, ends)
-    return Drawing(
-        figure,
+    return _drawing(
+        {"": lines},
+        run.plain + run.warm,
         "Barriers between successive rounds, rewound to initialization",
         "After Maene et al.: the error barrier on the straight line from each round's solution to the next, drawn "
         f"halfway between the two, by batch size at equal epochs and by warm-up. {_trained(run)}Mean and standard "
         "deviation over replicates. Dashed grey: the 2 points of Linear Mode Connectivity. Lines are evaluated at the "
         "setting's path_points; the paper takes 20 points.",
+        height=3.6,
     )
 
 
 def _errors(run: Conditions) -> Drawing | None:
-    return _error_drawing(
-        {"": [_errors_of(of, condition) for of, condition in _looks(run)]},
+    return _drawing(
+        {"": [(look, _errors_of(condition, condition.levels)) for look, condition in _looks(run)]},
         run.plain + run.warm,
         "Test error of rewinding to initialization",
         f"With all weights, the dense network of each condition. {_trained(run)}Mean and standard deviation over "
@@ -62,43 +56,51 @@ def _errors(run: Conditions) -> Drawing | None:
 
 
 def _repulsion(run: Conditions) -> Drawing | None:
-    panels = {}
+    panels: dict[str, list[_Line]] = {}
+    fresh = []
     for condition, base in run.repelled:
-        what = "repelled" if condition.repulsion > 0 else "attracted"
-        panels[f"λ = {condition.repulsion:g}, {base.name}"] = [
-            _errors_of(draw.Look("IMP", draw.COLOURS[1], "o"), base, "imp", condition.levels),
-            _errors_of(draw.Look(f"IMP, {what}", draw.COLOURS[0], "s"), condition),
-            _errors_of(draw.Look("reinit", draw.GREY, "+", "none"), base, "reinit", condition.levels[1:]),
-            _errors_of(draw.Look(f"reinit, {what}", draw.INK, "x", "none"), condition, "reinit", condition.levels[1:]),
+        what, title = (
+            "repelled" if condition.repulsion > 0 else "attracted",
+            f"λ = {condition.repulsion:g}, {base.name}",
+        )
+        panels[title] = [
+            (draw.Look("IMP", draw.COLOURS[1], "o"), _errors_of(base, condition.levels)),
+            (draw.Look(f"IMP, {what}", draw.COLOURS[0], "s"), _errors_of(condition, condition.levels)),
+            (draw.Look("reinit", draw.GREY, "+", "none"), _errors_of(base, condition.levels[1:], "reinit")),
+            (
+                draw.Look(f"reinit, {what}", draw.INK, "x", "none"),
+                _errors_of(condition, condition.levels[1:], "reinit"),
+            ),
         ]
-    fresh = [title for title, lines in panels.items() if any(points for _, points in lines[2:])]
-    controls = (
-        "In grey and black, the mask on a fresh initialization"
-        if fresh
-        else "No mask was put on a fresh initialization"
-    )
+        fresh += [title] if any(values.finite for _, points in panels[title][2:] for _, values in points) else []
+    controls = "In grey and black, the mask" if fresh else "No mask was put"
     where = f", in the panel {listing(fresh)} only" if 0 < len(fresh) < len(panels) else ""
-    return _error_drawing(
+    return _drawing(
         panels,
         [condition for condition, _ in run.repelled],
         "The loss that repels from earlier solutions, or attracts to them",
         "After Maene et al.: every round trains with (λ/R)·Σ cos² to all R earlier solutions in its loss. λ above 0 "
         "repels, at the largest batch size; below 0 it attracts, at the smallest. "
-        f"{controls}{where}. Mean and standard deviation over replicates.",
+        f"{controls} on a fresh initialization{where}. Mean and standard deviation over replicates.",
     )
 
 
-def _error_drawing(
-    panels: dict[str, list[_Line]], conditions: Sequence[Condition], heading: str, caption: str
+def _drawing(
+    panels: dict[str, list[_Line]], conditions: list[Condition], heading: str, caption: str, height: float = 0
 ) -> Drawing | None:
-    drawn = {title: [line for line in lines if line[1]] for title, lines in panels.items()}
-    drawn = {title: lines for title, lines in drawn.items() if lines}
+    """Lines over the weights remaining, a panel for each title: errors, or, in a panel of this height, barriers."""
+    drawn = {title: [v.statistic for _, of in lines for _, v in of if v.finite] for title, lines in panels.items()}
+    drawn = {title: found for title, found in drawn.items() if found}
     if not drawn:
         return None
-    figure, all_axes = draw.canvas(3.3 * len(drawn), len(drawn))
-    for axes, (title, lines) in zip(all_axes, drawn.items(), strict=True):
-        ends = _draw(axes, lines)
-        draw.error_axis(axes, [statistic for _, points in lines for statistic in points.values()])
+    figure, all_axes = draw.canvas(height or 3.3 * len(drawn), len(drawn))
+    for axes, (title, found) in zip(all_axes, drawn.items(), strict=True):
+        lines = [(look, sorted(points, key=lambda point: -point[0])) for look, points in panels[title]]
+        ends = draw.bars(axes, lines, move=lambda density, side: density * 0.985**side, elinewidth=0.7)
+        if height:
+            draw.barrier_axis(axes, max(100 * (statistic.mean + (statistic.std or 0)) for statistic in found))
+        else:
+            draw.error_axis(axes, found)
         if title:
             axes.set_title(title, fontsize=10, loc="left")
         _density_axis(axes, conditions)
@@ -123,7 +125,7 @@ def _angles(run: Conditions) -> Drawing | None:
         for i, row in enumerate(matrix if len(names) <= 9 else ()):
             for j, value in enumerate(row):
                 if i != j and math.isfinite(value):
-                    how = {"ha": "center", "va": "center", "fontsize": 6.5}
+                    how: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6.5}
                     axes.text(j, i, f"{value:.2f}", color="white" if value < 0.6 else "black", **how)
     panels[0].set_ylabel("level")
     figure.colorbar(image, ax=panels, shrink=0.8, label="angular distance, 1: orthogonal")
@@ -156,7 +158,7 @@ def _histograms(run: Conditions) -> Drawing | None:
         threshold = condition.at("threshold", level).get(replicate, math.nan)
         for side in (-threshold, threshold) if math.isfinite(threshold) else ():
             axes.axvline(side, color=draw.COLOURS[0], linewidth=0.9)
-        shape = Statistic.of(condition.at("bimodality", level).values()).mean
+        shape = condition.at("bimodality", level).mean
         axes.set_title(f"{condition.name}, {weights(condition, level)}\nbimodality {shape:.2f}", fontsize=8.5)
         if condition is conditions[-1]:
             axes.set_xlabel("weight")
@@ -187,28 +189,11 @@ def _looks(run: Conditions) -> list[tuple[draw.Look, Condition]]:
     return [(draw.look(k, c.name, style), c) for k, (c, style) in enumerate(zip(conditions, styles, strict=True))]
 
 
-def _line(of: draw.Look, values: dict[float, Values]) -> _Line:
-    """A line without what is not finite."""
-    points = {density: Statistic.of(group.values()) for density, group in sorted(values.items(), reverse=True)}
-    return of, {density: statistic for density, statistic in points.items() if statistic.n}
+def _errors_of(condition: Condition, levels: list[int], variant: str = "imp") -> list[tuple[float, Values]]:
+    return [(condition.density(level), condition.errors(variant, level)) for level in levels]
 
 
-def _errors_of(of: draw.Look, condition: Condition, variant: str = "imp", levels: Sequence[int] | None = None) -> _Line:
-    levels = condition.levels if levels is None else levels
-    return _line(of, {condition.density(level): condition.errors(variant, level) for level in levels})
-
-
-def _draw(axes: "draw.Axes", lines: list[_Line]) -> list[draw.End]:
-    """Draws means with bars, side by side by a hair; the lines' ends."""
-    ends = []
-    for place, (of, points) in enumerate(lines):
-        hair = 0.985 ** draw.side_by_side(place, len(lines), 1)
-        moved = [(density * hair, statistic) for density, statistic in points.items()]
-        ends.append(draw.bars(axes, moved, of, elinewidth=0.7))
-    return ends
-
-
-def _density_axis(axes: "draw.Axes", conditions: Sequence[Condition]) -> None:
+def _density_axis(axes: "draw.Axes", conditions: list[Condition]) -> None:
     """Weights remaining, since conditions may prune by other shares; ticks where each condition ends, and where the one
     of most rounds stands, as far as their labels have room."""
     widest = max(conditions, key=lambda condition: condition.last)

@@ -10,10 +10,10 @@ to 50% of the weights; connected there means below the 2 points of Linear Mode C
 from collections.abc import Iterator
 
 from sparselt.experiments.rewind_to_init.figures import drawings
-from sparselt.experiments.rewind_to_init.values import Condition, Conditions, measured, points, weights
+from sparselt.experiments.rewind_to_init.values import Condition, Conditions, measured, weights
 from sparselt.report.data import Claim, Data, Section, listed
-from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic, minus
-from sparselt.report.verdicts import epsilon_text, equal, lower, lower_than, not_higher, only_if, spread
+from sparselt.report.statistic import NEAR_ZERO_BARRIER
+from sparselt.report.verdicts import epsilon_text, equal, lower, lower_than, not_higher, only_if
 
 PAPER = "Maene et al. 2021"
 _MEDIUM = (0.1, 0.5)
@@ -26,22 +26,22 @@ def findings(data: Data) -> Iterator[str]:
     for c in run.plain + run.warm:
         warm = "" if c.warmup_steps is None else f", {c.name}"
         yield (
-            f"Batch {c.batch_size:,}, lr {c.learning_rate}{warm}: dense error {points(c.errors('dense'))}%, "
-            f"{points(c.errors())}% at {weights(c)} of the weights, rewound to step 0; mean barrier of successive "
-            f"rounds {points(c.barrier())} points, mean angular distance {spread(c.successive().values(), 2)}."
+            f"Batch {c.batch_size:,}, lr {c.learning_rate}{warm}: dense error {c.errors('dense'):.2%}, "
+            f"{c.errors():.2%} at {weights(c)} of the weights, rewound to step 0; mean barrier of successive "
+            f"rounds {c.barrier():.2p} points, mean angular distance {c.successive():.2f}."
         )
     if len(run.plain) > 1:
         first, last = run.extremes
-        shape = [spread(c.at("bimodality", c.last).values(), 2) for c in (first, last)]
+        shape = [c.at("bimodality", c.last) for c in (first, last)]
         yield (
-            f"Live weights of the sparsest round have a bimodality coefficient of {shape[0]} at {first.name} and "
-            f"{shape[1]} at {last.name}: 0.33 is that of normal weights, above 0.56 suggests two humps."
+            f"Live weights of the sparsest round have a bimodality coefficient of {shape[0]:.2f} at {first.name} and "
+            f"{shape[1]:.2f} at {last.name}: 0.33 is that of normal weights, above 0.56 suggests two humps."
         )
     for c, base in run.repelled:
         yield (
-            f"With λ = {c.repulsion:g} at {base.name}, IMP errs on {points(c.errors())}% at {weights(c)} of the "
-            f"weights, without on {points(base.errors('imp', c.last))}%; the mean angular distance of its rounds is "
-            f"{spread(c.between().values(), 2)} against {spread(base.between().values(), 2)} without."
+            f"With λ = {c.repulsion:g} at {base.name}, IMP errs on {c.errors():.2%} at {weights(c)} of the "
+            f"weights, without on {base.errors('imp', c.last):.2%}; the mean angular distance of its rounds is "
+            f"{c.between():.2f} against {base.between():.2f} without."
         )
 
 
@@ -65,15 +65,15 @@ def _stable(small: Condition, large: Condition) -> Iterator[Claim]:
     yield lower(large.barrier(), small.barrier()).claim(
         PAPER,
         "a larger batch, a training that is stable, connects the successive rounds of IMP rewound to initialization",
-        f"mean barrier {points(large.barrier())} points at {large.name}, {points(small.barrier())} at {small.name}",
+        f"mean barrier {large.barrier():.2p} points at {large.name}, {small.barrier():.2p} at {small.name}",
     )
     level = min(large.last, small.last)
     increases = [condition.increase(level) for condition in (large, small)]
     yield lower(*increases).claim(
         PAPER,
         "with it, less accuracy is lost by rewinding to initialization",
-        f"at {weights(large)} of the weights {points(increases[0])} points above its own dense error at {large.name}, "
-        f"{points(increases[1])} at {small.name}",
+        f"at {weights(large)} of the weights {increases[0]:.2p} points above its own dense error at {large.name}, "
+        f"{increases[1]:.2p} at {small.name}",
     )
     yield from _rewound_entirely(large, level, "with it")
 
@@ -82,9 +82,9 @@ def _warm_up(without: Condition, warm: Condition) -> Iterator[Claim]:
     yield lower(warm.barrier(), without.barrier()).claim(
         PAPER,
         "a learning rate warm-up lowers those barriers as well",
-        f"mean barrier {points(warm.barrier())} points with {warm.name}, {points(without.barrier())} with "
-        f"{without.name}; at {weights(warm)} of the weights error {points(warm.errors())}% against "
-        f"{points(without.errors())}%",
+        f"mean barrier {warm.barrier():.2p} points with {warm.name}, {without.barrier():.2p} with "
+        f"{without.name}; at {weights(warm)} of the weights error {warm.errors():.2%} against "
+        f"{without.errors():.2%}",
     )
     yield from _rewound_entirely(warm, warm.last, "with a warm-up")
 
@@ -94,13 +94,13 @@ def _rewound_entirely(condition: Condition, level: int, how: str) -> Iterator[Cl
     epsilon = condition.dense.std
     if epsilon is None:
         return
-    increases = {k: Statistic.of(condition.increase(k).values()).mean for k in condition.levels[1:]}
+    increases = {k: condition.increase(k).mean for k in condition.levels[1:]}
     matching = [weights(condition, k) for k, increase in increases.items() if increase <= epsilon]
     yield not_higher(condition.errors("imp", level), condition.errors("dense"), epsilon).claim(
         PAPER,
         f"{how}, networks can be entirely rewound to initialization: tickets match the dense network",
-        f"at {weights(condition, level)} of the weights {points(condition.increase(level))} points above the dense "
-        f"{points(condition.errors('dense'))}%; limit ε = {100 * epsilon:.2f} points; mean error within ε at "
+        f"at {weights(condition, level)} of the weights {condition.increase(level):.2p} points above the dense "
+        f"{condition.errors('dense'):.2%}; limit ε = {100 * epsilon:.2f} points; mean error within ε at "
         f"{', '.join(matching) or 'no density'}",
     )
 
@@ -111,14 +111,13 @@ def _regions(run: Conditions) -> Iterator[Claim]:
     yield lower(near, far).claim(
         PAPER,
         "stable training returns to the same region round after round, unstable training to others",
-        f"mean angular distance of successive rounds (1 is orthogonal) {spread(near.values(), 2)} at {large.name}, "
-        f"{spread(far.values(), 2)} at {small.name}",
+        f"mean angular distance of successive rounds (1 is orthogonal) {near:.2f} at {large.name}, "
+        f"{far:.2f} at {small.name}",
     )
     yield lower(near, away).claim(
         PAPER,
         "that region is not merely the neighbourhood of the initialization",
-        f"at {large.name} successive rounds are {spread(near.values(), 2)} apart, and each {spread(away.values(), 2)} "
-        "from the initialization",
+        f"at {large.name} successive rounds are {near:.2f} apart, and each {away:.2f} from the initialization",
     )
     medium = [level for level in large.levels[:-1] if _MEDIUM[0] <= large.density(level) <= _MEDIUM[1]]
     if medium:
@@ -126,7 +125,7 @@ def _regions(run: Conditions) -> Iterator[Claim]:
         yield lower_than(barrier, NEAR_ZERO_BARRIER).claim(
             PAPER,
             "at medium sparsity those solutions are linearly connected",
-            f"mean barrier {points(barrier)} points at {large.name}, from {weights(large, medium[0])} down to "
+            f"mean barrier {barrier:.2p} points at {large.name}, from {weights(large, medium[0])} down to "
             f"{weights(large, medium[-1])} of the weights",
         )
 
@@ -137,26 +136,26 @@ def _repelling(condition: Condition, base: Condition) -> Iterator[Claim]:
     limit, text = _limit(base)
     judged = lower(plain, repelled)
     if limit is not None:
-        judged = only_if(judged, Statistic.of(repelled.values()).mean > limit, "but on average they match all the same")
+        judged = only_if(judged, repelled.mean > limit, "but on average they match all the same")
     yield judged.claim(
         PAPER,
         "keeping a training away from the earlier solutions removes the tickets",
-        f"λ = {condition.repulsion:g} at {base.name}: error {points(repelled)}% at {weights(condition)} of the "
-        f"weights, {points(plain)}% without{text}; reinitialized {points(reinit_repelled)}% with the loss, "
-        f"{points(reinit)}% without",
+        f"λ = {condition.repulsion:g} at {base.name}: error {repelled:.2%} at {weights(condition)} of the "
+        f"weights, {plain:.2%} without{text}; reinitialized {reinit_repelled:.2%} with the loss, "
+        f"{reinit:.2%} without",
     )
     epsilon = base.dense.std
     if reinit and reinit_repelled and epsilon is not None:
         yield equal(reinit_repelled, reinit, epsilon, epsilon_text(epsilon)).claim(
             PAPER,
             "the same loss leaves random reinitialization alone",
-            f"error {points(reinit_repelled)}% with it, {points(reinit)}% without",
+            f"error {reinit_repelled:.2%} with it, {reinit:.2%} without",
         )
-        costs = minus(reinit_repelled, reinit), minus(repelled, plain)
+        costs = reinit_repelled - reinit, repelled - plain
         yield lower(*costs).claim(
             PAPER,
             "the same loss costs random reinitialization less than it costs the tickets",
-            f"{points(costs[0])} points against {points(costs[1])}",
+            f"{costs[0]:.2p} points against {costs[1]:.2p}",
         )
 
 
@@ -165,12 +164,12 @@ def _attracting(condition: Condition, base: Condition) -> Iterator[Claim]:
     limit, text = _limit(base)
     judged = lower(attracted, plain)
     if limit is not None:
-        judged = only_if(judged, Statistic.of(attracted.values()).mean <= limit, "but on average they do not match")
+        judged = only_if(judged, attracted.mean <= limit, "but on average they do not match")
     yield judged.claim(
         PAPER,
         "attracted to the earlier solutions, unstable training finds tickets at initialization",
-        f"λ = {condition.repulsion:g} at {base.name}: error {points(attracted)}% at {weights(condition)} of the "
-        f"weights, {points(plain)}% without{text}",
+        f"λ = {condition.repulsion:g} at {base.name}: error {attracted:.2%} at {weights(condition)} of the "
+        f"weights, {plain:.2%} without{text}",
     )
 
 

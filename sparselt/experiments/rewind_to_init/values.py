@@ -1,5 +1,7 @@
 """The measurements of `rewind_to_init` as its section asks for them."""
 
+import dataclasses
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -7,8 +9,7 @@ from functools import cached_property
 
 from sparselt.report.data import Data, once
 from sparselt.report.results import conditions
-from sparselt.report.statistic import Statistic, Values, averaged, minus
-from sparselt.report.verdicts import spread
+from sparselt.report.statistic import Statistic, Values, averaged
 from sparselt.report.wording import percent
 
 EXPERIMENT = "rewind_to_init"
@@ -25,7 +26,7 @@ class Condition:
     learning_rate: str
     warmup_steps: int | None
     repulsion: float
-    _values: dict[tuple, dict[int, float]] = field(default_factory=lambda: defaultdict(dict), repr=False, compare=False)
+    _values: dict[tuple, Values] = field(default_factory=lambda: defaultdict(Values), repr=False, compare=False)
     densities: dict[int, float] = field(default_factory=lambda: {0: 1.0}, repr=False, compare=False)
     shares: dict[tuple[int, int], dict[float, float]] = field(
         default_factory=lambda: defaultdict(dict), repr=False, compare=False
@@ -55,37 +56,37 @@ class Condition:
 
     def at(self, metric: str, level: int, to_level: int | None = None) -> Values:
         """A measurement of IMP at one level."""
-        return self._values.get((metric, "imp", level, to_level), {})
+        return self._values.get((metric, "imp", level, to_level), Values())
 
     def errors(self, variant: str = "imp", level: int | None = None) -> Values:
         """Test errors of `dense`, `imp` or `reinit`, by default in the sparsest round; at level 0 of `dense`."""
         level = 0 if variant == "dense" else self.last if level is None else level
-        return self._values.get(("test_error", variant if level else "dense", level, None), {})
+        return self._values.get(("test_error", variant if level else "dense", level, None), Values())
 
     @property
     def dense(self) -> Statistic:
         """Test errors of the dense networks."""
-        return Statistic.of(self.errors("dense").values())
+        return self.errors("dense").statistic
 
     def increase(self, level: int | None = None) -> Values:
         """Test errors over those of the same replicates' dense networks."""
-        return minus(self.errors("imp", level), self.errors("dense"))
+        return self.errors("imp", level) - self.errors("dense")
 
-    def barrier(self, levels: Iterable[int] | None = None) -> Values:
-        """Mean error barrier from these levels, by default all, to the next."""
-        return averaged([self.at("barrier", k, k + 1) for k in (self.levels[:-1] if levels is None else levels)])
-
-    def successive(self) -> Values:
-        """Mean angular distance of successive rounds."""
-        return averaged([self.at("angular_distance", k, k + 1) for k in self.levels[:-1]])
+    def successive(self, metric: str = "angular_distance", levels: Iterable[int] | None = None) -> Values:
+        """Mean of a measurement between successive rounds, from these levels on, by default all."""
+        return averaged([self.at(metric, k, k + 1) for k in (self.levels[:-1] if levels is None else levels)])
 
     def between(self) -> Values:
         """Mean angular distance of all pairs of rounds."""
-        return averaged([self.at("angular_distance", i, j) for i in self.levels for j in self.levels if i < j])
+        return averaged([self.at("angular_distance", *pair) for pair in itertools.combinations(self.levels, 2)])
 
     def from_initialization(self) -> Values:
         """Mean angular distance of the rounds from the initialization."""
         return averaged([self.at("angular_distance_to_initialization", k) for k in self.levels])
+
+    def barrier(self, levels: Iterable[int] | None = None) -> Values:
+        """Mean error barrier from these levels, by default all, to the next."""
+        return self.successive("barrier", levels)
 
     def matrix(self) -> list[list[float]]:
         """Mean angular distances of all pairs of levels, the initialization last; 0 on the diagonal."""
@@ -95,7 +96,7 @@ class Condition:
             to_start = self.at("angular_distance_to_initialization", level)
             others = [self.at("angular_distance", level, other) for other in self.levels[i + 1 :]]
             for j, values in enumerate([*others, to_start], i + 1):
-                cells[i][j] = cells[j][i] = Statistic.of(values.values()).mean
+                cells[i][j] = cells[j][i] = values.mean
         return cells
 
 
@@ -134,21 +135,14 @@ def measured(data: Data) -> Conditions:
     run = [found[text] for text in sorted(found) if any(key[1] == "imp" for key in found[text]._values)]
     plain = [c for c in run if not c.repulsion and c.warmup_steps is None]
     warm = [c for c in run if not c.repulsion and c.warmup_steps is not None]
-    repelled = []
-    for condition in run:
-        if condition.repulsion:
-            base = Condition(condition.batch_size, condition.learning_rate, condition.warmup_steps, 0.0)
-            repelled.append((condition, next((c for c in found.values() if c == base), base)))
+    without = [dataclasses.replace(c, repulsion=0.0, _values={}) for c in run]
+    bases = [next((c for c in found.values() if c == base), base) for base in without]
+    repelled = [(c, base) for c, base in zip(run, bases, strict=True) if c.repulsion]
     return Conditions(
         sorted(plain, key=lambda c: c.batch_size),
         sorted(warm, key=lambda c: c.warmup_steps or 0),
         sorted(repelled, key=lambda pair: -pair[0].repulsion),
     )
-
-
-def points(values: Values) -> str:
-    """Fractions in percent, or their differences in points."""
-    return spread(values.values(), 2, 100)
 
 
 def weights(condition: Condition, level: int | None = None) -> str:

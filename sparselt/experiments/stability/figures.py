@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from sparselt.report import drawing as draw
 from sparselt.report.data import Data, Drawing
-from sparselt.report.statistic import Statistic, Values
+from sparselt.report.statistic import Values
 from sparselt.report.wording import percent
 
 RATES = {"standard": "standard", "low": "low", "warmup": "warm-up"}
 STABILITIES = {"pruning": "pruning", "order": "data order"}
 _LOOKS = {"imp": draw.Look("IMP", draw.COLOURS[1]), "random": draw.Look("random mask", draw.GREY, "x", "--")}
+_AXES = {"error": "test error, %", "angle": "angle, degrees", "l2_distance": "L2 distance"}
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,13 @@ class Place:
     step: int
     rate: str = "standard"
 
-    def distances(self, metric: str, variant: str, kind: str = "order") -> Values:
-        """`angle` (degrees) or `l2_distance` of `imp` or `random`; kind: a name of `STABILITIES`."""
-        place = {"experiment": "stability", "variant": variant, "rewind_step": self.step, "level": self.level}
-        return self.data.values(metric=metric, condition={"rate": self.rate, "stability": kind}, **place)
-
-    def errors(self, variant: str) -> Values:
-        """Test errors of `dense`, `imp` or `random`."""
+    def of(self, metric: str, variant: str, kind: str = "order") -> Values:
+        """`angle` (degrees) or `l2_distance` of `imp` or `random`, kind being a name of `STABILITIES`; or the test
+        `error` of these or of `dense`."""
         level, step = (0, None) if variant == "dense" else (self.level, self.step)
+        condition = {"rate": self.rate} | ({} if metric == "error" else {"stability": kind})
         place = {"experiment": "stability", "variant": variant, "rewind_step": step, "level": level}
-        return self.data.values(metric="test_error", condition={"rate": self.rate}, **place)
+        return self.data.values(metric="test_error" if metric == "error" else metric, condition=condition, **place)
 
 
 def measured_levels(data: Data) -> list[int]:
@@ -64,13 +62,13 @@ def drawings(data: Data) -> dict[str, Drawing]:
     for level in levels:
         if compared := places(data, level):
             name = "stability_against_rewind" + (f"_level_{level}" if len(levels) > 1 else "")
-            found[name] = _against_rewind(data, level, compared)
+            found[name] = _against_rewind(compared, density(data, level))
     if levels and len(rates(data, levels[-1])) > 1:
-        found["stability_by_learning_rate"] = _by_rate(data, levels[-1])
+        found["stability_by_learning_rate"] = _by_rate(rates(data, levels[-1]), density(data, levels[-1]))
     return found
 
 
-def _against_rewind(data: Data, level: int, compared: list[Place]) -> Drawing:
+def _against_rewind(compared: list[Place], weights: str) -> Drawing:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.2, 6.2), layout="constrained")
@@ -79,20 +77,21 @@ def _against_rewind(data: Data, level: int, compared: list[Place]) -> Drawing:
     )
     for name, axes in panels.items():
         metric, _, kind = name.partition(" ")
-        _lines(axes, compared, metric, kind)
+        ends = _lines(axes, compared, metric, kind)
         _axis(axes, metric)
         if metric == "error":
-            dense = Statistic.of(compared[0].errors("dense").values())
-            if dense.n:
+            dense = compared[0].of("error", "dense")
+            if dense.finite:
                 axes.axhline(100 * dense.mean, color=draw.GREY, linewidth=0.8, zorder=1)
-            axes.legend(frameon=False, fontsize=9, loc="lower left", ncols=2)
+            if ends:
+                axes.legend(frameon=False, fontsize=9, loc="lower left", ncols=2)
         if metric == "angle":
             axes.set_title(f"stability to {STABILITIES[kind]}", fontsize=10)
         draw.place_axis(axes, [f"{place.step:,}" for place in compared])
     panels["error"].set_xlabel("rewind step")
     return Drawing(
         figure,
-        f"Stability and error against the rewind step, {density(data, level)} of the weights",
+        f"Stability and error against the rewind step, {weights} of the weights",
         "After the figures of Stabilizing. Left: the angle and L2 distance between the dense network, "
         "restricted to the mask, and the subnetwork, both trained on one data order. Right: between two copies of the "
         "subnetwork trained in different orders. Below: test error; grey line: the dense network. Mean and standard "
@@ -101,43 +100,35 @@ def _against_rewind(data: Data, level: int, compared: list[Place]) -> Drawing:
     )
 
 
-def _by_rate(data: Data, level: int) -> Drawing:
-    compared = rates(data, level)
+def _by_rate(compared: list[Place], weights: str) -> Drawing:
     figure, panels = draw.canvas(2.9, 1, 3, width=7.2)
     for axes, kind in zip(panels, ("pruning", "order", ""), strict=True):
         ends = _lines(axes, compared, "angle" if kind else "error", kind, linestyle="none")
         if kind:
             axes.set_title(f"stability to {STABILITIES[kind]}", fontsize=9.5)
         else:
-            dense = [100 * Statistic.of(place.errors("dense").values()).mean for place in compared]
+            dense = [100 * place.of("error", "dense").mean for place in compared]
             axes.plot(range(len(dense)), dense, "_", color=draw.GREY, markersize=16)
-            ends.append(("dense", draw.GREY, dense[-1]))
+            ends += [("dense", draw.GREY, dense[-1])] if math.isfinite(dense[-1]) else []
         _axis(axes, "angle" if kind else "error")
         draw.place_axis(axes, [RATES[place.rate] for place in compared], margin=0.5)
-    draw.label_ends(panels[-1], [end for end in ends if math.isfinite(end[2])])
+    draw.label_ends(panels[-1], ends)
     return Drawing(
         figure,
-        f"Learning rates at rewind step 0, {density(data, level)} of the weights",
+        f"Learning rates at rewind step 0, {weights} of the weights",
         "After Stabilizing, which resets ResNet-20 and VGG-19 to initialization: the angles between dense network and "
         "subnetwork, and between two copies of it, by learning rate. Mean and standard deviation over replicates.",
     )
 
 
-def _lines(
-    axes: "draw.Axes", compared: list[Place], metric: str, kind: str, **how: str
-) -> list[tuple[str, str, float]]:
-    """Draws IMP and the random masks at places side by side; `metric` is `error`, or a distance of this kind."""
-    ends = []
-    for look, variant, shift in zip(_LOOKS.values(), _LOOKS, (-0.06, 0.06), strict=True):
-        groups = [p.errors(variant) if metric == "error" else p.distances(metric, variant, kind) for p in compared]
-        points = [(number + shift, Statistic.of(values.values())) for number, values in enumerate(groups)]
-        ends.append(draw.bars(axes, points, look, 100 if metric == "error" else 1, label=look.label, **how))
-    return ends
+def _lines(axes: "draw.Axes", compared: list[Place], metric: str, kind: str, **how: str) -> list[draw.End]:
+    """Draws IMP and the random masks at the places."""
+    lines = [(look, enumerate([place.of(metric, v, kind) for place in compared])) for v, look in _LOOKS.items()]
+    return draw.bars(axes, lines, 100 if metric == "error" else 1, lambda place, side: place + 0.12 * side, **how)
 
 
 def _axis(axes: "draw.Axes", metric: str) -> None:
-    names = {"error": "test error, %", "angle": "angle, degrees", "l2_distance": "L2 distance"}
-    axes.set_ylabel(names[metric])
+    axes.set_ylabel(_AXES[metric])
     axes.set_ylim(bottom=0, top=100 if metric == "angle" else None)
     if metric == "angle":
         axes.set_yticks([0, 30, 60, 90])

@@ -24,7 +24,7 @@ from sparselt.experiments.stability.figures import (
     rates,
 )
 from sparselt.report.data import Claim, Data, Section, listed
-from sparselt.report.verdicts import equal, lower, only_if, rising_together, spread
+from sparselt.report.verdicts import equal, lower, only_if, rising_together
 from sparselt.report.wording import listing
 
 PAPER = "Frankle et al. 2019 (Stabilizing)"
@@ -41,14 +41,14 @@ def findings(data: Data) -> Iterator[str]:
             yield (
                 f"Rewound to step {place.step:,}, with {density(data, level)} of the weights, angles of IMP's "
                 f"subnetworks against those of random masks: to {', to '.join(pairs)}. They err on "
-                f"{_error(place, 'imp')} and {_error(place, 'random')}."
+                f"{place.of('error', 'imp'):.2%} and {place.of('error', 'random'):.2%}."
             )
         others = [place for place in rates(data, level) if place.rate != "standard"]
         for place in others:
             yield (
                 f"Rewound to step 0 at the {RATES[place.rate]} learning rate: data order "
-                f"{_against(place, 'angle', 'order', '°')}, error {_error(place, 'imp')} and "
-                f"{_error(place, 'random')}, dense {_error(place, 'dense')}."
+                f"{_against(place, 'angle', 'order', '°')}, error {place.of('error', 'imp'):.2%} and "
+                f"{place.of('error', 'random'):.2%}, dense {place.of('error', 'dense'):.2%}."
             )
         if not others:
             yield "Other learning rates than the standard one were not run."
@@ -79,17 +79,18 @@ SECTION = Section("Stability of subnetworks to pruning and to data order", drawi
 
 def _where_it_succeeds(place: Place) -> Iterator[Claim]:
     for kind, name in STABILITIES.items():
-        yield lower(place.distances("angle", "imp", kind), place.distances("angle", "random", kind)).claim(
+        yield lower(place.of("angle", "imp", kind), place.of("angle", "random", kind)).claim(
             PAPER,
             f"rewound to an early step, IMP's subnetworks are more stable to {name} than random ones",
             f"{_apart(place, kind)} at step {place.step:,} and {density(place.data, place.level)} of the weights; "
-            f"error {_error(place, 'imp')} against {_error(place, 'random')}, dense {_error(place, 'dense')}",
+            f"error {place.of('error', 'imp'):.2%} against {place.of('error', 'random'):.2%}, dense "
+            f"{place.of('error', 'dense'):.2%}",
         )
 
 
 def _at_initialization(place: Place) -> Iterator[Claim]:
     for kind, name in STABILITIES.items():
-        imp, random = (place.distances("angle", variant, kind) for variant in ("imp", "random"))
+        imp, random = (place.of("angle", variant, kind) for variant in ("imp", "random"))
         yield equal(imp, random, _MARGIN, _MARGIN_TEXT).claim(
             PAPER,
             f"rewound to initialization at the standard learning rate, they are no more stable to {name} than random",
@@ -99,17 +100,17 @@ def _at_initialization(place: Place) -> Iterator[Claim]:
 
 def _with_another_rate(place: Place) -> Claim:
     how = "a low learning rate" if place.rate == "low" else "a learning rate warm-up"
-    return lower(place.distances("angle", "imp"), place.distances("angle", "random")).claim(
+    return lower(place.of("angle", "imp"), place.of("angle", "random")).claim(
         PAPER,
         f"with {how}, IMP's subnetworks are more stable than random ones even at initialization",
-        f"angle to data order {_against(place, 'angle', 'order', '°')} for random masks; error {_error(place, 'imp')}, "
-        f"dense {_error(place, 'dense')}",
+        f"angle to data order {_against(place, 'angle', 'order', '°')} for random masks; error "
+        f"{place.of('error', 'imp'):.2%}, dense {place.of('error', 'dense'):.2%}",
     )
 
 
 def _with_accuracy(compared: Sequence[Place]) -> Iterator[Claim]:
-    angles, errors = [place.distances("angle", "imp") for place in compared], [p.errors("imp") for p in compared]
-    texts = [f"{spread(values.values())}°" for values in angles]
+    angles, errors = [place.of("angle", "imp") for place in compared], [p.of("error", "imp") for p in compared]
+    texts = [f"{values:.1f}°" for values in angles]
     yield lower(angles[-1], angles[0]).claim(
         PAPER,
         "the later the step that IMP rewinds to, the more stable its subnetworks",
@@ -130,7 +131,7 @@ def _with_accuracy(compared: Sequence[Place]) -> Iterator[Claim]:
         PAPER,
         "stability and accuracy improve together",
         "angle to data order and test error at rewind step "
-        + "; ".join(f"{p.step:,}: {text}, {_error(p, 'imp')}" for p, text in zip(compared, texts, strict=True)),
+        + "; ".join(f"{p.step:,}: {text}, {p.of('error', 'imp'):.2%}" for p, text in zip(compared, texts, strict=True)),
     )
 
 
@@ -140,9 +141,5 @@ def _apart(place: Place, kind: str) -> str:
 
 
 def _against(place: Place, metric: str, kind: str, unit: str = "") -> str:
-    imp, random = (spread(place.distances(metric, variant, kind).values()) for variant in ("imp", "random"))
-    return f"{imp}{unit} against {random}{unit}"
-
-
-def _error(place: Place, variant: str) -> str:
-    return f"{spread(place.errors(variant).values(), 2, 100)}%"
+    imp, random = (place.of(metric, variant, kind) for variant in ("imp", "random"))
+    return f"{imp:.1f}{unit} against {random:.1f}{unit}"
