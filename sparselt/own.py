@@ -12,11 +12,13 @@ import functools
 import hashlib
 import importlib
 import inspect
+import traceback
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from sparselt.errors import SettingError
+from sparselt.errors import SettingError, SparseltError
 
 Group = Literal[
     "sparselt.models",
@@ -74,6 +76,25 @@ def reference_to(thing: object) -> str:
     if module in (None, "__main__") or "<" in name or resolve(reference) is not thing:
         raise SettingError(f"{thing!r} cannot be imported by its name; define it at the top of a module of its own")
     return reference
+
+
+def called(what: str, function: Callable[..., Any], *arguments: object, expected: str) -> Any:
+    """What the user's function returns.
+
+    what, expected: how the message begins and ends where it fails.
+
+    Raises:
+        SettingError: the function raised anything but a SparseltError, with the line of its file.
+    """
+    try:
+        return function(*arguments)
+    except SparseltError:
+        raise
+    except Exception as error:
+        file = getattr(getattr(inspect.unwrap(function), "__code__", None), "co_filename", None)
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        where = f" ({Path(str(file)).name}, line {lines[-1]})" if lines else ""
+        raise SettingError(f"{what} raised {type(error).__name__}: {error}{where}; expected {expected}") from error
 
 
 def source_digest(thing: object) -> str:

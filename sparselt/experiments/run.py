@@ -184,10 +184,11 @@ def _check_data(folder: Path | None, setting: Setting, dry_run: bool) -> Path | 
                 "manifest.json, train.beton and test.beton, made by `sparselt data write imagenet PICTURES DIR`; or "
                 "run --scale smoke, on made-up images"
             )
-        for name in ("classes", "train_count", "test_count"):
-            if getattr(setting, name) != getattr(setting.source, name):
+        found = setting.with_source(setting.source)
+        for name in ("classes", "train_count", "test_count", "channels", "train_size"):
+            if getattr(setting, name) != getattr(found, name):
                 raise SettingError(
-                    f"{name} is {getattr(setting, name)}, but {setting.name} has {getattr(setting.source, name)}; "
+                    f"{name} is {getattr(setting, name)}, but {setting.name} has {getattr(found, name)}; "
                     "change it only together with --data"
                 )
         return None

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeVar
 
-from sparselt.data import CIFAR10, MNIST, Digits, SyntheticImages
+from sparselt.data import Source
+from sparselt.data.sources import check_source
 from sparselt.errors import SettingError
 from sparselt.experiments.options import Options
 from sparselt.experiments.trials import check_criterion
@@ -56,7 +57,7 @@ class Setting:
     scale: str
     title: str
     paper: str
-    source: Digits | CIFAR10 | MNIST | SyntheticImages | None
+    source: Source | None
     options: tuple[Options, ...] = ()
     main: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -167,6 +168,21 @@ class Setting:
         """The setting in which each kind of options has a value: those that are missing get their defaults."""
         missing = tuple(kind() for kind in kinds if not any(isinstance(given, kind) for given in self.options))
         return dataclasses.replace(self, options=self.options + missing)
+
+    def with_source(self, source: Source) -> Self:
+        """The setting on the data of another source, with its classes, counts, channels and, where images are kept in
+        memory, its image size.
+
+        Raises:
+            DataError: not a source, see `sparselt.data.sources.check_source`.
+            SettingError: images of another shape than [C, side, side], which a setting in memory cannot take.
+        """
+        check_source(source)
+        changes = {name: getattr(source, name) for name in ("classes", "train_count", "test_count")}
+        if self.engine == "resident":
+            check_square(source)
+            changes |= zip(("channels", "train_size", "eval_size"), source.image_shape, strict=True)
+        return dataclasses.replace(self, source=source, **changes)
 
     def values(self) -> dict[str, tuple[Any, Any, Rule]]:
         """All that can be set, by name: value, type and rule, of the setting and then of its options."""
@@ -310,6 +326,16 @@ class Setting:
                         f"{name}: level {number} of a setting of {self.levels} levels; expected "
                         f"{self.levels - rule.levels_above} at most"
                     )
+
+
+def check_square(source: Source) -> None:
+    """Raises a SettingError unless a source has images of one square shape, which can be kept in memory."""
+    shape = source.image_shape
+    if isinstance(shape, str) or shape[1] != shape[2]:
+        raise SettingError(
+            f"{type(source).__name__}: image_shape is {shape!r}; expected (channels, side, side) for a setting whose "
+            "engine is resident"
+        )
 
 
 def check_rewind_step(step: int, steps: int) -> None:

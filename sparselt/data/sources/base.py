@@ -149,7 +149,7 @@ class Source:
         found, expected = (images.shape, labels.shape), ((count, *self.image_shape), (count,))
         if found != expected or images.dtype != np.uint8 or labels.dtype.kind not in "iu":
             raise DataError(
-                f"{self.kind} has {split} images {images.shape} of {images.dtype} and labels {labels.shape} of "
+                f"{type(self).__name__} has {split} images {images.shape} of {images.dtype} and labels {labels.shape} of "
                 f"{labels.dtype}; expected {expected[0]} of uint8 and {expected[1]} of whole numbers: {self.remedy}"
             )
         return ArraySamples(np.ascontiguousarray(images), labels.astype(np.int64))
