@@ -49,6 +49,7 @@ def load_setting(name: str, scale: str | None = None) -> "Setting":
 
     scale = scale or default_scale(name)
     if name in SETTINGS:
+        own.check_free("sparselt.settings", name)
         if scale not in SCALES:
             raise SettingError(f"unknown scale {scale!r}{nearest(scale, SCALES)}")
         setting = import_module(f"sparselt.reproduce.{name}").setting(scale)

@@ -120,6 +120,15 @@ def source_digest(thing: object) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
+def check_free(group: Group, name: str) -> None:
+    """Raises a SettingError where an installed package announces something by a name that sparselt has itself."""
+    if reference := entry_points(group).get(name):
+        raise SettingError(
+            f"an installed package announces {reference} as {name!r} in {group}, but sparselt has {name!r} itself; "
+            "announce it by another name"
+        )
+
+
 @functools.cache
 def entry_points(group: Group) -> dict[str, str]:
     """What installed packages announce: name to reference. Nothing is imported; a broken one fails in `resolve`.

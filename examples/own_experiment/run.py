@@ -1,6 +1,6 @@
 """Runs the example without installing it: everything of your own is handed to `run`.
 
-    python run.py [FOLDER]
+    python run.py [mini | smoke]
 
 Keep the last block under `if __name__`: worker processes import this file too.
 """
@@ -15,12 +15,10 @@ from own_experiment.sources import TurnedDigits
 from sparselt.reproduce import run
 
 if __name__ == "__main__":
-    folder = run(
-        turned_digits("mini"),
+    run(
+        turned_digits(sys.argv[1] if len(sys.argv) > 1 else "mini"),
         {"one_shot": EXPERIMENT},
-        out=sys.argv[1] if len(sys.argv) > 1 else "runs",
         model=small_cnn,
         source=TurnedDigits(quarters=2),
         one_shot_criteria=("magnitude", relative_magnitude),
     )
-    print(folder / "report.html")

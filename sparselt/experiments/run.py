@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from sparselt.runs.executor import Workers, default_workers
 from sparselt.runs.ledger import Entry, write_ledger
 from sparselt.runs.store import Store
 from sparselt.stages.stage import digest, plain
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def run(
         left_out: experiments that do not apply, and why.
         dry_run: print the plan and stop.
     """
+    # Those of the user's are read at once: a mistake in one is told before anything trains.
+    sections_of({name: e for name, e in experiments.items() if not e.report.startswith("sparselt.")})
     data = _check_data(where.data, setting, dry_run)
     _check_device(where.device)
     devices = cuda_devices() if where.device == "cuda" else []
@@ -83,9 +88,13 @@ def run(
     lab = Lab(setting, where.device, data, found)
     measurements = measured(experiments, lab)
     plan = plan_of(measurements)
-    if not measurements:
-        found.check(plan, ())
-        raise SettingError(f"{' and '.join(experiments)}: no measurement is yielded, and so there is nothing to run")
+    if idle := experiments.keys() - {m.experiment for m in measurements}:
+        if not measurements:
+            found.check(plan, ())
+        raise SettingError(
+            f"{' and '.join(sorted(idle))}: no measurement is yielded, and so there is nothing to run; yield one, or "
+            "say why the setting cannot run it (unsupported_reason)"
+        )
     with pool:
         missing = plan.missing(store)
         if dry_run:
@@ -145,7 +154,9 @@ def chosen(
     for name, experiment in known.items():
         if not isinstance(experiment, Experiment):
             raise SettingError(f"EXPERIMENTS[{name!r}] is {experiment!r}; expected Experiment(driver, paper)")
-    reasons = {name: reason for name, e in known.items() if (reason := e.unsupported_reason(setting))}
+        if not (isinstance(name, str) and _NAME.fullmatch(name)) or name == "main":
+            raise SettingError(f"an experiment is called {name!r}; expected letters, digits, _ and -, and not main")
+    reasons = {name: reason for name, e in known.items() if (reason := e.reason_against(setting))}
     if not names:
         return {name: e for name, e in known.items() if name not in reasons}, reasons
     wanted: set[str] = set()

@@ -210,7 +210,8 @@ class Setting:
         if self.padding > self.train_size:
             raise SettingError(f"padding is {self.padding}, more than the image's {self.train_size} pixels")
         if self.criterion != "magnitude":
-            check_criterion(self.criterion, self.model, self.classes, self.channels, self.train_size)
+            shape = (self.classes, self.channels, self.train_size)
+            check_criterion(self.criterion, self.model, *shape, TECHNIQUES[self.techniques])
         self._check_schedule()
         sides = [self.train_size, self.eval_size]
         if TECHNIQUES[self.techniques].progressive_resizing:

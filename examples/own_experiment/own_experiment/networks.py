@@ -7,7 +7,7 @@ from sparselt.models import model
 
 @model(side=8)
 def small_cnn(classes: int, channels: int) -> nn.Module:
-    """Two convolutions and a linear layer for images of 8×8 pixels: 3,096 prunable weights for ten classes."""
+    """Two convolutions and a linear layer for images of 8×8 pixels: 2,940 prunable weights for ten classes."""
     return nn.Sequential(
         nn.Conv2d(channels, 12, 3, padding=1, bias=False),
         nn.BatchNorm2d(12),

@@ -18,13 +18,13 @@ def turned_digits(scale: str) -> Setting:
         paper="ours, after Frankle & Carbin 2019 (One-shot pruning)",
         source=TurnedDigits(),
         model="own_experiment.networks:small_cnn",
-        steps=200,
-        milestones=(100, 150),
+        steps=160,
+        milestones=(80, 120),
         rewind_steps=(0, 20),
         replicates=3,
         dense_replicates=3,
-        options=(OneShotOptions(one_shot_densities=(0.3, 0.1, 0.05)),),
-        sources={"steps": "ours: ten epochs", "lr": "that of digits_resnet8"},
+        options=(OneShotOptions(one_shot_densities=(0.3, 0.1)),),
+        sources={"steps": "ours: eight epochs", "lr": "that of digits_resnet8"},
     )
     if scale == "smoke":
         return dataclasses.replace(mini, scale="smoke", steps=40, milestones=(20, 30), replicates=2, dense_replicates=2)

@@ -49,7 +49,7 @@ def source_record(source: Source) -> dict:
     return record
 
 
-def check_source(source: object) -> None:
+def check_source(source: Source) -> None:
     """Raises a DataError unless `source` says all that is known of its images before they are made."""
     if isinstance(source, type):
         raise DataError(f"source is the class {source.__name__}; expected one of its values, {source.__name__}(…)")
@@ -61,7 +61,7 @@ def check_source(source: object) -> None:
         number = getattr(source, name)
         if not isinstance(number, int) or number < least:
             raise DataError(f"{cls.__name__}: {name} is {number!r}; expected a whole number from {least}")
-    shape = getattr(source, "image_shape")
+    shape = source.image_shape
     sides = shape if isinstance(shape, tuple) and len(shape) == 3 else (0,)
     if shape != "variable" and not all(isinstance(side, int) and side > 0 for side in sides):
         raise DataError(f"{cls.__name__}: image_shape is {shape!r}; expected (channels, height, width), or 'variable'")
@@ -101,6 +101,7 @@ def find_source(name: str) -> type[Source]:
     """
     announced = own.entry_points("sparselt.data_sources")
     if name in _registered():
+        own.check_free("sparselt.data_sources", name)
         return _registered()[name]
     if not own.is_reference(name) and name not in announced:
         raise DataError(f"unknown source {name!r}: expected one of {', '.join(source_names())}, or package.module:Name")

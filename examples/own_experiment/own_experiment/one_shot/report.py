@@ -35,7 +35,10 @@ def findings(data: Data) -> list[str]:
 
 def claims(data: Data) -> list[Claim]:
     """Whether the second criterion does better than the first, where both keep the fewest weights."""
-    (first, *_), (second, *_) = ([errors[min(errors)]] for errors in list(_errors(data).values())[:2])
+    sparsest = [errors[min(errors)] for errors in _errors(data).values()]
+    if len(sparsest) < 2:
+        return []
+    first, second = sparsest[:2]
     here = " against ".join(f"{mean_and_std(Statistic.of(values.values()))}%" for values in (second, first))
     return [lower(second, first).claim("ours", "magnitudes relative to their layer prune better", here)]
 
