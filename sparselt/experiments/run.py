@@ -216,15 +216,18 @@ def _check_data(folder: Path | None, setting: Setting, dry_run: bool) -> Path | 
     return folder
 
 
-def _hash(setting: Setting, device: str, experiments: Iterable[str], lab: Lab) -> str:
+def _hash(setting: Setting, device: str, experiments: Mapping[str, Experiment], lab: Lab) -> str:
     """What tells the run's folder from those of other values."""
     values = {
         name: value
         for name, value in plain(setting).items()
         if name not in ("sources", "source", "title", "paper", "main", "options")
     }
+    # What an installed package varies counts only in runs of its own: installing one moves no other run's folder.
+    kinds = {experiment.options for experiment in experiments.values()}
+    counted = [o for o in setting.options if type(o) in kinds or type(o).__module__.startswith("sparselt.")]
     # Under this name since the first version, whose folders are found so.
-    values["grids"] = {name: value for options in setting.options for name, value in plain(options).items()}
+    values["grids"] = {name: value for options in counted for name, value in plain(options).items()}
     return digest([values, device, list(experiments), lab.dataset.key])[:8]
 
 
