@@ -49,6 +49,7 @@ def load_setting(name: str, scale: str | None = None) -> "Setting":
 
     scale = scale or default_scale(name)
     if name in SETTINGS:
+        own.check_free("sparselt.settings", name)
         if scale not in SCALES:
             raise SettingError(f"unknown scale {scale!r}{nearest(scale, SCALES)}")
         setting = import_module(f"sparselt.reproduce.{name}").setting(scale)
@@ -56,10 +57,16 @@ def load_setting(name: str, scale: str | None = None) -> "Setting":
         announced = own.entry_points("sparselt.settings")
         if not own.is_reference(name) and name not in announced:
             raise SettingError(f"unknown setting {name!r}{nearest(name, [*SETTINGS, *announced])}")
-        setting = own.resolve_callable(announced.get(name, name))(scale)
+        function = own.resolve_callable(announced.get(name, name))
+        setting = own.called(f"{name}({scale!r})", function, scale, expected="a function of the scale")
         if not isinstance(setting, Setting):
             raise SettingError(
                 f"{name}({scale!r}) returned {setting!r}; expected a sparselt.experiments.setting.Setting"
+            )
+        if scale not in ("", setting.scale):
+            raise SettingError(
+                f"{name}({scale!r}) returned a setting of scale {setting.scale!r}; expected the scale asked for, or a "
+                "SettingError for a scale that there is not"
             )
     return setting.with_options(option_types())
 
@@ -87,30 +94,47 @@ def run(
             yours, a mapping from names.
         scale, data, out, device, workers, cohort: as the command's options.
         console: where to print; default: the terminal.
-        values: other values of the setting, such as lr=0.1 or model="my_package.networks:small".
+        values: other values of the setting, such as lr=0.1. A model or a criterion of yours may be the function itself;
+            it has to stand at the top of a module. With a `source` of yours the setting takes its classes, counts and
+            image size from it.
 
     Raises:
         SparseltError: bad input, before anything runs; a run in which stages failed, once the others have run.
     """
     from rich.console import Console
 
-    from sparselt.errors import StoreError
+    from sparselt.errors import SettingError, StoreError
     from sparselt.experiments import known_experiments, option_types
     from sparselt.experiments.run import Where, chosen
     from sparselt.experiments.run import run as run_setting
+    from sparselt.experiments.setting import Setting
 
+    if isinstance(experiments, str):
+        raise SettingError(f"experiments is {experiments!r}; expected several names, such as ({experiments!r},)")
     mine = dict(experiments) if isinstance(experiments, Mapping) else {}
     known = {**known_experiments(), **mine}
     named = list(mine or experiments)
-    usual = load_setting(setting, None) if isinstance(setting, str) else setting
-    wanted = load_setting(setting, scale) if isinstance(setting, str) else setting
+    usual, wanted = (load_setting(setting, s) if isinstance(setting, str) else setting for s in (None, scale))
+    if not isinstance(wanted, Setting):
+        raise SettingError(f"setting is {wanted!r}; expected a name, or a sparselt.experiments.setting.Setting")
+    if scale not in (None, wanted.scale):
+        raise SettingError(f"scale is {scale!r}, but the Setting given is of scale {wanted.scale!r}; leave it out")
     wanted, usual = (each.with_options(option_types(known)) for each in (wanted, usual))
     if "main" in named:
         wanted = wanted.changed(**wanted.main)
-    wanted = wanted.changed(**values).check()
+    if "source" in values:
+        wanted = wanted.with_source(values.pop("source"))
+    wanted = wanted.changed(**{name: _by_reference(value) for name, value in values.items()}).check()
     folder = None if data is None else Path(data)
     where = Where(folder, Path(out), device, workers, cohort, command="sparselt.reproduce.run(…)")
     outcome = run_setting(wanted, usual, *chosen(named, known, wanted), where, console or Console())
     if outcome.failed or outcome.folder is None:
         raise StoreError(f"{len(outcome.failed)} stages failed: {'; '.join(outcome.failed)}")
     return outcome.folder
+
+
+def _by_reference(value: object) -> object:
+    """A function as its reference, several values in a tuple each so; other values as they are."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_by_reference, value))
+    return own.reference_to(value) if callable(value) else value

@@ -12,6 +12,7 @@ with `torch.use_deterministic_algorithms(True)`, because its convolutions may ad
 """
 
 import copy
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -160,6 +161,7 @@ def find_criterion(criterion: "str | Criterion | Scores") -> Criterion:
     """
     if isinstance(criterion, str):
         if criterion in CRITERIA:
+            own.check_free("sparselt.criteria", criterion)
             return CRITERIA[criterion]
         announced = own.entry_points("sparselt.criteria")
         if not own.is_reference(criterion) and criterion not in announced:
@@ -182,6 +184,18 @@ def find_criterion(criterion: "str | Criterion | Scores") -> Criterion:
 def criterion_digest(name: str) -> str | None:
     """What of a criterion decides results besides its name: the digest of the user's file; None for `CRITERIA`."""
     return None if name in CRITERIA else own.source_digest(find_criterion(name).scores)
+
+
+@functools.cache
+def check_unedited(name: str, digest: str | None) -> None:
+    """Raises a SettingError where the file that defines a criterion is no longer that of `digest`.
+
+    Asked once in a process, when it imports the file: later edits do not reach it.
+    """
+    if digest is not None and digest != criterion_digest(name):
+        raise SettingError(
+            f"the file of criterion {name} has been edited since the run was planned; start the run again"
+        )
 
 
 def magnitude(network: MaskedNetwork) -> dict[str, Tensor]:

@@ -12,10 +12,12 @@ import functools
 import hashlib
 import importlib
 import inspect
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from sparselt.errors import SettingError
+from sparselt.errors import SettingError, SparseltError
 
 Group = Literal[
     "sparselt.models",
@@ -75,6 +77,25 @@ def reference_to(thing: object) -> str:
     return reference
 
 
+def called(what: str, function: Callable[..., Any], *arguments: object, expected: str) -> Any:
+    """What the user's function returns.
+
+    what, expected: how the message begins and ends where it fails.
+
+    Raises:
+        SettingError: the function raised anything but a SparseltError, with the line of its file.
+    """
+    try:
+        return function(*arguments)
+    except SparseltError:
+        raise
+    except Exception as error:
+        file = getattr(getattr(inspect.unwrap(function), "__code__", None), "co_filename", None)
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        where = f" ({Path(str(file)).name}, line {lines[-1]})" if lines else ""
+        raise SettingError(f"{what} raised {type(error).__name__}: {error}{where}; expected {expected}") from error
+
+
 def source_digest(thing: object) -> str:
     """Hex SHA-256 of the file that defines a function or a class (or the class of a value): another after any edit.
 
@@ -96,6 +117,15 @@ def source_digest(thing: object) -> str:
             f"{thing!r} has no source file, so that an edit of it could not be noticed; define it in a .py file"
         ) from error
     return hashlib.sha256(text).hexdigest()
+
+
+def check_free(group: Group, name: str) -> None:
+    """Raises a SettingError where an installed package announces something by a name that sparselt has itself."""
+    if reference := entry_points(group).get(name):
+        raise SettingError(
+            f"an installed package announces {reference} as {name!r} in {group}, but sparselt has {name!r} itself; "
+            "announce it by another name"
+        )
 
 
 @functools.cache

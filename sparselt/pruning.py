@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparselt import own
 from sparselt.criteria import Criterion, MaskedNetwork, Scores, find_criterion, magnitude
 from sparselt.errors import CriterionError, SettingError, TrainingError
 from sparselt.kernels import magnitude_mask, magnitude_threshold
@@ -186,7 +187,8 @@ def _scores(criterion: Criterion, network: MaskedNetwork) -> dict[str, Tensor]:
     device = network.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
         torch.manual_seed(network.seed)
-        scores = criterion.scores(network)
+        expected = "a function of a sparselt.criteria.MaskedNetwork that returns scores by layer name"
+        scores = own.called(f"criterion {criterion.name!r}", criterion.scores, network, expected=expected)
     return _check_scores(scores, network.mask, device, f"criterion {criterion.name!r}")
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sparselt import own
 from sparselt.cli.main import run_command
 from sparselt.errors import SettingError
 from sparselt.reproduce import SCALES, SETTINGS, default_scale, load_setting
@@ -112,6 +113,8 @@ def _list() -> int:
                 "--data" if setting.source is None else setting.source.kind,
             )
     console.print(table)
+    for name, reference in own.entry_points("sparselt.settings").items():
+        console.print(f"{name}: {reference}, of an installed package", highlight=False)
     console.print("* the default; runs: replicates; rewind to and steps: optimizer steps\n", highlight=False)
     table = Table(title="Experiments", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("experiment", no_wrap=True)

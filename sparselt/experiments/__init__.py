@@ -12,7 +12,8 @@ from sparselt.errors import SettingError
 from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
-from sparselt.experiments.options import Options
+from sparselt.experiments.options import Options, check_options
+from sparselt.experiments.setting import Setting
 
 
 def _built_in() -> dict[str, Experiment]:
@@ -36,19 +37,30 @@ def known_experiments() -> dict[str, Experiment]:
     """
     found = dict(EXPERIMENTS)
     for name, reference in own.entry_points("sparselt.experiments").items():
-        experiment = own.resolve(reference)
+        try:
+            experiment = own.resolve(reference)
+        except SettingError as error:
+            raise SettingError(f"an installed package announces experiment {name}: {error}") from error
         if not isinstance(experiment, Experiment):
             raise SettingError(
                 f"entry point {name} = {reference} is {experiment!r}; expected Experiment(driver, paper)"
             )
-        found.setdefault(name, experiment)
+        if name in found:
+            own.check_free("sparselt.experiments", name)
+        found[name] = experiment
     return found
 
 
 def option_types(experiments: Mapping[str, Experiment] | None = None) -> list[type[Options]]:
-    """What experiments vary; those that are known by default."""
+    """What experiments vary; those that are known by default.
+
+    Raises:
+        SettingError: options whose fields cannot be set by name, see `sparselt.experiments.options.check_options`.
+    """
     found = known_experiments() if experiments is None else experiments
-    return [e.options for e in found.values() if isinstance(e, Experiment) and e.options is not None]
+    kinds = {n: e.options for n, e in found.items() if isinstance(e, Experiment) and e.options is not None}
+    check_options(kinds, Setting.__dataclass_fields__)
+    return list(kinds.values())
 
 
 __all__ = ["EXPERIMENTS", "MAIN", "Experiment", "Lab", "Measurement", "Options", "known_experiments", "option_types"]

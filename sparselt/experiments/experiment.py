@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from sparselt import own
 from sparselt.errors import SettingError
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
@@ -21,7 +22,7 @@ class Experiment:
         paper: authors and year.
         unsupported_reason: why a setting cannot run it, as the end of a sentence; empty if it can.
         options: the dataclass of the values that it varies; None if it varies none of its own.
-        report: a module with a `SECTION` (`sparselt.report.section.Section`), its part of the report; empty: the report
+        report: a module with a `SECTION` (`sparselt.report.data.Section`), its part of the report; empty: the report
             lists its errors and paths plainly.
         order: where it stands in the table of results and in a report.
         main: whether it shows the main finding of a paper (`--experiments main`).
@@ -35,15 +36,23 @@ class Experiment:
     order: int = 100
     main: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("measure", "unsupported_reason"):
+            if not callable(found := getattr(self, name)):
+                raise SettingError(f"Experiment: {name} is {found!r}; expected a function")
+        for name, kind in (("paper", str), ("report", str), ("order", int)):
+            if not isinstance(found := getattr(self, name), kind):
+                raise SettingError(f"Experiment: {name} is {found!r}; expected a {kind.__name__}")
+
     def __call__(self, lab: Lab) -> Iterator[Measurement]:
         """The measurements; nothing where the setting cannot run it.
 
         Raises:
             SettingError: a driver that yields nothing to iterate over, or something other than measurements.
         """
-        if self.unsupported_reason(lab.setting):
+        if self.reason_against(lab.setting):
             return
-        name = getattr(self.measure, "__name__", "the driver")
+        name = self._driver
         found = self.measure(lab)
         if not isinstance(found, Iterable):
             raise SettingError(f"{name}(lab) returned {found!r}; expected measurements: yield them")
@@ -54,6 +63,19 @@ class Experiment:
                     "the table of results a stage's numbers stand"
                 )
             yield measurement
+
+    def reason_against(self, setting: Setting) -> str:
+        """`unsupported_reason` of a setting, checked. SettingError: it raises, or gives something else than a text."""
+        name = getattr(self.unsupported_reason, "__name__", "unsupported_reason")
+        what = f"{name}(setting) of the experiment with driver {self._driver}"
+        found = own.called(what, self.unsupported_reason, setting, expected="a reason against the setting, or ''")
+        if not isinstance(found, str):
+            raise SettingError(f"{what} returned {found!r}; expected a reason against the setting, or ''")
+        return found
+
+    @property
+    def _driver(self) -> str:
+        return getattr(self.measure, "__name__", "the driver")
 
     @property
     def title(self) -> str:

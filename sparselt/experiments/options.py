@@ -1,10 +1,12 @@
 """What one experiment varies: a frozen dataclass, part of a setting."""
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from sparselt.experiments.values import rules
+from sparselt.errors import SettingError
+from sparselt.experiments.values import Rule, rules, typed
 
 if TYPE_CHECKING:
     from sparselt.experiments.setting import Setting
@@ -45,3 +47,40 @@ class Options:
         names = [name for name in examples if not getattr(self, name)]
         give = " ".join(f"{name}={examples[name]}" for name in names)
         return f"it has no {' and no '.join(names)}; give such as --set {give}" if names else ""
+
+
+def check_options(kinds: Mapping[str, type[Options]], taken: Collection[str]) -> None:
+    """Whether what experiments vary can be set by name.
+
+    Args:
+        kinds: the options of each experiment, by the experiment's name.
+        taken: names that a setting has itself.
+
+    Raises:
+        SettingError: not a frozen dataclass of Options; a field without a default or a rule, or with a name or type
+            that cannot be set.
+    """
+    owners: dict[str, str] = dict.fromkeys(taken, "every setting")
+    for experiment, kind in kinds.items():
+        what = f"options of experiment {experiment}"
+        if not (isinstance(kind, type) and issubclass(kind, Options) and "__dataclass_fields__" in vars(kind)):
+            raise SettingError(
+                f"{what}: {kind!r} is no @dataclass(frozen=True) derived from sparselt.experiments.Options"
+            )
+        for f in dataclasses.fields(kind):
+            if not isinstance(f.metadata.get("rule"), Rule) or f.default is dataclasses.MISSING:
+                raise SettingError(
+                    f"{what}: field {f.name!r} has no rule or no default; expected sparselt.experiments.values.value("
+                    "default, help=…)"
+                )
+            if f.name in owners:
+                raise SettingError(
+                    f"{what}: {owners[f.name]} has a value {f.name!r} too, so that it could not be set by its name; "
+                    "choose another name"
+                )
+            owners[f.name] = f"experiment {experiment}"
+        try:
+            for name, (type_, _) in rules(kind).items():
+                typed(name, getattr(kind(), name), type_)
+        except (SettingError, NameError) as error:
+            raise SettingError(f"{what}: default {error}") from error

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from sparselt.runs.executor import Workers, default_workers
 from sparselt.runs.ledger import Entry, write_ledger
 from sparselt.runs.store import Store
 from sparselt.stages.stage import digest, plain
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def run(
         left_out: experiments that do not apply, and why.
         dry_run: print the plan and stop.
     """
+    # Those of the user's are read at once: a mistake in one is told before anything trains.
+    sections_of({name: e for name, e in experiments.items() if not e.report.startswith("sparselt.")})
     data = _check_data(where.data, setting, dry_run)
     _check_device(where.device)
     devices = cuda_devices() if where.device == "cuda" else []
@@ -83,9 +88,13 @@ def run(
     lab = Lab(setting, where.device, data, found)
     measurements = measured(experiments, lab)
     plan = plan_of(measurements)
-    if not measurements:
-        found.check(plan, ())
-        raise SettingError(f"{' and '.join(experiments)}: no measurement is yielded, and so there is nothing to run")
+    if idle := experiments.keys() - {m.experiment for m in measurements}:
+        if not measurements:
+            found.check(plan, ())
+        raise SettingError(
+            f"{' and '.join(sorted(idle))}: no measurement is yielded, and so there is nothing to run; yield one, or "
+            "say why the setting cannot run it (unsupported_reason)"
+        )
     with pool:
         missing = plan.missing(store)
         if dry_run:
@@ -145,7 +154,9 @@ def chosen(
     for name, experiment in known.items():
         if not isinstance(experiment, Experiment):
             raise SettingError(f"EXPERIMENTS[{name!r}] is {experiment!r}; expected Experiment(driver, paper)")
-    reasons = {name: reason for name, e in known.items() if (reason := e.unsupported_reason(setting))}
+        if not (isinstance(name, str) and _NAME.fullmatch(name)) or name == "main":
+            raise SettingError(f"an experiment is called {name!r}; expected letters, digits, _ and -, and not main")
+    reasons = {name: reason for name, e in known.items() if (reason := e.reason_against(setting))}
     if not names:
         return {name: e for name, e in known.items() if name not in reasons}, reasons
     wanted: set[str] = set()
@@ -184,10 +195,11 @@ def _check_data(folder: Path | None, setting: Setting, dry_run: bool) -> Path | 
                 "manifest.json, train.beton and test.beton, made by `sparselt data write imagenet PICTURES DIR`; or "
                 "run --scale smoke, on made-up images"
             )
-        for name in ("classes", "train_count", "test_count"):
-            if getattr(setting, name) != getattr(setting.source, name):
+        found = setting.with_source(setting.source)
+        for name in ("classes", "train_count", "test_count", "channels", "train_size"):
+            if getattr(setting, name) != getattr(found, name):
                 raise SettingError(
-                    f"{name} is {getattr(setting, name)}, but {setting.name} has {getattr(setting.source, name)}; "
+                    f"{name} is {getattr(setting, name)}, but {setting.name} has {getattr(found, name)}; "
                     "change it only together with --data"
                 )
         return None
@@ -204,15 +216,18 @@ def _check_data(folder: Path | None, setting: Setting, dry_run: bool) -> Path | 
     return folder
 
 
-def _hash(setting: Setting, device: str, experiments: Iterable[str], lab: Lab) -> str:
+def _hash(setting: Setting, device: str, experiments: Mapping[str, Experiment], lab: Lab) -> str:
     """What tells the run's folder from those of other values."""
     values = {
         name: value
         for name, value in plain(setting).items()
         if name not in ("sources", "source", "title", "paper", "main", "options")
     }
+    # What an installed package varies counts only in runs of its own: installing one moves no other run's folder.
+    kinds = {experiment.options for experiment in experiments.values()}
+    counted = [o for o in setting.options if type(o) in kinds or type(o).__module__.startswith("sparselt.")]
     # Under this name since the first version, whose folders are found so.
-    values["grids"] = {name: value for options in setting.options for name, value in plain(options).items()}
+    values["grids"] = {name: value for options in counted for name, value in plain(options).items()}
     return digest([values, device, list(experiments), lab.dataset.key])[:8]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeVar
 
 from sparselt.data import Source
+from sparselt.data.sources import check_source
 from sparselt.errors import SettingError
 from sparselt.experiments.options import Options
 from sparselt.experiments.trials import check_criterion
@@ -172,6 +173,21 @@ class Setting:
         missing = tuple(kind() for kind in kinds if not any(isinstance(given, kind) for given in self.options))
         return dataclasses.replace(self, options=self.options + missing)
 
+    def with_source(self, source: Source) -> Self:
+        """The setting on the data of another source, with its classes, counts, channels and, where images are kept in
+        memory, its image size.
+
+        Raises:
+            DataError: not a source, see `sparselt.data.sources.check_source`.
+            SettingError: images of another shape than [C, side, side], which a setting in memory cannot take.
+        """
+        check_source(source)
+        changes = {name: getattr(source, name) for name in ("classes", "train_count", "test_count")}
+        if self.engine == "resident":
+            check_square(source)
+            changes |= zip(("channels", "train_size", "eval_size"), source.image_shape, strict=True)
+        return dataclasses.replace(self, source=source, **changes)
+
     def values(self) -> dict[str, tuple[Any, Any, Rule]]:
         """All that can be set, by name: value, type and rule, of the setting and then of its options."""
         return {
@@ -198,7 +214,8 @@ class Setting:
         if self.padding > self.train_size:
             raise SettingError(f"padding is {self.padding}, more than the image's {self.train_size} pixels")
         if self.criterion != "magnitude":
-            check_criterion(self.criterion, self.model, self.classes, self.channels, self.train_size)
+            shape = (self.classes, self.channels, self.train_size)
+            check_criterion(self.criterion, self.model, *shape, TECHNIQUES[self.techniques])
         check_optimizer(self.optimizer)
         self._check_schedule()
         sides = [self.train_size, self.eval_size]
@@ -315,6 +332,16 @@ class Setting:
                         f"{name}: level {number} of a setting of {self.levels} levels; expected "
                         f"{self.levels - rule.levels_above} at most"
                     )
+
+
+def check_square(source: Source) -> None:
+    """Raises a SettingError unless a source has images of one square shape, which can be kept in memory."""
+    shape = source.image_shape
+    if isinstance(shape, str) or shape[1] != shape[2]:
+        raise SettingError(
+            f"{type(source).__name__}: image_shape is {shape!r}; expected (channels, side, side) for a setting whose "
+            "engine is resident"
+        )
 
 
 def check_rewind_step(step: int, steps: int) -> None:

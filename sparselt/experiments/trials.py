@@ -1,13 +1,24 @@
-"""What the user brings is tried on a few zeros before anything trains, so that a mistake is named at once."""
+"""What the user brings is tried on a few images before anything trains, so that a mistake is named at once."""
 
 import functools
+from typing import TYPE_CHECKING
+
+from sparselt.errors import CriterionError
+
+if TYPE_CHECKING:
+    from sparselt.training.recipe import Techniques
 
 
 @functools.cache
-def check_criterion(criterion: str, model: str, classes: int, channels: int, side: int) -> None:
-    """Raises a SettingError for an unknown criterion, and whatever one of the user's own gives that cannot be used.
+def check_criterion(
+    criterion: str, model: str, classes: int, channels: int, side: int, techniques: "Techniques"
+) -> None:
+    """Tries a criterion of the user's own on a fresh network and noise; a built-in one is looked up only.
 
-    A criterion that is built in is looked up only.
+    Raises:
+        SettingError: an unknown criterion; whatever its function raises.
+        CriterionError: scores that cannot be used; a function that changes the network, or gives other scores to the
+            same network.
     """
     import torch
 
@@ -15,11 +26,24 @@ def check_criterion(criterion: str, model: str, classes: int, channels: int, sid
     from sparselt.masks import Mask
     from sparselt.models import build_model
     from sparselt.pruning import prune
+    from sparselt.training.loop import training_loss
 
     found = find_criterion(criterion)
     if criterion in CRITERIA:
         return
     network = build_model(model, classes=classes, channels=channels, seed=0)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     labels = torch.arange(2 * classes) % classes
-    batches = [(torch.zeros(len(labels), channels, side, side), labels)]
-    prune(network, Mask.ones_like(network), 0.5, found, batches=batches)
+    images = torch.randn(len(labels), channels, side, side, generator=torch.Generator().manual_seed(0))
+    batches = None if found.needs == "weights" else [(images, labels)]
+    loss = functools.partial(training_loss, techniques=techniques)
+    masks = []
+    for _ in range(2):
+        masks.append(prune(network, Mask.ones_like(network), 0.5, found, batches=batches, loss=loss))
+        for name, tensor in network.state_dict().items():
+            if not torch.equal(tensor, before[name]):
+                raise CriterionError(f"{criterion} changes {name!r} of the network; expected it to work on a copy()")
+    if masks[0] != masks[1]:
+        raise CriterionError(
+            f"{criterion} scores one network in two ways; expected all random numbers from torch's generator"
+        )

@@ -2,11 +2,12 @@
 
 import dataclasses
 import difflib
+import functools
 import math
 import numbers
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from sparselt.errors import SettingError
 from sparselt.training.schedule import parse_step
@@ -90,8 +91,17 @@ def value(default: Any = dataclasses.MISSING, *, help: str, omit_default: bool =
 
 
 def rules(owner: Any) -> dict[str, tuple[Any, Rule]]:
-    """Type and rule of each field of a dataclass that may be set."""
-    return {f.name: (f.type, f.metadata["rule"]) for f in dataclasses.fields(owner) if "rule" in f.metadata}
+    """Type and rule of each field of a dataclass, or of its value, that may be set."""
+    return _rules(owner if isinstance(owner, type) else type(owner))
+
+
+@functools.cache
+def _rules(kind: Any) -> dict[str, tuple[Any, Rule]]:
+    fields = [f for f in dataclasses.fields(kind) if "rule" in f.metadata]
+    if any(isinstance(f.type, str) for f in fields):  # its file has `from __future__ import annotations`
+        hints = get_type_hints(kind)
+        return {f.name: (hints[f.name], f.metadata["rule"]) for f in fields}
+    return {f.name: (f.type, f.metadata["rule"]) for f in fields}
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

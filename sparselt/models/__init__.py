@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["MODELS", "build_model", "check_model", "initialize_", "model", "model_digest", "prunable_shapes"]
+__all__ = [
+    "MODELS",
+    "build_model",
+    "check_model",
+    "check_unedited",
+    "initialize_",
+    "model",
+    "model_digest",
+    "prunable_shapes",
+]
 
 
 def build_model(
@@ -67,6 +76,16 @@ def check_model(name: str, channels: int, side: int | None = None, classes: int 
         _try(name, classes, channels, side)
 
 
+@functools.cache
+def check_unedited(name: str, digest: str | None) -> None:
+    """Raises a SettingError where the file that defines a network is no longer that of `digest`.
+
+    Asked once in a process, when it imports the file: later edits do not reach it.
+    """
+    if digest is not None and digest != model_digest(name):
+        raise SettingError(f"the file of model {name} has been edited since the run was planned; start the run again")
+
+
 def model_digest(name: str) -> str | None:
     """What of a network decides results besides its name: the digest of the user's file; None for those of `MODELS`.
 
@@ -95,6 +114,7 @@ def _function(name: str) -> Build:
     if own.is_reference(name):
         return own.resolve_callable(name)
     if name in MODELS:
+        own.check_free("sparselt.models", name)
         return MODELS[name]
     announced = own.entry_points("sparselt.models")
     if name not in announced:

@@ -46,12 +46,13 @@ class PruneByCriterion(PrunedMask, Evaluation):
 
     def run(self, task: Task) -> int:
         """Scores and prunes; one mask."""
-        from sparselt.criteria import find_criterion
+        from sparselt.criteria import check_unedited, find_criterion
         from sparselt.pruning import prune
         from sparselt.training.checkpoint import load_tensors
         from sparselt.training.cpu import cpu_threads
         from sparselt.training.loop import training_loss
 
+        check_unedited(self.criterion, self.criterion_source)
         with cpu_threads(self.threads):
             mask = live_weights(task, self)
             fraction = fraction_of(task, mask, self.fraction, self.equal)

@@ -144,8 +144,9 @@ class Evaluation(OnImages):
 
     def network(self) -> "nn.Module":
         """A network of this shape on the stage's device, for other weights to be put in."""
-        from sparselt.models import build_model
+        from sparselt.models import build_model, check_unedited
 
+        check_unedited(self.model, self.model_source)
         return build_model(self.model, classes=self.classes, channels=self.channels, seed=0).to(self.device)
 
     def states(self, task: Task, files: Iterable[StageFile]) -> list[dict[str, "Tensor"]]:

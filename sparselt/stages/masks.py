@@ -172,9 +172,10 @@ def live_weights(task: Task, stage: Any) -> "Mask":
     import torch
 
     from sparselt.masks import Mask
-    from sparselt.models import prunable_shapes
+    from sparselt.models import check_unedited, prunable_shapes
 
     if stage.mask is not None:
         return Mask.load(task.path(stage.mask))
+    check_unedited(stage.model, stage.model_source)
     shapes = prunable_shapes(stage.model, stage.classes, stage.channels)
     return Mask({name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()})

@@ -238,11 +238,12 @@ class Train(OnImages):
     def _start(self, task: Task) -> "tuple[torch.nn.Module, Mask | None]":
         """The network on the CPU as its training begins, and its mask."""
         from sparselt.masks import Mask
-        from sparselt.models import build_model
+        from sparselt.models import build_model, check_unedited
         from sparselt.training.checkpoint import load_tensors, rewind_
         from sparselt.training.techniques import start_bias_for_bce_
 
         recipe = self.recipe
+        check_unedited(recipe.model, self.model_source)
         model = build_model(
             recipe.model,
             classes=self.classes,

@@ -19,6 +19,7 @@ from sparselt.errors import DataError, SettingError
 __all__ = [
     "ArraySamples",
     "Source",
+    "check_source",
     "find_source",
     "option",
     "source",
@@ -46,6 +47,24 @@ def source_record(source: Source) -> dict:
     except (SettingError, TypeError) as error:
         raise DataError(f"{source!r} cannot be recorded as a source: {error}") from error
     return record
+
+
+def check_source(source: Source) -> None:
+    """Raises a DataError unless `source` says all that is known of its images before they are made."""
+    if isinstance(source, type):
+        raise DataError(f"source is the class {source.__name__}; expected one of its values, {source.__name__}(…)")
+    try:
+        cls = _checked(type(source))
+    except SettingError as error:
+        raise DataError(str(error)) from error
+    for name, least in (("classes", 2), ("train_count", 1), ("test_count", 1)):
+        number = getattr(source, name)
+        if not isinstance(number, int) or number < least:
+            raise DataError(f"{cls.__name__}: {name} is {number!r}; expected a whole number from {least}")
+    shape = source.image_shape
+    sides = shape if isinstance(shape, tuple) and len(shape) == 3 else (0,)
+    if shape != "variable" and not all(isinstance(side, int) and side > 0 for side in sides):
+        raise DataError(f"{cls.__name__}: image_shape is {shape!r}; expected (channels, height, width), or 'variable'")
 
 
 def source_from_record(record: Mapping) -> Source:
@@ -82,6 +101,7 @@ def find_source(name: str) -> type[Source]:
     """
     announced = own.entry_points("sparselt.data_sources")
     if name in _registered():
+        own.check_free("sparselt.data_sources", name)
         return _registered()[name]
     if not own.is_reference(name) and name not in announced:
         raise DataError(f"unknown source {name!r}: expected one of {', '.join(source_names())}, or package.module:Name")
@@ -103,6 +123,8 @@ def _checked(cls: object) -> type[Source]:
     """The class, or a SettingError that says what it lacks of a source."""
     if not (isinstance(cls, type) and issubclass(cls, Source)):
         raise SettingError(f"{cls!r} is not a source; expected a frozen dataclass derived from sparselt.data.Source")
+    if "__dataclass_fields__" not in vars(cls):
+        raise SettingError(f"{cls.__name__} lacks @dataclass(frozen=True); without it its fields are not recorded")
     lacking = [name for name in _NEEDED if name not in cls.__dataclass_fields__ and not hasattr(cls, name)]
     if lacking:
         raise SettingError(f"{cls.__name__} lacks {', '.join(lacking)}; expected them as attributes or fields")

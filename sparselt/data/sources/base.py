@@ -10,6 +10,7 @@ import numpy as np
 from sparselt.data.beton import check_index
 from sparselt.data.transforms import Normalize
 from sparselt.errors import DataError
+from sparselt.own import called
 
 SourceClass = TypeVar("SourceClass", bound=type)
 Shape = tuple[int, int, int] | str
@@ -142,15 +143,24 @@ class Source:
 
     @cached_property
     def _held(self) -> dict[str, "ArraySamples"]:
-        return {split: self._checked(split, *self.arrays(split)) for split in ("train", "test")}
+        return {split: self._checked(split, *self._arrays(split)) for split in ("train", "test")}
+
+    def _arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        if self.kind != "own":
+            return self.arrays(split)
+        what, expected = f"{type(self).__name__}.arrays({split!r})", "two arrays of NumPy: images and labels"
+        found = called(what, self.arrays, split, expected=expected)
+        if not isinstance(found, tuple) or [isinstance(array, np.ndarray) for array in found] != [True, True]:
+            raise DataError(f"{what} returned a {type(found).__name__}; expected {expected}")
+        return found
 
     def _checked(self, split: str, images: np.ndarray, labels: np.ndarray) -> "ArraySamples":
         count = self.train_count if split == "train" else self.test_count
         found, expected = (images.shape, labels.shape), ((count, *self.image_shape), (count,))
         if found != expected or images.dtype != np.uint8 or labels.dtype.kind not in "iu":
             raise DataError(
-                f"{self.kind} has {split} images {images.shape} of {images.dtype} and labels {labels.shape} of "
-                f"{labels.dtype}; expected {expected[0]} of uint8 and {expected[1]} of whole numbers: {self.remedy}"
+                f"{type(self).__name__} has {split} images {images.shape} of {images.dtype} and labels {labels.shape} "
+                f"of {labels.dtype}; expected {expected[0]} of uint8 and {expected[1]} of whole numbers: {self.remedy}"
             )
         return ArraySamples(np.ascontiguousarray(images), labels.astype(np.int64))
 

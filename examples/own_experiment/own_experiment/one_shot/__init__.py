@@ -1,0 +1,1 @@
+"""The experiment `one_shot`: its driver, what it varies, and its section of the report."""
