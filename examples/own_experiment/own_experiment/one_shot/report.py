@@ -2,54 +2,50 @@
 
 from sparselt.report import drawing
 from sparselt.report.data import Claim, Data, Drawing, Section
-from sparselt.report.statistic import Statistic
+from sparselt.report.statistic import Values
 from sparselt.report.verdicts import lower
-from sparselt.report.wording import mean_and_std, percent
+from sparselt.report.wording import percent
 
 
 def drawings(data: Data) -> dict[str, Drawing]:
     """Test error against density, a line for each criterion."""
     figure, (axes,) = drawing.canvas(3.4)
-    shown = []
-    for place, (criterion, errors) in enumerate(_errors(data).items()):
-        points = [(density, Statistic.of(values.values())) for density, values in errors.items()]
-        drawing.bars(axes, points, drawing.look(place, criterion), label=criterion)
-        shown += points
-    densities = [density for density, _ in shown]
-    drawing.density_axis(axes, set(densities), 1.2 * max(densities), min(densities) / 1.2)
-    drawing.error_axis(axes, [statistic for _, statistic in shown])
-    axes.legend(frameon=False)
+    errors = _errors(data)
+    lines = [(drawing.look(place, name), found.items()) for place, (name, found) in enumerate(errors.items())]
+    ends = drawing.bars(axes, lines)
+    densities = {density for found in errors.values() for density in found}
+    drawing.density_axis(axes, densities, 1.2 * max(densities), min(densities) / 1.2)
+    drawing.error_axis(axes, [values.statistic for found in errors.values() for values in found.values()])
+    drawing.label_ends(axes, ends)
     caption = "Networks pruned once and rewound. Mean and standard deviation over replicates."
     return {"one_shot_errors": Drawing(figure, "Error after pruning once", caption)}
 
 
 def findings(data: Data) -> list[str]:
     """The error of the sparsest networks, by criterion."""
-    found = []
-    for criterion, errors in _errors(data).items():
-        sparsest = min(errors)
-        error = mean_and_std(Statistic.of(errors[sparsest].values()))
-        found.append(f"Pruned once by {criterion} to {percent(sparsest)} of the weights, networks err on {error}%.")
-    return found
+    return [
+        f"Pruned once by {criterion} to {percent(min(found))} of the weights, networks err on {found[min(found)]:.2%}."
+        for criterion, found in _errors(data).items()
+    ]
 
 
 def claims(data: Data) -> list[Claim]:
     """Whether the second criterion does better than the first, where both keep the fewest weights."""
-    sparsest = [errors[min(errors)] for errors in _errors(data).values()]
+    sparsest = [found[min(found)] for found in _errors(data).values()]
     if len(sparsest) < 2:
         return []
     first, second = sparsest[:2]
-    here = " against ".join(f"{mean_and_std(Statistic.of(values.values()))}%" for values in (second, first))
+    here = f"{second:.2%} against {first:.2%}"
     return [lower(second, first).claim("ours", "magnitudes relative to their layer prune better", here)]
 
 
 SECTION = Section("Pruning once", drawings, findings, claims)
 
 
-def _errors(data: Data) -> dict[str, dict[float, dict[int, float]]]:
-    """Test errors by criterion, density and replicate."""
+def _errors(data: Data) -> dict[str, dict[float, Values]]:
+    """Test errors by criterion and density."""
     by_place = data.by(".criterion", "density", experiment="one_shot", variant="pruned", metric="test_error")
-    found: dict[str, dict[float, dict[int, float]]] = {}
+    found: dict[str, dict[float, Values]] = {}
     for (criterion, density), errors in by_place.items():
         found.setdefault(criterion.rpartition(":")[2], {})[density] = errors
     return found
