@@ -160,7 +160,7 @@ def dashes(
     faint: float = 0.7,
 ) -> tuple[list[End], float]:
     """Draws replicates as short dashes and their means as lines, fractions in percent; the lines' ends, and the largest
-    value. The lines are this far apart."""
+    value. Neighbouring lines stand `apart`, so that their dashes do not hide each other."""
     ends, largest = [], 0.0
     for number, (look, groups) in enumerate(lines):
         means = {}
