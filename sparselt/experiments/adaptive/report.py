@@ -198,9 +198,12 @@ def _errors(axes: "draw.Axes", fixed: Chains, adaptive: Chains, dense: Statistic
         how: dict[str, Any] = look._replace(label="" if points else label).style
         axes.plot([d for d, _ in own], [100 * e for _, e in own], linewidth=0.7, markersize=4.5, zorder=4, **how)
         points += own
-    draw.matching_band(axes, dense)
+    tops = [100 * (dense.mean + (dense.std or 0))] if dense.n else []
+    for top in tops:
+        axes.axhline(100 * dense.mean, color=draw.GREY, linewidth=0.8, zorder=1)
+        axes.axhspan(100 * dense.mean, top, color=draw.GREY, alpha=0.25, linewidth=0)
     drawn = [*means.values(), *(Statistic.of([error]) for _, error in points)]
-    draw.error_axis(axes, drawn or [Statistic.of([0.01])], [100 * (dense.mean + (dense.std or 0))] if dense.n else [])
+    draw.error_axis(axes, drawn or [Statistic.of([0.01])], tops)
     axes.legend(frameon=False, fontsize=9, loc="upper left")
     return [*means, *(density for density, _ in points)]
 
