@@ -96,12 +96,18 @@ def figure_style() -> Iterator[None]:
 
 def save_drawings(folder: Path, drawings: Mapping[str, Drawing]) -> dict[str, str]:
     """Save drawings as `<folder>/<name>.png` and `.svg`, each under a temporary name first; the SVG text of each."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     saved = {}
     for name, drawing in drawings.items():
-        image, text = io.BytesIO(), io.BytesIO()
-        # Software, Date and Creator would make the bytes depend on the day and the version.
-        drawing.figure.savefig(image, format="png", dpi=160, metadata={"Software": None})
-        drawing.figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        image, text, dpi = io.BytesIO(), io.BytesIO(), drawing.figure.dpi
+        # The canvases themselves draw once, where Figure.savefig draws twice. Software, Date and Creator would make the
+        # bytes depend on the day and the version.
+        drawing.figure.set_dpi(160)
+        FigureCanvasAgg(drawing.figure).print_png(image, metadata={"Software": None})
+        drawing.figure.set_dpi(dpi)
+        FigureCanvasSVG(drawing.figure).print_svg(text, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         write_bytes(folder / f"{name}.png", image.getvalue())
         write_bytes(folder / f"{name}.svg", text.getvalue())
         saved[name] = text.getvalue().decode("utf-8")
@@ -154,7 +160,7 @@ def dashes(
     faint: float = 0.7,
 ) -> tuple[list[End], float]:
     """Draws replicates as short dashes and their means as lines, fractions in percent; the lines' ends, and the largest
-    value. The lines are this far apart."""
+    value. Neighbouring lines stand `apart`, so that their dashes do not hide each other."""
     ends, largest = [], 0.0
     for number, (look, groups) in enumerate(lines):
         means = {}

@@ -8,7 +8,7 @@ measure of matching (one-sided: an error that is lower loses nothing).
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sparselt.report import drawing as draw
@@ -58,7 +58,8 @@ def findings(data: Data) -> Iterator[str]:
     if not adaptive or not fixed:
         yield "No replicate of both schedules reached the density asked for, so they cannot be compared."
         return
-    trainings, densities, errors = _trainings(adaptive, fixed), _last(adaptive, fixed, 0), _last(adaptive, fixed, 1)
+    trainings, densities = _each((adaptive, fixed), len), _each((adaptive, fixed), lambda chain: chain[-1][0])
+    errors = _each((adaptive, fixed), lambda chain: chain[-1][1])
     yield (
         f"Down to {percent(_target(data))} of the weights, rewound to step {_step(data):,}, adaptive pruning takes "
         f"{trainings[0]:.1f} trainings after the dense one, the fixed schedule "
@@ -86,7 +87,7 @@ def claims(data: Data) -> Iterator[Claim]:
     if not adaptive or not fixed:
         return
     target, dense = percent(_target(data)), _dense(data)
-    trainings, errors = _trainings(adaptive, fixed), _last(adaptive, fixed, 1)
+    trainings, errors = _each((adaptive, fixed), len), _each((adaptive, fixed), lambda chain: chain[-1][1])
     yield lower(*trainings).claim(
         PAPER,
         "adaptive pruning finds a ticket in fewer trainings than a fixed fraction (7 instead of 11 to about 9% of the "
@@ -122,13 +123,9 @@ def _arrived(data: Data, variant: str) -> Chains:
     return {k: chain for k, chain in _chains(data, variant).items() if chain[-1][0] <= _target(data)}
 
 
-def _trainings(*schedules: Chains) -> list[Values]:
-    return [Values({k: float(len(chain)) for k, chain in chains.items()}) for chains in schedules]
-
-
-def _last(adaptive: Chains, fixed: Chains, side: int) -> list[Values]:
-    """Density (side 0) or test error (1) of the last trainings."""
-    return [Values({k: chain[-1][side] for k, chain in chains.items()}) for chains in (adaptive, fixed)]
+def _each(schedules: Sequence[Chains], of: Callable[[Sequence[tuple[float, float]]], float]) -> list[Values]:
+    """A number of each chain, by schedule and replicate."""
+    return [Values({k: of(chain) for k, chain in chains.items()}) for chains in schedules]
 
 
 def _target(data: Data) -> float:
@@ -201,9 +198,12 @@ def _errors(axes: "draw.Axes", fixed: Chains, adaptive: Chains, dense: Statistic
         how: dict[str, Any] = look._replace(label="" if points else label).style
         axes.plot([d for d, _ in own], [100 * e for _, e in own], linewidth=0.7, markersize=4.5, zorder=4, **how)
         points += own
-    draw.matching_band(axes, dense)
+    tops = [100 * (dense.mean + (dense.std or 0))] if dense.n else []
+    for top in tops:
+        axes.axhline(100 * dense.mean, color=draw.GREY, linewidth=0.8, zorder=1)
+        axes.axhspan(100 * dense.mean, top, color=draw.GREY, alpha=0.25, linewidth=0)
     drawn = [*means.values(), *(Statistic.of([error]) for _, error in points)]
-    draw.error_axis(axes, drawn or [Statistic.of([0.01])], [100 * (dense.mean + (dense.std or 0))] if dense.n else [])
+    draw.error_axis(axes, drawn or [Statistic.of([0.01])], tops)
     axes.legend(frameon=False, fontsize=9, loc="upper left")
     return [*means, *(density for density, _ in points)]
 
