@@ -1,0 +1,87 @@
+"""The file of what a user brings is part of the stages' keys, and an edit during a run ends it."""
+
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from sparselt import criteria, models, own
+from sparselt.errors import SettingError
+from sparselt.experiments import Experiment, Options, option_types
+from sparselt.experiments.lab import Lab
+from sparselt.experiments.run import _hash
+from sparselt.experiments.values import value
+from sparselt.reproduce import digits_resnet8
+
+OWN = """
+from dataclasses import dataclass
+from torch import nn
+from sparselt.stages import Stage, StageFile, Value
+
+def network(classes, channels):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+
+def scores(network):
+    return network.weights
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Count(Stage):
+    kind, title, unit = "count", "count", "networks"
+    weights: StageFile
+
+    def run(self, task):
+        task.write_values([Value("live", 1.0)])
+        return 1
+"""
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "own_edited.py"
+    path.write_text(OWN)
+    yield path
+    sys.modules.pop("own_edited", None)
+
+
+def test_an_edited_stage_is_another_one(file, bench):
+    dense = bench.lab().dense(0)
+    before = own.resolve("own_edited:Count")(weights=dense.final)
+    again = type(before)(weights=dense.final)
+    assert before.key == again.key
+    file.write_text(OWN.replace('"live", 1.0', '"live", 2.0'))
+    edited = type(before)(weights=dense.final)
+    assert edited.key != before.key and edited.needs == before.needs
+
+
+@pytest.mark.parametrize(("room", "name"), [(models, "own_edited:network"), (criteria, "own_edited:scores")])
+def test_a_worker_that_starts_after_an_edit_refuses_the_old_plan(file, room, name):
+    digest = own.source_digest(own.resolve_callable(name))
+    room.check_unedited.cache_clear()
+    file.write_text(OWN + "# edited\n")
+    with pytest.raises(SettingError, match=f"of (model|criterion) {name} has been edited since the run was planned"):
+        room.check_unedited(name, digest)
+
+
+@pytest.mark.parametrize(("room", "name"), [(models, "own_edited:network"), (criteria, "own_edited:scores")])
+def test_a_worker_that_has_the_old_file_in_memory_goes_on(file, room, name):
+    digest = own.source_digest(own.resolve_callable(name))
+    room.check_unedited.cache_clear()
+    room.check_unedited(name, digest)
+    file.write_text(OWN + "# edited\n")
+    room.check_unedited(name, digest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depths(Options):
+    depths: tuple[int, ...] = value((), help="numbers")
+
+
+def test_an_installed_experiment_moves_no_folder_of_other_runs():
+    def hashed(known, experiments):
+        setting = digits_resnet8.setting("smoke").with_options(option_types(known))
+        return _hash(setting, "cpu", experiments, Lab(setting))
+
+    one, other = Experiment(print, "nobody"), Experiment(print, "nobody", options=Depths)
+    assert hashed({}, {"one": one}) == hashed({"other": other}, {"one": one})
+    assert hashed({"other": other}, {"other": other}) != hashed({}, {"other": one})
