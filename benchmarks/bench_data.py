@@ -51,7 +51,7 @@ def new_folder() -> Path:
 
 
 def photograph(random: np.random.Generator) -> np.ndarray:
-    height, width = random.integers(320, 380), random.integers(370, 430)
+    height, width = int(random.integers(320, 380)), int(random.integers(370, 430))
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
     strength = np.maximum(frequency, 1 / max(height, width)) ** -1.2
 

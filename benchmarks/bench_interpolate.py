@@ -26,7 +26,7 @@ class Problem:
         self.shapes, self.points, self.count = list(shapes), points, ends
         self.ends = Rotation(*([[self.draw(s, torch.randn) for s in shapes] for _ in range(ends)] for _ in range(2)))
         self.masks = [self.draw(s, torch.rand) < DENSITY for s in shapes] if masked else None
-        self.factors = [mask.float() for mask in self.masks] if masked else None
+        self.factors = None if self.masks is None else [mask.float() for mask in self.masks]
         self.out = [torch.zeros(points, *s, device=HERE.device) for s in shapes]
         if ends == 2:
             self.coefficients = torch.linspace(0, 1, points, device=HERE.device)
@@ -45,7 +45,7 @@ class Problem:
         for k, number in enumerate(self.numbers):
             for rows, factor, *ends in zip(self.out, factors, *self.ends.now, strict=True):
                 if self.count == 2:
-                    torch.lerp(*ends, number, out=rows[k])
+                    torch.lerp(ends[0], ends[1], number, out=rows[k])
                 else:
                     s, t = number
                     torch.lerp(ends[0], ends[1], s, out=rows[k]).add_(ends[2], alpha=t).sub_(ends[0], alpha=t)

@@ -6,6 +6,9 @@ plain sorts get that flat array ready-made. The bytes that must be moved: each w
 bandwidth is that of summing.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -25,14 +28,14 @@ class Problem:
 
     def __init__(self, shapes, density: float):
         generator = torch.Generator(HERE.device).manual_seed(0)
-        options = {"generator": generator, "device": HERE.device}
-        self.shapes, self.density, self.masks = list(shapes), density, None
-        if density < 1:
-            self.masks = [torch.rand(s, **options) < density for s in shapes]
+        options: dict[str, Any] = {"generator": generator, "device": HERE.device}
+        self.shapes, self.density = list(shapes), density
+        self.masks = [torch.rand(s, **options) < density for s in shapes] if density < 1 else None
         drawn = [[0.02 * (1 + i % 4) * torch.randn(s, **options) for i, s in enumerate(shapes)] for _ in range(2)]
-        for layers in drawn if self.masks else []:
-            for layer, mask in zip(layers, self.masks, strict=True):
-                layer.mul_(mask)
+        if self.masks is not None:
+            for layers in drawn:
+                for layer, mask in zip(layers, self.masks, strict=True):
+                    layer.mul_(mask)
         self.drawn = Rotation(*((layers, self.flat(layers)) for layers in drawn))
         self.live = self.drawn.now[1].numel()
         self.count = max(1, int(FRACTION * self.live))
@@ -50,7 +53,9 @@ class Problem:
 
     def rivals(self) -> list[Competitor]:
         count, drawn = self.count, self.drawn
-        calls = {"magnitude_mask": lambda: magnitude_mask(drawn.now[0], self.masks, count)}
+        calls: dict[str, Callable[[], object]] = {
+            "magnitude_mask": lambda: magnitude_mask(drawn.now[0], self.masks, count)
+        }
         if not HERE.quick:
             calls["select + torch.kthvalue"] = lambda: self.flat(drawn.now[0]).kthvalue(count)
             if HERE.on_gpu:

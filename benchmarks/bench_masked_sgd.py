@@ -7,6 +7,7 @@ lives need not be touched. torch keeps momentum in bfloat16 there, and moves 12.
 """
 
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from sparselt.benchmarks.harness import Case, Competitor
 from sparselt.benchmarks.networks import Shapes, network, shapes_of, training_step, weights
 
 HERE = conditions()
-OPTIONS = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
+OPTIONS: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
 DENSITIES = [1.0, 0.05] if HERE.quick else [1.0, 0.2, 0.05, 0.01]
 DENSITIES += [0.5, 0.1, 0.02] if HERE.on_gpu and not HERE.quick else []
 SIZES = [1e4, 1e6] if HERE.quick else [1e4, 1e5, 1e6, 1e7]
@@ -103,7 +104,7 @@ class Problem:
         """torch.optim.SGD; then the masks are multiplied in, by one foreach call or a loop."""
         parameters = self.parameters()
         optimizer = torch.optim.SGD(parameters.values(), **OPTIONS, **kind)
-        masked = [parameters[key] for key in self.masks]
+        masked: list[torch.Tensor] = [parameters[key] for key in self.masks]
         factors = [layer.to(self.dtype) for layer in self.masks.values()]
 
         @torch.no_grad()

@@ -48,7 +48,8 @@ class Problem:
     def ours(self, precision: str, **options) -> None:
         evaluate_path(
             self.model,
-            *self.ends,
+            self.ends[0],
+            self.ends[1],
             self.batches[torch.channels_last],
             path_positions(POINTS),
             precision=precision,

@@ -205,14 +205,14 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     for row in shared:
         del row["plan"], row["lab"]
     result = {"format": 1, "suite": "campaign", "of": TITLE, "machine": here, "waterfall": rows, "settings": shared}
-    result["counted"] = counted(shared, rows, options.run)
+    result["counted"] = factors = counted(shared, rows, options.run)
     path = folder / f"{prefix(here)}-campaign.json"
     write_bytes(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
-    drawn = _draw(rows, result["counted"], folder / f"{prefix(here)}-campaign", here["device_name"])
+    drawn = _draw(rows, factors, folder / f"{prefix(here)}-campaign", here["device_name"])
     if options.json:
         print(json.dumps(result, indent=1, ensure_ascii=False))
     else:
-        _show(rows, result["counted"], shared, here, [path, *drawn])
+        _show(rows, factors, shared, here, [path, *drawn])
     return 0
 
 

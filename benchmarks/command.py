@@ -111,8 +111,8 @@ def _run(names: Sequence[str], options: argparse.Namespace, device: str, folder:
         except KeyboardInterrupt:
             interrupted = True
             break
-        if others is not None:
-            result["busy"] = round(max(0.0, (seconds_of_others() - others) / (monotonic() - start)), 2)
+        if others is not None and (now := seconds_of_others()) is not None:
+            result["busy"] = round(max(0.0, (now - others) / (monotonic() - start)), 2)
         result = {"format": FORMAT, "suite": name, "quick": options.quick, "command": command} | result
         results.append(result)
         if result["records"]:
@@ -141,20 +141,9 @@ def _measure(name: str, device: str, quick: bool) -> tuple[dict, str | None]:
         written, log = Path(scratch, "results.json"), Path(scratch, "log")
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
         environment |= {"SPARSELT_BENCH_DEVICE": device, "SPARSELT_BENCH_QUICK": str(int(quick)), "TMPDIR": scratch}
-        command = [sys.executable, "-m", "pytest", HOME / f"bench_{name}.py", "--rootdir", HOME, "-o", "addopts="]
-        command += [
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:xdist",
-            "-p",
-            "no:hypothesispytest",
-            "-q",
-            "-s",
-            "-rs",
-            "--no-header",
-            "--tb=short",
-        ]
+        command = [sys.executable, "-m", "pytest", f"{HOME}/bench_{name}.py", "--rootdir", str(HOME), "-o", "addopts="]
+        command += ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:hypothesispytest"]
+        command += ["-q", "-s", "-rs", "--no-header", "--tb=short"]
         command += ["--benchmark-enable", "--benchmark-quiet", f"--benchmark-json={written}"]
         with log.open("w") as output:
             code = subprocess.run(command, cwd=scratch, env=environment, stdout=output, check=False).returncode

@@ -229,7 +229,7 @@ def summarize(
     seconds, notes = dict(seconds), dict(notes or {})
     probed = seconds.pop("bandwidth", None)
     bandwidth = _probed_bytes(probe, moved) / percentiles(probed)[1] if moved and probed else None
-    floor = moved / bandwidth if bandwidth else None
+    floor = moved / bandwidth if moved and bandwidth else None
     ours = next(iter(seconds))
     base = percentiles(seconds[ours])[1]
     records = []
@@ -271,8 +271,8 @@ def _probe(probe: str, moved: float, device: str) -> Competitor:
         raise ValueError(f"probe is {probe!r}: expected one of {', '.join(PROBES)}")
     size = _probed_bytes(probe, moved) // (8 if probe in ("copy", "rewrite") else 4)
     data = torch.ones(size, device=device)
-    other = torch.empty_like(data) if probe == "copy" else None
-    calls = {
+    other = torch.empty_like(data) if probe == "copy" else data
+    calls: dict[str, Callable[[], object]] = {
         "copy": lambda: other.copy_(data),
         "rewrite": lambda: data.mul_(1.0),
         "read": data.sum,

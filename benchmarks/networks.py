@@ -64,7 +64,7 @@ def training_step(name: str) -> StepTime | None:
 
     channels, side, _ = _INPUTS[kind]
     batch = (256 if here.on_gpu else 8) if large else here.scaled(128)
-    model = network(name).to(here.device, memory_format=torch.channels_last).train()
+    model = network(name).to(here.device).to(memory_format=torch.channels_last).train()
     optimizer = MaskedSGD(model.named_parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     images = torch.randn(batch, channels, side, side, device=here.device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (batch,), device=here.device)

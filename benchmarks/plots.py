@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparselt.benchmarks.table import short
 from sparselt.report.drawing import COLOURS, GREY, STYLE, label_ends
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKERS = ("o", "s", "D", "v", "P", "X")
-_STYLE = STYLE | {"axes.titlesize": 10, "axes.titlelocation": "left"}
+_STYLE: dict[Any, Any] = {**STYLE, "axes.titlesize": 10, "axes.titlelocation": "left"}  # matplotlib lists the names
 _AXES = {
     "density": "weights remaining, % (log scale)",
     "size": "{unit} (log scale)",
@@ -44,7 +44,7 @@ def style() -> Iterator[None]:
     import matplotlib
 
     defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if "backend" not in key}
-    with matplotlib.rc_context(defaults | _STYLE):
+    with matplotlib.rc_context({**defaults, **_STYLE}):
         yield
 
 

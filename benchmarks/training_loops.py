@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,10 +72,10 @@ def epoch(factors: Factors, images: int, device: str = "cpu", density: float = 0
     torch.manual_seed(0)
     network = build_model("resnet20", classes=10, channels=3, seed=0) if factors.network else OutOfPlaceResNet20()
     memory = torch.channels_last if factors.layout else torch.contiguous_format
-    network = network.to(device, memory_format=memory).train()
+    network = network.to(device).to(memory_format=memory).train()
     parameters = dict(network.named_parameters())
     mask = {name: torch.rand(p.shape) < density for name, p in parameters.items() if p.dim() > 1}
-    options = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
+    options: dict[str, Any] = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
     if factors.optimizer:
         optimizer = MaskedSGD(network.named_parameters(), mask=mask, **options)
     else:

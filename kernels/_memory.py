@@ -7,7 +7,11 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 # What the memory of a tensor is read as; Numba has no bfloat16.
-AS = {torch.float32: np.empty(0, np.float32), torch.float64: np.empty(0), torch.bfloat16: np.empty(0, np.uint16)}
+AS: dict[torch.dtype, np.ndarray] = {
+    torch.float32: np.empty(0, np.float32),
+    torch.float64: np.empty(0),
+    torch.bfloat16: np.empty(0, np.uint16),
+}
 BYTES = np.empty(0, np.uint8)
 LINE = 64  # bytes of a cache line
 

@@ -38,7 +38,8 @@ class Siblings:
         self._exchange = _exchange()
         if self._exchange is None:
             return
-        expected, starts, words = [], [], (ctypes.c_int64 * WORDS)()
+        expected: list[int] = []
+        starts, words = [], (ctypes.c_int64 * WORDS)()
         for tensor in self.tensors:
             self._exchange(id(tensor), ctypes.addressof(words))
             starts.append(len(expected))

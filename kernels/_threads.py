@@ -40,7 +40,7 @@ def share(body, address: int, parallel: bool) -> None:
     if threads == 1:
         _call(body)(address)
         return
-    openmp = _openmp()
+    openmp = None if _forked else _openmp()
     if openmp is not None:
         openmp(body.address, address, threads, 0)
         return
@@ -70,15 +70,14 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="sparselt-kernels")
 
 
+_forked = False
+
+
 def _after_fork() -> None:
-    # A forked child has the record of the pool, and of OpenMP's threads, but none of the threads.
-    global _openmp
+    # A forked child inherits the records of the pool and of OpenMP, but none of their threads.
+    global _forked
     _pool.cache_clear()
-    _openmp = _none
-
-
-def _none() -> None:
-    return None
+    _forked = True
 
 
 os.register_at_fork(after_in_child=_after_fork)

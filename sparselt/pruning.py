@@ -80,7 +80,7 @@ def magnitude_prune(
     counts = [a - b for a, b in zip([sum(live)] if scope == "global" else live, kept, strict=True)]
     if rule == "open_lth" and not kept[0]:
         raise SettingError(f"pruning rule 'open_lth' would leave none of {sum(live)} weights; prune a smaller fraction")
-    ranked = "global" if scope == "global" else "layerwise"
+    ranked: Literal["global", "layerwise"] = "global" if scope == "global" else "layerwise"
     alive, threshold = magnitude_mask(weights, layers, counts, scope=ranked, rule=rule)
     _check_finite(mask, threshold.not_finite)
     return Mask({name: layer.to(mask[name].device) for name, layer in zip(mask, alive, strict=True)})

@@ -12,6 +12,7 @@ own. On a GPU a 32-byte sector in which no weight lives is skipped, on a CPU a b
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class Operation:
     def __init__(
         self,
         name: str,
-        columns: type,
+        columns: type[NamedTuple],
         buffers: int,
         rule: Callable,
         gpu_rule: Callable | None = None,
@@ -90,8 +91,19 @@ class Operation:
         parameters, gradients, given = list(parameters), list(gradients), Options(**options)
         offsets = padded_offsets([p.numel() for p in parameters])[0] if offsets is None else list(offsets)
         groups = [0] * len(parameters) if groups is None else list(groups)
-        names = {"name_of_state": self.name_of_state, "buffers": self.buffers, "columns": len(self.columns._fields)}
-        check(parameters, gradients, state, mask, hyperparameters, offsets, groups, given, **names)
+        check(
+            parameters,
+            gradients,
+            state,
+            mask,
+            hyperparameters,
+            offsets,
+            groups,
+            given,
+            name_of_state=self.name_of_state,
+            buffers=self.buffers,
+            columns=len(self.columns._fields),
+        )
         values = [getattr(given, name) for name in Options.__slots__]
         with torch.no_grad():
             operator = getattr(torch.ops.sparselt, self.name)

@@ -103,14 +103,15 @@ def check(
             )
         if not 0 <= group < len(hyperparameters):
             raise ValueError(f"parameter {i} is in group {group} of {len(hyperparameters)}")
-    if options.live_state and options.blocks is None:
+    blocks = options.blocks
+    if options.live_state and blocks is None:
         raise ValueError("live_state needs blocks, the table of block_table")
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     expected = [
         (name_of_state, state, wide, (*(() if buffers == state.dim() == 1 else (buffers,)), state.shape[-1])),
         ("mask", mask, torch.uint8, (length if device.type == "cpu" else length // 8,)),
         ("hyperparameters", hyperparameters, hyperparameters.dtype, (len(hyperparameters), columns)),
-        ("blocks", options.blocks, torch.int64, (length // PAD, 2)),
+        ("blocks", blocks, torch.int64, (length // PAD, 2)),
         ("steps", options.steps, torch.int32, (length // PAD,)),
     ]
     for name, tensor, kind, shape in expected:
@@ -121,8 +122,8 @@ def check(
                 f"{name} is {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}: "
                 f"expected contiguous {kind} {shape} on {device}"
             )
-    if options.live_state and device.type == "cpu" and len(options.blocks) and not _compiling():
-        needed = int(options.blocks[-1].sum()) + SECTOR  # on a GPU the host would wait for this number
+    if options.live_state and device.type == "cpu" and blocks is not None and len(blocks) and not _compiling():
+        needed = int(blocks[-1].sum()) + SECTOR  # on a GPU the host would wait for this number
         if state.shape[-1] < needed:
             raise ValueError(
                 f"{name_of_state} has {state.shape[-1]} places: its blocks need up to {needed}, see block_table"

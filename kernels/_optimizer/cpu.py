@@ -48,10 +48,10 @@ def step(operation: "Operation", launch: Launch) -> None:
     if not layout.blocks or (launch.found_inf is not None and launch.found_inf.item() != 0):
         return
     arenas = (launch.state, launch.mask, launch.blocks, launch.steps, hyperparameters)
-    job = layout.tables
+    job = layout.job
     # A copy of hyperparameters that are not float64 would go stale.
     if job is None or hyperparameters.dtype != torch.float64 or not all(map(operator.is_, job.arenas, arenas)):
-        job = layout.tables = _Job(layout, arenas)
+        job = layout.job = Job(layout, arenas)
     job.addresses[:] = launch.addresses
     rows = job.rows
     if launch.grad_scale is not None:
@@ -65,10 +65,10 @@ def step(operation: "Operation", launch: Launch) -> None:
         job.words[HYPERPARAMETERS] = job.rows.ctypes.data
 
 
-class _Job:
+class Job:
     """What `_work` reads. Kept from step to step, as a small network's step is as long as filling it in."""
 
-    def __init__(self, layout: Layout, arenas: tuple[Tensor | None, ...]):
+    def __init__(self, layout: Layout, arenas: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]):
         state, mask, blocks, steps, hyperparameters = self.arenas = arenas
         count = len(layout.sizes)
         self.rows = hyperparameters.double().numpy()
@@ -94,12 +94,11 @@ _operations: dict[type, "Operation"] = {}  # by their columns, from which a comp
 
 @lru_cache
 def _body(operation: "Operation", dtype: torch.dtype):
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    like, wide = AS[dtype], AS[wide]
+    like, wide = AS[dtype], AS[torch.float64 if dtype == torch.float64 else torch.float32]
     number = wide.dtype.type
     names = operation.columns._fields
     kept = names.index(operation.kept_by) if operation.kept_by else ALWAYS if operation.buffers else NEVER
-    row = operation.columns(*(number(0) for _ in names))
+    row = operation.columns._make(number(0) for _ in names)
     nothing = (number(0),) * max(1, operation.buffers)  # Numba has no loops over an empty tuple
     version = _version(operation.rule)
     _operations[operation.columns] = operation

@@ -32,8 +32,7 @@ def step(operation: "Operation", launch: Launch) -> None:
     layout, device = launch.layout, launch.state.device
     if not layout.blocks:
         return
-    if operation.gpu_rule is None:
-        raise NotImplementedError(f"{operation.name} has no rule for a GPU: move the model to the CPU, or write one")
+    compiled_for = constants(operation)
     table, programs = _tables(layout, device)
     with on_device_of(launch.state):
         masked_kernel[(layout.blocks,)](
@@ -50,7 +49,7 @@ def step(operation: "Operation", launch: Launch) -> None:
             len(layout.sizes),
             launch.state.shape[1],
             int(launch.rewrite),
-            **constants(operation),
+            **compiled_for,
             FIRST_STEP=launch.first_step,
             ALIGNED=not (launch.addresses % 16).any(),
             BFLOAT16=launch.dtype == torch.bfloat16,
@@ -61,6 +60,8 @@ def step(operation: "Operation", launch: Launch) -> None:
 
 def constants(operation: "Operation") -> dict:
     """What the kernel is compiled for, of an optimizer."""
+    if operation.gpu_rule is None:
+        raise NotImplementedError(f"{operation.name} has no rule for a GPU: move the model to the CPU, or write one")
     names = operation.columns._fields
     return {
         "RULE": operation.gpu_rule(),
@@ -175,7 +176,7 @@ def _update(
     weights, gradients, state, stride, bits, row, sign, step, left, rewrite = given
     h = ()
     for c in tl.static_range(COLUMNS):
-        h = h + (tl.load(row + c).to(tl.float32),)
+        h = h + (tl.load(row + c).to(tl.float32),)  # type: ignore[assignment]  # Triton's tuples may grow
     keeps = _keeps(row, BUFFERS, KEPT_BY)
     sector = tl.arange(0, BLOCK // SECTOR)[:, None]
     lane = tl.arange(0, SECTOR)[None, :]
@@ -204,7 +205,8 @@ def _update(
     gradient = tl.load(gradients + at, mask=read, other=0.0).to(tl.float32) * sign
     old = ()
     for k in tl.static_range(BUFFERS):
-        old = old + (tl.load(state + k * stride.to(tl.int64) + place, mask=remembered, other=0.0),)
+        buffer = tl.load(state + k * stride.to(tl.int64) + place, mask=remembered, other=0.0)
+        old = old + (buffer,)  # type: ignore[assignment]  # Triton's tuples may grow
     weight, new = RULE(weight, gradient, old, step, h)
     for k in tl.static_range(BUFFERS):
         tl.store(state + k * stride.to(tl.int64) + place, tl.where(live, new[k], 0.0), mask=stored)

@@ -1,10 +1,14 @@
 """How the flat arenas of a masked optimizer lie in memory: padded parameters, packed masks, counted blocks."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .cpu import Job
 
 PAD = 1024  # weights: 128 bytes of packed mask and one Triton program, so neither ever spans two parameters
 SECTOR = 8  # weights: 32 bytes of float32, so that each block of live state starts where wide accesses may
@@ -15,7 +19,7 @@ class Layout:
 
     sizes: weights of each parameter. offsets: where each starts, multiples of `PAD`. groups: its row of
         hyperparameters.
-    tables: what the implementation for a device derived from it, kept from step to step.
+    tables, job: what the implementation for a GPU and for a CPU derived from it, kept from step to step.
     """
 
     def __init__(self, sizes: Sequence[int], offsets: Sequence[int], groups: Sequence[int]):
@@ -24,7 +28,8 @@ class Layout:
         self.blocks = int(ends[-1]) if len(ends) else 0
         first = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
         self.rows = np.array([offsets, sizes, groups, first], dtype=np.int64)
-        self.tables = None
+        self.tables: tuple[Tensor, Tensor] | None = None
+        self.job: Job | None = None
 
 
 def blocks_in(size: int) -> int:

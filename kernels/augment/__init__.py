@@ -9,7 +9,7 @@ and GPU draw the same, whatever the batch. Bytes moved a pixel and channel: 1 re
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -47,14 +47,13 @@ def augment(
     Raises ValueError or TypeError for arguments that do not fit.
     """
     _check(images, indices, padding, mean, std, scale, dtype)
-    seed_data, epoch_data = (_data(name, value, images) for name, value in (("seed", seed), ("epoch", epoch)))
-    seed = 0 if seed_data is not None else _signed(seed)
-    epoch = 0 if epoch_data is not None else check_epoch(epoch)
+    seed_number, seed_data = _number_or_data("seed", seed, _signed, images.device)
+    epoch_number, epoch_data = _number_or_data("epoch", epoch, check_epoch, images.device)
     return torch.ops.sparselt.augment(
         images,
         indices,
-        seed,
-        epoch,
+        seed_number,
+        epoch_number,
         seed_data,
         epoch_data,
         padding,
@@ -91,15 +90,18 @@ def _signed(seed: int) -> int:
     return seed - 2**64 if seed >= 2**63 else seed
 
 
-def _data(name: str, value: int | Tensor, images: Tensor) -> Tensor | None:
+def _number_or_data(
+    name: str, value: int | Tensor, checked: Callable[[int], int], device: torch.device
+) -> tuple[int, Tensor | None]:
+    """The checked number and None, or 0 and the tensor that takes its place."""
     if not isinstance(value, Tensor):
-        return None
-    if (value.dtype, value.dim(), value.device) != (torch.int64, 0, images.device):
+        return checked(value), None
+    if (value.dtype, value.dim(), value.device) != (torch.int64, 0, device):
         raise ValueError(
             f"{name} is {value.dtype} {tuple(value.shape)} on {value.device}: "
-            f"expected a whole number, or torch.int64 () on {images.device}"
+            f"expected a whole number, or torch.int64 () on {device}"
         )
-    return value
+    return 0, value
 
 
 def _check(images, indices, padding, mean, std, scale, dtype) -> None:

@@ -58,23 +58,23 @@ def interpolate(
     Raises ValueError or TypeError, before anything is written, naming the position of the offending tensor.
     """
     single = isinstance(ends[0], Tensor) if ends else False
-    ends = [[end] if single else list(end) for end in ends]
-    count = len(ends[0]) if ends else 0
+    networks = [[end] if isinstance(end, Tensor) else list(end) for end in ends]
+    count = len(networks[0]) if networks else 0
     prunable = [True] * count if prunable is None else [bool(p) for p in prunable]
     masks = [None] * count if masks is None else list(masks)
-    _check(ends, coefficients, prunable, masks)
+    _check(networks, coefficients, prunable, masks)
     with torch.no_grad():
-        wide = torch.float64 if count and ends[0][0].dtype == torch.float64 else torch.float32
-        weights = _coefficients(ends, coefficients, prunable, gram).to(wide).contiguous()
-        first = [tensor if tensor.is_contiguous() or is_dense(tensor) else tensor.contiguous() for tensor in ends[0]]
-        others = [[_like(tensor, a) for tensor, a in zip(end, first, strict=True)] for end in ends[1:]]
+        wide = torch.float64 if count and networks[0][0].dtype == torch.float64 else torch.float32
+        weights = _coefficients(networks, coefficients, prunable, gram).to(wide).contiguous()
+        first = [a if a.is_contiguous() or is_dense(a) else a.contiguous() for a in networks[0]]
+        others = [[_like(tensor, a) for tensor, a in zip(end, first, strict=True)] for end in networks[1:]]
         masks = [None if m is None else _like(m, a) for m, a in zip(masks, first, strict=True)]
         if out is None:
             out = [_empty(len(coefficients), a) for a in first]
         else:
             out = [out] if isinstance(out, Tensor) else list(out)
             _check_out(out, first, len(coefficients))
-        third = others[1] if len(ends) == 3 else []
+        third = others[1] if len(networks) == 3 else []
         torch.ops.sparselt.interpolate(out, first, others[0], third, weights, masks, prunable)
     return out[0] if single else out
 

@@ -11,10 +11,10 @@ def interpolate(
     answers = []
     for i, tensors in enumerate(zip(*ends, strict=True)):
         a, *others = [tensor.double() for tensor in tensors]
-        rows = []
+        rows, mask = [], masks[i]
         for point in (coefficients if prunable[i] else hull).double().view(len(coefficients), len(ends) - 1):
             weight = a + sum(s * (end - a) for s, end in zip(point, others, strict=True))
-            rows.append(weight if masks[i] is None else torch.where(masks[i], weight, 0.0))
+            rows.append(weight if mask is None else torch.where(mask, weight, 0.0))
         answers.append(torch.stack(rows) if rows else a.new_empty(0, *a.shape))
     return answers
 

@@ -30,7 +30,7 @@ def threshold(
     values, ties = np.empty(len(groups), np.float32), np.empty(len(groups), np.int64)
     for g, group in enumerate(groups):
         values[g], ties[g] = _select(table[:, group], like, wanted[g], live[group], not_finite[group])
-    return tuple(map(torch.from_numpy, (values, ties, live, not_finite)))
+    return torch.from_numpy(values), torch.from_numpy(ties), torch.from_numpy(live), torch.from_numpy(not_finite)
 
 
 def keep(

@@ -28,7 +28,7 @@ def threshold(
     table, constants = _table(weights, masks, [])
     blocks = blocks_of(device, [weight.numel() for weight in weights], BLOCK)
     left, prefix = count.clone(), torch.zeros_like(count)
-    shift, not_finite = 31, None
+    shift = 31
     for width in DIGITS:
         first, shift = shift == 31, shift - width
         counters = torch.zeros(len(weights), 256, dtype=torch.int64, device=device)

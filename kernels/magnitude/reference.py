@@ -23,12 +23,12 @@ def threshold(weights: list[Tensor], masks: list[Tensor | None], count: int) -> 
 
 def keep(weights: list[Tensor], masks: list[Tensor | None], count: int) -> list[Tensor]:
     """The masks without the count smallest: of equal ones the first in layer and index order go."""
-    masks = [torch.ones_like(w, dtype=torch.bool) if m is None else m for w, m in zip(weights, masks, strict=True)]
-    order = torch.sort(torch.cat([keys(w)[m] for w, m in zip(weights, masks, strict=True)]), stable=True).indices
+    layers = [torch.ones_like(w, dtype=torch.bool) if m is None else m for w, m in zip(weights, masks, strict=True)]
+    order = torch.sort(torch.cat([keys(w)[m] for w, m in zip(weights, layers, strict=True)]), stable=True).indices
     kept = torch.ones(len(order), dtype=torch.bool)
     kept[order[:count]] = False
     answers, start = [], 0
-    for mask in masks:
+    for mask in layers:
         number = int(mask.sum())
         answer = mask.clone()
         answer[mask] = kept[start : start + number]

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -232,7 +233,7 @@ def evaluate_plane(
     second: Mapping[str, Tensor],
     third: Mapping[str, Tensor],
     batches: Iterable,
-    coefficients: Tensor | Sequence[tuple[float, float]],
+    coefficients: Tensor | np.ndarray | Sequence[tuple[float, float]],
     *,
     prunable: Prunable = None,
     buffers: Buffers = "interpolate",

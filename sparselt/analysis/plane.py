@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sparselt.errors import SettingError
@@ -109,7 +110,9 @@ def plane_axes(
     if not names:
         raise SettingError("distances over no tensor at all; give the names of the parameters")
     # From the second network, not the first: then the right angle of a projection is exact.
-    products = sum(gram_matrix([[end[name].double()] for end in (second, first, third)]).cpu() for name in names)
+    products = torch.zeros(2, 2, dtype=torch.float64)
+    for name in names:
+        products += gram_matrix([[end[name].double()] for end in (second, first, third)]).cpu()
     (rise, along), (_, width) = products.tolist()
     if not (math.isfinite(rise) and math.isfinite(width)):
         raise SettingError("the plane's networks have weights that are not finite; did a training diverge?")

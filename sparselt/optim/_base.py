@@ -171,6 +171,7 @@ class MaskedOptimizer(ArenaOptimizer):
             arena = self._current_arena()
             gradients = [self._fitted(gradient, i) for i, gradient in enumerate(gradients)]
             addresses = arena.addresses(gradients)
+            assert addresses is not None, "every gradient has been laid out like its parameter"
         parameters = written = arena.parameters
         if arena.some_missing:
             written = [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]

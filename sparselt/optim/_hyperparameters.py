@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from numbers import Real
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from sparselt.errors import SettingError
 
-Number = Callable[[float | Tensor], float | Tensor]
+Number = Callable[[float | Tensor], float]
 
 
 class Hyperparameters:
@@ -49,12 +50,16 @@ class Hyperparameters:
         cells, values = [], []
         for own, group in zip(self._cells, groups, strict=True):
             if any(_is_on_gpu(group[key]) for key in self._numbers):
-                for cell, value in zip(own, self._columns(group, lambda value: value), strict=True):
+                for cell, value in zip(own, self._columns(group, _AS_IT_IS), strict=True):
                     if isinstance(value, Tensor) and value.is_cuda:
                         cells.append(cell)
                         values.append(value.detach().view(()))
         if cells:
             torch._foreach_copy_(cells, values)
+
+
+# A row is arithmetic with its numbers, which tensors take part in as floats do.
+_AS_IT_IS = cast(Number, lambda value: value)
 
 
 def check_numbers(group: dict, names: Sequence[str]) -> None:

@@ -162,7 +162,8 @@ def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Workers, st
     mates = stage.mates(missing[key] for _, key in sorted(ready))
     if not mates:
         return [stage]
-    stages: list[Stage] = [stage, *mates][: workers.cohort_of(stage, store.root)]
+    stages: list[Stage] = [stage]
+    stages += mates[: workers.cohort_of(stage, store.root) - 1]
     taken = {stage.key for stage in stages}
     ready[:] = [entry for entry in ready if entry[1] not in taken]
     heapq.heapify(ready)

@@ -188,7 +188,8 @@ class Stage:
     def spec(self) -> dict[str, Any]:
         """The values that decide the result, by their names in the identity, as JSON knows them."""
         found = {}
-        for f, name, _ in _fields(type(self))[0]:
+        kind: type = type(self)
+        for f, name, _ in _fields(kind)[0]:
             value = getattr(self, f)
             if value is not None:
                 found[name] = plain(value)
@@ -198,7 +199,8 @@ class Stage:
     def needs(self) -> dict[str, StageFile]:
         """The inputs by name."""
         found: dict[str, StageFile] = {}
-        for f, name, first in _fields(type(self))[1]:
+        kind: type = type(self)
+        for f, name, first in _fields(kind)[1]:
             value = getattr(self, f)
             if first is not None:
                 found |= {f"{name}_{place}": file for place, file in enumerate(value, first)}

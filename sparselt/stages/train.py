@@ -148,11 +148,11 @@ class Train(OnImages):
 
         recipe = jobs[0][0].recipe
         with cpu_threads(recipe.threads):
-            members = {}
+            members, masks = {}, {}
             for place, (stage, task) in enumerate(jobs):
                 try:
                     model, mask = stage._start(task)
-                    members[place] = stage._member(task, model, mask)
+                    members[place], masks[place] = stage._member(task, model, mask), mask
                 except (SparseltError, OSError) as error:
                     yield place, error
             if not members:
@@ -173,7 +173,7 @@ class Train(OnImages):
                     continue
                 stage, task = jobs[place]
                 with pinned_algorithms():  # for the evaluation, as when it is trained alone
-                    stage._write(task, network, members[place].mask, result)
+                    stage._write(task, network, masks[place], result)
                 yield place, result.steps
 
     def best_group_size(self, task: Task) -> int:

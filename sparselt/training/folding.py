@@ -73,7 +73,7 @@ class Folded:
                 continue
             # A weight that two convolutions share would have to be folded in two ways.
             if all(owners[id(parameter)] == 1 for parameter in conv.parameters()):
-                self._pairs[before.target] = (node.target, norm.eps)
+                self._pairs[str(before.target)] = (str(node.target), norm.eps)
                 node.replace_all_uses_with(before)
                 traced.graph.erase_node(node)
         module = fx.GraphModule(traced, traced.graph)

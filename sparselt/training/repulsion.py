@@ -41,10 +41,10 @@ class Repulsion:
             raise SettingError(f"strength is {strength!r}; expected a number, above 0 to repel and below to attract")
         for solution in solutions:
             mask.check_fits(solution)
-        self.strength = strength
-        self._mask = mask
-        self._directions = torch.stack([_direction(solution, mask, r) for r, solution in enumerate(solutions)])
-        self._alive = torch.cat([layer.reshape(-1) for layer in mask.values()])
+        self.strength: float = strength
+        self._mask: Mask = mask
+        self._directions: Tensor = torch.stack([_direction(solution, mask, r) for r, solution in enumerate(solutions)])
+        self._alive: Tensor = torch.cat([layer.reshape(-1) for layer in mask.values()])
         self._checked: nn.Module | None = None
         self._owners: list[tuple[nn.Module, str]] = []
 
