@@ -34,13 +34,13 @@ def findings(data: Data) -> list[str]:
 
 
 def claims(data: Data) -> list[Claim]:
-    """Whether the second criterion does better than the first, where both keep the fewest weights."""
-    sparsest = [errors[min(errors)] for errors in _errors(data).values()]
-    if len(sparsest) < 2:
+    """Whether LAMP does better than the magnitude, where both keep the fewest weights."""
+    sparsest = {criterion: errors[min(errors)] for criterion, errors in _errors(data).items()}
+    if not {"magnitude", "lamp"} <= sparsest.keys():
         return []
-    first, second = sparsest[:2]
-    here = " against ".join(f"{mean_and_std(Statistic.of(values.values()))}%" for values in (second, first))
-    return [lower(second, first).claim("ours", "magnitudes relative to their layer prune better", here)]
+    magnitude, lamp = sparsest["magnitude"], sparsest["lamp"]
+    here = " against ".join(f"{mean_and_std(Statistic.of(values.values()))}%" for values in (lamp, magnitude))
+    return [lower(lamp, magnitude).claim("Lee et al. 2021 (LAMP)", "LAMP prunes better than magnitudes do", here)]
 
 
 SECTION = Section("Pruning once", drawings, findings, claims)
