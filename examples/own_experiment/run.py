@@ -7,7 +7,7 @@ Keep the last block under `if __name__`: worker processes import this file too.
 
 import sys
 
-from own_experiment.criteria import relative_magnitude
+from own_experiment.criteria import lamp
 from own_experiment.networks import small_cnn
 from own_experiment.one_shot.experiment import EXPERIMENT
 from own_experiment.settings import turned_digits
@@ -20,5 +20,5 @@ if __name__ == "__main__":
         {"one_shot": EXPERIMENT},
         model=small_cnn,
         source=TurnedDigits(quarters=2),
-        one_shot_criteria=("magnitude", relative_magnitude),
+        one_shot_criteria=("magnitude", lamp),
     )

@@ -61,12 +61,12 @@ def test_the_script_measures_and_the_page_shows_the_section(finished):
     assert places == {
         ("one_shot", "dense", ""): 2,
         ("one_shot", "pruned", "criterion=magnitude"): 4,
-        ("one_shot", "pruned", "relative_magnitude"): 4,
+        ("one_shot", "pruned", "lamp"): 4,
     }
     assert {round(float(row["density"]), 2) for row in rows} == {1.0, 0.3, 0.1}
     page = (run / "report.html").read_text()
     assert "Pruning once" in page and 'id="one_shot_errors"' in page
-    assert "Pruned once by relative_magnitude to 10" in page
+    assert "Pruned once by lamp to 10" in page
     assert (run / "figures" / "one_shot_errors.svg").exists()
 
 

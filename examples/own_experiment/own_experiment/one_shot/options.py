@@ -12,5 +12,5 @@ class OneShotOptions(Options):
 
     one_shot_densities: tuple[float, ...] = value((), above=0, below=1, help="shares of the weights that are left")
     one_shot_criteria: tuple[str, ...] = value(
-        ("magnitude", "own_experiment.criteria:relative_magnitude"), help="criteria, built in or your own"
+        ("magnitude", "own_experiment.criteria:lamp"), help="criteria, built in or your own"
     )

@@ -30,13 +30,13 @@ def findings(data: Data) -> list[str]:
 
 
 def claims(data: Data) -> list[Claim]:
-    """Whether the second criterion does better than the first, where both keep the fewest weights."""
-    sparsest = [found[min(found)] for found in _errors(data).values()]
-    if len(sparsest) < 2:
+    """Whether LAMP does better than the magnitude, where both keep the fewest weights."""
+    sparsest = {criterion: found[min(found)] for criterion, found in _errors(data).items()}
+    if not {"magnitude", "lamp"} <= sparsest.keys():
         return []
-    first, second = sparsest[:2]
-    here = f"{second:.2%} against {first:.2%}"
-    return [lower(second, first).claim("ours", "magnitudes relative to their layer prune better", here)]
+    magnitude, lamp = sparsest["magnitude"], sparsest["lamp"]
+    here = f"{lamp:.2%} against {magnitude:.2%}"
+    return [lower(lamp, magnitude).claim("Lee et al. 2021 (LAMP)", "LAMP prunes better than magnitudes do", here)]
 
 
 SECTION = Section("Pruning once", drawings, findings, claims)
