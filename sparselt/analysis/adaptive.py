@@ -85,7 +85,7 @@ class AdaptiveSearch:
 
     @property
     def note(self) -> str:
-        """Why the minimum is pruned instead of a fraction that was found; empty where one was."""
+        """Why the minimum is pruned; empty if a larger fraction was found."""
         if self.largest is not None and self.largest >= self.minimum:
             return ""
         start = self.losses[0][0]
@@ -201,12 +201,12 @@ def subsample_indices(count: int, size: int | None, seed: int) -> np.ndarray:
 
 
 class _Paths:
-    """The state of w(L), then those of the other networks on each path; made anew for every pass, none is kept."""
+    """The state of w(L), then those of the other networks on each path. Every pass makes them again."""
 
     def __init__(self, model: nn.Module, weights: Mapping[str, Tensor], masks: list[Mask], positions: Sequence[float]):
         self._weights, self._masks = weights, masks
         parameters = dict(model.named_parameters(remove_duplicate=False))
-        # A mask names a weight that two layers share once, a state dict twice.
+        # A weight that two layers share has one name in a mask and two in a state dict.
         self._names = {
             name: [other for other, parameter in parameters.items() if parameter is parameters[name]]
             for name in masks[0]
