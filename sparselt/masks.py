@@ -1,6 +1,5 @@
 """Which weights of a network are alive: `Mask`, a mapping from parameter names to bool tensors."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselt.errors import MaskError
+from sparselt.files import write_bytes
 from sparselt.weights import check_weights, prunable_parameters
 
 _METADATA_KEY = "sparselt_mask"
@@ -146,7 +146,7 @@ class Mask(Mapping[str, Tensor]):
         return Mask(layers)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes one bit a weight to a safetensors file. The file is complete or not there: its name comes last.
+        """Writes one bit a weight to a safetensors file, completely or not at all.
 
         Raises:
             MaskError: `path` is a folder or cannot be written.
@@ -155,18 +155,10 @@ class Mask(Mapping[str, Tensor]):
 
         packed = {name: np.packbits(layer.cpu().numpy().reshape(-1)) for name, layer in self.items()}
         shapes = {name: list(layer.shape) for name, layer in self.items()}
-        path = Path(path)
-        if path.is_dir():
+        if Path(path).is_dir():
             raise MaskError(f"mask file {path} is a folder; give the path of a file")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(save(packed, metadata={_METADATA_KEY: json.dumps(shapes)}))
-            os.replace(temporary, path)
-        except OSError as error:
-            raise MaskError(f"mask file {path} cannot be written ({error.strerror}); choose another path") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        data = save(packed, metadata={_METADATA_KEY: json.dumps(shapes)})
+        write_bytes(Path(path), data, error=MaskError, what=f"mask file {path}", advice="choose another path")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Mask":

@@ -11,7 +11,6 @@
 3. max(p, 20%) is pruned.
 """
 
-import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from sparselt.analysis.between import check_state
 from sparselt.analysis.connectivity import check_positions, path_positions
 from sparselt.errors import SettingError
 from sparselt.kernels import interpolate
-from sparselt.masks import Mask, as_mask
+from sparselt.masks import Mask, as_mask, random_generator
 from sparselt.pruning import Scope, check_fraction, magnitude_prune
 from sparselt.training.folding import Folded
 from sparselt.training.loop import autocast, training_loss
@@ -196,8 +195,7 @@ def subsample_indices(count: int, size: int | None, seed: int) -> np.ndarray:
         return np.arange(count)
     if not 1 <= size <= count:
         raise SettingError(f"a subsample of {size} of {count} samples; expected 1 to {count}, or None for all of them")
-    key = np.frombuffer(hashlib.sha256(f"subsample/{seed}".encode()).digest()[:16], dtype=np.uint64)
-    return np.sort(np.random.Generator(np.random.Philox(key=key)).permutation(count)[:size])
+    return np.sort(random_generator(f"subsample/{seed}").permutation(count)[:size])
 
 
 class _Paths:

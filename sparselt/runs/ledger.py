@@ -1,11 +1,12 @@
 """`ledger.csv`: the cost of a run, stage by stage."""
 
 import csv
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
+
+from sparselt.files import replacing
 
 Status = Literal["ran", "found", "failed", "skipped"]
 
@@ -32,9 +33,7 @@ class Entry:
 
 def write_ledger(entries: Iterable[Entry], path: Path) -> None:
     """Writes the ledger through a temporary name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Entry)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(entry) | {"seconds": f"{entry.seconds:.3f}"} for entry in entries)
-    os.replace(temporary, path)

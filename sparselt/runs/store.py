@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sparselt.errors import StoreError
+from sparselt.files import move_folder
 from sparselt.stages.stage import Made, Result, Stage, StageFile
 
 T = TypeVar("T")
@@ -122,7 +123,6 @@ class Store:
 
     def commit(self, stage: Stage, temporary: Path, *, seconds: float, work: int, finished: str) -> None:
         """Moves a finished stage's files into place. Its files from an earlier run stay beside them."""
-        folder = self.folder(stage)
         made = {
             path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(temporary.iterdir())
         }
@@ -142,18 +142,7 @@ class Store:
             "machine": platform.platform(),
         }
         (temporary / _DONE).write_text(json.dumps(record, indent=1))
-        for place in (folder.parent, folder):
-            if os.path.lexists(place) and not place.is_dir():
-                place.unlink()  # a foreign file in the way
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            for name in (*made, _DONE):
-                if (folder / name).is_dir():
-                    shutil.rmtree(folder / name)
-                os.replace(temporary / name, folder / name)
-            shutil.rmtree(temporary, ignore_errors=True)
+        move_folder(temporary, self.folder(stage), last=_DONE)
 
     def sweep(self) -> None:
         """Deletes unfinished folders of killed runs. Folders in use by a living process stay."""

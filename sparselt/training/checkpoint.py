@@ -1,6 +1,5 @@
 """Weights on disk: safetensors files with a network's parameters and buffers, and separate files for momentum."""
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselt.errors import StoreError
+from sparselt.files import replacing
 from sparselt.masks import Mask
 
 
@@ -15,12 +15,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Writes `tensors` to `path` through a temporary name. All are stored contiguous."""
     from safetensors.torch import save_file
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
