@@ -146,7 +146,7 @@ class Mask(Mapping[str, Tensor]):
         return Mask(layers)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes one bit a weight to a safetensors file, completely or not at all.
+        """Writes one bit a weight to a safetensors file, whole or not at all.
 
         Raises:
             MaskError: `path` is a folder or cannot be written.
@@ -155,10 +155,11 @@ class Mask(Mapping[str, Tensor]):
 
         packed = {name: np.packbits(layer.cpu().numpy().reshape(-1)) for name, layer in self.items()}
         shapes = {name: list(layer.shape) for name, layer in self.items()}
-        if Path(path).is_dir():
+        path = Path(path)
+        if path.is_dir():
             raise MaskError(f"mask file {path} is a folder; give the path of a file")
         data = save(packed, metadata={_METADATA_KEY: json.dumps(shapes)})
-        write_bytes(Path(path), data, error=MaskError, what=f"mask file {path}", advice="choose another path")
+        write_bytes(path, data, error=MaskError, what=f"mask file {path}", advice="choose another path")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Mask":

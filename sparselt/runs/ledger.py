@@ -32,7 +32,7 @@ class Entry:
 
 
 def write_ledger(entries: Iterable[Entry], path: Path) -> None:
-    """Writes the ledger through a temporary name."""
+    """Writes the ledger, whole or not at all."""
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Entry)], lineterminator="\n")
         writer.writeheader()

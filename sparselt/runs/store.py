@@ -123,6 +123,7 @@ class Store:
 
     def commit(self, stage: Stage, temporary: Path, *, seconds: float, work: int, finished: str) -> None:
         """Moves a finished stage's files into place. Its files from an earlier run stay beside them."""
+        folder = self.folder(stage)
         made = {
             path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(temporary.iterdir())
         }
@@ -142,7 +143,7 @@ class Store:
             "machine": platform.platform(),
         }
         (temporary / _DONE).write_text(json.dumps(record, indent=1))
-        move_folder(temporary, self.folder(stage), last=_DONE)
+        move_folder(temporary, folder, last=_DONE)
 
     def sweep(self) -> None:
         """Deletes unfinished folders of killed runs. Folders in use by a living process stay."""

@@ -45,7 +45,7 @@ class PruneByCriterion(PrunedMask, Evaluation):
     equal: StageFile | None = None
 
     def run(self, task: Task) -> int:
-        """Scores and prunes. The mask is the unit of work."""
+        """Scores and prunes; one mask."""
         from sparselt.criteria import find_criterion
         from sparselt.pruning import prune
         from sparselt.training.checkpoint import load_tensors

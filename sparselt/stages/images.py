@@ -143,7 +143,7 @@ class Evaluation(OnImages):
     threads: int
 
     def network(self) -> "nn.Module":
-        """A network of this shape on the stage's device, into which weights can be loaded."""
+        """A network of this shape on the stage's device, for other weights to be put in."""
         from sparselt.models import build_model
 
         return build_model(self.model, classes=self.classes, channels=self.channels, seed=0).to(self.device)

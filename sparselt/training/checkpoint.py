@@ -12,7 +12,7 @@ from sparselt.masks import Mask
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes `tensors` to `path` through a temporary name. All are stored contiguous."""
+    """Writes `tensors` to `path`, whole or not at all; layouts other than contiguous are stored contiguous."""
     from safetensors.torch import save_file
 
     with replacing(path) as temporary:
