@@ -23,12 +23,13 @@ reproduce: .venv/.installed
 test: .venv/.installed
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --durations=10 $(ARGS)
 	@.venv/bin/ruff check --quiet
+	@$(MAKE) --no-print-directory types
 
 lint: .venv/.installed types
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
 
-# mypy sees the package as it is installed: kernels, reproduce and benchmarks within it.
+# mypy checks the package as it is installed, with kernels, reproduce and benchmarks in it.
 types: .venv/.installed
 	@rm -rf build/types && mkdir -p build/types/sparselt
 	@ln -s $(CURDIR)/sparselt/* $(CURDIR)/kernels $(CURDIR)/reproduce $(CURDIR)/benchmarks build/types/sparselt/

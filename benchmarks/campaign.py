@@ -191,7 +191,7 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
 def _run(options: argparse.Namespace, folder: Path) -> int:
     from sparselt.benchmarks.command import chosen_device, prefix
     from sparselt.benchmarks.machine import machine
-    from sparselt.report.results import write_bytes
+    from sparselt.files import write_json
     from sparselt.runs.executor import default_workers
 
     device = chosen_device(options.device)
@@ -207,7 +207,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     result = {"format": 1, "suite": "campaign", "of": TITLE, "machine": here, "waterfall": rows, "settings": shared}
     result["counted"] = factors = counted(shared, rows, options.run)
     path = folder / f"{prefix(here)}-campaign.json"
-    write_bytes(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+    write_json(path, result)
     drawn = _draw(rows, factors, folder / f"{prefix(here)}-campaign", here["device_name"])
     if options.json:
         print(json.dumps(result, indent=1, ensure_ascii=False))

@@ -14,6 +14,7 @@ from pathlib import Path
 from time import monotonic
 
 from sparselt.errors import SettingError, SparseltError, StoreError
+from sparselt.files import write_json
 
 HOME = Path(__file__).resolve().parent
 FORMAT = 1
@@ -168,11 +169,10 @@ def prefix(machine: dict) -> str:
 def _write(result: dict, folder: Path) -> list[Path]:
     """The JSON file and the plots of one suite."""
     from sparselt.benchmarks.plots import save_plots
-    from sparselt.report.results import write_bytes
 
     machine, quick = result["machine"], "-quick" * result["quick"]
     path = folder / f"{prefix(machine)}-{result['suite']}{quick}.json"
-    write_bytes(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+    write_json(path, result)
     return [path, *save_plots(result["records"], folder, prefix(machine) + quick, machine["device_name"])]
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparselt.benchmarks.table import short
+from sparselt.files import write_bytes
 from sparselt.report.drawing import COLOURS, GREY, STYLE, label_ends
-from sparselt.report.results import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

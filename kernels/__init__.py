@@ -1,7 +1,7 @@
-"""Operations that the fused optimizers and the data path need, each usable alone, on CPU (Numba) and GPU (Triton).
+"""The compiled operations under the optimizers, the analyses and the data path, for CPU (Numba) and GPU (Triton).
 
-Each is a `torch.library` operator: it works under `torch.compile` and in a CUDA graph. Nothing here knows of the rest
-of sparselt, and Triton is imported when the first CUDA tensor comes.
+Each works alone and is a `torch.library` operator, so it runs under `torch.compile` and in a CUDA graph. This package
+imports nothing from the rest of sparselt. Triton is imported with the first CUDA tensor.
 """
 
 from .augment import augment

@@ -1,4 +1,4 @@
-"""How this room compiles for the CPU: Numba without the interpreter lock, kept on disk where a disk can be written."""
+"""How the kernels compile for the CPU: with Numba, without the interpreter lock, cached on disk if possible."""
 
 from numba import cfunc, njit, types
 
@@ -6,8 +6,8 @@ from numba import cfunc, njit, types
 def compiled(function):
     """`numba.njit(nogil=True)` of `function`, cached on disk.
 
-    Numba caches beside the source, else in the user's cache folder (or in NUMBA_CACHE_DIR). Where it finds none that
-    can be written it raises instead of compiling, so the function is then compiled anew in every process.
+    Numba caches beside the source, else in the user's cache folder (or in NUMBA_CACHE_DIR). If it can write to none of
+    them it raises; the function is then compiled without a cache, anew in every process.
     """
     try:
         return njit(nogil=True, cache=True)(function)
@@ -16,7 +16,7 @@ def compiled(function):
 
 
 def callback(function):
-    """A C function of one pointer to int64, returning nothing, that threads without an interpreter can run."""
+    """A C function that takes a pointer to int64, returns nothing, and runs on threads without an interpreter."""
     signature = types.void(types.CPointer(types.int64))
     try:
         return cfunc(signature, cache=True)(function)

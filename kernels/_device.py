@@ -1,4 +1,4 @@
-"""Where a Triton kernel is launched."""
+"""The device on which a Triton kernel is launched."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager:
-    """Triton launches on the current device, which need not be the tensor's; its interpreter takes CPU tensors."""
+    """Makes the tensor's device current, where Triton launches. Nothing for CPU tensors (Triton's interpreter)."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

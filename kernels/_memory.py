@@ -1,4 +1,4 @@
-"""How Numba reads a list of tensors in one call: by address, and bfloat16 as the upper half of a float32."""
+"""How Numba reads a list of tensors in one call: by address. It reads bfloat16 as the upper half of a float32."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-# What the memory of a tensor is read as; Numba has no bfloat16.
+# The NumPy type as which a tensor's memory is read. Numba has no bfloat16.
 AS: dict[torch.dtype, np.ndarray] = {
     torch.float32: np.empty(0, np.float32),
     torch.float64: np.empty(0),
@@ -28,7 +28,7 @@ def pointer(typing_context, address, like):
 
 @intrinsic
 def prefetch(typing_context, address):
-    """Begins to load the cache line of an address that will be read; any address will do."""
+    """Begins to load the cache line at an address. Invalid addresses do no harm."""
 
     def codegen(context, builder, signature, arguments):
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
@@ -43,7 +43,7 @@ def prefetch(typing_context, address):
 
 @intrinsic
 def take(typing_context, counter, number):
-    """The value that the counter of int64 at this pointer had; adds `number` to it, whatever other threads do."""
+    """Adds `number` to the int64 counter at this pointer, atomically, and returns its former value."""
 
     def codegen(context, builder, signature, arguments):
         return builder.atomic_rmw("add", arguments[0], arguments[1], "monotonic")

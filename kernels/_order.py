@@ -1,4 +1,4 @@
-"""In which order, and how densely, the elements of tensors lie in memory."""
+"""The memory order of tensors: whether they are dense, alike, or overlap."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill one gapless stretch of memory, each exactly once, in whatever order of dimensions."""
+    """Whether the elements fill one stretch of memory without gaps or overlaps, in any order of dimensions."""
     expected = 1
     for stride, size in sorted((st, si) for st, si in zip(tensor.stride(), tensor.shape, strict=True) if si != 1):
         if stride != expected:
@@ -17,12 +17,12 @@ def is_dense(tensor: Tensor) -> bool:
 
 
 def same_order(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one shape lay their elements out alike; strides of dimensions of size 1 mean nothing."""
+    """Whether two tensors of one shape have the same memory order. Strides of dimensions of size 1 are ignored."""
     return all(s == t for s, t, size in zip(a.stride(), b.stride(), a.shape, strict=True) if size > 1)
 
 
 def first_overlap(tensors: Sequence[Tensor]) -> tuple[int, int] | None:
-    """The positions of two dense tensors that share memory, if any do."""
+    """The positions of two dense tensors that share memory, or None."""
     spans = sorted((t.data_ptr(), t.data_ptr() + t.numel() * t.element_size(), i) for i, t in enumerate(tensors))
     spans = [span for span in spans if span[0] < span[1]]
     for (_, end, i), (start, _, j) in pairwise(spans):

@@ -1,4 +1,4 @@
-"""Stores that go past the caches, for outputs that are too large to be found there when they are read."""
+"""Stores that bypass the caches, for outputs that are too large to stay there until they are read."""
 
 import platform
 
@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 from ._compile import compiled
 from ._memory import BYTES, LINE, pointer
 
-_X86 = platform.machine() in ("x86_64", "AMD64")  # elsewhere the barriers that order other stores order these too
+_X86 = platform.machine() in ("x86_64", "AMD64")  # elsewhere the ordinary barriers order these stores too
 
 
 @intrinsic
@@ -29,7 +29,7 @@ def _line(typing_context, target, source):
 
 @intrinsic
 def end_of_stream(typing_context):
-    """What was streamed before is seen by every thread that sees what is stored after."""
+    """A barrier: threads that see a later store also see every store streamed before."""
 
     def codegen(context, builder, signature, arguments):
         if _X86:
@@ -42,7 +42,7 @@ def end_of_stream(typing_context):
 
 @compiled
 def stream(target, source, size):
-    """Copies `size` bytes from address `source` to `target` past the caches, but for the ragged ends of the target."""
+    """Copies `size` bytes from address `source` to `target`. Whole cache lines of the target bypass the caches."""
     head = min(-target % np.int64(LINE), size)
     tail = (size - head) % LINE
     _copy(target, source, head)

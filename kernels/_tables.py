@@ -1,15 +1,15 @@
-"""How a Triton kernel finds the tensors of a list: tables of addresses, and of the blocks they are cut into."""
+"""Tables from which a Triton kernel reads a list of tensors: their addresses and their blocks."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 _blocks: dict[tuple, Tensor] = {}
-_captured: list[Tensor] = []  # a graph copies its tables anew at each replay, from host memory that must outlive it
+_captured: list[Tensor] = []  # each replay of a graph copies its tables again from here, so they must stay alive
 
 
 def blocks_of(device: torch.device, sizes: list[int], block: int) -> Tensor:
-    """int32 [programs, 2]: for each block of `block` elements, the number of its tensor and of the block within it."""
+    """int32 [programs, 2]: for each block of `block` elements its tensor, and its place within that tensor."""
     key = (device, block, *sizes)
     found = _blocks.get(key)
     if found is None:
@@ -22,7 +22,7 @@ def blocks_of(device: torch.device, sizes: list[int], block: int) -> Tensor:
 
 
 def send(array: np.ndarray, device: torch.device) -> Tensor:
-    """The array on the device, through pinned memory, without waiting."""
+    """Copies the array to the device through pinned memory, without waiting."""
     host = torch.from_numpy(np.ascontiguousarray(array))
     if device.type != "cuda":
         return host
@@ -38,5 +38,5 @@ def aligned(addresses: list[int]) -> bool:
 
 
 def capturing(device: torch.device) -> bool:
-    """Whether a CUDA graph is being captured, which will replay every copy made meanwhile."""
+    """Whether a CUDA graph is being captured. It will replay every copy made during the capture."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

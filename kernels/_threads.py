@@ -1,7 +1,8 @@
-"""Runs compiled functions on several threads, none of which holds the interpreter lock. Not Numba's own threads.
+"""Runs compiled functions on several threads without the interpreter lock.
 
-Numba's workqueue layer aborts the process when two threads enter it, and FFCV's loader is in it all the time. `share`
-borrows torch's OpenMP threads, which start within 2 µs of torch's own work; Python's, that `split` uses, take 60.
+Numba's own threads will not do: its workqueue layer aborts the process when two threads enter it, and FFCV's loader is
+always in it. `share` borrows torch's OpenMP threads, which start within 2 µs after work of torch; Python's threads,
+which `split` uses, take 60 µs.
 """
 
 import ctypes
@@ -15,7 +16,7 @@ import torch
 
 
 def split(function: Callable, arguments: tuple, total: int, parallel_from: int) -> None:
-    """`function(*arguments, start, stop)` over [0, total), from `parallel_from` on a part for each torch thread."""
+    """Calls `function(*arguments, start, stop)` over [0, total); on torch's number of threads from `parallel_from`."""
     threads = torch.get_num_threads()
     if threads == 1 or total < parallel_from:
         function(*arguments, 0, total)
@@ -31,10 +32,10 @@ def split(function: Callable, arguments: tuple, total: int, parallel_from: int) 
 
 
 def share(body, address: int, parallel: bool) -> None:
-    """Runs `body` (of `_compile.callback`) on a job, on every torch thread if `parallel`; returns when all have.
+    """Runs `body` (of `_compile.callback`) on a job, on every torch thread if `parallel`, and waits for all of them.
 
-    address: of the job, int64. Each thread takes its part by `_memory.take` from the counter in its first word, so that
-    a late one holds up none of the others.
+    address: of the job, an int64 array. Threads take their parts by `_memory.take` from the counter in its first word,
+    so a late thread does not delay the others.
     """
     threads = torch.get_num_threads() if parallel else 1
     if threads == 1:
@@ -56,7 +57,7 @@ def _call(body) -> Callable[[int], None]:
 
 @lru_cache(maxsize=1)
 def _openmp() -> Callable | None:
-    """GOMP_parallel(function, argument, threads, flags) of the OpenMP library that torch has loaded, if it has it."""
+    """GOMP_parallel(function, argument, threads, flags) of the OpenMP library that torch has loaded, or None."""
     try:
         function = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
     except (OSError, AttributeError):

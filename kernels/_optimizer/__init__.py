@@ -1,13 +1,13 @@
-"""What any masked optimizer needs on a CPU and on a GPU, written once and given the rule of the optimizer.
+"""The step that all masked optimizers share, on a CPU and on a GPU. Each optimizer gives it a rule.
 
-A rule says how one weight and its state change. Everything around it stands here: masks, live state, parameter groups,
-gradients that are scaled or missing, first steps, threads and launches. A masked weight and its state become exactly 0
-after every step, whatever the rule made of them, also of NaN and infinity.
+A rule says how one weight and its state change. This package does the rest: masks, live state, parameter groups, scaled
+or missing gradients, first steps, threads and launches. After every step a masked weight and its state are exactly 0,
+even if the rule made them NaN or infinite.
 
-Parameters and gradients stay where their owner put them. State and mask are flat arenas, each parameter's part padded
-to a multiple of `PAD` weights and in the physical order of the parameter's memory (channels-last needs no copy).
-Networks of one launch are no different from layers: their parameters stand one after the other, with groups of their
-own. On a GPU a 32-byte sector in which no weight lives is skipped, on a CPU a block of `PAD` weights.
+Parameters and gradients stay where they are. State and mask are flat arenas: each parameter's part has the parameter's
+memory order (channels-last needs no copy) and is padded to a multiple of `PAD` weights. Several networks in one launch
+are treated like layers: their parameters follow one another, and each network has its own groups. Memory in which no
+weight lives is skipped, in sectors of 32 bytes on a GPU and in blocks of `PAD` weights on a CPU.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,18 +30,18 @@ class Operation:
     """A masked optimizer's step, as the operator `torch.ops.sparselt.<name>` and as a function.
 
     name: of the operator.
-    columns: a class made with `typing.NamedTuple`: the hyperparameters that the rule reads, each a float, one row a
-        group. `sign`, which every rule has, multiplies the gradient; grad_scale divides it.
-    buffers: how many numbers of state a weight has, 0 or more.
+    columns: a class made with `typing.NamedTuple`: the hyperparameters that the rule reads, all floats; one row is one
+        group. Every rule has `sign`, which multiplies the gradient; grad_scale divides it.
+    buffers: numbers of state for each weight, 0 or more.
     rule: `rule(h, weight, gradient, state, step)`, a Python function that Numba can compile. It returns the new weight
         and a tuple of the new state. h: a row, by name. gradient: multiplied by h.sign. state: a tuple of `buffers`
-        numbers, 0 in the first step. step: the parameter's count of steps with this one, from 1. An integer in
-        arithmetic makes Numba compute in float64, also for float32 weights.
+        numbers, 0 in the first step. step: counts the parameter's steps from 1. Integers in the arithmetic make Numba
+        compute in float64, even for float32 weights.
     gpu_rule: a function without arguments that imports and returns the same rule in Triton, see `gpu.masked_kernel`;
         None: CPU only.
-    kept_by: the column that is 0 for a group without state; its state is not touched and each of its steps is step 1.
+    kept_by: a column that is 0 for groups without state. Their state is not touched, and each of their steps is step 1.
         None: every group has state.
-    name_of_state: what the operator and messages call the state.
+    name_of_state: the name of the state in the operator and in messages.
     """
 
     def __init__(
@@ -110,9 +110,9 @@ class Operation:
             operator(parameters, gradients, state, mask, hyperparameters, offsets, groups, *values)
 
     def launch(self, launch: Launch) -> None:
-        """The step itself, unchecked, for an eager caller that has checked its arguments.
+        """The step without checks or dispatch, for an eager caller that has checked its arguments.
 
-        Torch's dispatcher takes 14 µs for 60 tensors, as long as all the rest.
+        For 60 tensors torch's dispatcher takes 14 µs, as long as everything else.
         """
         if launch.state.is_cuda:
             from .gpu import step
@@ -146,5 +146,5 @@ class Operation:
 
 @lru_cache(maxsize=64)
 def _layout(device: torch.device, sizes: tuple, offsets: tuple, groups: tuple) -> Layout:
-    """A layout kept for the next call, because its tables have been sent to `device`."""
+    """A layout that is kept between calls, because its tables have been sent to `device`."""
     return Layout(sizes, offsets, groups)

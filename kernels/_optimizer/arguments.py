@@ -1,4 +1,4 @@
-"""What one step of a masked optimizer takes, the same for every optimizer and device, and the check of it."""
+"""The arguments of a masked optimizer's step, the same for every optimizer and device, and their check."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from .layout import PAD, SECTOR, Layout
 
 @dataclass(slots=True, kw_only=True)
 class Options:
-    """What a step may be given beyond its tensors.
+    """Optional arguments of a step.
 
     first_step: the parameters have no state yet; the rule sees step 1 and state 0.
-    rewrite: False promises that masked weights are 0 already, so that their memory may be left alone.
-    blocks: int64 [length / PAD, 2], from `block_table`. A CPU needs no mask for blocks that live whole, or not at all.
-    live_state: state is stored for live weights only, where `blocks` says. The results are the same to the bit.
-    steps: int32 [length / PAD], the steps that each block has made with state; counted up by a step that is not
-        skipped. With it, the host need not know which steps were skipped. Without it the rule sees step 2 after the
-        first.
-    grad_scale: one float; gradients are divided by it, and stay as they are in memory.
-    found_inf: one float; unless it is 0 nothing at all is changed. A GPU reads both without the host.
+    rewrite: False promises that masked weights are already 0, so their memory need not be written.
+    blocks: int64 [length / PAD, 2], from `block_table`. It spares a CPU the mask of blocks that are all live or all
+        masked.
+    live_state: state is stored for live weights only, at the places in `blocks`. Results are the same to the bit.
+    steps: int32 [length / PAD], the steps that each block has made with state; every step that is not skipped adds one.
+        With it, the host need not know which steps were skipped. Without it, the rule sees step 2 after the first.
+    grad_scale: one float that divides the gradients; their memory is not changed.
+    found_inf: one float; unless it is 0, nothing is changed. A GPU reads both without waiting for the host.
     """
 
     first_step: bool = False
@@ -37,13 +37,13 @@ class Options:
 
 @dataclass(slots=True, kw_only=True)
 class Launch(Options):
-    """A step as the implementations take it, unchecked.
+    """All arguments of a step, as the implementations take them, unchecked.
 
     layout: where the parameters stand in the arenas.
     dtype: of parameters and gradients: float32, bfloat16; float64 on a CPU.
-    addresses: int64, of the parameters, then of the gradients; a gradient's 0 leaves its parameter alone.
-    state: [buffers, length], float32 (float64 for float64 parameters). With `live_state`, of the length that
-        `block_table` says.
+    addresses: int64, of the parameters, then of the gradients. A parameter whose gradient has address 0 is left alone.
+    state: [buffers, length], float32 (float64 for float64 parameters). With `live_state` its length is the one from
+        `block_table`.
     mask: uint8, from `pack_mask`: [length] on a CPU, a byte a weight; [length / 8] on a GPU, a bit a weight.
     hyperparameters: [groups, columns], floating point, on the parameters' device. A GPU reads it in the kernel, so a
         schedule may rewrite it under a captured graph.
@@ -71,7 +71,7 @@ def check(
     buffers: int,
     columns: int,
 ) -> None:
-    """ValueError or TypeError, naming the position of the parameter, unless the arguments of a step fit one another.
+    """Raises ValueError or TypeError, naming the parameter's position, if the arguments do not fit together.
 
     state: [buffers, length]; of a single buffer also [length].
     """
@@ -88,7 +88,7 @@ def check(
         )
     check_parameters(parameters, [f"parameter {i}" for i in range(len(parameters))])
     device, dtype = parameters[0].device, parameters[0].dtype
-    # Live state is shorter than the arena, whose length only the mask tells then.
+    # Live state is shorter than the arena, so only the mask tells the arena's length.
     length = len(mask) * (1 if device.type == "cpu" else 8) if options.live_state else state.shape[-1]
     for i, (p, gradient, offset, group) in enumerate(zip(parameters, gradients, offsets, groups, strict=True)):
         check_gradient(f"parameter {i}", p, gradient)
@@ -138,7 +138,7 @@ def check(
 
 
 def check_parameters(parameters: Sequence[Tensor], names: Sequence[str]) -> None:
-    """ValueError, naming the parameter, unless one launch can serve them all."""
+    """Raises ValueError, naming the parameter, if one launch cannot serve all of them."""
     first = parameters[0]
     for name, p in zip(names, parameters, strict=True):
         if p.device.type not in ("cpu", "cuda"):
@@ -162,7 +162,7 @@ def check_parameters(parameters: Sequence[Tensor], names: Sequence[str]) -> None
 
 
 def check_gradient(name: str, p: Tensor, g: Tensor) -> None:
-    """ValueError unless `g` can be the gradient of `p`, which is called `name`; its memory order is not looked at."""
+    """Raises ValueError if `g` cannot be the gradient of parameter `p`, called `name`. Memory order is not checked."""
     if g.layout != torch.strided:
         raise ValueError(f"the gradient of {name} is {g.layout}: expected a dense one")
     if (g.shape, g.device, g.dtype) != (p.shape, p.device, p.dtype):

@@ -1,8 +1,8 @@
 """A masked optimizer's step on the CPU: one pass in Numba, into which the optimizer's rule is inlined.
 
-The mask is a byte a weight (packed bits cost more there than they save). Threads take the blocks of `PAD` weights from
-one counter, a few at a time. Neither prefetching the next block nor huge pages for the arenas gained anything where it
-was measured (two EPYC cores, 25.6 M weights), so there is neither.
+The mask has a byte for each weight; packed bits cost more than they save here. Threads take blocks of `PAD` weights
+from one counter, a few at a time. Prefetching the next block and huge pages for the arenas were tried and gained
+nothing (two EPYC cores, 25.6 M weights).
 """
 
 import hashlib
@@ -28,17 +28,17 @@ from .layout import PAD, Layout
 if TYPE_CHECKING:
     from . import Operation
 
-PARALLEL_FROM = 1 << 16  # weights, 10 µs of one core: torch's threads start within 2 when they have just worked
-TAKEN = 32  # blocks a thread takes at a time
+PARALLEL_FROM = 1 << 16  # weights, 10 µs on one core; torch's threads start within 2 µs when they have just worked
+TAKEN = 32  # blocks that a thread takes at a time
 
 # Fields of a job, before the columns of its parameters: `NEXT` is the counter that `share` resets.
 NEXT, BLOCKS, PARAMETERS, STATE, STRIDE, MASK, TABLE, STEPS, HYPERPARAMETERS, GROUPS, FLAGS, HEADER = range(12)
 FIRST_STEP, REWRITE, LIVE_STATE = 1, 2, 4
-ALWAYS, NEVER = -1, -2  # groups have state, where no column says so
+ALWAYS, NEVER = -1, -2  # in place of a column: every group has state, or none has
 WEIGHTS, GRADIENTS, OFFSETS, SIZES, GROUP, FIRST_BLOCK = range(6)  # rows of the columns
 LONG, DOUBLE, COUNTS = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int32)
 
-# Only the callback around these functions is cached, under a key that knows the rule.
+# These functions are not cached. The callback around them is, under a key that includes the rule.
 inlined = njit(nogil=True, error_model="numpy")
 
 
@@ -49,7 +49,7 @@ def step(operation: "Operation", launch: Launch) -> None:
         return
     arenas = (launch.state, launch.mask, launch.blocks, launch.steps, hyperparameters)
     job = layout.job
-    # A copy of hyperparameters that are not float64 would go stale.
+    # A job holds a copy of hyperparameters that are not float64, so it is made anew for them.
     if job is None or hyperparameters.dtype != torch.float64 or not all(map(operator.is_, job.arenas, arenas)):
         job = layout.job = Job(layout, arenas)
     job.addresses[:] = launch.addresses
@@ -66,7 +66,7 @@ def step(operation: "Operation", launch: Launch) -> None:
 
 
 class Job:
-    """What `_work` reads. Kept from step to step, as a small network's step is as long as filling it in."""
+    """The data that `_work` reads. It is kept between steps: filling it in takes as long as a small network's step."""
 
     def __init__(self, layout: Layout, arenas: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]):
         state, mask, blocks, steps, hyperparameters = self.arenas = arenas
@@ -89,7 +89,7 @@ class Job:
         )
 
 
-_operations: dict[type, "Operation"] = {}  # by their columns, from which a compiled function knows its rule
+_operations: dict[type, "Operation"] = {}  # by columns: the type by which a compiled function finds its rule
 
 
 @lru_cache
@@ -106,7 +106,7 @@ def _body(operation: "Operation", dtype: torch.dtype):
 
 
 def _version(rule: Callable) -> int:
-    """A number for the text of the rule and of its file. Numba's cache knows the callback by what it closes over."""
+    """A hash of the rule's code and file, for the callback to close over: Numba's cache compares closed-over values."""
     code, file = rule.__code__, Path(rule.__code__.co_filename)
     text = code.co_code + repr(code.co_consts).encode() + (file.read_bytes() if file.is_file() else b"")
     return int(hashlib.sha256(text).hexdigest()[:15], 16)
@@ -114,10 +114,10 @@ def _version(rule: Callable) -> int:
 
 @inlined
 def _work(job_pointer, like, wide, row, nothing, kept, version):
-    """What each thread does: takes blocks until none is left.
+    """The work of one thread: takes blocks until none is left.
 
-    like: the type of weights, wide: of state. row: the type of a row of hyperparameters. nothing: the state of a
-    weight, all zeros. kept: the column that is 0 for a group without state, or `ALWAYS` or `NEVER`.
+    like, wide: empty arrays of the types of weights and state. row: a row of hyperparameters, for its type. nothing:
+    the state of a weight, all zeros. kept: the column that is 0 for a group without state, or `ALWAYS` or `NEVER`.
     """
     number = wide.dtype.type
     job = carray(job_pointer, HEADER)
@@ -165,7 +165,7 @@ def _work(job_pointer, like, wide, row, nothing, kept, version):
 
 @inlined
 def _block(weights, gradients, state, live, h, nothing, alive, step, keeps, flags, scratch):
-    """At most `PAD` weights of one parameter. alive: how many live, or -1; `flags` says where their state stands."""
+    """Updates at most `PAD` weights of one parameter. alive: the number of live ones, or -1 if unknown."""
     size = weights.size
     if alive == 0:
         if flags & REWRITE:
@@ -192,14 +192,14 @@ def _without_state(weights, gradients, live, full, h, nothing):
     zero = h.sign - h.sign
     for i in range(weights.size):
         weight, _ = _apply(h, read(weights, i), h.sign * read(gradients, i), nothing, 1)
-        stays = full or live[i] != 0  # inside the call below, Numba would lose the write
+        stays = full or live[i] != 0  # written inside the call below, Numba would lose the store
         write(weights, i, weight if stays else zero)
 
 
 @inlined
 def _with_state(weights, gradients, state, live, full, h, nothing, step):
     zero = h.sign - h.sign
-    if step == 1:  # the arena may hold anything yet
+    if step == 1:  # the arena may still hold anything
         state[:, : weights.size] = zero
     for i in range(weights.size):
         before = nothing
@@ -213,8 +213,8 @@ def _with_state(weights, gradients, state, live, full, h, nothing, step):
         write(weights, i, weight if stays else zero)
 
 
-# Live state is spread over a block in the first-level cache and gathered again, without a branch a weight, which at
-# random masks costs five times as much: what is read or written for a masked weight belongs to the next live one.
+# Live state is spread over a block in the first-level cache and gathered again. A branch on the mask would take five
+# times as long with random masks, so for a masked weight the loops use the place of the next live one.
 
 
 @inlined
@@ -227,7 +227,7 @@ def _expand(wide, state, live):
 
 @inlined
 def _compress(state, wide, live):
-    """Overwrites `wide`, as the place after the last live weight of a block belongs to another thread's block."""
+    """Gathers within `wide` first: the place after a block's last live weight belongs to another thread's block."""
     place = 0
     for i in range(wide.size):
         wide[place] = wide[i]
@@ -237,7 +237,7 @@ def _compress(state, wide, live):
 
 
 def _apply(h, weight, gradient, state, step):
-    """The rule of the optimizer whose columns `h` has."""
+    """Calls the rule of the optimizer whose columns are the type of `h`."""
 
 
 @overload(_apply)
@@ -251,7 +251,7 @@ def _apply_overload(h, weight, gradient, state, step):
 
 @intrinsic
 def _alike(typing_context, numbers, like):
-    """The tuple of numbers, each in the type of `like`: a rule computes in float64 where it has an integer."""
+    """The numbers cast to the type of `like`, because a rule with integers computes in float64."""
     kind = types.UniTuple(like, len(numbers))
 
     def codegen(context, builder, signature, arguments):

@@ -1,9 +1,9 @@
-"""A masked optimizer's step on a GPU: one Triton launch for all networks, a program for 1,024 weights.
+"""A masked optimizer's step on a GPU: one Triton launch for all networks, one program for 1,024 weights.
 
-Addresses of parameters and gradients come from a table, so nothing has to be moved into an arena; the table is sent
-again only when an address was not seen lately (an eager backward pass gives gradients new ones, from a small set).
-Multiplications and additions are fused where a rule says `tl.fma` and nowhere else: the compiler would choose
-differently for dense and for live state, whose results are the same to the bit.
+A table holds the addresses of parameters and gradients, so nothing is copied into an arena. The table is sent again
+only when the addresses are new (an eager backward pass draws those of gradients from a small set). Multiplications and
+additions are fused only where a rule says `tl.fma`. The compiler would fuse dense and live state differently, and their
+results must agree to the bit.
 """
 
 from functools import lru_cache
@@ -23,12 +23,12 @@ from .layout import PAD, SECTOR, Layout
 if TYPE_CHECKING:
     from . import Operation
 
-# Eight weights a thread; with live state four, as each then needs an address of its own: eight take 94 registers.
+# Eight weights a thread; four with live state, where each needs its own address and eight would take 94 registers.
 WARPS, WARPS_LIVE = 4, 8
 
 
 def step(operation: "Operation", launch: Launch) -> None:
-    """One step. The mask has a bit a weight, whatever the device (in Triton's interpreter: CPU memory)."""
+    """One step. The mask has one bit for each weight, also in the CPU memory of Triton's interpreter."""
     layout, device = launch.layout, launch.state.device
     if not layout.blocks:
         return
@@ -59,7 +59,7 @@ def step(operation: "Operation", launch: Launch) -> None:
 
 
 def constants(operation: "Operation") -> dict:
-    """What the kernel is compiled for, of an optimizer."""
+    """The kernel's compile-time constants for an optimizer."""
     if operation.gpu_rule is None:
         raise NotImplementedError(f"{operation.name} has no rule for a GPU: move the model to the CPU, or write one")
     names = operation.columns._fields
@@ -76,7 +76,7 @@ def constants(operation: "Operation") -> dict:
 
 @triton.jit
 def masked_kernel(
-    programs,  # int32 [programs, 2]: parameter, block within it
+    programs,  # int32 [programs, 2]: a parameter, and a block within it
     pointers,  # int64 [2 * parameters]: addresses of the parameters, then of the gradients (0: leave it alone)
     table,  # int64 [3, parameters]: offset in the arenas, number of weights, group
     hyperparameters,  # [groups, COLUMNS]
@@ -131,8 +131,8 @@ def masked_kernel(
     sign = tl.load(row + SIGN).to(tl.float32)
     if grad_scale is not None:
         sign = sign / tl.load(grad_scale).to(tl.float32)
-    # A predicate for every weight would make every access 4 bytes wide; one for eight keeps 16. Only a last, ragged
-    # block needs the former, and live state of a block that is masked in part.
+    # A predicate for each weight would make every access 4 bytes wide; one for eight weights keeps 16. Only ragged last
+    # blocks, and live state of partly masked blocks, need one for each.
     if go:
         if blocks is None:
             own = state + tl.multiple_of(offset, BLOCK)
@@ -170,7 +170,7 @@ def _update(
     KEPT_BY: tl.constexpr,
     BLOCK: tl.constexpr,
     SECTOR: tl.constexpr,
-    COMPACT: tl.constexpr,  # state of live weights only, one after the other
+    COMPACT: tl.constexpr,  # the state of live weights only, without gaps
     RAGGED: tl.constexpr,
 ):
     weights, gradients, state, stride, bits, row, sign, step, left, rewrite = given
@@ -233,7 +233,7 @@ def _tables(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
 def _pointer_table(device: torch.device, addresses: np.ndarray) -> Tensor:
     if capturing(device):
         return send(addresses.copy(), device)
-    # The stream belongs to the key because the copy is ordered before the kernel on its own stream only.
+    # The stream is part of the key: the copy comes before the kernel only on its own stream.
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     return _sent(device, stream, addresses.tobytes())
 

@@ -1,4 +1,4 @@
-"""How the flat arenas of a masked optimizer lie in memory: padded parameters, packed masks, counted blocks."""
+"""The layout of a masked optimizer's flat arenas: padded parameters, packed masks, tables of blocks."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,16 +10,16 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .cpu import Job
 
-PAD = 1024  # weights: 128 bytes of packed mask and one Triton program, so neither ever spans two parameters
-SECTOR = 8  # weights: 32 bytes of float32, so that each block of live state starts where wide accesses may
+PAD = 1024  # weights: 128 bytes of packed mask and one Triton program, so that neither spans two parameters
+SECTOR = 8  # weights: 32 bytes of float32, so that each block of live state starts aligned for wide accesses
 
 
 class Layout:
-    """Where the parameters of a launch stand in the arenas. An optimizer makes one and gives it to every step.
+    """The places of a launch's parameters in the arenas. An optimizer makes one and passes it to every step.
 
-    sizes: weights of each parameter. offsets: where each starts, multiples of `PAD`. groups: its row of
-        hyperparameters.
-    tables, job: what the implementation for a GPU and for a CPU derived from it, kept from step to step.
+    sizes: weights of each parameter. offsets: where each parameter starts, multiples of `PAD`. groups: the row of
+        hyperparameters of each parameter.
+    tables, job: data that the GPU and the CPU implementation derive from the layout and keep between steps.
     """
 
     def __init__(self, sizes: Sequence[int], offsets: Sequence[int], groups: Sequence[int]):
@@ -33,12 +33,12 @@ class Layout:
 
 
 def blocks_in(size: int) -> int:
-    """Blocks that a parameter of so many weights takes."""
+    """Number of blocks that a parameter of `size` weights takes."""
     return -(-size // PAD)
 
 
 def padded_offsets(sizes: Sequence[int]) -> tuple[list[int], int]:
-    """Where parameters of these numbers of weights start in an arena, and the arena's length."""
+    """The offset in an arena of each parameter, given its number of weights; and the arena's length."""
     offsets, length = [], 0
     for size in sizes:
         offsets.append(length)
@@ -47,7 +47,7 @@ def padded_offsets(sizes: Sequence[int]) -> tuple[list[int], int]:
 
 
 def pack_mask(live: Tensor) -> Tensor:
-    """The `mask` argument for a flat bool tensor over an arena (length a multiple of 8): bytes on a CPU, else bits."""
+    """The `mask` argument from a flat bool tensor over an arena (length a multiple of 8): bytes on a CPU, else bits."""
     return live.to(torch.uint8) if live.device.type == "cpu" else pack_bits(live)
 
 
@@ -58,17 +58,17 @@ def pack_bits(live: Tensor) -> Tensor:
 
 
 def unpack_mask(mask: Tensor) -> Tensor:
-    """The flat bool tensor that `pack_mask` got; also for a slice of whole blocks."""
+    """The inverse of `pack_mask`. Also takes a slice of whole blocks."""
     if mask.device.type == "cpu":
         return mask != 0
     return (mask[:, None] >> torch.arange(8, device=mask.device, dtype=torch.uint8) & 1).view(-1) != 0
 
 
 def block_table(live: Tensor) -> tuple[Tensor, int]:
-    """The `blocks` argument for a flat bool tensor over an arena, and the length of an arena for live state.
+    """The `blocks` argument from a flat bool tensor over an arena, and the length of an arena for live state.
 
-    int64 [length / PAD, 2]: the live weights of each block, and where their state starts, a multiple of `SECTOR`.
-    The length has two sectors to spare: one that the last block may fill up, one because a CPU reads one place ahead.
+    blocks: int64 [length / PAD, 2]: each block's number of live weights, and where their state starts, a multiple of
+    `SECTOR`. The length includes two spare sectors: the last block may fill one, and a CPU reads one place ahead.
     """
     counts = live.view(-1, PAD).sum(1)
     ends = torch.cumsum((counts + SECTOR - 1) // SECTOR * SECTOR, 0)
@@ -77,6 +77,6 @@ def block_table(live: Tensor) -> tuple[Tensor, int]:
 
 
 def live_places(live: Tensor, blocks: Tensor) -> Tensor:
-    """int64, one a live weight: where its state stands in an arena for live state. blocks: the rows for `live`."""
+    """int64: for each live weight, the place of its state in an arena for live state. blocks: the rows for `live`."""
     ranks = torch.cumsum(live.view(-1, PAD), 1) - 1
     return (ranks + blocks[:, 1:]).view(-1)[live]

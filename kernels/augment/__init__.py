@@ -4,8 +4,8 @@ out[n, c, y, x] = (p / scale - mean[c]) / std[c], where p = images[n, c, y + row
 0 outside the image, and x' = width - 1 - x for a flipped image, x otherwise; the standard augmentation of CIFAR
 (He et al. 2016, section 4.2). row and column are uniform in [0, 2·padding].
 
-The draws are functions of (seed, epoch, sample index) alone, by Philox4x32-10 as `sparselt.kernels.philox` says: CPU
-and GPU draw the same, whatever the batch. Bytes moved a pixel and channel: 1 read, 4 written, 2 in bfloat16.
+The draws depend only on (seed, epoch, sample index), by Philox4x32-10 as in `sparselt.kernels.philox`: CPU and GPU draw
+the same, whatever the batch. Bytes moved for each pixel and channel: 1 read, 4 written (2 in bfloat16).
 """
 
 import math
@@ -38,10 +38,10 @@ def augment(
     """The augmented batch: [N, C, H, W] in `dtype`, float32 or bfloat16, channels-last unless told otherwise.
 
     images: uint8 [N, C, H, W], any strides (a permuted NHWC batch needs no copy).
-    indices: int64 [N], below 2**32 (nobody looks), each image's index in its data set, on the images' device.
-    seed: in [0, 2**64); epoch: in [0, 2**31). Either may be an int64 [] on the images' device, whose value is read when
-        the work is done: a captured CUDA graph then replays with what stands there. A seed from 2**63 on is given as
-        seed - 2**64. On a GPU nobody checks the value.
+    indices: int64 [N], each image's index in its data set, below 2**32 (not checked), on the images' device.
+    seed: in [0, 2**64); epoch: in [0, 2**31). Either may be an int64 [] on the images' device, which is read when the
+        kernel runs, so a captured CUDA graph replays with its current value. As a tensor, a seed from 2**63 on is given
+        as seed - 2**64. On a GPU the tensor's value is not checked.
     padding: pixels; 0, with flip False, only normalizes.
     mean, std: one number a channel, of pixels divided by `scale`.
     Raises ValueError or TypeError for arguments that do not fit.
@@ -67,18 +67,18 @@ def augment(
 
 
 def empty_like_output(images: Tensor, channels_last: bool, dtype: torch.dtype) -> Tensor:
-    """What `augment` fills."""
+    """An empty output of `augment`."""
     order = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(images.shape, dtype=dtype, device=images.device, memory_format=order)
 
 
 def affine(mean: Sequence[float], std: Sequence[float], scale: float) -> list[list[float]]:
-    """Factors and terms a channel, so that the normalized pixel is factor·pixel + term."""
+    """For each channel a factor and a term: the normalized pixel is factor·pixel + term."""
     return [[1 / (scale * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]]
 
 
 def check_epoch(epoch: int) -> int:
-    """The epoch, if it is one."""
+    """The epoch; ValueError unless it is in [0, 2**31)."""
     if not 0 <= epoch < 2**31:
         raise ValueError(f"epoch {epoch} is outside [0, 2**31)")
     return epoch

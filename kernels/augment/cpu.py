@@ -1,4 +1,4 @@
-"""augment on the CPU: one pass in Numba, an image at a time: its bytes are gathered, then normalized many at once."""
+"""augment on the CPU: one pass in Numba that gathers the bytes of an image, then normalizes them in vectors."""
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ def augment(
         return out
     count, channels, height, width = images.shape
     planes, together = (1, channels) if channels_last else (channels, 1)
-    # A row of a plane is one stretch of memory, in which the channels that stand together take turns.
+    # A row of a plane is one stretch of memory, with `together` channels interleaved.
     normalization = np.tile(np.array(affine(mean, std, scale), np.float32).reshape(2, planes, together), width)
     pixels = out.permute(0, 2, 3, 1) if channels_last else out
     rows = pixels.view(torch.uint16 if dtype == torch.bfloat16 else dtype).reshape(count, planes, height, -1).numpy()
@@ -48,7 +48,7 @@ def augment(
 
 @compiled
 def _augment(source, target, indices, key0, key1, epoch, padding, flip, factors, terms, start, stop):
-    """Images start to stop. source: [N, H, W, C]; target: [N, planes, H, values of a row]."""
+    """Augments images start to stop. source: [N, H, W, C]; target: [N, planes, H, values of a row]."""
     gathered = np.empty(target.shape[1:], np.uint8)
     for n in range(start, stop):
         word0, word1, _, _ = philox4x32_scalar(indices[n], epoch, CROP, 0, key0, key1)
@@ -60,7 +60,7 @@ def _augment(source, target, indices, key0, key1, epoch, padding, flip, factors,
 
 @compiled
 def _gather(source, gathered, row, column, flipped):
-    """Shows at y, x what stands at y + row and, from the side that `flipped` says, x + column; 0 outside."""
+    """gathered[y, x] = source[y + row, x + column], with x mirrored if `flipped`, and 0 outside the source."""
     height, width, channels = source.shape
     planes = gathered.shape[0]
     together = channels // planes
@@ -70,7 +70,7 @@ def _gather(source, gathered, row, column, flipped):
     gathered[:] = 0
     for plane in range(planes):
         for y in range(max(0, -row), min(height, height - row)):
-            # Three channels are written out: a loop over them, set up anew for every pixel, would triple the time.
+            # Three channels are written out, because an inner loop over them would triple the time.
             if together == 3:
                 for x in range(first, last):
                     across = begin + step * x

@@ -1,4 +1,4 @@
-"""augment on a GPU: one Triton launch, a program for 1,024 output values of one image."""
+"""augment on a GPU: one Triton launch, one program for 1,024 output values of one image."""
 
 from functools import lru_cache
 
@@ -62,7 +62,7 @@ def augment(
     return out
 
 
-@triton.jit(do_not_specialize=["seed", "epoch"])  # they change all the time; a new kernel each time would be compiled
+@triton.jit(do_not_specialize=["seed", "epoch"])  # Triton would compile a new kernel for some of their values
 def augment_kernel(
     images,
     stride_n,
@@ -74,7 +74,7 @@ def augment_kernel(
     out,
     seed: tl.int64,
     epoch: tl.int32,
-    seed_data,  # int64 [], in place of seed and epoch, or None
+    seed_data,  # int64 [] to read instead of seed, or None; epoch_data likewise
     epoch_data,
     padding,
     channels,
@@ -117,7 +117,7 @@ def augment_kernel(
 
 
 def _normalization(device: torch.device, *normalization) -> Tensor:
-    """Kept, but for what is made while a graph is captured: only a replay fills that."""
+    """Cached, except during the capture of a graph, where only a replay fills the tensor."""
     if capturing(device):
         return send(np.array(affine(*normalization), np.float32), device)
     return _kept(device, *normalization)

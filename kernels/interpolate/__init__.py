@@ -4,19 +4,19 @@ For end points a, b and c, a weight at coefficients s (path) or s, t (plane) is:
 
     w = a + s·(b - a) + t·(c - a)                                (t = 0 on a path)
 
-computed from the end with the largest barycentric coordinate, so that coefficients 0 and 1 give the ends to the bit,
-NaN, infinity and -0.0 included (a NaN in bfloat16 stays one, with other bits), and an edge of the plane does not see
-the third end. Masked weights are exactly 0.0.
+The computation starts from the end with the largest barycentric coordinate. So coefficients 0 and 1 give the ends to
+the bit, including NaN, infinity and -0.0 (a NaN in bfloat16 may change its bits), and an edge of the plane does not
+depend on the third end. Masked weights are exactly 0.0.
 
-Inside the convex hull of the ends every tensor is interpolated. Outside it only the prunable ones extrapolate, the
-others take the nearest point of the hull (Paul et al. 2022, appendix C, for Fig. 3). On a path that is the position
-clamped to [0, 1]. On a plane nearest is meant in weight space, the Euclidean distance between whole networks: the
-distance in which the paper draws the plane, and independent of which end is called a, which the distance between
-coefficients is not. It needs the Gram matrix of b - a and c - a; see `gram_matrix` and `project_to_hull`.
+Inside the convex hull of the ends every tensor is interpolated. Outside it prunable tensors extrapolate; others take
+the nearest point of the hull (Paul et al. 2022, appendix C, for Fig. 3). On a path that is the position clamped to
+[0, 1]. In a plane, nearest means the Euclidean distance between whole networks, in which the paper draws the plane.
+Unlike the distance between coefficients, it does not depend on which end is called a. It needs the Gram matrix of
+b - a and c - a; see `gram_matrix` and `project_to_hull`.
 
-Batch-norm statistics are the caller's choice: given among the tensors (prunable False) they are interpolated, left out
-they stay as they are. Bytes moved a weight in float32: 8 + 4K on a path, 12 + 4K in a plane, 1 more under a mask; a
-loop of `torch.lerp` moves 12K, and 12K more with a mask multiplied in.
+Batch-norm statistics among the tensors (prunable False) are interpolated; others stay as they are. Bytes moved for
+each weight in float32: 8 + 4K on a path, 12 + 4K in a plane, 1 more under a mask. A loop of `torch.lerp` moves 12K, and
+12K more if a mask is multiplied in.
 """
 
 from collections.abc import Sequence
@@ -42,19 +42,19 @@ def interpolate(
     gram: Tensor | None = None,
     out: Tensor | Sequence[Tensor] | None = None,
 ) -> Tensor | list[Tensor]:
-    """The K weight sets: for each tensor of an end point one of shape [K, *shape], in its dtype and memory order.
+    """The K weight sets: for each tensor of an end point, a tensor [K, *shape] in its dtype and memory order.
 
-    ends: two or three networks, each a list of equally shaped tensors (float32, bfloat16; float64 on a CPU) of one
-        dtype on one device, or each a single tensor; then the result is a single tensor, [K, *shape]. A tensor that is
-        not dense, or laid out unlike its counterpart in the first end, is copied first.
-    coefficients: [K] positions on a path, [K, 2] (s, t) in a plane, floating point, on the ends' device; not finite
-        ones give weights that are not.
-    prunable: a bool a tensor, False for those that do not extrapolate; default: all extrapolate.
-    masks: a bool tensor of the weight's shape, or None (all live), a tensor; the same for all K.
-    gram: the matrix of `gram_matrix` by which a plane's hull is measured; default: that of all tensors given, which
-        costs another pass over them unless every tensor is prunable.
-    out: what to fill and return instead of new tensors: [K, *shape] each, out[i][k] with the strides of the first
-        end's tensor i, none in memory of another's or of what is read.
+    ends: two or three networks. Each is a list of equally shaped tensors (float32, bfloat16; float64 on a CPU) of one
+        dtype on one device, or a single tensor; then the result is a single tensor, [K, *shape]. A tensor that is not
+        dense, or has another memory order than in the first end, is copied first.
+    coefficients: [K] positions on a path or [K, 2] pairs (s, t) in a plane, floating point, on the ends' device. Those
+        that are not finite give weights that are not finite.
+    prunable: for each tensor, whether it extrapolates; default: all do.
+    masks: for each tensor a bool tensor of its shape, or None (all live); the same for all K.
+    gram: the matrix of `gram_matrix` that measures distances in a plane; default: the one of all given tensors, which
+        takes another pass over them unless all are prunable.
+    out: tensors to fill and return instead of new ones: [K, *shape] each, out[i][k] with the strides of the first end's
+        tensor i. They must not share memory with one another or with an input.
     Raises ValueError or TypeError, before anything is written, naming the position of the offending tensor.
     """
     single = isinstance(ends[0], Tensor) if ends else False
@@ -80,10 +80,10 @@ def interpolate(
 
 
 def project_to_hull(coefficients: Tensor, gram: Tensor | None = None) -> Tensor:
-    """The nearest points of the convex hull, as coefficients of the same shape, float64; inside it nothing moves.
+    """The nearest points of the convex hull, as float64 coefficients of the same shape. Points inside stay.
 
-    coefficients: [K], clamped to [0, 1], or [K, 2] with `gram`, the [2, 2] matrix of `gram_matrix`. Where the ends lie
-    on a line, several coefficients are the same network, and any of them may be the answer.
+    coefficients: [K], clamped to [0, 1], or [K, 2] with `gram`, the [2, 2] matrix of `gram_matrix`. If the ends lie on
+    a line, several coefficients stand for the same network, and the answer may be any of them.
     """
     points = coefficients.double()
     if points.dim() == 1:
@@ -129,7 +129,7 @@ def _coefficients(ends, coefficients: Tensor, prunable: list[bool], gram: Tensor
 
 
 def _like(tensor: Tensor, model: Tensor) -> Tensor:
-    # Equal strides say it sooner: the full question takes 2 µs, of which a network asks hundreds.
+    # Compare strides first: the full comparison takes 2 µs, and a network needs hundreds.
     if tensor.stride() == model.stride() or (is_dense(tensor) and same_order(tensor, model)):
         return tensor
     return torch.empty_like(model, dtype=tensor.dtype).copy_(tensor)

@@ -1,4 +1,4 @@
-"""interpolate on the CPU: one pass in Numba, a block of weights at a time, from which all K rows are written."""
+"""interpolate on the CPU: one pass in Numba that writes all K rows of a block of weights before the next block."""
 
 import numpy as np
 from numba import carray
@@ -11,11 +11,11 @@ from .._threads import split
 from .table import FIRST, KIND, MASK, OUT, SECOND, SIZE, STRIDE, THIRD, table_of
 
 PARALLEL_FROM = 1 << 18  # values written; handing parts to threads costs about 60 µs (two EPYC cores)
-# Bytes written from which the rows go past the caches. With all rows read again afterwards, 24 MB break even, 8 MB lose
-# two fifths and 256 MB win a fifth or more (two EPYC cores, 32 MB of last-level cache).
+# Bytes of output from which stores bypass the caches. If all rows are read again later, 24 MB break even, 8 MB take
+# two fifths longer and 256 MB a fifth less or better (two EPYC cores, 32 MB of last-level cache).
 STREAM_FROM = 1 << 25
 BLOCK = 2048  # weights: a path's two ends and their difference take 24 KB, half of the first-level cache
-BLOCK_OF_STREAM = 8192  # of several pages a row: a new page costs a walk of the page tables
+BLOCK_OF_STREAM = 8192  # weights: several pages a row, because each new page costs a walk of the page tables
 
 
 def interpolate(
@@ -41,9 +41,9 @@ def interpolate(
 
 @compiled
 def _interpolate(table, coefficients, like, like_mask, itemsize, plane, past, most, start, stop):
-    """Weights start to stop, counted over the tensors as if they stood one after the other, at most `most` at a time.
+    """Interpolates weights start to stop, with all tensors seen as one sequence, at most `most` at a time.
 
-    past: whether the rows go past the caches.
+    past: whether stores bypass the caches.
     """
     number = coefficients.dtype.type
     a, b, c = np.empty(most, number), np.empty(most, number), np.empty(most, number)
@@ -74,7 +74,7 @@ def _interpolate(table, coefficients, like, like_mask, itemsize, plane, past, mo
                     ac[i] = c[i] - a[i]
                     bc[i] = c[i] - b[i]
             for k in range(points):
-                # The next block comes while this one's rows are written; else each would wait for its first lines.
+                # Prefetch the next block while this one's rows are written, so that it does not wait for memory.
                 for end in range(3 if plane else 2):
                     following = table[FIRST + end, tensor] + (block + most) * itemsize
                     for j in range(lines[k], lines[k + 1]):
@@ -109,7 +109,7 @@ def _load(block, source):
         block[i] = read(source, i)
 
 
-# A factor of 0 leaves its term out, as 0·NaN must not reach an end.
+# A term with factor 0 is left out, so that 0·NaN does not reach an end.
 
 
 @compiled

@@ -1,6 +1,6 @@
-"""interpolate on a GPU: one Triton launch for all tensors, a program for 1,024 weights and up to 32 of their rows.
+"""interpolate on a GPU: one Triton launch for all tensors, one program for 1,024 weights and up to 32 of their rows.
 
-The programs of one block of weights stand side by side, so that beyond 32 rows the ends are read again from the
+The programs of one block of weights are neighbours, so with more than 32 rows they read the ends again from the
 second-level cache.
 """
 
@@ -14,7 +14,7 @@ from .._tables import blocks_of, send
 from .table import MASK, SIZE, table_of
 
 BLOCK = 1024
-POINTS = 32  # rows a program writes: reading the ends adds at most a tenth to them
+POINTS = 32  # rows that a program writes, so that reading the ends adds at most a tenth
 
 
 def interpolate(

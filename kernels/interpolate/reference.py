@@ -1,4 +1,4 @@
-"""interpolate in plain torch, one weight set at a time, and its projection by brute force: float64."""
+"""interpolate in plain torch and float64, one weight set at a time, and the distance to the hull by brute force."""
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ def interpolate(
 
 
 def squared_distance_to_hull(point: Tensor, gram: Tensor, steps: int = 400) -> float:
-    """Of one point (s, t), to the nearest of a fine grid over the triangle of the three ends."""
+    """The squared distance from a point (s, t) to the nearest point of a fine grid over the triangle of the ends."""
     share = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     s, t = torch.meshgrid(share, share, indexing="ij")
     gap = point.double() - torch.stack([s, t], dim=2)[s + t <= 1 + 1e-12]

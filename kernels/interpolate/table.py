@@ -1,4 +1,4 @@
-"""The addresses that both implementations read from, and whether what is filled lies apart from all else."""
+"""The table of addresses for both implementations, and the check that no output shares memory with anything."""
 
 import numpy as np
 from torch import Tensor
@@ -16,10 +16,10 @@ def table_of(
     masks: list[Tensor | None],
     prunable: list[bool],
 ) -> np.ndarray:
-    """int64 [8, tensors]: addresses, stride of the rows of `out`, weights, and which coefficients hold (1: projected).
+    """int64 [8, tensors]: addresses, stride of the rows of `out`, weights, and which coefficients apply (1: projected).
 
-    Without a third end its addresses are the first's; 0 stands for no mask.
-    Raises a ValueError that names two tensors with memory in common, of which one is to be filled.
+    Without a third end, its row repeats the first end's addresses. 0 stands for no mask.
+    Raises ValueError, naming both, if an output shares memory with another output or an input.
     """
     rows = [
         *([tensor.data_ptr() for tensor in tensors] for tensors in (out, first, second, third or first)),
@@ -45,7 +45,7 @@ def _check_apart(table: np.ndarray, points: int, itemsize: int) -> None:
         raise ValueError(f"out {owner[i]} and out {owner[i + 1]} share memory: give each memory of its own")
     for row, name in _READ.items():
         begin = table[row, full]
-        # The last of the filled rows to begin before the tensor ends; what begins earlier also ends earlier.
+        # The last row of an output that begins before the tensor ends. Rows that begin earlier also end earlier.
         last = np.searchsorted(starts, begin + table[SIZE, full] * (1 if row == MASK else itemsize)) - 1
         for i in np.flatnonzero((last >= 0) & (ends[last] > begin) & (begin != 0))[:1]:
             raise ValueError(

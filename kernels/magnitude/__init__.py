@@ -1,12 +1,12 @@
 """magnitude_threshold: the exact k-th smallest magnitude over all live weights, and the mask without the k smallest.
 
-Radix selection: the bits of |w| as an unsigned integer order like |w|, so a histogram of the highest bits tells in
-which bin the k-th smallest lies, and histograms of lower bits, of the weights in that bin only, narrow it down to one
-value. Nothing is sorted, and on a GPU nothing comes back to the host. Bytes moved a weight in float32, with a byte of
-mask: 5 for each pass over the weights, 2 or 3 of them on a CPU and 4 on a GPU; the mask takes 6 more, on a GPU 11.
+Radix selection: the bits of |w|, read as an unsigned integer, have the order of |w|. A histogram of the highest bits
+tells which bin holds the k-th smallest; histograms of lower bits, over the weights in that bin, narrow it down to one
+value. Nothing is sorted, and a GPU sends nothing to the host. Bytes moved for each weight, float32 with a mask: 5 in
+each pass, with 2 or 3 passes on a CPU and 4 on a GPU; making the new mask takes 6 more, on a GPU 11.
 
-Order: 0.0 and -0.0 tie, infinity comes after every finite number, NaN (of any sign and payload, all tied) after
-infinity. Both are counted for each layer, so that a caller can refuse them by name.
+Order: 0.0 and -0.0 tie. Infinity comes after every finite number, NaN after infinity; all NaNs tie. Weights that are
+not finite are counted for each layer, so that a caller can refuse the layer by name.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from .._order import is_dense, same_order
 Scope = Literal["global", "layerwise"]
 Rule = Literal["exact", "open_lth"]
 
-NAN_KEY = 0x7F800001  # what every NaN counts as: one above infinity
+NAN_KEY = 0x7F800001  # the key of every NaN: one above infinity
 
 _library = torch.library.Library("sparselt", "FRAGMENT")
 _library.define(
@@ -33,7 +33,7 @@ _library.define(
 
 
 class Threshold(NamedTuple):
-    """The k-th smallest magnitude and what the same passes counted, on the weights' device."""
+    """The k-th smallest magnitude, and counts from the same passes, on the weights' device."""
 
     value: Tensor  # float32, [] (global) or [layers]; -infinity for k = 0, NaN for k beyond the live weights
     ties: Tensor  # int64, as `value`: how many of the weights equal to it are among the k smallest
@@ -52,10 +52,10 @@ def magnitude_threshold(
 
     weights: a tensor a layer, any shapes and memory order, on one device. float32 and bfloat16 are read in place; other
         floating-point types are first rounded to float32, as is a list of several types.
-    masks: a bool tensor of the weight's shape (True: live) a layer, or None: all of it is live.
-    count: an integer, or int64 [] on the weights' device; with scope `layerwise` one a layer, a sequence or [layers].
-    Raises ValueError or TypeError naming the position of the offending layer. A count of more than the live weights
-    raises ValueError on a CPU; on a GPU nobody looks, and the threshold is NaN.
+    masks: for each layer a bool tensor of the weight's shape (True: live), or None if all its weights are live.
+    count: an integer, or int64 [] on the weights' device; with scope `layerwise` a sequence or int64 [layers].
+    Raises ValueError or TypeError naming the position of the offending layer. A count above the number of live weights
+    raises ValueError on a CPU; on a GPU it is not checked, and the threshold is NaN.
     """
     weights, masks, count = _arguments(weights, masks, count, scope)
     pairs = [_in_place(w, m) for w, m in zip(weights, masks, strict=True)]
@@ -70,15 +70,15 @@ def magnitude_mask(
     scope: Scope = "global",
     rule: Rule = "exact",
 ) -> tuple[list[Tensor], Threshold]:
-    """The masks without the `count` live weights of smallest magnitude, and the threshold they were made with.
+    """The masks without the `count` live weights of smallest magnitude, and the threshold that decided it.
 
-    Arguments as of `magnitude_threshold`. The masks are new, contiguous bool tensors.
+    Arguments as for `magnitude_threshold`. The masks are new, contiguous bool tensors.
 
-    rule `exact`: exactly `count` weights go; among equal magnitudes the first in layer order, and within a layer in the
-        order of its indices, whatever the memory order.
-    rule `open_lth`: what is not strictly greater than the (count + 1)-th smallest goes, as in open_lth's
-        pruning/sparse_global.py: count + 1 weights, and all that tie with the last of them. `Threshold` is of
-        count + 1, which must not exceed the live weights.
+    rule `exact`: removes exactly `count` weights; among equal magnitudes, the first in the order of layers and of
+        indices within a layer, whatever the memory order.
+    rule `open_lth`: keeps only weights strictly greater than the (count + 1)-th smallest, as open_lth's
+        pruning/sparse_global.py does. So it removes count + 1 weights and all that tie with the last of them.
+        `Threshold` is the one for count + 1, which must not exceed the number of live weights.
     """
     if rule not in ("exact", "open_lth"):
         raise ValueError(f"rule is {rule!r}: expected 'exact' or 'open_lth'")
@@ -148,7 +148,7 @@ def _counts(count, groups: int, scope: Scope, device: torch.device) -> Tensor:
 
 
 def _in_place(weight: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Both in one memory order, which for counting may be any."""
+    """Weight and mask in one memory order. Counting takes any order."""
     if is_dense(weight) and (mask is None or (is_dense(mask) and same_order(weight, mask))):
         return weight, mask
     return weight.contiguous(), None if mask is None else mask.contiguous()

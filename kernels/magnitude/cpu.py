@@ -1,4 +1,4 @@
-"""magnitude_threshold on the CPU: Numba, a histogram for each part of the weights, one part a thread."""
+"""magnitude_threshold on the CPU, in Numba: each thread makes the histogram of its part of the weights."""
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ from .._threads import split
 from . import NAN_KEY
 
 PARALLEL_FROM = 1 << 20  # weights; handing parts to threads costs about 60 µs (two EPYC cores)
-CHUNK = 64  # weights of which the later passes ask at once whether any is still in question
-# How the 31 bits are taken, the highest first. Few weights are left after 16, so that a second pass is the last; but
-# 65,536 counters cost more to clear and to add up than a small network's third pass.
+CHUNK = 64  # weights; later passes skip a chunk in which none has the right higher bits
+# Widths of the digits, the highest first. After 16 bits few weights are left, so a second pass suffices. For a small
+# network, clearing and adding 65,536 counters takes longer than a third pass.
 DIGITS = (16, 15)
 DIGITS_OF_FEW = (11, 10, 10)
 FEW = 1 << 17  # weights
@@ -45,7 +45,7 @@ def keep(
     bits[threshold.numpy() < 0] = -1
     for g, group in enumerate(groups):
         layers, key = table[:, group], int(bits[g])
-        # Ties stay in the parallel pass, which cannot count them in order; the first `ties` then go one after another.
+        # The parallel pass cannot count ties in order, so it keeps them; then the first `ties` are removed in order.
         lowest = max(key, 0) if ties is not None else key + 1
         split(_keep, (layers, like, BYTES, lowest), int(layers[2].sum()), PARALLEL_FROM)
         if ties is not None:
@@ -54,7 +54,7 @@ def keep(
 
 
 def _table(weights: list[Tensor], masks: list[Tensor | None]) -> tuple[np.ndarray, np.ndarray]:
-    """int64 [3, layers]: addresses of weights and masks (0: none), number of weights; and what the weights are."""
+    """int64 [3, layers]: addresses of weights and masks (0: none), number of weights; and an array of their type."""
     live = [0 if mask is None else mask.data_ptr() for mask in masks]
     rows = [[w.data_ptr() for w in weights], live, [w.numel() for w in weights]]
     bits = np.empty(0, np.uint16 if weights[0].dtype == torch.bfloat16 else np.uint32)
@@ -62,7 +62,7 @@ def _table(weights: list[Tensor], masks: list[Tensor | None]) -> tuple[np.ndarra
 
 
 def _select(table: np.ndarray, like: np.ndarray, count: int, live: np.ndarray, not_finite: np.ndarray):
-    """Threshold and ties of one group; fills its layers' entries of live and not_finite."""
+    """Threshold and ties of one group. Fills in `live` and `not_finite` for its layers."""
     total = int(table[2].sum())
     parts = torch.get_num_threads() if total >= PARALLEL_FROM else 1
     left, prefix, shift = count, 0, 31
@@ -101,12 +101,12 @@ def _key_overload(array, i):
     return lambda array, i: min(array[i] & np.uint32(0x7FFFFFFF), np.uint32(NAN_KEY))
 
 
-# A slice that starts at 0 lets LLVM see that no index is negative: without it these loops are four times slower.
+# Indices into a slice start at 0, so LLVM knows that none is negative. Otherwise these loops are four times slower.
 
 
 @compiled
 def _count_first(table, like, like_mask, shift, counters, seen, first_part, last_part):
-    """Parts first_part to last_part of the weights, counted over the layers as if they stood one after the other."""
+    """Counts parts first_part to last_part of the weights, with all layers seen as one sequence."""
     parts, total = len(counters), table[2].sum()
     infinite, down = 0x7F800000 >> shift, np.uint32(shift)
     for part in range(first_part, last_part):
@@ -122,8 +122,8 @@ def _count_first(table, like, like_mask, shift, counters, seen, first_part, last
             if table[1, layer] != 0:
                 live = carray(pointer(table[1, layer], like_mask), high)[low:]
                 number = 0
-                # Masked weights are all 0: adding to one counter again and again would make each wait for the last, and
-                # a branch would be guessed wrong.
+                # Masked weights are all 0. Additions to a single counter would wait for one another, and a branch would
+                # often be mispredicted, so masked weights add 0 to counters that take turns.
                 for i in range(weights.size):
                     elsewhere, alive = np.uint32(i) & np.uint32(1023), np.uint32(0) - np.uint32(live[i])
                     histogram[(_key(weights, i) >> down) & alive | elsewhere & ~alive] += live[i]
@@ -137,7 +137,7 @@ def _count_first(table, like, like_mask, shift, counters, seen, first_part, last
 
 @compiled
 def _count_next(table, like, like_mask, shift, width, prefix, counters, first_part, last_part):
-    """The same for the weights whose higher bits are `prefix`: mostly few, so whole chunks are passed over."""
+    """Counts the weights whose higher bits are `prefix`. They are mostly few, so it skips whole chunks."""
     parts, total = len(counters), table[2].sum()
     down, digit = np.uint32(shift), np.uint32((1 << width) - 1)
     for part in range(first_part, last_part):
@@ -160,7 +160,7 @@ def _count_next(table, like, like_mask, shift, width, prefix, counters, first_pa
 
 @compiled
 def _any(chunk, shift, prefix):
-    """Whether a key of the chunk, without its `shift` lowest bits, is `prefix`; true of a chunk that is not full."""
+    """Whether a key of the chunk, shifted right by `shift`, is `prefix`. Always true if the chunk is not full."""
     found = np.uint32(chunk.size != CHUNK)
     if chunk.size == CHUNK:
         for i in range(CHUNK):

@@ -1,7 +1,7 @@
 """magnitude_threshold on a GPU: four histograms of 256 bins in Triton, each followed by a program that picks the bin.
 
-The first digit is the exponent, so that its last bin holds what is not finite. Eight bits at a time, because a warp's
-histogram takes work in proportion to its bins.
+The first digit is the exponent, so its last bin counts weights that are not finite. A digit has eight bits because a
+warp's histogram takes work in proportion to its bins.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from .._device import on_device_of
 from .._tables import aligned, blocks_of, send
 from . import NAN_KEY
 
-BLOCK = 4096  # weights a program counts: its 256 atomic additions are then few beside its loads
+BLOCK = 4096  # weights that a program counts, so that its 256 atomic additions are few beside its loads
 KEEP_BLOCK = 1024
 DIGITS = (8, 8, 8, 7)
 _NAN_KEY = tl.constexpr(NAN_KEY)
@@ -109,7 +109,7 @@ def _keys(blocks, table, ALIGNED: tl.constexpr, MASKED: tl.constexpr, BFLOAT16: 
     weights = tl.load(row).to(tl.pointer_type(kind)) + start
     if ALIGNED:
         weights = tl.multiple_of(weights, 16)
-    # A predicate for every weight would make every access 4 bytes wide; only a last, ragged block needs it.
+    # A predicate for each weight would make every access 4 bytes wide. Only a ragged last block needs it.
     if left >= BLOCK:
         bits = tl.load(weights + at).to(tl.int32)
     else:
@@ -131,7 +131,7 @@ def _keys(blocks, table, ALIGNED: tl.constexpr, MASKED: tl.constexpr, BFLOAT16: 
 @triton.jit
 def count_kernel(
     blocks,  # int32 [programs, 2]: layer, block within it
-    table,  # int64 [layers, 5]: addresses of weights and mask (0: none), number of weights; then what is not read here
+    table,  # int64 [layers, 5]: addresses of weights and mask (0: none), number of weights; the rest is not read here
     prefix,  # int64 [groups]: the higher bits of the threshold
     counters,  # int64 [layers, 256]
     SHIFT: tl.constexpr,
@@ -154,7 +154,7 @@ def count_kernel(
 
 @triton.jit
 def select_kernel(counters, prefix, left, WIDTH: tl.constexpr):
-    """The bin in which the left-th smallest lies: appended to the prefix; what lies below it is taken off left."""
+    """Appends the bin of the left-th smallest to the prefix, and subtracts from `left` the number below that bin."""
     group = tl.program_id(0)
     wanted = tl.load(left + group)
     found = tl.load(counters + group * 256 + tl.arange(0, 256))
@@ -166,7 +166,7 @@ def select_kernel(counters, prefix, left, WIDTH: tl.constexpr):
 
 @triton.jit
 def _bound(threshold, layer, LAYERWISE: tl.constexpr):
-    """The threshold as a key; -1, below every key, where it is -infinity."""
+    """The threshold as a key; for -infinity -1, which is below every key."""
     value = tl.load(threshold + (layer if LAYERWISE else 0))
     key = tl.minimum(value.to(tl.int32, bitcast=True) & 0x7FFFFFFF, _NAN_KEY)
     return tl.where(value < 0, -1, key)
@@ -192,10 +192,10 @@ def ties_kernel(
 @triton.jit
 def keep_kernel(
     blocks,
-    table,  # as of count_kernel; then the address of the new mask and the layer's first program
+    table,  # as for count_kernel; then the address of the new mask and the layer's first program
     threshold,  # float32 [groups]
-    ties,  # int64 [groups]: how many of those that equal the threshold go
-    before,  # int64 [programs]: how many equal it in earlier programs
+    ties,  # int64 [groups]: how many weights equal to the threshold are removed
+    before,  # int64 [programs]: how many weights of earlier programs equal it
     EXACT: tl.constexpr,
     LAYERWISE: tl.constexpr,
     ALIGNED: tl.constexpr,

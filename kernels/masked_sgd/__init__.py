@@ -1,15 +1,15 @@
-"""masked_sgd: one step of SGD for all weights of a network, in which a masked weight and its momentum stay exactly 0.
+"""masked_sgd: one step of SGD for all weights of a network. Masked weights and their momentum stay exactly 0.
 
 For weight w, gradient g, momentum buffer b and mask bit k, with the meaning of `torch.optim.SGD`::
 
     d = ±g / grad_scale + weight_decay·w  (- under maximize)
     b = momentum·b + (1 - dampening)·d    (b = d in a parameter's first step; b is not touched where momentum is 0)
     u = d + momentum·b under nesterov, b otherwise, d where momentum is 0
-    w = k·(shrink·w - lr·u),  b = k·b     (k = 0 gives 0.0, also against NaN and infinity)
+    w = k·(shrink·w - lr·u),  b = k·b     (k = 0 gives 0.0, even for NaN and infinity)
 
-Bytes moved a weight, float32 with momentum: 20 and the mask (one bit on a GPU; on a CPU one byte, and none in blocks
-that live whole); the dense fused optimizer moves 20, and 12 more when a mask is multiplied in. With live momentum it is
-12 and 8·density.
+Bytes moved for each weight, float32 with momentum: 20 and the mask (one bit on a GPU; on a CPU one byte, none in blocks
+without masked weights), or 12 + 8·density and the mask with live momentum. The dense fused optimizer moves 20, and 12
+more if a mask is multiplied in.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,8 +41,8 @@ class Columns(NamedTuple):
     lr: float
     momentum: float
     keep: float  # 1 - dampening
-    weight_decay: float  # the coupled one
-    shrink: float  # multiplies the weight; 1: no decoupled decay
+    weight_decay: float  # coupled
+    shrink: float  # multiplies the weight; 1 without decoupled decay
     sign: float  # -1 under maximize
     nesterov: float  # 0 or 1
 
@@ -71,7 +71,6 @@ def masked_sgd_(
 
     momentum: [length], float32 (float64 for float64 parameters). The part of parameter i starts at offsets[i].
     hyperparameters: [groups, 7], see `Columns`.
-    The other arguments, the options, shapes, dtypes and errors are those of every masked optimizer: see
-    `sparselt.kernels._optimizer.Operation.__call__`.
+    For the other arguments, options, shapes, dtypes and errors see `sparselt.kernels._optimizer.Operation.__call__`.
     """
     operation(parameters, gradients, momentum, mask, hyperparameters, **options)

@@ -11,7 +11,6 @@
 3. max(p, 20%) is pruned.
 """
 
-import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from sparselt.analysis.between import check_state
 from sparselt.analysis.connectivity import check_positions, path_positions
 from sparselt.errors import SettingError
 from sparselt.kernels import interpolate
-from sparselt.masks import Mask, as_mask
+from sparselt.masks import Mask, as_mask, random_generator
 from sparselt.pruning import Scope, check_fraction, magnitude_prune
 from sparselt.training.folding import Folded
 from sparselt.training.loop import autocast, training_loss
@@ -85,7 +84,7 @@ class AdaptiveSearch:
 
     @property
     def note(self) -> str:
-        """Why the minimum is pruned instead of a fraction that was found; empty where one was."""
+        """Why the minimum is pruned; empty if a larger fraction was found."""
         if self.largest is not None and self.largest >= self.minimum:
             return ""
         start = self.losses[0][0]
@@ -196,17 +195,16 @@ def subsample_indices(count: int, size: int | None, seed: int) -> np.ndarray:
         return np.arange(count)
     if not 1 <= size <= count:
         raise SettingError(f"a subsample of {size} of {count} samples; expected 1 to {count}, or None for all of them")
-    key = np.frombuffer(hashlib.sha256(f"subsample/{seed}".encode()).digest()[:16], dtype=np.uint64)
-    return np.sort(np.random.Generator(np.random.Philox(key=key)).permutation(count)[:size])
+    return np.sort(random_generator(f"subsample/{seed}").permutation(count)[:size])
 
 
 class _Paths:
-    """The state of w(L), then those of the other networks on each path; made anew for every pass, none is kept."""
+    """The state of w(L), then those of the other networks on each path. Every pass makes them again."""
 
     def __init__(self, model: nn.Module, weights: Mapping[str, Tensor], masks: list[Mask], positions: Sequence[float]):
         self._weights, self._masks = weights, masks
         parameters = dict(model.named_parameters(remove_duplicate=False))
-        # A mask names a weight that two layers share once, a state dict twice.
+        # A weight that two layers share has one name in a mask and two in a state dict.
         self._names = {
             name: [other for other, parameter in parameters.items() if parameter is parameters[name]]
             for name in masks[0]

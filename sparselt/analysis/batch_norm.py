@@ -1,4 +1,4 @@
-"""Where batch-norm statistics of networks between trained ones come from: a choice, recorded with every result."""
+"""The batch-norm statistics of networks between trained ones: a choice that every result records."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ ENDS = ("first", "second", "third")
 
 
 def check_buffers(buffers: str, ends: int, training_batches: Iterable | None) -> None:
-    """Raises a SettingError unless `buffers` is a choice for networks between so many ends."""
+    """Raises a SettingError unless `buffers` is a choice for networks between this number of ends."""
     choices = [choice for choice in get_args(Buffers) if choice not in ENDS[ends:]]
     if buffers not in choices:
         raise SettingError(f"buffers is {buffers!r}; expected one of {', '.join(map(repr, choices))}")
@@ -32,13 +32,13 @@ def check_buffers(buffers: str, ends: int, training_batches: Iterable | None) ->
 
 
 def forget_statistics_(model: nn.Module) -> None:
-    """Removes the statistics of all batch norms: in eval mode each then normalizes with those of its batch."""
+    """Removes the statistics of all batch norms, so that in eval mode each normalizes with those of its batch."""
     for layer in _layers(model):
         layer.running_mean = layer.running_var = layer.num_batches_tracked = None
 
 
 def sees_batch(model: nn.Module) -> bool:
-    """Whether some batch norm has no statistics of its own, and normalizes with its batch's in eval mode too."""
+    """Whether some batch norm has no running statistics, and normalizes with its batch's even in eval mode."""
     return any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
 
 
@@ -46,8 +46,8 @@ def sees_batch(model: nn.Module) -> bool:
 def reestimate_statistics_(model: nn.Module, batches: Iterable, precision: str = "float32") -> None:
     """Sets the statistics of every batch-norm layer to their mean over `batches`, with the weights as they are.
 
-    Every batch counts alike, whatever its size. Only batch-norm layers are in training mode meanwhile: there is no
-    dropout. A network without such layers stays as it is.
+    Every batch counts alike, whatever its size. Only batch-norm layers are in training mode meanwhile, so there is no
+    dropout. A network without batch norm stays as it is.
 
     Raises:
         SettingError: no batch at all.
@@ -75,7 +75,7 @@ def reestimate_together_(model: nn.Module, rows: Mapping[str, Tensor], batches: 
 
 
 def _collect(networks: Sequence[Callable[[], nn.Module]], model: nn.Module, batches: Iterable, precision: str) -> None:
-    """Runs the batches through networks, each a call that loads it into `model`; their batch norms take the mean."""
+    """Runs the batches through the networks, so that batch norms take the mean. Each call loads one into `model`."""
     layers = _layers(model)
     if not layers:
         return

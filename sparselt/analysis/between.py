@@ -1,4 +1,4 @@
-"""The networks on lines and planes through trained ones: their weights, made and evaluated many at a time."""
+"""Makes and evaluates the networks on lines and planes between trained networks, many at a time."""
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ from sparselt.training.folding import Folded
 from sparselt.training.loop import autocast
 from sparselt.weights import check_weights, prunable_parameters
 
-CHUNK_BYTES = 5 << 28  # of weight sets made at a time: a path of 11 points through ResNet-50
+CHUNK_BYTES = 5 << 28  # of weight sets made at a time: enough for a path of 11 points through ResNet-50
 
 _FLOATING = (torch.float32, torch.bfloat16, torch.float64)
 
@@ -34,7 +34,7 @@ Prunable = Iterable[str] | Iterable[tuple[str, Tensor]] | None
 
 @dataclass(frozen=True)
 class Conditions:
-    """How networks between others are made and evaluated: arguments of `evaluate_path`."""
+    """How to make and evaluate networks between others: arguments of `evaluate_path`."""
 
     prunable: Prunable = None
     buffers: Buffers = "interpolate"
@@ -104,10 +104,10 @@ def _rows(
     parameters: Collection[str],
     buffers: Buffers,
 ) -> Iterator[dict[str, Tensor]]:
-    """The states of as many networks as fit, each tensor [K, ...]; the next ones overwrite them.
+    """Yields the states of as many networks as fit at a time, each tensor [K, ...], in one memory.
 
-    like: the model's state, whose memory layout they take. prunable: see `_by_name`. parameters: the names over which
-    distances are taken, each parameter once.
+    like: the model's state, whose memory layout they get. prunable: see `_by_name`. parameters: the names of the
+    tensors that distances are taken over, each parameter once.
     """
     laid_out: dict[int, State] = {}
     first = spans[0][0][0]
@@ -122,7 +122,7 @@ def _rows(
     ]
     weights = [name for name in moving if name in parameters]
     most = max(1, CHUNK_BYTES // max(1, sum(tensor.nbytes for tensor in first.values())))
-    # One memory for all chunks: first writes to fresh memory take longer than everything else.
+    # One memory for all chunks, because first writes to new memory take longer than everything else.
     memory: dict[str, Tensor] = {}
     for chunk in _chunks(spans, most):
         count = sum(len(some) for _, some in chunk)
@@ -133,7 +133,7 @@ def _rows(
         for ends, some in chunk:
             place = slice(start, start + len(some))
             start = place.stop
-            # Points outside are projected in the distance between weights, wherever the buffers come from.
+            # Points outside are projected by the distance between weights, whatever the choice of buffers.
             gram = gram_matrix([[end[name] for name in weights] for end in ends]) if len(ends) == 3 else None
             owner = laid_out[id(ends[ENDS.index(buffers) if buffers in ENDS else 0])]
             for name in owner.keys() - set(moving):
@@ -151,7 +151,7 @@ def _rows(
 
 
 def _chunks(spans, most: int) -> Iterator[list[tuple[Sequence[State], Tensor]]]:
-    """The spans in lists of about equally many points, at most `most`; a long span is cut."""
+    """The spans in chunks of about equally many points, at most `most`. Long spans are cut."""
     total = sum(len(coefficients) for _, coefficients in spans)
     most = -(-total // max(1, -(-total // most)))
     chunk, room = [], most
@@ -178,7 +178,7 @@ def _empty(count: int, tensor: Tensor) -> Tensor:
 
 
 def _by_name(model: nn.Module, prunable: Prunable) -> dict[str, bool]:
-    """Whether each parameter extrapolates, under every name that it has in a state dict."""
+    """Whether each parameter extrapolates, for each of its names in a state dict."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if isinstance(prunable, str):
         raise SettingError(f"prunable is {prunable!r}; expected names in a list or set")

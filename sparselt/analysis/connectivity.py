@@ -55,7 +55,7 @@ class HeatMap:
 
     @property
     def max_error(self) -> list[list[float]]:
-        """The largest error between i and j, symmetric: what the papers' heat maps show. Diagonal: the networks'."""
+        """The largest error between i and j, symmetric, as in the papers' heat maps. Diagonal: the networks' errors."""
         return self._matrix(lambda path: max(path.errors), self.errors)
 
     @property
@@ -92,8 +92,8 @@ def error_barrier(positions: Sequence[float], errors: Sequence[float]) -> float:
 
     Args:
         positions: increasing, from 0 to 1.
-        errors: the error at each position, in the unit that the barrier is to have. Where one is not finite, the
-            barrier is NaN.
+        errors: the error at each position, in any unit; the barrier has the same. The barrier is NaN if one is not
+            finite.
 
     Raises:
         SettingError: lists of different length, or positions that do not begin at 0, end at 1 and increase.
@@ -108,8 +108,8 @@ def error_barrier(positions: Sequence[float], errors: Sequence[float]) -> float:
 def instability(positions: Sequence[float], errors: Sequence[float]) -> float:
     """The largest error on the path minus the mean of the errors of its ends (Frankle et al. 2020, section 2).
 
-    On a straight line it is half the difference between the ends, while the error barrier is zero. The paper calls a
-    network stable below 2%, over 30 points. Arguments and errors as of `error_barrier`.
+    If the error is linear along the path, it is half the difference between the ends, while the error barrier is zero.
+    The paper calls a network stable below 2%, over 30 points. Arguments and errors as for `error_barrier`.
     """
     _check(positions, errors)
     if not all(map(math.isfinite, errors)):

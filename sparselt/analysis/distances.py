@@ -1,7 +1,7 @@
 """How far apart networks are: L2 distance and angle (Frankle et al. 2019), angular distance (Maene et al. 2021).
 
-Over the live weights of a mask, all layers as one vector, without biases and normalization. Sums are in float64. The
-angle to a vector of zeros is not defined: NaN.
+All are taken over the live weights of a mask, with all layers as one vector, without biases and normalization. Sums are
+in float64. The angle to a zero vector is NaN.
 """
 
 import math

@@ -120,7 +120,7 @@ def hessian_trace(
 
 
 class _Hessian:
-    """The Hessian as an operator on vectors of the coordinates chosen: `hessian @ vector`. Inside `with` only."""
+    """The Hessian in the chosen coordinates as an operator: `hessian @ vector`. Use it inside `with`."""
 
     def __init__(self, model: nn.Module, batches: Iterable, mask: Mask, prunable_only: bool, loss: Loss):
         parameters = dict(model.named_parameters())
@@ -223,7 +223,7 @@ def _random_direction(basis: Tensor, generator: torch.Generator) -> Tensor:
 
 def _orthogonalized(vector: Tensor, basis: Tensor) -> tuple[Tensor, float]:
     """The part of `vector` orthogonal to the rows of `basis`, and its length."""
-    for _ in range(2):  # the second time removes what rounding left
+    for _ in range(2):  # the second pass removes rounding errors of the first
         vector = vector - basis.T @ (basis @ vector)
     return vector, float(vector.double().norm())
 

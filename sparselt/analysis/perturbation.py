@@ -1,15 +1,13 @@
 """Moves a network in a random direction, to test its robustness early in training (Paul et al. 2022, appendix D)."""
 
-import hashlib
 import math
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sparselt.errors import SettingError
-from sparselt.masks import Mask, as_mask
+from sparselt.masks import Mask, as_mask, random_generator
 
 
 def perturbed(state: Mapping[str, Tensor], mask: Mask, distance: float, seed: int) -> dict[str, Tensor]:
@@ -36,8 +34,7 @@ def perturbed(state: Mapping[str, Tensor], mask: Mask, distance: float, seed: in
         raise SettingError(f"perturbation distance is {distance!r}; expected a number of 0 or more")
     moves = {}
     for name, layer in mask.items():
-        key = np.frombuffer(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16], dtype=np.uint64)
-        draw = np.random.Generator(np.random.Philox(key=key)).standard_normal(layer.numel())
+        draw = random_generator(f"{seed}/{name}").standard_normal(layer.numel())
         moves[name] = torch.from_numpy(draw).view(layer.shape) * layer.cpu()
     norm = math.sqrt(sum(float(move.square().sum()) for move in moves.values()))
     if norm == 0:

@@ -1,4 +1,4 @@
-"""K networks of one architecture, evaluated in one pass over the data: every batch is read once and given to all."""
+"""Evaluates K networks of one architecture in one pass over the data."""
 
 from collections.abc import Callable, Iterable, Mapping, Sized
 
@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from sparselt.errors import SettingError
 from sparselt.training.loop import autocast
 
-# On the CPU a network gets its images in pieces of about so many bytes: 64 of CIFAR in float32. ResNet-20's activations
-# then stay in the caches and in memory that torch reuses (two EPYC cores: 4,000 images/s; 1,900 in pieces of 1,000).
+# On the CPU a network gets images in pieces of about this size: 64 of CIFAR in float32. Activations of ResNet-20 then
+# stay in the caches and in memory that torch reuses (two EPYC cores: 4,000 images/s; 1,900 in pieces of 1,000).
 PIECE_BYTES = 64 * 3 * 32 * 32 * 4
 _LEAST_PIECE = 8  # images: with fewer, idle cores cost more than the caches save
 
@@ -18,13 +18,12 @@ _LEAST_PIECE = 8  # images: with fewer, idle cores cost more than the caches sav
 class SideBySide:
     """K states that one module takes in turn: `networks[k]` is the module with the k-th state.
 
-    No weight is copied; the module's tensors become rows of the memory given.
+    Nothing is copied: the module's tensors become views of `rows`.
 
     Args:
-        module: overwritten; its mode stays.
-        rows: every tensor of its state dict for K networks, [K, ...]; others are ignored. Where a tensor has several
-            names, as in a layer that is registered twice, the first name's row counts, and takes what the module
-            writes.
+        module: its tensors are replaced; its mode stays.
+        rows: [K, ...] for every tensor of its state dict; others are ignored. If a tensor has several names, as in a
+            layer that is registered twice, only the first name's rows are read and written.
     """
 
     def __init__(self, module: nn.Module, rows: Mapping[str, Tensor]):

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -65,8 +65,8 @@ def train_loader(
     """
     seeds = (order_seed, augmentation_seed)
     if (engine or engine_for(data, device)) == "resident":
-        # The loader refuses another transform.
-        return ResidentTrainLoader(_resident(data), batch_size, *seeds, transform, device, shard)  # type: ignore[arg-type]
+        shift = cast(PadCrop, transform)  # the loader refuses any other
+        return ResidentTrainLoader(_resident(data), batch_size, *seeds, shift, device, shard)
     return StreamingTrainLoader(_on_disk(data), batch_size, *seeds, transform, device, threads, shard)
 
 
@@ -90,8 +90,8 @@ def eval_loader(
     """
     batch_size = batch_size or _eval_batch_size(data, transform, device)
     if (engine or engine_for(data, device)) == "resident":
-        # The loader refuses another transform.
-        return ResidentEvalLoader(_resident(data), transform, batch_size, device, split, shard, indices)  # type: ignore[arg-type]
+        normal = cast(Normalize, transform)  # the loader refuses any other
+        return ResidentEvalLoader(_resident(data), normal, batch_size, device, split, shard, indices)
     return StreamingEvalLoader(_on_disk(data), transform, batch_size, device, threads, split, shard, indices=indices)
 
 

@@ -1,7 +1,7 @@
-"""Optimizers for networks with masks. Each module here without an underscore is one, named as a recipe names it.
+"""Optimizers for networks with masks. Each public module holds one; a recipe names it by the module's name.
 
-To add one: its kernel folder, with the rule, and a module here whose `OPTIMIZER` is a subclass of `MaskedOptimizer`.
-For a torch optimizer of your own, `keep_masked` is enough.
+To add an optimizer, add a kernel folder with its rule and a module here with `OPTIMIZER`, a subclass of
+`MaskedOptimizer`. For your own torch optimizer, `keep_masked` is enough.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,14 +29,14 @@ _HOME = {
 
 
 class OptimizerSchedule(Protocol):
-    """What `build_optimizer` reads of a `sparselt.training.schedule.Schedule`: its highest learning rate."""
+    """The part of a `sparselt.training.schedule.Schedule` that `build_optimizer` reads: the peak learning rate."""
 
     @property
     def peak(self) -> float: ...
 
 
 class OptimizerRecipe(Protocol):
-    """What `build_optimizer` reads of a `sparselt.training.recipe.Recipe`, besides the optimizer's `recipe_options`."""
+    """The part of a `sparselt.training.recipe.Recipe` that `build_optimizer` reads, besides `recipe_options`."""
 
     @property
     def optimizer(self) -> str: ...
@@ -45,7 +45,7 @@ class OptimizerRecipe(Protocol):
 
 
 def check_optimizer(name: str) -> None:
-    """Raises a SettingError with the known names unless there is an optimizer of this name."""
+    """Raises a SettingError with the known names if no optimizer has this name."""
     names = sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
     if name not in names:
         raise SettingError(f"there is no optimizer {name!r}; expected one of {', '.join(names)}")
@@ -64,7 +64,7 @@ def build_optimizer(
 def build_optimizer_of_networks(
     recipe: OptimizerRecipe, networks: "Sequence[nn.Module]", lr: "Sequence[float | Tensor]"
 ) -> "MaskedOptimizer":
-    """The recipe's optimizer for several networks at once, see `MaskedOptimizer.of_networks`. lr: one a network."""
+    """The recipe's optimizer for several networks at once, see `MaskedOptimizer.of_networks`. lr: for each network."""
     kind, options = _kind_and_options(recipe)
     return kind.of_networks(networks, lr=lr, **options)
 

@@ -1,8 +1,8 @@
-"""Flat memory for what the optimizer owns, so that one launch serves a whole network, or several.
+"""Flat memory for the optimizer's state and masks, so that one launch serves a whole network, or several.
 
-State and mask of all parameters lie in flat arenas, each parameter's part padded to whole blocks and in the physical
-order of its memory. Parameters and gradients are not moved: a view into an arena of ours would be detached silently by
-`.to(memory_format=...)` or `deepcopy`, and gradients kept in one would cost three passes to accumulate.
+State and mask of all parameters lie in flat arenas. Each parameter's part is padded to whole blocks and has the
+parameter's memory order. Parameters and gradients are not moved: `.to(memory_format=...)` or `deepcopy` would silently
+detach parameters from an arena, and accumulating gradients in one would take three passes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,14 +27,15 @@ from sparselt.kernels._tensors import Siblings
 
 
 class Arena:
-    """State and mask of `parameters`, whose memory it describes but does not own.
+    """State and mask of `parameters`, and the addresses of the parameters, which stay where they are.
 
-    count: numbers of state a weight. state: [count, length], float32 (float64 for float64 parameters), zero at first;
-    with `live_state` the length is one place for each live weight and at most 7 a block to spare. buffers: for each
-    parameter its parts of the rows of `state`, with its shape and strides; with `live_state`, flat. steps: int32, the
-    steps that each block has made with state. mask, blocks: see `sparselt.kernels._optimizer.Launch`. offsets: where
-    the parts start.
-    Raises SettingError, naming the parameter, for one that no kernel serves, or that differs from the others.
+    count: numbers of state for each weight.
+    state: [count, length], float32 (float64 for float64 parameters), zero at first. With `live_state` the length is one
+        place for each live weight, and at most 7 spare ones a block.
+    buffers: for each parameter its part of each row of `state`, in its shape and strides; flat with `live_state`.
+    steps: int32, the steps that each block has made with state.
+    mask, blocks: see `sparselt.kernels._optimizer.Launch`. offsets: where each parameter's part starts.
+    Raises SettingError, naming the parameter, if no kernel takes it or it differs in dtype or device from the others.
     """
 
     def __init__(
@@ -59,9 +60,9 @@ class Arena:
         self.set_masks(masks)
 
     def set_masks(self, masks: Sequence[Tensor | None]) -> None:
-        """Takes a bool tensor of each parameter's shape, or None where every weight lives.
+        """Sets the masks: for each parameter a bool tensor of its shape, or None if every weight lives.
 
-        Live state moves to the `buffers` of the new mask, without that of masked weights. Otherwise nothing is zeroed.
+        Live state moves to the new `buffers`; that of newly masked weights is dropped. Dense state is not zeroed.
         """
         live = torch.zeros(self._length, dtype=torch.bool, device=self.device)
         for i, mask in enumerate(masks):
@@ -88,7 +89,7 @@ class Arena:
             self.write(i, tensors)
 
     def read(self, i: int) -> tuple[Tensor, ...]:
-        """The state of parameter i in its shape: views, or with `live_state` tensors of their own."""
+        """The state of parameter i in its shape: views of the arena, or copies with `live_state`."""
         if not self.live_state:
             return self.buffers[i]
         live, places = self._places(i)
@@ -100,7 +101,7 @@ class Arena:
         return tuple(found)
 
     def write(self, i: int, tensors: Sequence[Tensor]) -> None:
-        """Takes over the state of parameter i, of its shape; live state leaves out what is masked."""
+        """Copies in the state of parameter i, in its shape. Live state drops the masked places."""
         live, places = self._places(i) if self.live_state else (None, None)
         for row, buffer, tensor in zip(self.state, self.buffers[i], tensors, strict=True):
             if live is None:
@@ -111,19 +112,19 @@ class Arena:
                 row[places] = flat[live]
 
     def zero_masked(self, i: int, gone: Tensor) -> None:
-        """Zeroes the state of weights that are `gone`; live state has none."""
+        """Zeroes the state of the weights in `gone`. Live state has no place for them."""
         if not self.live_state:
             for buffer in self.buffers[i]:
                 buffer.masked_fill_(gone, 0)
 
     def step_counts(self) -> list[int]:
-        """How many steps with state each parameter has made; 1 for a parameter of no element. Waits for a GPU."""
+        """The steps with state that each parameter has made; 1 for an empty parameter. Waits for a GPU."""
         steps = self.steps.tolist()
         parts = [self._rows(i) for i in range(len(self.parameters))]
         return [1 if part.start == part.stop else steps[part.start] for part in parts]
 
     def set_steps(self, i: int, steps: int) -> None:
-        """Says how many steps parameter i has made; after 0 its state begins anew with its next step."""
+        """Sets the number of steps that parameter i has made. After 0, its next step starts with fresh state."""
         self.steps[self._rows(i)] = steps
 
     @property
@@ -132,20 +133,20 @@ class Arena:
         return self._siblings.some_missing
 
     def fits(self) -> bool:
-        """Whether every parameter still has the device, dtype, shape and strides it had."""
+        """Whether every parameter still has its device, dtype, shape and strides."""
         return self.addresses([None] * len(self.parameters)) is not None
 
     def addresses(self, gradients: list[Tensor | None]) -> np.ndarray | None:
-        """Of the parameters, then of the gradients, or None if any is not what its parameter was at first."""
+        """Addresses of the parameters, then of the gradients; None if one has another layout than at construction."""
         return self._siblings.addresses(gradients)
 
     def _rows(self, i: int) -> slice:
-        """The blocks of parameter i: none of an empty one, whose offset may be the next one's, or the end."""
+        """The blocks of parameter i; none for an empty one, whose offset may be the next parameter's or the end."""
         first = self.offsets[i] // PAD
         return slice(first, first + blocks_in(self._shapes[i].numel()))
 
     def _places(self, i: int) -> tuple[Tensor, Tensor]:
-        """Which weights in the blocks of parameter i live, and where the state of each stands in a row of `state`."""
+        """Which weights in the blocks of parameter i live, and the place of each one's state in a row of `state`."""
         rows = self._rows(i)
         scale = 1 if self.device.type == "cpu" else 8
         live = unpack_mask(self.mask[rows.start * PAD // scale : rows.stop * PAD // scale])
@@ -156,7 +157,7 @@ class Arena:
 
 
 def check_mask(mask: Mapping[str, Tensor] | None, parameters: Mapping[str, Tensor] | None) -> None:
-    """MaskError, naming the layer, unless `mask` fits the parameters. parameters: by name; None: they have no names."""
+    """Raises MaskError, naming the layer, if `mask` does not fit. parameters: by name; None if they have no names."""
     if mask is None:
         return
     if not isinstance(mask, Mapping):

@@ -1,4 +1,4 @@
-"""ArenaOptimizer: a torch optimizer whose masks and state lie in an arena, behind the entries of its `state`."""
+"""ArenaOptimizer: a torch optimizer whose masks and state lie in an arena; its `state` holds views of it."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ from sparselt.optim._hyperparameters import Hyperparameters, Number
 class ArenaOptimizer(torch.optim.Optimizer):
     """The part of `MaskedOptimizer` that keeps `state` and the arena in agreement.
 
-    An entry of `state` holds the arena's own buffers once the kernel uses them. Any other tensor found there, loaded or
-    put by the user, is taken over into the arena before the next step.
+    Once the kernel uses them, an entry of `state` holds the arena's buffers. Another tensor found there (loaded, or set
+    by the user) is copied into the arena before the next step.
     """
 
     operation: ClassVar[Operation]
@@ -35,30 +35,30 @@ class ArenaOptimizer(torch.optim.Optimizer):
 
     @staticmethod
     def columns(group: dict, number: Number) -> Sequence:
-        """A group's row of the kernel's columns, each option taken through `number`."""
+        """A group's row of the kernel's columns. `number` converts each option."""
         raise NotImplementedError
 
     def keeps_state(self, group: dict) -> bool:
-        """Whether weights of the group have state; as the column `kept_by` of the kernel says."""
+        """Whether weights of the group have state. Must agree with the kernel's column `kept_by`."""
         return bool(self.state_keys)
 
     def named_state(self) -> dict[str, dict[str, Tensor]]:
-        """By parameter name what `state_dict` has, without parameters before their first step. Waits for a GPU."""
+        """The state by parameter name, without parameters that have made no step. Waits for a GPU."""
         state = self._expanded_state()
         return {name: state[p] for name, p in zip(self._names(), self._all_parameters(), strict=True) if p in state}
 
     @property
     def _arena(self) -> Arena:
-        """The arena, built where there is none yet, as after unpickling."""
+        """The arena, built first if there is none, as after unpickling."""
         return self._built or self._build()
 
     def _current_arena(self) -> Arena:
-        """The arena, built anew if a parameter has another device, dtype, shape or memory order by now."""
+        """The arena, rebuilt if the device, dtype, shape or memory order of a parameter has changed."""
         arena = self._arena
         return arena if arena.fits() else self._build()
 
     def _build(self) -> Arena:
-        """A new arena, with the state of the old one (found through `state`)."""
+        """Builds a new arena with the present state."""
         parameters = self._all_parameters()
         check_mask(self._mask, self._by_name())
         kept = self._expanded_state()
@@ -76,7 +76,7 @@ class ArenaOptimizer(torch.optim.Optimizer):
         return arena
 
     def _found(self, parameter: Tensor) -> list[Tensor] | None:
-        """The parameter's buffers in `state`, without creating an entry; None unless all are there."""
+        """The parameter's buffers in `state`, or None if one is missing. Creates no entry."""
         entry = self.state.get(parameter, {})
         found = [entry[key] for key in self.state_keys if entry.get(key) is not None]
         return found if len(found) == len(self.state_keys) else None
@@ -93,9 +93,9 @@ class ArenaOptimizer(torch.optim.Optimizer):
         entry.pop("step", None)  # the arena counts
 
     def _expanded_state(self) -> defaultdict[Tensor, dict]:
-        """`state` in the shapes of the parameters, without that of parameters whose first step was skipped.
+        """`state` in the shapes of the parameters, without parameters that have made no step yet.
 
-        Views of the arena, unless state is live.
+        Its tensors are views of the arena, or copies of live state.
         """
         kept = defaultdict(dict, {p: dict(entry) for p, entry in self.state.items()})
         arena = self._built
@@ -111,7 +111,7 @@ class ArenaOptimizer(torch.optim.Optimizer):
         return kept
 
     def _check_shapes(self, state: Mapping[Tensor, dict], message: str) -> None:
-        """SettingError for a buffer of another shape than its parameter."""
+        """Raises SettingError if a buffer has another shape than its parameter."""
         for name, p in zip(self._names(), self._all_parameters(), strict=True):
             for key in self.state_keys:
                 found = state[p].get(key) if p in state else None
@@ -121,14 +121,14 @@ class ArenaOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _adopt_state(self, gradients: list[Tensor | None] | None = None) -> None:
-        """Takes over what is found in `state`, and puts ours there for the gradients that will begin some."""
+        """Copies tensors found in `state` into the arena. Parameters with a first gradient get an entry."""
         arena = self._arena
         for i in self._waiting():
             found = self._found(arena.parameters[i])
             if found is not None:
                 arena.write(i, [tensor.detach() for tensor in found])
                 arena.set_steps(i, int(self.state[arena.parameters[i]].get("step", 1)))
-                self._last_written = None  # what was copied in may be nonzero under the mask
+                self._last_written = None  # the copied state may be nonzero under the mask
             elif gradients is None or gradients[i] is None:
                 continue
             else:
@@ -137,7 +137,7 @@ class ArenaOptimizer(torch.optim.Optimizer):
         self._remember_state()
 
     def _waiting(self) -> list[int]:
-        """The parameters that keep state and whose buffers in `state`, if any, are not ours."""
+        """The parameters that keep state, but whose entry in `state` does not hold the arena's buffers."""
         keeps = list(map(self.keeps_state, self.param_groups))
         return [i for i in range(len(self._arena.parameters)) if keeps[self._group_of[i]] and not self._is_ours(i)]
 
@@ -145,7 +145,7 @@ class ArenaOptimizer(torch.optim.Optimizer):
         self._seen, self._without = self._state_now(), self._waiting()
 
     def _state_now(self) -> tuple[list[int], list[bool]]:
-        # In every step, so without hashing tensors.
+        # Called in every step, so it must not hash tensors, which is slow.
         held = [id(entry.get(key)) for key in self.state_keys for entry in self.state.values()]
         return held, list(map(self.keeps_state, self.param_groups))
 

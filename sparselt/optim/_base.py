@@ -21,15 +21,15 @@ from sparselt.optim._networks import groups_of_networks, mask_of_networks
 
 
 class MaskedOptimizer(ArenaOptimizer):
-    """A torch optimizer in which a masked weight and its state are exactly 0.0 after every step.
+    """A torch optimizer that keeps masked weights and their state at exactly 0.0 after every step.
 
     params: `model.named_parameters()`, or groups of such; plain parameters without a mask. All of one device and one
         dtype (float32, bfloat16 with float32 state; float64 on a CPU). For several networks see `of_networks`.
     mask: bool tensors by parameter name (a `sparselt.Mask`), True where a weight lives; parameters without one are
         dense. Weights masked at construction are set to 0. None: every weight lives.
-    live_state: store state for live weights only: 4 bytes a buffer for each, at most 28 more a block of 1,024 weights,
-        in place of 4 a weight. The results are the same to the bit. `state` then holds flat pieces, `state_dict()`
-        state in the shape of its parameter as always.
+    live_state: store state for live weights only: for each buffer 4 bytes a live weight and at most 28 more a block of
+        1,024 weights, instead of 4 bytes a weight. Results are the same to the bit. `state` then holds flat tensors;
+        `state_dict()` still gives state in the shape of its parameter.
 
     `state_dict()` goes to and from torch's optimizer of the same rule; the mask is not part of it. Parameters may be
     moved, reloaded or brought to another memory format at any time. On a GPU masked memory is not written again in
@@ -70,18 +70,18 @@ class MaskedOptimizer(ArenaOptimizer):
         """Raises a SettingError for options that make no sense. asked: those that the group itself names."""
 
     def complete_group(self, group: dict) -> None:
-        """Adds what a group needs and its maker may leave out; also to a group saved by an earlier version."""
+        """Adds options that a group may lack, such as a group saved by an earlier version."""
 
     @classmethod
     def of_networks(
         cls, networks: Sequence[nn.Module], masks: Sequence[Mapping[str, Tensor] | None] | None = None, **options
     ) -> Self:
-        """One optimizer, and one launch a step, for K networks; each gets to the bit what it gets alone.
+        """One optimizer, with one launch a step, for K networks. Each gets the same bits as alone.
 
         masks: K masks by the networks' own parameter names; None, for one or all of them: every weight lives.
-        options: as of the class, each one value for all networks or a sequence of K; live state is for all or none.
-        Network k is group k, which also says "network": k; its parameters are called "k.name", as in `mask`.
-        Raises SettingError and MaskError, naming the network.
+        options: those of the class, each one value for all networks or a sequence of K. live_state is one value for
+        all. Network k is parameter group k, with the entry "network": k. Its parameters are called "k.name", also in
+        `mask`. Raises SettingError and MaskError, naming the network.
         """
         networks = list(networks)
         defaults = {name: option.default for name, option in inspect.signature(cls).parameters.items()}
@@ -96,9 +96,9 @@ class MaskedOptimizer(ArenaOptimizer):
         return self._mask
 
     def set_mask(self, mask: Mapping[str, Tensor] | None) -> None:
-        """Train under another mask from now on. What it masks is set to 0, other state stays.
+        """Changes the mask. Newly masked weights and their state are set to 0; other state stays.
 
-        A CUDA graph that was captured before keeps the old one: capture again.
+        A CUDA graph captured before keeps the old mask: capture it again.
         """
         check_mask(mask, self._by_name())
         arena = self._current_arena()
@@ -113,9 +113,9 @@ class MaskedOptimizer(ArenaOptimizer):
 
     @torch.no_grad()
     def restart(self, mask: Mapping[str, Tensor] | None, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Begins another training in the memory of the last, where a captured CUDA graph reads and writes.
+        """Starts another training in the same memory, which a captured CUDA graph reads and writes.
 
-        state: as `named_state` returned it; that of other parameters is zero. Not for live state.
+        state: as `named_state` returns it; the state of parameters not named is zero. Not for live state.
         """
         arena = self._current_arena()
         arena.state.zero_()
@@ -133,9 +133,9 @@ class MaskedOptimizer(ArenaOptimizer):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Zero what is masked and hand changed hyperparameters to the device.
+        """Zeroes masked weights and their state, and sends changed hyperparameters to the device.
 
-        `step` does so by itself. A replayed CUDA graph cannot: call this before one when either was changed.
+        `step` does this itself; a replayed CUDA graph cannot. Call this before a replay if either was changed.
         """
         arena = self._current_arena()
         for i, mask in enumerate(self._masks()):
@@ -177,12 +177,12 @@ class MaskedOptimizer(ArenaOptimizer):
             written = [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
         grad_scale, found_inf = self._from_scaler("grad_scale"), self._from_scaler("found_inf")
         if found_inf is not None and not found_inf.is_cuda and found_inf.item() != 0:
-            return loss  # on a GPU the kernel sees to it
-        # No parameter without state yet may get a gradient before its state stands in `state`.
+            return loss  # on a GPU the kernel checks it
+        # A parameter's state must be in `state` before its first gradient arrives.
         if self._state_now() != self._seen or any(gradients[i] is not None for i in self._without):
             self._adopt_state(gradients)
         self._hyperparameters.send(self.param_groups)
-        # On a GPU masked memory is left alone, unless someone else wrote to the parameters since the last step.
+        # On a GPU masked memory is not rewritten, unless somebody else wrote to the parameters since the last step.
         on_gpu = arena.device.type == "cuda"
         self.operation.launch(
             Launch(
@@ -225,7 +225,7 @@ class MaskedOptimizer(ArenaOptimizer):
         self.complete_group(group)
 
     def state_dict(self) -> dict:
-        """As of torch's optimizer. Live state is spread out to the shapes of the parameters. Waits for a GPU."""
+        """The state dict of torch's optimizer, with live state in the shapes of the parameters. Waits for a GPU."""
         own, self.state = self.state, self._expanded_state()
         try:
             return super().state_dict()
@@ -233,23 +233,23 @@ class MaskedOptimizer(ArenaOptimizer):
             self.state = own
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Take over what `state_dict()` of this class or of torch's optimizer returned; masked state becomes 0."""
+        """Loads a state dict of this class or of torch's optimizer; masked state becomes 0."""
         keys = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        # What does not match is refused by torch.
+        # Torch refuses groups that do not match.
         saved = {p: state_dict["state"].get(key, {}) for p, key in zip(self._all_parameters(), keys, strict=False)}
         self._check_shapes(
             saved,
             "the saved {key} of {name} has shape {found}, the parameter {shape}: is it the state of another model?",
         )
         super().load_state_dict(state_dict)
-        # Torch has rounded the buffers to the parameters' dtype, which is too coarse for state under bfloat16.
+        # Torch rounds buffers to the parameters' dtype; bfloat16 is too coarse for state.
         self.state.update({p: dict(entry) for p, entry in saved.items() if entry and p.dtype == torch.bfloat16})
         self._current_arena()
         self._adopt_state()
         self.refresh()
 
     def __copy__(self) -> Self:
-        """Shares everything, as a copy of torch's optimizers does."""
+        """A shallow copy that shares all state, as for torch's optimizers."""
         copied = type(self).__new__(type(self))
         copied.__dict__.update(self.__dict__)
         return copied
@@ -264,19 +264,19 @@ class MaskedOptimizer(ArenaOptimizer):
             self.complete_group(group)
 
     def _written(self, addresses: np.ndarray | None) -> tuple:
-        """Differs once torch has counted a write to a parameter, or one has got other memory."""
+        """A value that changes when torch counts a write to a parameter, or a parameter gets other memory."""
         parameters = self._arena.parameters
         return [p._version for p in parameters], addresses is not None and addresses[: len(parameters)].tobytes()
 
     def _from_scaler(self, name: str) -> Tensor | None:
-        """What `torch.amp.GradScaler` sets for the time of a step. Without any gradient it is a plain number."""
+        """An attribute that `torch.amp.GradScaler` sets during a step. Without any gradient it is a plain number."""
         value = self.__dict__.get(name)
         if value is None:
             return None
         return torch.as_tensor(value, dtype=torch.float32).to(self._arena.device, non_blocking=True)
 
     def _fitted(self, gradient: Tensor | None, i: int) -> Tensor | None:
-        """The gradient laid out like its parameter, or SettingError where that is impossible."""
+        """The gradient in its parameter's memory order; SettingError if it cannot be the parameter's gradient."""
         if gradient is None:
             return None
         parameter = self._arena.parameters[i]

@@ -15,9 +15,9 @@ Number = Callable[[float | Tensor], float]
 class Hyperparameters:
     """`rows`: [groups, columns] on the device, float64 on a CPU, else float32. Filled by `send`.
 
-    columns: a group's row, each hyperparameter taken through the function that is its second argument.
-    numbers: the options of a group that may be tensors. One on the GPU is copied there on the GPU, so that nothing
-        waits for it and a CUDA graph replays the copy.
+    columns: makes a group's row; its second argument converts each hyperparameter.
+    numbers: the options that may be tensors. A tensor on the GPU is copied into `rows` there, so the host does not wait
+        for it and a CUDA graph replays the copy.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class Hyperparameters:
             torch._foreach_copy_(cells, values)
 
 
-# A row is arithmetic with its numbers, which tensors take part in as floats do.
+# Columns only do arithmetic with numbers, so they also work with tensors.
 _AS_IT_IS = cast(Number, lambda value: value)
 
 
 def check_numbers(group: dict, names: Sequence[str]) -> None:
-    """SettingError unless each of these options is a number or a tensor of one element."""
+    """Raises SettingError unless each of these options is a number or a tensor of one element."""
     for name in names:
         if isinstance(group[name], Tensor) and group[name].numel() != 1:
             raise SettingError(f"{name} is a tensor of {group[name].numel()} elements: expected 1")
@@ -72,7 +72,7 @@ def check_numbers(group: dict, names: Sequence[str]) -> None:
 
 
 def _as_float(value: float | Tensor) -> float:
-    """1 for a tensor on the GPU, which `_copy_tensors` fills in."""
+    """The number; 1 for a tensor on the GPU, because `_copy_tensors` overwrites it there."""
     return value if isinstance(value, float) else 1.0 if _is_on_gpu(value) else float(value)
 
 

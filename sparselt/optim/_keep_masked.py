@@ -1,4 +1,4 @@
-"""Masks for a torch optimizer that is not one of ours."""
+"""Masks for any torch optimizer."""
 
 from collections.abc import Mapping
 
@@ -13,14 +13,14 @@ from sparselt.optim._arena import check_mask
 def keep_masked(optimizer: torch.optim.Optimizer, model: nn.Module, mask: Mapping[str, Tensor]) -> RemovableHandle:
     """Keeps masked weights of `model` and their state in any torch optimizer at exactly 0.0 after every step.
 
-    Zeroes them now, and from then on after each `optimizer.step()`: a masked weight, and its place in every tensor of
-    the optimizer's state that has the shape of the parameter (Adam's exp_avg and exp_avg_sq, RMSprop's square_avg, any
-    momentum buffer), whatever gradient came in. This takes a pass over each of them; `MaskedSGD` needs none.
+    Zeroes masked weights now and after each `optimizer.step()`, and their places in every tensor of the optimizer's
+    state that has the parameter's shape (Adam's exp_avg and exp_avg_sq, RMSprop's square_avg, any momentum buffer).
+    This takes another pass over each of these tensors; `MaskedSGD` needs none.
 
     mask: bool tensors by parameter name (a `sparselt.Mask`), True where a weight lives; parameters without one are
         dense.
-    Returns a handle, whose `remove()` ends it. For another mask, remove it and call this again.
-    Raises MaskError, before anything is written, for a mask that does not fit the model, or of a parameter that the
+    Returns a handle; its `remove()` ends the masking. To change the mask, remove the handle and call this again.
+    Raises MaskError, before anything is written, if the mask does not fit the model, or has a layer whose parameter the
     optimizer does not have.
 
     >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

@@ -1,4 +1,4 @@
-"""Several networks in one optimizer: which options each of them has, and how their parameters are called."""
+"""Several networks in one optimizer: the options of each, and the names of their parameters."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -11,10 +11,10 @@ from sparselt.optim._arena import check_mask
 def groups_of_networks(
     networks: Sequence[nn.Module], options: Mapping, known: Collection[str], pairs: Collection[str]
 ) -> tuple[list[dict], dict]:
-    """A parameter group a network, and the options that all share. Parameters are called "k.name".
+    """A parameter group for each network, and the shared options. Parameters are called "k.name".
 
-    options: a list or tuple holds one value for each network. known: their allowed names. pairs: those whose value is
-        itself a tuple, so that only a list holds one for each network.
+    options: a list or tuple holds one value for each network. known: allowed names. pairs: options whose value is a
+        tuple, so that only a list holds one value for each network.
     """
     if not networks:
         raise SettingError("of_networks got no network: expected one or more")
@@ -42,7 +42,7 @@ def groups_of_networks(
 def mask_of_networks(
     networks: Sequence[nn.Module], masks: Sequence[Mapping[str, Tensor] | None] | None
 ) -> dict[str, Tensor] | None:
-    """One mask by the names of `groups_of_networks`. MaskError, naming the network, for one that does not fit."""
+    """One mask by the names of `groups_of_networks`. Raises MaskError, naming the network, if one does not fit."""
     if masks is None:
         return None
     if isinstance(masks, Mapping) or len(masks) != len(networks):

@@ -1,4 +1,4 @@
-"""MaskedSGD: `torch.optim.SGD` for networks with masks, one fused pass over all weights of one or several."""
+"""MaskedSGD: `torch.optim.SGD` with masks, in one fused pass over all weights of one or several networks."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping
@@ -12,16 +12,16 @@ from sparselt.optim._hyperparameters import Number
 
 
 class MaskedSGD(MaskedOptimizer):
-    """SGD in which a masked weight and its momentum are exactly 0.0 after every step, whatever gradient came in.
+    """SGD that keeps masked weights and their momentum at exactly 0.0 after every step, whatever the gradient.
 
-    params, mask: see `MaskedOptimizer`, as for masks, moved parameters, gradient scaling and errors.
-    lr, momentum, dampening, weight_decay, nesterov, maximize: as in `torch.optim.SGD`, also per group. The first four
-        may be tensors of one element. One on the GPU is read there, also in the replays of a CUDA graph; momentum that
-        is a tensor counts as nonzero for `state`.
+    params, mask: see `MaskedOptimizer`, also for moved parameters, gradient scaling and errors.
+    lr, momentum, dampening, weight_decay, nesterov, maximize: as in `torch.optim.SGD`, also for each group. The first
+        four may be tensors of one element. A tensor on the GPU is read there, also in replays of a CUDA graph. Momentum
+        given as a tensor counts as nonzero for `state`.
     decoupled_weight_decay: multiply each weight by 1 - (lr / initial_lr)·weight_decay instead of adding weight_decay·w
         to the gradient, as Paul et al. 2022 (Unmasking) do on ImageNet (decoupled SGD of the Mosaic recipes): the decay
         follows the schedule but not the base learning rate. initial_lr is the group's first lr, under the key that
-        torch's schedulers use. For the meaning of AdamW, 1 - lr·decay, give weight_decay = decay·lr.
+        torch's schedulers use. To multiply by 1 - lr·decay as AdamW does, give weight_decay = decay·lr.
     live_momentum: store momentum for live weights only, see `live_state` of `MaskedOptimizer`.
 
     Without a mask this is `torch.optim.SGD`; `state_dict()` loads into it and back.
@@ -70,13 +70,13 @@ class MaskedSGD(MaskedOptimizer):
         )
 
     def keeps_state(self, group: dict) -> bool:
-        """Whether the group has momentum. A tensor counts as nonzero, as nobody should wait for its value."""
+        """Whether the group has momentum. A tensor counts as nonzero, so that the host need not wait for its value."""
         return isinstance(group["momentum"], Tensor) or group["momentum"] != 0
 
     def check_group(self, group: dict, asked: Collection[str]) -> None:
-        """Refuses what `torch.optim.SGD` refuses of its defaults.
+        """Refuses the values that `torch.optim.SGD` refuses.
 
-        A group without momentum may inherit nesterov, to no effect, but not ask for it.
+        A group without momentum may inherit nesterov, without effect, but must not name it.
         """
         for key in ("lr", "momentum", "weight_decay"):
             if not 0 <= group[key] < math.inf:
@@ -94,7 +94,7 @@ class MaskedSGD(MaskedOptimizer):
         for key in ("nesterov", "maximize", "decoupled_weight_decay"):
             group.setdefault(key, False)
         if group["decoupled_weight_decay"]:
-            # Only here: a scheduler takes initial_lr for its base, and a user may still change lr before making one.
+            # Only if needed: schedulers start from initial_lr, and a user may change lr before making a scheduler.
             group.setdefault("initial_lr", float(group["lr"]))
 
 

@@ -1,1 +1,1 @@
-"""Plans of stages, the store of their results, the executor, the ledger of what they cost."""
+"""Plans of stages, the store of their results, the executor, and the ledger of costs."""

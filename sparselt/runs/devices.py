@@ -1,4 +1,4 @@
-"""What devices a run may use."""
+"""The devices that a run may use."""
 
 import os
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def cuda_devices() -> list[str]:
-    """The GPUs that a run may use, each as `CUDA_VISIBLE_DEVICES` calls it; see `like_the_first`.
+    """The GPUs that a run may use, as `CUDA_VISIBLE_DEVICES` names them; see `like_the_first`.
 
     Not yet run on a machine with several.
     """
@@ -17,10 +17,10 @@ def cuda_devices() -> list[str]:
 
 
 def like_the_first(names: Sequence[str], visible: str = "") -> list[str]:
-    """The devices that are the same model as the first: only there do equal trainings have equal results.
+    """The devices of the same model as the first. On another model an equal training may have another result.
 
-    names: the models of the devices that torch sees; visible: what `CUDA_VISIBLE_DEVICES` says, by which another model
-        can be chosen. Empty: every device, by number.
+    names: the models of the devices that torch sees. visible: the value of `CUDA_VISIBLE_DEVICES`, which can put
+        another model first; empty: all devices, by number.
     """
     listed = [device.strip() for device in visible.split(",") if device.strip()]
     devices = listed or [str(number) for number in range(len(names))]
@@ -28,9 +28,9 @@ def like_the_first(names: Sequence[str], visible: str = "") -> list[str]:
 
 
 def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
-    """Whether this CPU multiplies bfloat16 by instructions of its own (AVX512_BF16, AMX_BF16, Arm's BF16).
+    """Whether this CPU has instructions for bfloat16 products (AVX512_BF16, AMX_BF16, Arm's BF16); None if unknown.
 
-    Where it does not, torch's autocast is emulated and slower than float32. None: the system does not say.
+    Without them, torch emulates autocast, which is slower than float32.
     """
     try:
         lines = cpuinfo.read_text().splitlines()

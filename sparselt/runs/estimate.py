@@ -1,4 +1,4 @@
-"""How long a plan will take: from what equal stages cost before, or from a few timed steps."""
+"""How long a plan will take, from the costs of earlier equal stages or from a few timed steps."""
 
 import statistics
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from sparselt.stages.train import Train
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds for each unit of work of a kind of stage, in one worker; `basis` says where the numbers come from."""
+    """Seconds for each unit of work, by kind of stage, in one worker. `basis` says how they were found."""
 
     seconds: Mapping[str, float]
     basis: str
@@ -23,17 +23,12 @@ class Speed:
         return self.seconds.get(stage.kind, 0.0) * stage.work
 
     def total(self, stages: list[Stage], plan: Plan, workers: int) -> float:
-        """Estimated seconds on `workers` processes: the sum shared out, or the longest chain if that is more."""
+        """Estimated seconds on `workers` processes: an equal share of the sum, or the longest chain if it is longer."""
         if not stages:
             return 0.0
-        longest: dict[str, float] = {}
         keys = {stage.key for stage in stages}
-        for stage in reversed(plan.stages):
-            own = longest.get(stage.key, 0.0) + (self.of(stage) if stage.key in keys else 0.0)
-            longest[stage.key] = own
-            for file in stage.needs.values():
-                longest[file.stage.key] = max(longest.get(file.stage.key, 0.0), own)
-        return max(sum(map(self.of, stages)) / workers, max(longest.values()))
+        chains = plan.longest_chains(lambda stage: self.of(stage) if stage.key in keys else 0.0)
+        return max(sum(map(self.of, stages)) / workers, max(chains.values()))
 
 
 def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Workers) -> Speed:
@@ -41,10 +36,10 @@ def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Work
 
     Args:
         plan: holds at least one training.
-        store: its records of finished stages that cost the same come first.
+        store: its records of equal stages are used first.
         size: side of the training images in pixels.
-        test_count: images that one point of a path evaluates.
-        workers: where to time a few steps if the store knows nothing.
+        test_count: images evaluated at one point of a path.
+        workers: where to time a few steps if the store has no record.
     """
     training = plan.trainings()[0]
     examples = {stage.kind: stage for stage in plan.stages}
@@ -58,7 +53,7 @@ def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Work
 
 
 def _known(store: Store, stage: Stage) -> float | None:
-    """Median seconds a unit of the finished stages that cost what this one will; None if the store has none."""
+    """Median seconds a unit of the finished stages with equal cost; None if the store has none."""
     costs = []
     for path in (store.root / stage.kind).glob("*/stage.json"):
         record = read_record(path)

@@ -25,13 +25,13 @@ _MOST_TOGETHER = 64
 
 
 class Watcher(Protocol):
-    """Who is told how a run goes: the progress display, or a test."""
+    """Receives the progress of a run: the display, or a test."""
 
     def progressed(self, stage: Stage, work: int) -> None:
-        """`work` units of a running stage are done."""
+        """A running stage has done `work` units."""
 
     def finished(self, stage: Stage, entry: Entry) -> None:
-        """A stage ended, well or not."""
+        """A stage has ended, or was skipped."""
 
     def idle(self) -> None:
         """Called a few times a second."""
@@ -40,13 +40,14 @@ class Watcher(Protocol):
 class Workers:
     """A pool of worker processes that keep their imports from stage to stage.
 
-    Spawned rather than forked: Numba's, FFCV's and CUDA's threads do not survive a fork.
+    They are spawned, because the threads of Numba, FFCV and CUDA do not survive a fork.
 
     Args:
         count: number of processes, at least 1.
-        cohort: how many equal trainings a process makes side by side, at least 1. Default: on a GPU what a short
-            measurement there says is best, on a CPU one (see `sparselt.runs.cohorts`).
-        devices: GPUs that the processes take in turn, each seeing its own alone; empty: all see what this process sees.
+        cohort: how many equal trainings a process makes side by side, at least 1. Default: on a GPU the best number by
+            a short measurement, on a CPU one (see `sparselt.stages.train.Train`).
+        devices: GPUs to assign to the processes in turn; each process sees only its own. Empty: all see the same as
+            this process.
     """
 
     def __init__(self, count: int, cohort: int | None = None, devices: Sequence[str] = ()):
@@ -88,7 +89,7 @@ class Workers:
         return self._cohort != 1 and (self._cohort is not None or stage.device != "cpu")
 
     def cohort_of(self, stage: Train, root: Path) -> int:
-        """How many trainings like this one to make side by side; the first of its group on a GPU is measured."""
+        """How many trainings like this one to make side by side. On a GPU this is measured once for each group."""
         if not self.joins(stage) or self._cohort is not None:
             return self._cohort or 1
         group = stage.group
@@ -98,13 +99,13 @@ class Workers:
 
 
 def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> list[Entry]:
-    """Runs what is missing; returns the ledger of all stages of the plan, in the plan's order.
+    """Runs the missing stages; returns the ledger of all stages, in the plan's order.
 
-    The stage with the longest chain behind it goes first. A stage that fails takes only those with it that need it; the
-    others go on.
+    The stage that begins the longest chain runs first. If a stage fails, the stages that need it are skipped; all
+    others run.
 
     Raises:
-        StoreError: a worker process was killed (out of memory?). What had finished is kept.
+        StoreError: a worker process was killed (out of memory?). Finished stages are kept.
     """
     missing = {stage.key: stage for stage in plan.missing(store)}
     entries = {stage.key: _found(stage, store) for stage in plan.stages if stage.key not in missing}
@@ -144,18 +145,18 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
 
 
 def default_workers(threads: int) -> int:
-    """As many processes as cores that this process may use, divided by the threads of each training."""
+    """The number of cores that this process may use, divided by the threads of each training."""
     return max(1, len(os.sched_getaffinity(0)) // max(1, threads))
 
 
-def _priorities(plan: Plan) -> dict[str, tuple[bool, int]]:
-    """What comes first, smallest first: what takes no time and makes trainings ready together; then work left."""
+def _priorities(plan: Plan) -> dict[str, tuple[bool, float]]:
+    """The smallest first: quick stages, so that trainings get ready together; then by the longest chain of work."""
     left = plan.remaining_work()
     return {stage.key: (stage.unit not in ("masks", "networks"), -left[stage.key]) for stage in plan.stages}
 
 
 def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Workers, store: Store) -> list[Stage]:
-    """The first of the heap, and those of the others that are to be trained together with it."""
+    """Removes the first stage from the heap, and the stages to be trained together with it."""
     stage = missing[heapq.heappop(ready)[1]]
     if not isinstance(stage, Train) or not workers.joins(stage):
         return [stage]
@@ -171,10 +172,10 @@ def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Workers, st
 
 
 def result_of(future: Future, what: str) -> Any:
-    """What a worker returned.
+    """The return value of a worker.
 
     Args:
-        what: what it ran, for the error.
+        what: the name of its work, for the error.
 
     Raises:
         StoreError: the worker was killed, or could not start.

@@ -1,4 +1,4 @@
-"""What a run cost, stage by stage: `ledger.csv`."""
+"""`ledger.csv`: the cost of a run, stage by stage."""
 
 import csv
 from collections.abc import Iterable
@@ -15,9 +15,9 @@ Status = Literal["ran", "found", "failed", "skipped"]
 class Entry:
     """One stage of a run.
 
-    kind, title: what sort of stage; unit: what `steps` counts (optimizer steps, points, images). status: `ran` in this
-    run, `found` in the store (its seconds are those of the run that made it), `failed`, or `skipped` because something
-    it needs failed. seconds: wall-clock, in one worker. finished: UTC time.
+    kind, title: the kind of stage. unit: the unit of `steps` (optimizer steps, points, images). status: `ran` in this
+    run, `found` in the store (with the seconds of the run that made it), `failed`, or `skipped` because a stage that it
+    needs failed. seconds: wall-clock, in one worker. finished: UTC time.
     """
 
     stage: str

@@ -1,6 +1,6 @@
 """A plan: the distinct stages that some measurements need, in an order in which they can run."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,7 @@ from sparselt.stages.train import Train
 
 @dataclass(frozen=True)
 class KindTotal:
-    """How much of one kind a plan holds: stages, how many are in the store already, units of work still to do."""
+    """The stages of one kind in a plan: how many, how many of them the store has, and the remaining work in units."""
 
     title: str
     unit: str
@@ -21,10 +21,10 @@ class KindTotal:
 
 
 class Plan:
-    """Every stage that the wanted ones need, each once, with the union of the outputs asked of it.
+    """The wanted stages and all that they need, each once, with the union of its wanted outputs.
 
     Args:
-        wanted: the stages whose results are measured. Two equal ones are one.
+        wanted: the stages whose results are measured. Equal ones count once.
     """
 
     def __init__(self, wanted: Iterable[Stage]):
@@ -34,10 +34,10 @@ class Plan:
 
     @cached_property
     def stages(self) -> list[Stage]:
-        """All stages, every one after those it needs."""
+        """All stages, each after those that it needs."""
         order: list[Stage] = []
         seen: set[str] = set()
-        # An explicit stack: a chain of levels is deeper than Python likes to recurse.
+        # An explicit stack, because a chain of levels is too deep for Python's recursion.
         stack = [(stage, False) for stage in reversed(self._stages.values())]
         while stack:
             stage, expanded = stack.pop()
@@ -52,7 +52,7 @@ class Plan:
         return order
 
     def missing(self, store: Store) -> list[Stage]:
-        """The stages that have to run: wanted outputs that are not in the store, and what they in turn need."""
+        """The stages that have to run, because the store lacks a wanted output or they are local."""
         return [stage for stage in self.stages if stage.local or not store.has(stage)]
 
     def totals(self, store: Store) -> list[KindTotal]:
@@ -72,14 +72,17 @@ class Plan:
         """The training stages."""
         return [stage for stage in self.stages if isinstance(stage, Train)]
 
-    def remaining_work(self) -> dict[str, int]:
-        """For each key the work of the longest chain that begins with it: what to start first to end early."""
-        longest: dict[str, int] = {}
+    def remaining_work(self) -> dict[str, float]:
+        """By key, the work of the longest chain that begins with a stage. A run starts the longest chains first."""
+        return self.longest_chains(lambda stage: max(1, stage.work))
+
+    def longest_chains(self, cost: Callable[[Stage], float]) -> dict[str, float]:
+        """By key, the cost of the longest chain of stages that begins with a stage."""
+        longest: dict[str, float] = {}
         for stage in reversed(self.stages):
-            own = longest.get(stage.key, 0) + max(1, stage.work)
-            longest[stage.key] = own
+            longest[stage.key] = longest.get(stage.key, 0) + cost(stage)
             for file in stage.needs.values():
-                longest[file.stage.key] = max(longest.get(file.stage.key, 0), own)
+                longest[file.stage.key] = max(longest.get(file.stage.key, 0), longest[stage.key])
         return longest
 
     def _add(self, stage: Stage) -> None:

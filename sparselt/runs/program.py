@@ -1,4 +1,4 @@
-"""The program that this process runs."""
+"""The script that the user started."""
 
 import sys
 from pathlib import Path

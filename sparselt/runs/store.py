@@ -1,4 +1,4 @@
-"""Results on disk, found again by the stage's key: what exists, complete, is never computed twice."""
+"""Results on disk, found by the stage's key, so that nothing is computed twice."""
 
 import contextlib
 import fcntl
@@ -28,13 +28,13 @@ _SMALL = 1 << 20  # bytes
 class Store:
     """A folder of results, one folder a stage: `<root>/<kind>/<first 20 digits of the key>/`.
 
-    A stage's files are made in a temporary folder and moved into place when they are complete; `stage.json`, which
-    names them with their sizes and checksums, comes with them. So a killed run leaves nothing that counts as done, and
-    what was damaged later is noticed and made anew.
+    A stage writes its files into a temporary folder, which is moved into place when it is complete. `stage.json` lists
+    the files with their sizes and checksums. So a killed run leaves nothing that counts as done, and files damaged
+    later are noticed and made again.
 
     Args:
         root: the folder; made if it is missing.
-        writable: False only looks: nothing is made or written.
+        writable: False: read only.
 
     Raises:
         StoreError: the folder cannot be made or written.
@@ -55,13 +55,13 @@ class Store:
             ) from error
 
     def folder(self, stage: Stage | Made) -> Path:
-        """Where the stage's files stand, or would stand."""
+        """The folder of the stage's files, whether it exists or not."""
         return self.root / stage.kind / stage.key[:20]
 
     def has(self, stage: Stage) -> bool:
-        """True if every wanted output is there, and everything the stage made is whole.
+        """Whether every wanted output exists, and all files of the stage are intact.
 
-        Sizes are compared, of small files the checksums too; `verify` compares the checksum of any.
+        Compares sizes, and the checksums of small files; `verify` compares every checksum.
         """
         record, folder = self.record(stage), self.folder(stage)
         if not record:
@@ -74,10 +74,10 @@ class Store:
         )
 
     def verify(self, file: StageFile) -> Path:
-        """The path of a file, after its checksum has been compared.
+        """The path of a file, after a comparison of its checksum.
 
         Raises:
-            StoreError: it is not what the stage made; the stage no longer counts as done then.
+            StoreError: the file was changed. The stage then no longer counts as done.
         """
         folder = self.folder(file.stage)
         path = folder / file.name
@@ -88,19 +88,19 @@ class Store:
         return path
 
     def record(self, stage: Stage | Made) -> dict:
-        """The stage's `stage.json`; empty if there is none, or none that reads."""
+        """The stage's `stage.json`; empty if it is missing or not readable."""
         return read_record(self.folder(stage) / _DONE)
 
     def damaged(self, stage: Stage) -> bool:
-        """True for what was made and is no longer as it was: it will be made anew."""
+        """Whether the stage was finished, but its files have changed since. It will be made again."""
         folder = self.folder(stage)
         return (folder / _DONE).exists() and not self.has(replace(stage, outputs=frozenset()))
 
     def read(self, result: Result[T]) -> T:
-        """What a JSON file of a finished stage holds.
+        """The content of a JSON file of a finished stage.
 
         Raises:
-            StoreError: it does not read, or holds something else.
+            StoreError: the file is not readable, or holds something else.
         """
         path = self.folder(result.stage) / result.name
         try:
@@ -109,20 +109,20 @@ class Store:
             raise StoreError(f"{path} does not read back ({error}); delete its folder and run again") from error
 
     def begin(self, stage: Stage) -> Path:
-        """A fresh temporary folder on the store's file system, for the stage's function to write into."""
+        """A new temporary folder on the store's file system, for the files of the stage."""
         with _locked(self._unfinished()):
             folder = Path(tempfile.mkdtemp(dir=self._unfinished(), prefix=f"{stage.kind}-{stage.key[:12]}-"))
-            # Held while this process lives: so `sweep` knows a folder in use from one that a killed run left.
+            # Held while this process lives, so that `sweep` can tell folders in use from those of killed runs.
             self._held[folder] = _lock(folder)
         return folder
 
     def discard(self, temporary: Path) -> None:
-        """Deletes what is left of a folder of `begin`; after a commit nothing is."""
+        """Deletes a folder made by `begin`, unless a commit has moved it."""
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(self._held.pop(temporary))
 
     def commit(self, stage: Stage, temporary: Path, *, seconds: float, work: int, finished: str) -> None:
-        """Moves a finished stage's files into place; if an earlier run left others of its files there, both stay."""
+        """Moves a finished stage's files into place. Its files from an earlier run stay beside them."""
         folder = self.folder(stage)
         made = {
             path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(temporary.iterdir())
@@ -146,7 +146,7 @@ class Store:
         move_folder(temporary, folder, last=_DONE)
 
     def sweep(self) -> None:
-        """Deletes what runs that were killed left unfinished; what a living process is working on stays."""
+        """Deletes unfinished folders of killed runs. Folders in use by a living process stay."""
         with _locked(self._unfinished()):
             for leftover in self._unfinished().iterdir():
                 try:
@@ -163,7 +163,7 @@ class Store:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result's bits: the packages and Python."""
+    """The versions that decide a result's bits: of Python and the packages."""
     found = {"python": platform.python_version()}
     for package in ("sparselt", "torch", "torchvision", "triton", "numpy", "numba", "ffcv"):
         try:
@@ -174,7 +174,7 @@ def versions() -> dict[str, str]:
 
 
 def _lock(folder: Path) -> int:
-    """An open descriptor that holds the folder's lock; OSError if another one does."""
+    """An open descriptor that holds the folder's lock; OSError if another holds it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,7 +186,7 @@ def _lock(folder: Path) -> int:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Waits until no other process stands in the same block for `folder`."""
+    """Lets one process at a time into the block, for each folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -196,7 +196,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def read_record(path: Path) -> dict:
-    """A `stage.json`; empty if there is none, or none that reads and has what is asked of it."""
+    """A `stage.json`; empty if it is missing, not readable or incomplete."""
     try:
         record = json.loads(path.read_text())
         for name, made in record["files"].items():

@@ -1,4 +1,4 @@
-"""What a worker process does: runs a stage, or several as one unit, and commits what they made."""
+"""The work of a worker process: it runs a stage, or several together, and commits their files."""
 
 import multiprocessing
 import os
@@ -22,9 +22,9 @@ _progress_queue = None
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a worker says of one stage: work done, seconds, UTC time of the end, and the error's text if it failed.
+    """A worker's report on one stage: work done, seconds, UTC time of the end, and the error's text if it failed.
 
-    Of stages that ran side by side, each has its share of the seconds.
+    Stages that ran side by side share the seconds equally.
     """
 
     work: int
@@ -34,7 +34,7 @@ class Outcome:
 
 
 def run_stage(stage: Stage, root: str) -> Outcome:
-    """Runs one stage in this process and commits its files. An error comes back as text, which can be pickled."""
+    """Runs one stage in this process and commits its files. Returns errors as text, which can be pickled."""
     job = _Job(stage, Store(Path(root)), 1)
     try:
         return job.commit(stage.run(job.task()))
@@ -45,7 +45,7 @@ def run_stage(stage: Stage, root: str) -> Outcome:
 
 
 def run_cohort(stages: Sequence[Train], root: str) -> list[Outcome]:
-    """Trains the networks of several stages side by side. One that fails fails alone, the others are committed."""
+    """Trains the networks of several stages side by side. If one fails, the others are still committed."""
     store = Store(Path(root))
     jobs = [_Job(stage, store, len(stages)) for stage in stages]
     outcomes: dict[int, Outcome] = {}
@@ -70,7 +70,7 @@ def run_cohort(stages: Sequence[Train], root: str) -> list[Outcome]:
 
 
 def measure_cohort(stage: Train, root: str) -> int:
-    """How many trainings like this one are best made side by side on its device; 1 if it cannot be measured."""
+    """The best number of such trainings side by side on the device; 1 if it cannot be measured."""
     job = _Job(stage, Store(Path(root)), 1)
     try:
         return stage.best_group_size(job.task())
@@ -81,8 +81,8 @@ def measure_cohort(stage: Train, root: str) -> int:
 
 
 def start_worker(queue, devices) -> None:
-    """Makes this process one that reports progress to `queue`, sees the GPU that `devices` gives it (None: all), and
-    ends with its parent."""
+    """Sets this process up: it reports progress to `queue`, sees the GPU that `devices` gives it (None: all), and ends
+    with its parent."""
     global _progress_queue
     _progress_queue = queue
     device = devices.get()
@@ -94,7 +94,7 @@ def start_worker(queue, devices) -> None:
 
 
 class _Job:
-    """One stage on its way from its inputs to its place in the store."""
+    """One stage, from its inputs to its place in the store."""
 
     def __init__(self, stage: Stage, store: Store, together: int):
         self._stage, self._store, self._together = stage, store, together
@@ -102,7 +102,7 @@ class _Job:
         self._began = time.perf_counter()
 
     def task(self) -> Task:
-        """What the stage's function is given. StoreError for an input that was damaged."""
+        """The stage's task. Raises StoreError if an input is damaged."""
         stage = self._stage
         paths = {file: self._store.verify(file) for file in stage.needs.values()}
         return Task(paths, stage.outputs, self._folder, _reporter(stage))

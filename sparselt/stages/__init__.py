@@ -1,4 +1,4 @@
-"""The stages that a run is made of, a module for each family; `sparselt.stages.stage` says what a stage is."""
+"""The stages of a run, one module for each family. `sparselt.stages.stage` explains what a stage is."""
 
 from sparselt.stages.adaptive import AdaptivePrune, Sweep
 from sparselt.stages.criteria import PruneByCriterion

@@ -1,4 +1,4 @@
-"""The stage that prunes as much as the training loss along the way allows (Paul et al. 2022, section 2.2)."""
+"""The stage that prunes as much as the training loss allows (Paul et al. 2022, section 2.2)."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,9 +23,9 @@ class Sweep(Evaluation):
         fractions: to try.
         points: on the path to each pruned network.
         scope: how weights are ranked.
-        minimum: the fraction to prune where none stays below the threshold.
-        techniques: what the training loss is.
-        subsample_seed, images: the training images that losses are taken on; 0: all.
+        minimum: the fraction to prune if none stays below the threshold.
+        techniques: they define the training loss.
+        subsample_seed, images: the subsample of training images for the losses; 0 images: all.
         weights, mask: the network; without a mask it is dense.
         dense: measurements of the dense training, which give the threshold.
     """
@@ -42,7 +42,7 @@ class Sweep(Evaluation):
     dense: Result[Measurements]
 
     def search(self, task: Task, mask: "Mask") -> "tuple[AdaptiveSearch, int]":
-        """The sweep, and how many points it was worth. The network's weights stay as they are."""
+        """The sweep, and its work in points. The network's weights do not change."""
         from sparselt.analysis import TrainThreshold, adaptive_fraction, path_positions
 
         dense = task.read(self.dense)
@@ -71,8 +71,8 @@ class Sweep(Evaluation):
 class AdaptivePrune(PrunedMask, Sweep):
     """The next level's mask at the largest ratio whose path stays below the dense network's training loss plus ε.
 
-    Loss and ε are those of the dense training's last epoch, as it went: in training mode, on augmented images. That is
-    the paper's first step read literally. The losses along the paths are in eval mode, on training images as they are.
+    Loss and ε are from the dense training's last epoch, in training mode and on augmented images: the paper's first
+    step read literally. The losses along the paths are in eval mode, on training images without augmentation.
     """
 
     kind = "adaptive_prune"
@@ -102,5 +102,5 @@ class AdaptivePrune(PrunedMask, Sweep):
 
 
 def _largest(losses: tuple[float, ...]) -> float:
-    """NaN where any is: `max` would hide it."""
+    """The maximum, or NaN if any loss is NaN, which `max` may ignore."""
     return float("nan") if any(loss != loss for loss in losses) else max(losses)

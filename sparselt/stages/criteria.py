@@ -17,13 +17,13 @@ class PruneByCriterion(PrunedMask, Evaluation):
     Args:
         criterion: a name that `sparselt.criteria.find_criterion` knows.
         criterion_source: digest of the user's file that defines it.
-        fraction: of the live weights, to be removed.
-        equal: a mask; as many weights are left as in it. In place of `fraction`.
+        fraction: share of the live weights to prune.
+        equal: a mask: keep as many weights as it has. Instead of `fraction`.
         scope: see `sparselt.pruning.prune`.
-        samples: training images that are scored on, a random subsample; in batches of `batch_size`.
-        batch_size: of those.
+        samples: number of training images to score on, a random subsample.
+        batch_size: of these images.
         seed: of the subsample and of random scores.
-        techniques: what the training loss is.
+        techniques: they define the training loss.
         weights, mask: the network; without a mask it is dense.
     """
 

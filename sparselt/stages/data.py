@@ -11,19 +11,19 @@ from sparselt.stages.stage import Result, Stage, StageFile, Task, aside
 
 @dataclass(frozen=True)
 class DatasetNote:
-    """`dataset.json`: where the betons stand, seen from the note's own folder."""
+    """`dataset.json`: the folder of the betons, relative to the note's own folder."""
 
     folder: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PrepareDataset(Stage):
-    """Writes the betons of a source, or checks the user's own and notes where they stand.
+    """Writes the betons of a source, or checks the user's betons and notes their folder.
 
     Args:
-        source: record of the source, see `sparselt.data.source_record`; None where only a plan can be made.
-        fingerprint: of the user's betons, in place of a source.
-        folder: where the user's betons stand on this machine.
+        source: record of the source, see `sparselt.data.source_record`; None if only a plan is made.
+        fingerprint: of the user's betons, instead of a source.
+        folder: of the user's betons on this machine.
     """
 
     kind = "dataset"
@@ -36,22 +36,22 @@ class PrepareDataset(Stage):
     folder: str | None = aside(None)
 
     @property
-    def spec(self) -> dict[str, Any]:  # type: ignore[override]  # a plan without a source has a key as well
-        """The source, or the fingerprint."""
+    def spec(self) -> dict[str, Any]:
+        """The source, or the fingerprint. A plan without a source has a key as well."""
         return {"source": self.source} if self.fingerprint is None else {"fingerprint": self.fingerprint}
 
     @property
     def local(self) -> bool:
-        """Where the user's betons stand may have changed."""
+        """True for the user's betons, whose folder may have changed."""
         return self.folder is not None
 
     @property
     def note(self) -> Result[DatasetNote]:
-        """Where the betons stand."""
+        """The note of the betons' folder."""
         return self.result("dataset.json", DatasetNote)
 
     def run(self, task: Task) -> int:
-        """Writes or opens the betons; the images are the work."""
+        """Writes or opens the betons. Each image is a unit of work."""
         from sparselt.data import open_dataset, source_from_record, write_dataset
 
         if self.folder is not None:
@@ -66,7 +66,7 @@ class PrepareDataset(Stage):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReadPixels(Stage):
-    """Reads every beton once and keeps the pixels, for all trainings to map into memory."""
+    """Reads every beton once and stores the pixels, which all trainings map into memory."""
 
     kind = "resident"
     title = "read the betons"
@@ -85,7 +85,7 @@ class ReadPixels(Stage):
         return self.file("test.safetensors")
 
     def run(self, task: Task) -> int:
-        """Reads the betons; the images are the work."""
+        """Reads the betons. Each image is a unit of work."""
         from sparselt.data import write_resident
 
         dataset = open_noted(task.path(self.dataset))

@@ -1,4 +1,4 @@
-"""Stages that compare the weights of trained networks, and look at how they are distributed; none reads data."""
+"""Stages that compare the weights of trained networks, or count them. They read no data."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -51,7 +51,7 @@ class OfRounds(Stage):
     masks: Annotated[tuple[StageFile, ...], numbered("mask", 1)]
 
     def load_masks(self, task: Task) -> "list[Mask]":
-        """The mask of every round; that of the dense network is full."""
+        """The mask of every round, beginning with the dense network's full one."""
         import torch
 
         from sparselt.masks import Mask
@@ -65,7 +65,7 @@ class OfRounds(Stage):
 class MeasureAngles(OfRounds):
     """Angular distance of all pairs of rounds, and of each to the initialization, on shared weights.
 
-    Maene et al. 2021. A pair stands once, with `level` below `to_level`.
+    Maene et al. 2021. Each pair is given once, with `level` below `to_level`.
     """
 
     kind = "angular_distances"
@@ -97,12 +97,12 @@ class MeasureAngles(OfRounds):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CountWeights(OfRounds):
-    """How each round's live weights are distributed, and where the next pruning cuts (Maene et al. 2021).
+    """Histograms of each round's live weights, and the threshold of the next pruning (Maene et al. 2021).
 
     Args:
         bins: of the histograms.
-        fraction: of the live weights that the next pruning removes.
-        drawn: levels whose histogram is given: shares of the live weights, each with the middle of its bin as position.
+        fraction: share of the live weights that the next pruning removes.
+        drawn: levels whose histograms are given: for each bin the share of the live weights, at the middle of the bin.
     """
 
     kind = "histograms"

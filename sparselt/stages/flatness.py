@@ -1,4 +1,4 @@
-"""Stages on how flat the loss is where a training ended, and how much a network bears early in it."""
+"""Stages that measure the flatness of the loss at a solution, and perturb networks early in training."""
 
 import dataclasses
 import functools
@@ -22,13 +22,13 @@ _PIXELS = 64 * 224 * 224
 class MeasureFlatness(Sweep):
     """The Hessian's largest eigenvalues and trace at a solution, and the largest fraction that one level can prune.
 
-    Both on the same training images. The fraction is given twice: below the dense network's training loss plus ε, as
-    the adaptive heuristic has it, and below the solution's own loss plus ε, its own LCS-set (Definition 2.1).
+    Both use the same training images. The fraction has two thresholds: the dense network's training loss plus ε, as in
+    the adaptive heuristic, and the solution's own loss plus ε, for its own LCS-set (Definition 2.1).
 
     Args:
         eigenvalues: how many.
-        tolerance, products: of the eigenvalues, and the most Hessian-vector products for them.
-        trace_samples: random vectors of the trace's estimate.
+        tolerance, products: of the eigenvalues, and the largest number of Hessian-vector products.
+        trace_samples: number of random vectors for the trace.
     """
 
     kind = "flatness"
@@ -40,7 +40,7 @@ class MeasureFlatness(Sweep):
     trace_samples: int
 
     def run(self, task: Task) -> int:
-        """Sweeps and takes the spectrum."""
+        """Sweeps the fractions and computes eigenvalues and trace."""
         from sparselt.analysis.flatness import hessian_eigenvalues, hessian_trace
         from sparselt.training.checkpoint import load_tensors
         from sparselt.training.cpu import cpu_threads
@@ -83,13 +83,13 @@ class MeasureFlatness(Sweep):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Perturb(Stage):
-    """The rewound network, moved in a random direction by a multiple of what the next pruning would move it by.
+    """The rewound network, moved in a random direction by a multiple of the distance that the next pruning moves it.
 
-    Paul et al. 2022, appendix D, take the dense network and the projection that the mask of level 1 is, at the rewind
-    step: here the network of any level and the mask of the next. What is not a live weight stays.
+    Paul et al. 2022, appendix D, take the dense network at the rewind step and the mask of level 1. Here it may be the
+    network of any level, with the mask of the next. Only live weights move.
 
     Args:
-        scale: of the move.
+        scale: the multiple.
         model, classes, channels, model_source: the network's shape.
         weights, mask: the network; without a mask it is dense.
         next_mask: of the level above.
@@ -136,6 +136,6 @@ class Perturb(Stage):
 
 
 def _parts(images: "Tensor", labels: "Tensor") -> "Iterator[tuple[Tensor, Tensor]]":
-    """The batch in parts whose second derivatives fit the memory of a device; one part where images are small."""
+    """The batch in parts whose second derivatives fit a device's memory; small images need only one part."""
     size = max(1, _PIXELS // (images.shape[2] * images.shape[3]))
     return zip(images.split(size), labels.split(size), strict=True)

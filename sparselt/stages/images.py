@@ -1,4 +1,4 @@
-"""What stages share that train or evaluate networks on a data set: which network, which images, in which form."""
+"""The common part of stages that train or evaluate networks on a data set: the network and the images."""
 
 import functools
 import json
@@ -41,12 +41,12 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class WholeImages:
-    """Resident images are evaluated as they are stored."""
+    """Evaluates resident images as they are stored."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """Streamed images are evaluated on a centre crop, see `sparselt.data.CenterCrop`."""
+    """Evaluates streamed images on a centre crop, see `sparselt.data.CenterCrop`."""
 
     size: int
     ratio: float
@@ -61,9 +61,9 @@ class OnImages(Stage):
     Args:
         classes, channels: of the data.
         device: `cpu` or `cuda`.
-        engine: `resident` reads pixels that are kept in memory, `streaming` decodes the betons.
-        evaluated: how images reach the network when it is evaluated.
-        dataset: note of the betons.
+        engine: `resident` keeps the pixels in memory, `streaming` decodes the betons.
+        evaluated: the transform of images for evaluation.
+        dataset: the note of the betons' folder.
         train_pixels, test_pixels: the resident images.
     """
 
@@ -82,7 +82,7 @@ class OnImages(Stage):
         """Batches of a split, every sample once and never augmented.
 
         Args:
-            count: a random subsample of so many, drawn from `seed`; 0, or more than there are: all of them.
+            count: size of a random subsample, drawn from `seed`; 0, or more than the split has: all of it.
         """
         from sparselt.analysis import subsample_indices
         from sparselt.data.loaders import eval_loader, eval_transform
@@ -107,7 +107,7 @@ class OnImages(Stage):
     def train_images(
         self, task: Task, augmentation: Shift | RandomCrop, batch_size: int, seeds: "Seeds", threads: int
     ) -> "ResidentTrainLoader | StreamingTrainLoader":
-        """Augmented training batches, in the order and with the crops of `seeds`."""
+        """Augmented training batches; `seeds` decide their order and crops."""
         from sparselt.data.loaders import train_loader, train_transform
 
         source = self._source(task, "train")
@@ -129,7 +129,7 @@ class OnImages(Stage):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation(OnImages):
-    """A stage that evaluates trained networks. Its work is counted in evaluations of one network on the test images.
+    """A stage that evaluates trained networks. Its unit of work is one network evaluated on the test images.
 
     model_source: digest of the user's file that defines the network, see `sparselt.models.model_digest`.
     """

@@ -30,13 +30,13 @@ class MakesMask(Stage):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PrunedMask(MakesMask):
-    """A stage that prunes a network: beside the mask it says which layers that leaves empty."""
+    """A stage that prunes a network. It makes the mask and notes the layers that it leaves empty."""
 
     def save(self, task: Task, mask: "Mask") -> list[Value]:
         """Writes the mask; returns a value for each layer that it leaves empty.
 
         Raises:
-            SettingError: no weight is left to train.
+            SettingError: the mask has no live weight.
         """
         from sparselt.errors import SettingError
         from sparselt.pruning import empty_layers
@@ -47,7 +47,7 @@ class PrunedMask(MakesMask):
         return [Value(EMPTY_LAYER, 1.0, density=mask.density, condition=f"layer={name}") for name in empty_layers(mask)]
 
     def values(self, read: Read) -> Iterator[Value]:
-        """The numbers, but for the empty layers: these belong to the trainings under the mask."""
+        """The numbers without the empty layers, which are reported with the trainings under the mask."""
         return (value for value in read(self.measured) if value.metric != EMPTY_LAYER)
 
     def empty_layers(self, read: Read) -> Iterator[Value]:
@@ -57,15 +57,15 @@ class PrunedMask(MakesMask):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prune(PrunedMask):
-    """The next level's mask, from a trained network's weights and its mask; which layers it leaves empty.
+    """The next level's mask, from a trained network's weights and its mask.
 
     Args:
-        fraction: of the live weights, to be removed.
+        fraction: share of the live weights to prune.
         scope: see `sparselt.pruning.magnitude_prune`.
         weights: the network.
         mask: the network's; None if it is dense.
         model, classes, channels, model_source: the network's shape; needed without a mask.
-        equal: a mask; as many weights are left as in it. In place of `fraction`.
+        equal: a mask: keep as many weights as it has. Instead of `fraction`.
     """
 
     kind = "prune"
@@ -83,7 +83,7 @@ class Prune(PrunedMask):
     equal: StageFile | None = None
 
     def run(self, task: Task) -> int:
-        """Prunes; one mask."""
+        """Prunes. The mask is the unit of work."""
         from sparselt.pruning import magnitude_prune
         from sparselt.training.checkpoint import load_tensors
 
@@ -113,14 +113,14 @@ class DrawMask(MakesMask):
         return 1
 
     def empty_layers(self, read: Read) -> Iterator[Value]:
-        """Those of the mask that it is like: it has as many live weights in each layer."""
+        """Those of the other mask, which has as many live weights in each layer."""
         if isinstance(self.mask.stage, MakesMask):
             yield from self.mask.stage.empty_layers(read)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shuffle(Stage):
-    """A checkpoint whose masked layers have their live weights permuted among the live positions.
+    """A checkpoint with the live weights of each masked layer permuted among its live positions.
 
     The permutation of a layer depends on the seed and the layer's name only; everything else stays as it is.
     """
@@ -158,7 +158,7 @@ class Shuffle(Stage):
 
 
 def fraction_of(task: Task, mask: "Mask", fraction: float | None, equal: StageFile | None) -> float:
-    """The share of live weights to prune: `fraction`, or what leaves as many as the mask `equal` has."""
+    """The share of live weights to prune: `fraction`, or the one that leaves as many as the mask `equal` has."""
     from sparselt.masks import Mask
 
     if equal is not None:

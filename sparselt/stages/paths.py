@@ -11,7 +11,7 @@ from sparselt.stages.stage import Read, Result, StageFile, Task, Value, numbered
 
 @dataclass(frozen=True)
 class PathResult:
-    """`path.json`: errors (fractions) and losses (nats) at the positions of a line, and what follows from them."""
+    """`path.json`: errors (fractions) and losses (nats) at the positions of a line, and their barriers."""
 
     positions: Sequence[float]
     errors: Sequence[float]
@@ -29,7 +29,7 @@ class OnLines(Evaluation):
 
     Args:
         points: on each line, both ends included.
-        batch_norm: where batch-norm statistics come from, see `sparselt.analysis.batch_norm.Buffers`.
+        batch_norm: the choice of batch-norm statistics, see `sparselt.analysis.batch_norm.Buffers`.
         batch_norm_images: a random subsample of the training images for `reestimate`.
     """
 
@@ -94,8 +94,8 @@ class EvaluatePath(OnLines):
 class EvaluatePairs(OnLines):
     """The lines between all pairs of networks: largest error, barrier and instability.
 
-    A value a metric and pair: `level` < `to_level` are the networks' numbers. Where they are equal, `max_error` is the
-    network's own error.
+    Each metric has a value for each pair; `level` < `to_level` are the networks' numbers. If they are equal,
+    `max_error` is the network's own error.
     """
 
     kind = "heat_map"
@@ -104,7 +104,7 @@ class EvaluatePairs(OnLines):
     networks: Annotated[tuple[StageFile, ...], numbered("network")]
 
     def run(self, task: Task) -> int:
-        """Evaluates the networks, and the points between each two of them."""
+        """Evaluates the networks and the points between each pair."""
         from sparselt import analysis
         from sparselt.training.cpu import cpu_threads
 

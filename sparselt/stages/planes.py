@@ -32,9 +32,9 @@ class WithProjection(OnLines):
 class EvaluatePlane(WithProjection):
     """Test error on a grid over the plane through w(L), m(L+1) ⊙ w(L) and w(L+1), `third` (Paul et al. 2022, Fig. 3).
 
-    Values have (x, y) of `sparselt.analysis.PlaneAxes` as positions, distances taken over all parameters: `plane_error`
-    at the grid points; `solution_error`, `projection_error` and `next_solution_error` at the three networks. `points`
-    stand on each side of the grid.
+    Positions are (x, y) of `sparselt.analysis.PlaneAxes`, with distances over all parameters. Metrics: `plane_error` at
+    the grid points; `solution_error`, `projection_error` and `next_solution_error` at the three networks. points: on
+    each side of the grid.
     """
 
     kind = "plane"

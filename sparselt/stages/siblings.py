@@ -13,7 +13,7 @@ from sparselt.stages.stage import Stage, StageFile, Task, Value, numbered
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CompareMasks(Stage):
-    """How much masks overlap, against global and layerwise chance, see `sparselt.analysis.overlap`."""
+    """The overlap of masks against global and layerwise chance, see `sparselt.analysis.overlap`."""
 
     kind = "overlap"
     title = "compare masks of siblings"
@@ -37,14 +37,14 @@ class CompareMasks(Stage):
 class CombineMasks(MakesMask):
     """Union or intersection of siblings' masks, with as many weights as the mask `equal`; its layerwise densities.
 
-    Where the siblings were pruned before, they wear masks: an intersection may hold only weights alive in all of them,
-    a union only weights alive in any.
+    Siblings that were pruned before already have masks. An intersection may hold only weights that live in all of these
+    masks, a union only weights that live in one of them.
 
     Args:
         scope: how each sibling's weights are ranked.
         condition: of the values, see `sparselt.stages.Value`.
         weights: the siblings' networks.
-        worn: the masks that they wear.
+        worn: the masks that they already have.
         equal: a mask.
     """
 
@@ -74,7 +74,7 @@ class CombineMasks(MakesMask):
 
         weights = [load_tensors(task.path(file)) for file in self.weights]
         equal = Mask.load(task.path(self.equal))
-        # What a sibling has lost is zero, and ranks last.
+        # Weights that a sibling has lost are zero, so they rank last.
         dense = Mask({name: torch.ones_like(layer) for name, layer in equal.items()})
         mask, sibling_density = combined_mask(weights, equal.density, self.how, dense, self.scope)
         worn = [Mask.load(task.path(file)) for file in self.worn]

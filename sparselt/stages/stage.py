@@ -24,7 +24,7 @@ class StageFile:
     name: str
 
     def __reduce__(self):
-        # What a worker gets of an input is where it stands. A chain of levels pickled whole is deeper than pickle goes.
+        # A worker only needs to find an input. A whole chain of levels would be too deep for pickle.
         return type(self), (Made(self.stage.kind, self.stage.key), *self.__getstate__()[1:])
 
     def __getstate__(self):
@@ -33,7 +33,7 @@ class StageFile:
 
 @dataclass(frozen=True)
 class Made:
-    """What a worker process knows of a stage whose files it reads."""
+    """A finished stage, as far as a worker process needs it to find its files."""
 
     kind: str
     key: str
@@ -53,9 +53,10 @@ class Result(StageFile, Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One number that a stage measured: a row of the results, but for the columns that the experiment knows.
+    """One number that a stage measured. The experiment adds the other columns of its row in the results.
 
-    None: the experiment says it, or the column is empty. `condition` is `name=value`, several with spaces between.
+    None: the experiment gives the value, or the column is empty. `condition` is `name=value`, several with spaces
+    between.
     """
 
     metric: str
@@ -70,7 +71,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Values:
-    """What `values.json` holds: the numbers, and what else the stage notes."""
+    """The content of `values.json`: the numbers, and other notes of the stage."""
 
     values: Sequence[Mapping[str, Any]]
     density: float = 1.0
@@ -81,7 +82,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Task:
-    """What a stage is given to run.
+    """The arguments of a stage's `run`.
 
     Args:
         paths: every input's path, its checksum compared.
@@ -96,11 +97,11 @@ class Task:
     report: Callable[[int], None]
 
     def path(self, file: StageFile) -> Path:
-        """Where an input of the stage is."""
+        """The path of an input."""
         return self.paths[file]
 
     def read(self, result: Result[T]) -> T:
-        """An input that is a JSON file."""
+        """Reads an input that is a JSON file."""
         return result.decode(json.loads(self.path(result).read_text()))
 
     def write(self, result: StageFile, content: object) -> None:
@@ -108,7 +109,7 @@ class Task:
         (self.folder / result.name).write_text(json.dumps(plain(content), indent=1))
 
     def write_values(self, values: Sequence[Value], **notes: Any) -> None:
-        """Writes `values.json`; `notes` stand beside the numbers."""
+        """Writes `values.json`, with `notes` beside the numbers."""
         listed = [{name: item for name, item in plain(value).items() if item is not None} for value in values]
         (self.folder / "values.json").write_text(json.dumps({"values": listed, **notes}, indent=1))
 
@@ -171,7 +172,7 @@ class Stage:
     work: int = aside(1)
 
     def run(self, task: Task) -> int:
-        """Makes the files; returns the units of work done. Heavy imports stand inside: planning needs none of them."""
+        """Makes the files; returns the units of work done. Heavy imports are inside, so that planning is fast."""
         raise NotImplementedError
 
     @property
@@ -181,7 +182,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """What to call it in front of a person."""
+        """The name to show to a person."""
         return self.label or self.title
 
     @cached_property
@@ -218,14 +219,14 @@ class Stage:
             "needs": {name: [file.stage.key, file.name] for name, file in self.needs.items()},
         }
         if not type(self).__module__.startswith("sparselt."):
-            identity["source"] = source_digest(type(self))  # so that an edited stage of the user's is another one
+            identity["source"] = source_digest(type(self))  # so that an edited stage of the user's has another key
         return digest(identity)
 
     def want(self, *files: StageFile | str) -> Self:
         """The same stage, with `files` among its wanted outputs."""
         names = {file if isinstance(file, str) else file.name for file in files}
         wanted = dataclasses.replace(self, outputs=self.outputs | names)
-        # Neither depends on the outputs, and plans ask for both by the thousand.
+        # Neither depends on the outputs, and plans read both thousands of times.
         wanted.__dict__.update(key=self.key, needs=self.needs)
         return wanted
 
@@ -254,10 +255,10 @@ class Stage:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON knows it: dataclasses as dictionaries, tuples as lists.
+    """`value` in types of JSON: dataclasses as dictionaries, tuples as lists.
 
-    A dataclass field with the metadata `omit_default` is left out where it holds its default: so a field that is added
-    later changes no earlier digest.
+    A dataclass field with the metadata `omit_default` is left out if it has its default value, so that a new field does
+    not change earlier digests.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [f for f in dataclasses.fields(value) if not _omitted(f, getattr(value, f.name))]
@@ -280,7 +281,7 @@ def digest(value: Any) -> str:
 
 @functools.cache
 def _fields(kind: type) -> tuple[list[tuple[str, str, int | None]], list[tuple[str, str, int | None]]]:
-    """Values and inputs of a kind of stage: field, name in the identity, first number of a numbered input."""
+    """Values and inputs of a kind of stage, each as field, name in the identity, and first number if numbered."""
     hints = get_type_hints(kind, include_extras=True)
     found: tuple[list, list] = ([], [])
     for f in dataclasses.fields(kind):

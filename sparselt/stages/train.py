@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 SIZES = (1, 2, 4, 8, 16)
 """Numbers of networks that `Train.best_group_size` tries side by side."""
 
-_OWN_VALUES = {"seeds", "start_step"}  # what members may differ in, besides the schedule and what they start from
+_OWN_VALUES = {"seeds", "start_step"}  # may differ among members, as may the schedule and the start
 _SHARED_INPUTS, _OWN_INPUTS = {"dataset", "train", "test"}, {"weights", "mask", "momentum"}
-_NEAR = 0.9  # the shortest training's work over the longest's: what ends early idles until the last one ends
+_NEAR = 0.9  # least ratio of the shortest to the longest training, because those that end early then idle
 _NEAR_BEST = 0.95
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """`measurements.json`: what a training measured of its network.
+    """`measurements.json`: the measurements of a training.
 
-    density: of its mask, 1 without one; test_error: a fraction; test_loss, train_loss, train_loss_std: nats, the last
-    two over the batches of the last epoch, as they were trained on.
+    density: of the mask, 1 without one. test_error: a fraction. test_loss, train_loss, train_loss_std: in nats; the
+    last two over the batches of the last epoch, during training.
     """
 
     density: float
@@ -45,22 +45,22 @@ class Measurements:
 class Train(OnImages):
     """Trains a network from its initialization or from a checkpoint, dense or masked; evaluates it at the end.
 
-    Trainings of one group may be made side by side in one process (`sparselt.training.cohort`). On a GPU a small
-    network leaves most of the device idle, so several share it, as many as a measurement there says. On a CPU separate
-    processes are faster, so one network a process is the default: on two cores two processes trained 1.64 times as fast
-    as one process that took the two in turn, and one process with both side by side 0.93 times as fast (digits recipe,
-    one thread a network, medians of 7 interleaved, two EPYC cores).
+    Trainings of one group may run side by side in one process (`sparselt.training.cohort`). A small network leaves most
+    of a GPU idle, so several share it; a measurement on the device chooses the number. On a CPU separate processes are
+    faster, so each process trains one network by default. On two cores, two processes trained 1.64 times as fast as one
+    process that trained the two in turn, and one process with both side by side 0.93 times as fast (digits recipe, one
+    thread a network, medians of 7 interleaved, two EPYC cores).
 
     Args:
         recipe, seeds: the hyperparameters and the randomness.
-        start_step: where clock and data position stand at the start.
+        start_step: where schedule and data start.
         augmentation: of the training images.
         model_source: digest of the user's file that defines the network, see `sparselt.models.model_digest`.
         repulsion, solutions: λ of the repelling loss and the networks that repel, see
             `sparselt.training.repulsion.Repulsion`.
         weights: the checkpoint to start from; None: the initialization.
         mask: None: dense.
-        momentum: to start with; None: zero.
+        momentum: the momentum to start with; None: zero.
     """
 
     kind = "train"
@@ -94,7 +94,7 @@ class Train(OnImages):
 
     @property
     def measured(self) -> Result[Measurements]:
-        """What it measured of its network."""
+        """The measurements of the network."""
         return self.result("measurements.json", Measurements)
 
     def values(self, read: Read) -> Iterator[Value]:
@@ -105,9 +105,9 @@ class Train(OnImages):
 
     @cached_property
     def group(self) -> str | None:
-        """Trainings with equal groups can be made side by side; None: this one is made alone.
+        """Trainings with equal groups can run side by side; None: this one runs alone.
 
-        A group shares all but seeds, start and starting weights; the schedule too, where decay divides by its peak.
+        Members may differ in seeds, start step, starting weights and, without decoupled weight decay, in the schedule.
         """
         if not self._joins():
             return None
@@ -115,7 +115,7 @@ class Train(OnImages):
         return digest({"spec": self._shared, "data": data})
 
     def mates(self, others: "Iterable[Stage]") -> "list[Train]":
-        """Those of `others` that can be trained side by side with this one, in their order."""
+        """Those of `others` that can run side by side with this one, in their order."""
         return [
             other
             for other in others
@@ -126,7 +126,7 @@ class Train(OnImages):
         ]
 
     def run(self, task: Task) -> int:
-        """Trains the network; the optimizer steps are the work."""
+        """Trains the network. Each optimizer step is a unit of work."""
         if self.device == "cpu" or not self._joins():
             return self._train_alone(task)
         ((_, made),) = self.run_together([(self, task)])
@@ -136,10 +136,10 @@ class Train(OnImages):
 
     @staticmethod
     def run_together(jobs: "Sequence[tuple[Train, Task]]") -> Iterator[tuple[int, int | Exception]]:
-        """Trains the networks of one group side by side; yields each, by its place, when it is done.
+        """Trains the networks of one group side by side; yields the place of each when it is done.
 
-        With the place comes the number of steps made, or the error: of an input that cannot be read, or of a network
-        that diverged. The others go on.
+        With the place comes the number of steps made, or an error: an unreadable input, or a network that diverged. The
+        others go on.
         """
         from sparselt.errors import SparseltError
         from sparselt.training.captured import pinned_algorithms
@@ -172,12 +172,12 @@ class Train(OnImages):
                     yield place, result
                     continue
                 stage, task = jobs[place]
-                with pinned_algorithms():  # for the evaluation, as when it is trained alone
+                with pinned_algorithms():  # for the evaluation, as in a training alone
                     stage._write(task, network, masks[place], result)
                 yield place, result.steps
 
     def best_group_size(self, task: Task) -> int:
-        """How many networks like this one are best trained side by side on its device, measured there."""
+        """The best number of networks like this one to train side by side, measured on its device."""
         import torch
 
         from sparselt.training.cpu import cpu_threads
@@ -285,7 +285,7 @@ class Train(OnImages):
         task.write(self.measured, Measurements(density, error, loss, trained.train_loss, trained.train_loss_std))
 
     def _joins(self) -> bool:
-        """Whether it can be made side by side with others."""
+        """Whether it can run side by side with others."""
         techniques = self.recipe.techniques
         return (
             self.engine == "resident"
@@ -326,7 +326,7 @@ class Train(OnImages):
         )
 
     def _cohort(self, task: Task, size: int) -> "Cohort":
-        """A cohort of that size for this group: the one of the unit before, if it will do."""
+        """A cohort of this size for this group: the previous one if it fits."""
         from sparselt.models import build_model
         from sparselt.training.cohort import Cohort
 
@@ -344,8 +344,8 @@ class Train(OnImages):
 def best_size(speed: Callable[[int], float | None]) -> int:
     """The smallest number of networks within 5% of the best images a second.
 
-    speed: images a second of so many side by side, all together; None: they do not fit the device's memory. Asked for
-        1, 2, 4, 8, 16 until one does not fit.
+    speed: images a second of a number of networks together; None: they do not fit the device's memory. Called with 1,
+        2, 4, 8, 16 until they do not fit.
     """
     speeds: dict[int, float] = {}
     for size in SIZES:
@@ -361,7 +361,7 @@ def finals(networks: "Iterable[Train]") -> tuple[StageFile, ...]:
     return tuple(network.final for network in networks)
 
 
-_kept: "dict[tuple, Cohort]" = {}  # the last one: on a GPU its captured step serves the next stages of equal shape
+_kept: "dict[tuple, Cohort]" = {}  # the last one, whose captured step serves later stages of equal shape
 
 
 def _checkpoint(step: int) -> str:
@@ -373,7 +373,7 @@ def _momentum(step: int) -> str:
 
 
 def _free_memory(device: "torch.device") -> int:
-    """Bytes, after all that is unused has been given back."""
+    """Free bytes, after unused memory has been released."""
     import gc
     import os
 

@@ -1,10 +1,10 @@
-"""The step of a cohort as one CUDA graph: a branch a network on a stream of its own, then one optimizer launch for all.
+"""The step of a cohort as one CUDA graph: each network on its own stream, then one optimizer launch for all.
 
-A graph holds addresses and launches, no values: weights, mask bits, momentum, learning rates, orders, seeds and clocks
-are read from the device at each replay. So it is captured once a shape (architecture, batch size, options of the
-optimizer, number of networks) and serves every epoch, level, mask and replicate; the host only sends an order an epoch.
-What it cannot know is a step that changes its shape or its host code: progressive resizing, weight averages, images
-that do not fit the device. Those train in the eager loop (`loop.train`).
+A graph holds addresses and launches, but no values: each replay reads weights, mask bits, momentum, learning rates,
+orders, seeds and clocks from the device. So it is captured once for a shape (architecture, batch size, options of the
+optimizer, number of networks) and serves every epoch, level, mask and replicate. The host only sends the order of each
+epoch. A graph cannot replay steps that change their shape or need the host: progressive resizing, weight averages,
+images that do not fit the device. Those train in the eager loop (`loop.train`).
 
 Written after torch's notes on CUDA graphs (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs). It has
 not run on a GPU yet; tests/training/test_captured_on_gpu.py says what must hold there.
@@ -17,17 +17,17 @@ import torch
 
 from sparselt.training.step import Branch
 
-_WARM_UP = 3  # steps, as torch's notes have it: libraries choose their algorithms and get their workspaces
+_WARM_UP = 3  # steps, as in torch's notes: libraries choose algorithms and allocate workspaces
 
 
 def on_streams(branches: Sequence[Branch]) -> None:
-    """Computes every branch on a stream of its own; the current stream goes on when all are done."""
+    """Computes every branch on its own stream. The current stream waits for all of them."""
     device = branches[0].rate.device
     current = torch.cuda.current_stream(device)
     streams = _streams(device, 1 + len(branches))[1:]
     for branch, stream in zip(branches, streams, strict=True):
         stream.wait_stream(current)
-        # Backward too: autograd runs each node on the stream of its forward pass, and gradients are born there.
+        # This holds for the backward pass too: autograd runs each node on the stream of its forward pass.
         with torch.cuda.stream(stream):
             branch.compute()
     for stream in streams:
@@ -37,8 +37,8 @@ def on_streams(branches: Sequence[Branch]) -> None:
 def capture(step: Callable[[Sequence[Branch]], None], branches: Sequence[Branch]) -> torch.cuda.CUDAGraph:
     """Warms up and captures `step(branches)`, which must begin by setting the gradients to None.
 
-    So gradients are allocated in the graph's own memory and stay there. The warm-up makes real steps: give every
-    network its start afterwards. It runs on the streams of the capture, where libraries keep their workspaces and
+    Then gradients are allocated in the graph's memory and stay there. The warm-up makes real steps, so load every
+    network's start afterwards. It uses the streams of the capture: libraries keep workspaces for each stream, and
     autograd the nodes that accumulate gradients.
     """
     device = branches[0].rate.device
@@ -56,9 +56,9 @@ def capture(step: Callable[[Sequence[Branch]], None], branches: Sequence[Branch]
 
 @contextlib.contextmanager
 def pinned_algorithms() -> Iterator[None]:
-    """Convolutions are computed by deterministic algorithms that the shapes alone decide, not a measurement.
+    """Chooses deterministic convolution algorithms by shape alone, not by a measurement.
 
-    Otherwise two runs, or a network alone and in a cohort, may take different ones, whose results differ in rounding.
+    Otherwise two runs, or a network alone and in a cohort, may use different algorithms, which round differently.
     """
     unchanged = {"enabled": None, "benchmark_limit": None, "allow_tf32": None, "fp32_precision": None}
     with torch.backends.cudnn.flags(benchmark=False, deterministic=True, **unchanged):
@@ -66,7 +66,7 @@ def pinned_algorithms() -> Iterator[None]:
 
 
 def _streams(device: torch.device, count: int) -> list[torch.cuda.Stream]:
-    # Kept: torch hands out 32 in turn, and a later cohort's would coincide.
+    # Kept, because torch hands out 32 streams in turn: two streams of a later cohort could be the same.
     known = _known_streams.setdefault(device, [])
     while len(known) < count:
         known.append(torch.cuda.Stream(device))

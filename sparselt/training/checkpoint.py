@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors files with a network's parameters and buffers, momentum in a file of its own."""
+"""Weights on disk: safetensors files with a network's parameters and buffers, and separate files for momentum."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads a file of `save_tensors` onto the CPU.
+    """Reads a file written by `save_tensors` onto the CPU.
 
     Raises:
         StoreError: the file is missing or does not read back.
@@ -38,7 +38,7 @@ def rewind_(model: nn.Module, checkpoint: Mapping[str, Tensor], mask: Mask | Non
     """Sets `model` to exactly mask ⊙ checkpoint, buffers included, in place.
 
     Raises:
-        StoreError: the checkpoint is of another network; nothing has been written then.
+        StoreError: the checkpoint is of another network. Nothing is written.
     """
     state = model.state_dict()
     for name, tensor in state.items():
@@ -54,7 +54,7 @@ def rewind_(model: nn.Module, checkpoint: Mapping[str, Tensor], mask: Mask | Non
 
 
 def save_momentum(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Writes the optimizer's state of every parameter that has one, under the names of `flat_state`."""
+    """Writes the optimizer's state, under the names of `flat_state`."""
     state = optimizer.state_dict()["state"]
     save_tensors(flat_state({name: state[i] for i, name in _places(model, optimizer) if i in state}), path)
 
@@ -67,7 +67,7 @@ def restore_momentum(model: nn.Module, optimizer: torch.optim.Optimizer, momentu
 
 
 def flat_state(state: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """State by parameter name as one file holds it: "name" is SGD's momentum_buffer, "name:key" any other tensor."""
+    """The state as one flat dictionary: "name" holds SGD's momentum_buffer, "name:key" any other tensor."""
     return {
         name if key == "momentum_buffer" else f"{name}:{key}": tensor
         for name, entry in state.items()
@@ -77,7 +77,7 @@ def flat_state(state: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def nested_state(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """What `flat_state` was given."""
+    """The inverse of `flat_state`."""
     state: dict[str, dict[str, Tensor]] = {}
     for name, tensor in flat.items():
         name, _, key = name.partition(":")

@@ -1,4 +1,4 @@
-"""Several networks of one architecture trained side by side on one device, each to the bits that it gets alone."""
+"""Trains several networks of one architecture side by side on one device. Each gets the same bits as alone."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,17 +22,17 @@ _TIMED = 20  # steps
 
 @dataclass(frozen=True)
 class Member:
-    """The start of one network of a cohort, and the callback that watches it.
+    """The start of one network of a cohort, and its callback.
 
     Args:
-        recipe: the cohort's, but for the schedule.
-        loader: of the cohort's data and device; the seeds of order and augmentation are its own.
-        state: weights and buffers at the start, all of them, on any device; masked weights are taken as 0.
-        start_step: where clock and data position stand.
+        recipe: the cohort's; only the schedule may differ.
+        loader: with the cohort's data and device; the seeds of order and augmentation may differ.
+        state: all weights and buffers at the start, on any device; masked weights are taken as 0.
+        start_step: where schedule and data start.
         mask: None: dense.
-        momentum: the optimizer's state, as `checkpoint.save_momentum` wrote it; None: zero. Parameters may be left out.
-        on_step: called with the number of steps that have been made and the network, as `loop.train` does. On a GPU
-            the host is ahead of the device: reading the network waits for it, doing nothing costs nothing.
+        momentum: the optimizer's state, as `checkpoint.save_momentum` writes it; None: zero. Parameters may be missing.
+        on_step: called with the number of steps made and the network, as in `loop.train`. On a GPU the host runs ahead
+            of the device, and reading the network waits for it.
     """
 
     recipe: Recipe
@@ -45,35 +45,35 @@ class Member:
 
 
 class Network:
-    """A network in training, as `on_step` sees it."""
+    """A network in training, as `on_step` receives it."""
 
     def __init__(self, branch: Branch, optimizer: MaskedOptimizer, place: int):
         self.model, self._optimizer, self._prefix = branch.model, optimizer, f"{place}."
 
     def momentum(self) -> dict[str, Tensor]:
-        """The optimizer's state of each parameter that has one, as `checkpoint.flat_state` names it."""
+        """The optimizer's state, under the names of `checkpoint.flat_state`."""
         state = self._optimizer.named_state().items()
         return flat_state({n.removeprefix(self._prefix): entry for n, entry in state if n.startswith(self._prefix)})
 
 
 class Cohort:
-    """K networks that are trained together, again and again: each `train` starts up to K new members.
+    """K networks that train together. Each call of `train` starts up to K new members.
 
-    On a GPU the step is one CUDA graph (`captured`); a new start is copied into its memory, so nothing is captured
-    again for another level, mask, seed or learning rate. On a CPU the same step runs eagerly, network after network.
+    On a GPU the step is one CUDA graph (`captured`). New starts are copied into its memory, so another level, mask,
+    seed or learning rate needs no new capture. On a CPU the same step runs eagerly, network after network.
 
     The networks must not draw random numbers. Modules known to draw them are refused. Functions such as `F.dropout` or
-    `torch.rand` in a forward pass are not noticed, and such networks get other numbers together than alone.
+    `torch.rand` in a forward pass go unnoticed; such networks get other numbers together than alone.
 
     Args:
         models: K networks of one architecture, on the loader's device. Their weights do not matter.
-        recipe: of all members. See `joining.reason_against`.
-        loader: whose data, augmentation and device all members share.
-        captured: whether the step is a CUDA graph. Default: on a GPU.
+        recipe: of all members; see `joining.reason_against`.
+        loader: all members share its data, augmentation and device.
+        captured: whether the step is a CUDA graph; default: on a GPU.
 
     Raises:
-        SettingError: no network; networks that cannot be trained so, see `joining.reason_against`, or whose names or
-            shapes differ; a loader that streams, is one rank's, or has another batch size than the recipe.
+        SettingError: no network; networks that a cohort cannot train, see `joining.reason_against`; networks whose
+            names or shapes differ; a loader that streams, is one rank's, or has another batch size than the recipe.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Cohort:
         if against := reason_against_loader(loader, recipe):
             raise SettingError(f"a cohort cannot train so: {against}")
         self._recipe, self._loader = recipe, loader
-        self._newest: object = None  # the run that began last, which owns the memory of the networks
+        self._newest: object = None  # the latest run, which owns the memory of the networks
         forwards = forward_passes(models, recipe)
         self._branches = [
             Branch(model, forward, loader, recipe) for model, forward in zip(models, forwards, strict=True)
@@ -104,11 +104,11 @@ class Cohort:
         return len(self._branches)
 
     def reads(self, loader: ResidentTrainLoader) -> bool:
-        """Whether members with this loader fit: the same data in the same memory, augmented alike."""
+        """Whether members may use this loader: the same data in the same memory, augmented alike."""
         return loader._images is self._loader._images and loader.transform == self._loader.transform
 
     def images_per_second(self) -> float:
-        """Of all K networks together, measured over a few steps."""
+        """The speed of all K networks together, measured over a few steps."""
         self._newest = object()
         for branch in self._branches:
             branch.idle()
@@ -121,19 +121,19 @@ class Cohort:
         return _TIMED * self.size * self._recipe.batch_size / (time.perf_counter() - began)
 
     def train(self, members: Sequence[Member]) -> Iterator[tuple[int, nn.Module, Trained | TrainingError]]:
-        """Trains up to K members and yields each when it is done: its place, its network, what was measured.
+        """Trains up to K members and yields each when it is done: its place, its network, its measurements.
 
-        The network keeps its trained weights until the next one is asked for, of this run or another. A member that
-        diverged comes with its error; its NaN reach no other network. Every network begins in train mode, as in
-        `loop.train`, and `on_step` must leave it in train mode, which a captured step cannot notice otherwise.
+        The network keeps its trained weights until the next one is requested, from this run or another. A member that
+        diverged comes with its error; its NaN reach no other network. Every network starts in train mode, as in
+        `loop.train`. `on_step` must leave it in train mode, because a captured step does not notice a change.
 
-        A cohort has memory for one run. The next call of this or of `images_per_second` ends the run before, which then
-        raises a SettingError when it is asked to go on.
+        A cohort has memory for one run. The next call of `train` or `images_per_second` ends the run before, which then
+        raises a SettingError when it is resumed.
 
-        The members are checked by the call itself, before anything is written.
+        The call itself checks the members, before anything is written.
 
         Raises:
-            SettingError: more than K members, or one that does not fit; it is named by its place.
+            SettingError: more than K members, or a member that does not fit, named by its place.
             MaskError: a mask of another network.
         """
         self._check(members)
@@ -190,7 +190,7 @@ class Cohort:
             torch.cuda.synchronize(self._loader.device)
 
     def _step(self, branches: Sequence[Branch]) -> None:
-        """The body of the step, which is captured on a GPU: a gradient for each branch, then one launch for all."""
+        """The body of the step, captured on a GPU: the gradient of each branch, then one launch for all."""
         self._optimizer.zero_grad()
         if self._loader.device.type == "cuda":
             on_streams(branches)
@@ -200,7 +200,7 @@ class Cohort:
         self._optimizer.step()
 
     def _restart(self, members: Sequence[Member]) -> None:
-        """Momentum and masks of the members, written where a captured step reads them."""
+        """Writes the members' momentum and masks where a captured step reads them."""
         masks = [member.mask for member in members] + [None] * (self.size - len(members))
         state = {
             f"{k}.{name}": entry

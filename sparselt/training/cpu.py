@@ -8,7 +8,7 @@ import torch
 
 @contextlib.contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Torch runs on `count` threads inside, on as many as before outside."""
+    """Runs torch on `count` threads inside the block, and on as many as before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolutions before it, for evaluation: the same function, half the passes over memory."""
+"""Folds batch norms into the convolutions before them, for evaluation: the same function in half the passes."""
 
 import copy
 from collections import Counter
@@ -11,12 +11,12 @@ from torch import Tensor, fx, nn
 class Folded:
     """Evaluates networks of one architecture without their batch norms.
 
-    A norm that follows a convolution with nothing between, and that nothing else reads, is folded: in eval mode it is a
-    factor and a shift of each channel. `module` is the network without them; `load` gives it a network's weights. A
-    network that cannot be traced, whose forward pass reads tensors that its state dict has not (made on the way, plain
-    attributes), or with nothing to fold, is evaluated as it is.
+    In eval mode a norm is a factor and a shift for each channel. It is folded if it directly follows a convolution
+    whose output nothing else reads. `module` is the network without these norms; `load` gives it a network's weights.
+    Some networks are evaluated as they are: if they cannot be traced, if nothing can be folded, or if the forward pass
+    reads tensors outside the state dict (plain attributes, tensors made on the way).
 
-    Outputs of float32 agree with the network's to about 1e-5 of their size; those of other dtypes to their rounding.
+    float32 outputs agree with the network's to about 1e-5 of their size, other dtypes to their rounding.
 
     Args:
         model: a network of the architecture, left as it is. Its memory layout, device and dtype are kept.
@@ -29,7 +29,7 @@ class Folded:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """`module`, now with the weights of this state dict of the network."""
+        """Loads a state dict of the network into `module`, and returns it."""
         folded = self._fold_state(state, torch.mul)
         for name, tensor in self.module.state_dict().items():
             tensor.copy_(folded[name])
@@ -37,7 +37,7 @@ class Folded:
 
     @torch.no_grad()
     def fold_(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The states of `module`, from those of K networks ([K, ...] each), whose convolutions are overwritten."""
+        """The states of `module` from those of K networks ([K, ...] each). Overwrites their convolutions."""
         return self._fold_state(rows, Tensor.mul_)
 
     def _fold_state(
@@ -71,7 +71,7 @@ class Folded:
             norm, conv = modules[node.target], modules[before.target]
             if not (type(norm) is nn.BatchNorm2d and norm.track_running_stats and isinstance(conv, nn.Conv2d)):
                 continue
-            # A weight that two convolutions share would have to be folded in two ways.
+            # Two convolutions that share a weight would need two different foldings of it.
             if all(owners[id(parameter)] == 1 for parameter in conv.parameters()):
                 self._pairs[str(before.target)] = (str(node.target), norm.eps)
                 node.replace_all_uses_with(before)
@@ -94,8 +94,8 @@ class _Tracer(fx.Tracer):
 
 
 def _traced(model: nn.Module) -> fx.GraphModule | None:
-    """A copy of the model as a graph in eval mode, None if it is none that `Folded` can use."""
-    # Of a copy, since tracing leaves the constants that it meets in what it traces.
+    """A copy of the model as a graph in eval mode; None if `Folded` cannot use it."""
+    # Trace a copy, because tracing stores the constants that it meets in the traced module.
     model = _copy(model).eval()
     names = set(model.state_dict())
     try:
@@ -106,5 +106,5 @@ def _traced(model: nn.Module) -> fx.GraphModule | None:
 
 
 def _copy(module: nn.Module) -> nn.Module:
-    """A copy with weights of its own, which need no gradient."""
+    """A copy with its own weights, which need no gradient."""
     return copy.deepcopy(module).requires_grad_(False)

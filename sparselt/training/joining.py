@@ -1,4 +1,4 @@
-"""Which networks, loaders and starts can be of one cohort (`sparselt.training.cohort`)."""
+"""Which networks, loaders and starts can share a cohort (`sparselt.training.cohort`)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,14 +10,14 @@ from sparselt.training.recipe import Recipe
 
 _DRAWING = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 _DRAWING_IF_DROPOUT = (nn.RNNBase, nn.MultiheadAttention)
-_DRAWING_NAMES = ("StochasticDepth", "DropBlock2d", "DropBlock3d")  # torchvision's, which need not be imported for it
+_DRAWING_NAMES = ("StochasticDepth", "DropBlock2d", "DropBlock3d")  # by name, to spare the import of torchvision
 
 
 def reason_against(recipe: Recipe, model: nn.Module) -> str:
-    """Why networks of this recipe have to be trained one by one by `loop.train`; empty if they need not.
+    """Why networks of this recipe cannot share a cohort and need `loop.train`; empty if they can.
 
-    Modules of torch and torchvision that draw at random are known by their class. What a forward pass draws by
-    functions, or other libraries' modules draw, is not seen.
+    Recognizes modules of torch and torchvision that draw random numbers. Draws by functions in a forward pass, or by
+    modules of other libraries, go unnoticed.
     """
     if recipe.techniques.progressive_resizing:
         return "progressive resizing changes the shape of the step"
@@ -41,7 +41,7 @@ def reason_against_loader(loader: object, recipe: Recipe) -> str:
 
 
 def check_networks(models: Sequence[nn.Module], recipe: Recipe) -> None:
-    """SettingError unless these networks, one or more, are of one architecture that a cohort can train."""
+    """Raises SettingError unless there is at least one network, and all share an architecture a cohort can train."""
     if not models:
         raise SettingError("a cohort of no network: give one or more")
     for k, model in enumerate(models):
@@ -52,7 +52,7 @@ def check_networks(models: Sequence[nn.Module], recipe: Recipe) -> None:
 
 
 def difference_in_shapes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """The first name or shape in which they differ, as a predicate of `found`; empty if there is none."""
+    """The first difference in names or shapes, as a predicate about `found`; empty if there is none."""
     for name, tensor in expected.items():
         if name not in found:
             return f"lacks {name!r}"

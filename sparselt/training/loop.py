@@ -16,7 +16,7 @@ from sparselt.training.techniques import WeightAverage, resize, smoothed_bce
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training measured: mean and standard deviation of its last epoch's batch losses (nats), steps made."""
+    """Measurements of a training: mean and standard deviation of the last epoch's batch losses (nats); steps made."""
 
     train_loss: float
     train_loss_std: float
@@ -35,17 +35,17 @@ def train(
 ) -> Trained:
     """Trains `model` in place from `start_step` to the end of the recipe.
 
-    The schedule's clock and the data position both stand at `start_step` at the beginning: the first batch is the one
-    that a training from scratch would see at that step. With a weight average the network ends as its average, begun
-    anew here; `on_step` always sees the network itself.
+    Schedule and data both start at `start_step`: the first batch is the one that a training from scratch sees at that
+    step. With a weight average, the average starts here and replaces the network at the end; `on_step` always sees the
+    network itself.
 
     Args:
         model: the network, already rewound and masked.
         optimizer: from `sparselt.optim.build_optimizer`, over the model's named parameters.
         loader: `.steps_per_epoch` and `.epoch(e, start_step)`, see `sparselt.data`.
         on_step: called with the number of steps that have been made, before each step and once at the end.
-        penalty: a differentiable scalar that every step adds to the loss, such as `Repulsion`. In full precision, once
-            a step whatever the micro-batches; no part of the losses that are returned.
+        penalty: a differentiable scalar that every step adds to the loss, such as `Repulsion`. It is computed once a
+            step, in full precision, whatever the micro-batches; the returned losses do not include it.
 
     Raises:
         TrainingError: the loss of the last epoch is not finite.
@@ -80,7 +80,7 @@ def train(
 
 
 def trained(last_losses: Tensor, steps: int, step: int) -> Trained:
-    """The measurements of a training that ends at `step` after `steps` steps. last_losses: of its last epoch's batches.
+    """The measurements of a training that ends at `step` after `steps` steps. last_losses: for each last-epoch batch.
 
     Raises:
         TrainingError: one of them is not finite.
@@ -95,10 +95,10 @@ def trained(last_losses: Tensor, steps: int, step: int) -> Trained:
 
 
 def training_loss(outputs: Tensor | tuple[Tensor, Tensor], labels: Tensor, techniques: Techniques = PLAIN) -> Tensor:
-    """The mean loss (nats) of float [N, classes]: cross-entropy, or `smoothed_bce` where the techniques say so.
+    """The mean loss (nats) of outputs [N, classes]: cross-entropy, or `smoothed_bce` if the techniques say so.
 
-    An auxiliary classifier's outputs, as Inception-v3 has them in training, count 0.4 (the weight of TensorFlow-Slim's
-    implementation of Szegedy et al. 2016; the paper does not say).
+    The loss of an auxiliary classifier, which Inception-v3 has in training, counts 0.4. This is the weight in
+    TensorFlow-Slim's implementation of Szegedy et al. 2016; the paper does not give it.
     """
     if not isinstance(outputs, Tensor):
         main, auxiliary = outputs
@@ -109,7 +109,7 @@ def training_loss(outputs: Tensor | tuple[Tensor, Tensor], labels: Tensor, techn
 
 
 def gradients(forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
-    """Adds the gradient of the batch's mean loss to the parameters'; returns that loss. forward: the network."""
+    """Adds the gradient of the batch's mean loss to the parameters' gradients, and returns the loss."""
     parts = recipe.micro_batches
     losses = []
     for some, their_labels in zip(images.chunk(parts), labels.chunk(parts), strict=True):
@@ -121,14 +121,14 @@ def gradients(forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tenso
 
 
 def forward_passes(models: Sequence[nn.Module], recipe: Recipe) -> list[Callable[[Tensor], Tensor]]:
-    """The networks' forward passes as the recipe wants them: as they are, or through `torch.compile`.
+    """The networks' forward passes: eager, or through `torch.compile` if the recipe says so.
 
-    Each input shape is compiled on its own. A network that does not compile as one graph raises; torch would otherwise
-    fall back silently to other arithmetic.
+    Each input shape is compiled separately. A network that does not compile as one graph raises; otherwise torch would
+    silently fall back to other arithmetic.
     """
     if not recipe.compile:
         return list(models)
-    # Torch stops compiling at a limit of compiled graphs; those of earlier trainings must not count.
+    # Torch limits the number of compiled graphs, and those of earlier trainings must not count.
     torch.compiler.reset()
     return [torch.compile(model, fullgraph=True, dynamic=False) for model in models]
 

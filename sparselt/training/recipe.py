@@ -1,4 +1,4 @@
-"""What one training is: everything that decides its result, as values."""
+"""The values that decide the result of one training."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ from sparselt.training.schedule import Schedule
 
 @dataclass(frozen=True)
 class Techniques:
-    """What a recipe adds to plain training. The default is nothing.
+    """Techniques that a recipe adds to plain training. The default adds none.
 
     Args:
         bce: the loss is binary cross-entropy (`sparselt.training.techniques.smoothed_bce`) instead of cross-entropy,
             and the classifier's bias starts at -ln(classes).
-        label_smoothing: mass taken from the label and spread over all classes, with either loss.
+        label_smoothing: probability moved from the label to all classes equally, with either loss.
         progressive_resizing: images shrink to half their size at first, see `training_side`.
-        ema_half_life: steps after which a weight has half left its average, see
+        ema_half_life: half-life in steps of the average of weights, see
             `sparselt.training.techniques.WeightAverage`; 0: no average.
     """
 
@@ -44,15 +44,15 @@ class Recipe:
         batch_size: images a step.
         steps: optimizer steps of a full training, from initialization.
         schedule: learning rate by step.
-        optimizer: a module of `sparselt.optim`. It takes those of the options below that it has.
+        optimizer: a module of `sparselt.optim`. It uses those of the options below that it knows.
         momentum, weight_decay, nesterov: as in `torch.optim.SGD`.
         decoupled_weight_decay: see `sparselt.MaskedSGD`; the ImageNet protocol of Paul et al. 2022.
         precision: `float32`, or `bfloat16` autocast.
-        threads: CPU threads of the training. Part of its identity, because sums are ordered by it.
+        threads: CPU threads of the training. Part of its identity, because they decide the order of sums.
         initialization, norm_scale: see `sparselt.models.initialize_`.
-        techniques: what is added to plain training, see `sparselt.training.techniques`.
-        micro_batches: parts of equal size that a batch is computed in, one after the other, where memory is short. The
-            gradient is the whole batch's; batch-norm statistics are each part's own.
+        techniques: additions to plain training, see `sparselt.training.techniques`.
+        micro_batches: number of equal parts in which a batch is computed, one after the other, to save memory. The
+            gradient is that of the whole batch; each part has its own batch-norm statistics.
         rewound_momentum: a rewound network starts with momentum `zero` (as the authors' code does) or `restored`.
         compile: train through `torch.compile`. It rounds differently, so it is part of the training's identity. On a
             CPU it gains nothing: the step is 1.01 times as fast for ResNet-20 at 128 images in float32, 0.89 in
@@ -86,7 +86,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Seeds:
-    """Separate seeds: two runs that differ in one of them differ in nothing else."""
+    """Separate seeds, so that two runs can differ in one of them alone."""
 
     initialization: int
     order: int
@@ -94,7 +94,7 @@ class Seeds:
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed, a function of `parts` alone: derive_seed(run seed, "order", replicate)."""
+    """A 63-bit seed that depends only on `parts`: derive_seed(run seed, "order", replicate)."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 

@@ -1,4 +1,4 @@
-"""The loss that repels a training from earlier solutions, or attracts it to them (Maene et al. 2021)."""
+"""A loss that repels a training from earlier solutions, or attracts it to them (Maene et al. 2021)."""
 
 import math
 import numbers
@@ -14,22 +14,22 @@ from sparselt.masks import Mask, as_mask
 class Repulsion:
     """(strength / R) · Σ cos²(θ ⊙ m, θᵣ ⊙ m) over R previous solutions θᵣ, to be added to the loss of a network θ.
 
-    The paper divides by |Θ|, which we read as the number of previous solutions, not of weights: a cosine does not grow
-    with the weights, and divided by their number it would be nothing beside the data's loss.
+    The paper divides by |Θ|. We read this as the number of previous solutions: a cosine does not grow with the number
+    of weights, so divided by that number it would vanish beside the loss of the data.
 
     Args:
         solutions: the weights of each previous solution, by parameter name; state dicts will do.
-        mask: m, the present network's mask: what solutions have outside it does not count.
-        strength: λ; the paper's 2 repels, its −1 attracts.
+        mask: m, the present network's mask. Weights of solutions outside it do not count.
+        strength: λ. The paper repels with 2 and attracts with −1.
 
     `repulsion(model)` is a differentiable scalar tensor in the model's dtype, between 0 and strength; with
-    `train(..., penalty=repulsion)` it is part of every step. Not defined, NaN, where all live weights are zero. Memory:
-    one vector of all masked layers for each solution, moved to the model's device and dtype at the first call.
+    `train(..., penalty=repulsion)` it is part of every step. It is NaN if all live weights are zero. Memory: one vector
+    of all masked layers for each solution, moved to the model's device and dtype at the first call.
 
     Raises:
-        SettingError: no solution, a strength that is zero or no finite number, or a solution without a weight other
-            than zero on the mask, which has no direction.
-        MaskError: a solution, or later a model, that does not fit the mask.
+        SettingError: no solution; a strength that is zero or not finite; a solution whose live weights are all zero,
+            so that it has no direction.
+        MaskError: a solution, or later a model, does not fit the mask.
         TrainingError: a solution with a live weight that is not finite.
     """
 
@@ -54,19 +54,19 @@ class Repulsion:
             self._mask.check_fits(parameters)
             like = parameters[next(iter(self._mask))]
             self._directions, self._alive = self._directions.to(like), self._alive.to(like)
-            # To look each parameter up by its full name takes a fifth of the whole penalty's time on a small network.
+            # Looking up each parameter by its full name would take a fifth of the penalty's time on a small network.
             parts = [name.rpartition(".") for name in self._mask]
             self._owners = [(model.get_submodule(path), name) for path, _, name in parts]
             self._checked = model
         layers = [getattr(module, name).reshape(-1) for module, name in self._owners]
         weights = torch.cat(layers) * self._alive
-        # The squares of all cosines in two products, which take autograd half the time of norms and means.
+        # Two products give all squared cosines; autograd takes half the time of norms and means.
         projections = self._directions @ weights
         return projections.dot(projections) / weights.dot(weights) * (self.strength / len(projections))
 
 
 def _direction(solution: Mapping[str, Tensor], mask: Mask, position: int) -> Tensor:
-    """The solution's live weights as one unit vector, zero where the mask is; made in float64."""
+    """The solution's live weights as one unit vector, computed in float64; masked weights are zero."""
     layers = []
     for name, layer in mask.items():
         weight = solution[name].detach()

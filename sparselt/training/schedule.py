@@ -1,4 +1,4 @@
-"""Positions in a training and the learning rate at each of them. The clock counts optimizer steps."""
+"""Positions in a training, counted in optimizer steps, and the learning rate at each."""
 
 import math
 import re
@@ -10,14 +10,14 @@ from sparselt.errors import SettingError
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate as a function of the step, so that a rewound network resumes it where the checkpoint stood.
+    """Learning rate as a function of the step. A rewound network resumes it at the checkpoint's step.
 
     Args:
         kind: `step` divides by `factor` at each milestone; `cosine` falls to zero at the last step.
         peak: learning rate after the warm-up.
         milestones: steps at which the rate falls (`step` only).
-        factor: what it is divided by.
-        warmup_steps: steps over which it rises linearly, from peak / warmup_steps, to the peak.
+        factor: divides the rate at each milestone.
+        warmup_steps: steps in which the rate rises linearly from peak / warmup_steps to the peak.
     """
 
     kind: Literal["step", "cosine"]
@@ -37,7 +37,7 @@ class Schedule:
 
 
 def parse_step(text: str | int, steps_per_epoch: int) -> int:
-    """Number of optimizer steps that `text` names: `2000`, `2000it` or `4ep`.
+    """The number of optimizer steps in `text`: `2000`, `2000it` or `4ep`.
 
     Raises:
         SettingError: anything else.

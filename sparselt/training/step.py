@@ -1,7 +1,7 @@
 """One training step whose order, learning rate and seeds live in device tensors, so that a CUDA graph can replay it.
 
-It is captured once (`captured`) and replayed for every batch, epoch and level. On a CPU the same lines run eagerly and
-give the bits of `loop.train`.
+The step is captured once (`captured`) and replayed for every batch, epoch and level. On a CPU the same code runs
+eagerly and gives the same bits as `loop.train`.
 """
 
 import functools
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from sparselt.data import ResidentTrainLoader
     from sparselt.training.recipe import Recipe
 
-_SPARE = 24  # steps without a training, which warm a capture up or are timed
+_SPARE = 24  # steps outside a training: the warm-up of a capture, or timed steps
 
 
 class Branch:
     """A network, the resident data it trains on, and its position in the training.
 
-    model: on the loader's device. `load` gives it another start in the same memory, where a captured step reads it.
+    model: on the loader's device. `load` writes another start into the same memory, where a captured step reads it.
     forward: the model's forward pass, see `loop.forward_passes`.
     rate: float64 [], the learning rate, for the optimizer to read.
     """
@@ -43,7 +43,7 @@ class Branch:
         self._forward = forward
         self._images, self._labels, self._transform = loader._images, loader._labels, loader.transform
         self.rate = torch.full((), recipe.schedule.peak, dtype=torch.float64, device=device)
-        # A network that ends before others of its cohort goes on at rate 0, for at most as many steps again.
+        # A network that ends before others of its cohort continues at rate 0, for at most as many steps again.
         self._rates = torch.zeros(2 * recipe.steps + _SPARE, dtype=torch.float64, device=device)
         self._clock = torch.zeros(1, dtype=torch.int64, device=device)
         self._epoch, self._seed = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
@@ -53,9 +53,9 @@ class Branch:
     def load(
         self, state: Mapping[str, Tensor], loader: "ResidentTrainLoader", recipe: "Recipe", start_step: int
     ) -> None:
-        """Begins a training at `start_step`, with weights and buffers `state`, in train mode.
+        """Starts a training at `start_step`, with weights and buffers `state`, in train mode.
 
-        loader, recipe: may differ in the seeds and in the schedule from those of the training before.
+        loader, recipe: may differ from the previous ones only in the seeds and the schedule.
         """
         self.model.train()
         with torch.no_grad():
@@ -70,7 +70,7 @@ class Branch:
         self._losses.zero_()
 
     def idle(self) -> None:
-        """Leaves the branch without a training. A captured step still computes it; the result is not used."""
+        """Takes the branch out of training. A captured step still computes it; the result is not used."""
         self.model.train()
         self._clock.zero_()
         self._rates.zero_()
@@ -81,7 +81,7 @@ class Branch:
         return self.step == self.recipe.steps
 
     def begin_step(self) -> None:
-        """Prepares a step on the host, without waiting for the device: once an epoch it sends the order."""
+        """Prepares a step on the host without waiting for the device. Sends the order once an epoch."""
         epoch, position = divmod(self.step, len(self._order))
         if position == 0 or self.step == self.start_step:
             _send(_batches(self._loader.order_seed, epoch, self._loader.count, self.recipe.batch_size), self._order)
@@ -89,9 +89,9 @@ class Branch:
         self.step += 1
 
     def compute(self) -> None:
-        """Augmentation, forward and backward pass of the next batch; sets `rate` to the learning rate of the step.
+        """Augments the next batch, runs forward and backward pass, and sets `rate` to the step's learning rate.
 
-        Reads and writes memory of this branch only, and decides nothing on the host.
+        Touches only this branch's memory, and makes no decision on the host.
         """
         position = self._clock % len(self._order)
         indices = self._order.index_select(0, position).view(-1)
@@ -111,13 +111,13 @@ class Branch:
         self._clock += 1
 
     def last_losses(self) -> Tensor:
-        """float32, the batch losses of the last epoch in order, or of all steps if fewer. Waits for a GPU."""
+        """float32: the batch losses of the last epoch in order, or of all steps if fewer. Waits for a GPU."""
         last = min(self.step - self.start_step, len(self._order))
         return self._losses.cpu()[torch.arange(self.step - last, self.step) % len(self._order)]
 
 
 def _send(array: np.ndarray, to: Tensor) -> None:
-    """Copies into a tensor of that shape, on a GPU without waiting."""
+    """Copies the array into a tensor of its shape. Does not wait for a GPU."""
     host = torch.from_numpy(array)
     to.copy_(host.pin_memory() if to.is_cuda else host, non_blocking=True)
 

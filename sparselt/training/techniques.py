@@ -1,8 +1,8 @@
-"""The techniques of a fast ImageNet recipe, one function or class each; a recipe names those that it uses.
+"""The techniques of a fast ImageNet recipe, one function or class each. A recipe names those that it uses.
 
-`mild` is the set that 25.6 epochs of ResNet-50 fit (Mosaic ResNet, mild recipe): Paul et al. 2022, appendix C, train
-with the Mosaic ResNet techniques without saying which. Two more belong to it: channels-last memory, which sparselt
-always uses, and anti-aliased downsampling, which is another network (`resnet50_blurpool`).
+`mild` is the set for 25.6 epochs of ResNet-50 (Mosaic ResNet, mild recipe). Paul et al. 2022, appendix C, train with
+Mosaic ResNet techniques without saying which. The set also has channels-last memory, which sparselt always uses, and
+anti-aliased downsampling, which is another network here (`resnet50_blurpool`).
 """
 
 import math
@@ -33,7 +33,7 @@ def start_bias_for_bce_(model: nn.Module, classes: int) -> None:
 
 
 def resize(images: Tensor, side: int) -> Tensor:
-    """float [N, C, H, W] to [N, C, side, side], bilinear without antialiasing; images of that size as they are."""
+    """Resizes float [N, C, H, W] to [N, C, side, side], bilinearly without antialiasing."""
     if images.shape[2:] == (side, side):
         return images
     return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
@@ -46,7 +46,7 @@ class WeightAverage:
     copy of the network at the first update, so it is no worse than the network from then on.
     """
 
-    interval = 20  # steps; what updating more often would change is far below the noise of a half-life of 100
+    interval = 20  # steps; for a half-life of 100, more frequent updates change far less than the noise
 
     def __init__(self, half_life: int):
         self._share = 1 - 2 ** (-self.interval / half_life)
@@ -54,7 +54,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Takes in the network as it is after `step` steps, if `step` is a multiple of the interval."""
+        """Moves the average towards the network if `step` is a multiple of the interval."""
         if step % self.interval:
             return
         state = list(_floating(model.state_dict().values()))
@@ -65,7 +65,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
-        """Replaces the network's state by the average; nothing happens before the first update."""
+        """Replaces the network's state by the average. Does nothing before the first update."""
         if self._average is not None:
             torch._foreach_copy_(list(_floating(model.state_dict().values())), self._average)
 

@@ -20,9 +20,9 @@ _CPU_PIXELS = 10 * 224 * 224
 
 
 def time_training(recipe: Recipe, classes: int, channels: int, size: int, device_name: str) -> tuple[float, float]:
-    """Seconds of a training step, and of evaluating one image, on images of `size` pixels a side.
+    """Seconds for a training step, and for evaluating one image, with images of `size` pixels a side.
 
-    A batch too large to time is timed in part and scaled: on a CPU 2,048 images of 224 pixels take minutes.
+    For large batches it times a part and scales: on a CPU 2,048 images of 224 pixels take minutes.
     """
     device = torch.device(device_name)
     affordable = _CPU_PIXELS // (size * size) if device.type == "cpu" else _CUDA_BATCH
