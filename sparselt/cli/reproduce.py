@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(given: Sequence[str]) -> str:
-    """The command for the same run. It names the user's script if there is one, because only that has its experiments."""
+    """The command for the same run. It names the user's script, if any, which may bring its own experiments."""
     from sparselt.runs.program import own_script
 
     script = own_script()
