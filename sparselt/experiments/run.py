@@ -31,12 +31,12 @@ class Where:
     """Where a run takes place.
 
     Args:
-        data: a folder of betons in place of the setting's own source.
-        out: folder for results; what stands there is found again.
+        data: a folder of betons, instead of the setting's source.
+        out: folder for results; earlier results there are reused.
         device: `cpu` or `cuda`.
         workers: processes; None: the cores divided by the threads of a training (cuda: one a GPU).
         cohort: equal trainings that a worker makes side by side; None: 1 (cuda: measured).
-        command: what to type for the same run, for the record.
+        command: the command for the same run, for the record.
     """
 
     data: Path | None = None
@@ -49,7 +49,7 @@ class Where:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run: its folder (None where nothing was written) and the labels of the stages that failed."""
+    """The outcome of a run: its folder (None if nothing was written) and the labels of failed stages."""
 
     folder: Path | None
     failed: tuple[str, ...] = ()
@@ -205,13 +205,13 @@ def _check_data(folder: Path | None, setting: Setting, dry_run: bool) -> Path | 
 
 
 def _hash(setting: Setting, device: str, experiments: Iterable[str], lab: Lab) -> str:
-    """What tells the run's folder from those of other values."""
+    """The part of the folder's name that differs between runs with different values."""
     values = {
         name: value
         for name, value in plain(setting).items()
         if name not in ("sources", "source", "title", "paper", "main", "options")
     }
-    # Under this name since the first version, whose folders are found so.
+    # The name of the first version, so that its folders are still found.
     values["grids"] = {name: value for options in setting.options for name, value in plain(options).items()}
     return digest([values, device, list(experiments), lab.dataset.key])[:8]
 
