@@ -205,13 +205,13 @@ def _check_data(folder: Path | None, setting: Setting, dry_run: bool) -> Path | 
 
 
 def _hash(setting: Setting, device: str, experiments: Iterable[str], lab: Lab) -> str:
-    """The part of the folder's name that differs between runs with different values."""
+    """What tells the run's folder from those of other values."""
     values = {
         name: value
         for name, value in plain(setting).items()
         if name not in ("sources", "source", "title", "paper", "main", "options")
     }
-    # The name of the first version, so that its folders are still found.
+    # Under this name since the first version, whose folders are found so.
     values["grids"] = {name: value for options in setting.options for name, value in plain(options).items()}
     return digest([values, device, list(experiments), lab.dataset.key])[:8]
 

@@ -90,7 +90,7 @@ def value(default: Any = dataclasses.MISSING, *, help: str, omit_default: bool =
 
 
 def rules(owner: Any) -> dict[str, tuple[Any, Rule]]:
-    """Type and rule of each field that can be set, of a dataclass."""
+    """Type and rule of each field of a dataclass that may be set."""
     return {f.name: (f.type, f.metadata["rule"]) for f in dataclasses.fields(owner) if "rule" in f.metadata}
 
 
