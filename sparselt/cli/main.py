@@ -12,11 +12,7 @@ COMMANDS = {
     "data write": ("sparselt.cli.data", "write", "write a data set to betons"),
     "data info": ("sparselt.cli.data", "Info", "verify betons, print what they hold, draw some samples"),
     "report": ("sparselt.cli.report", "Report", "draw the report of a run again"),
-    "bench campaign": (
-        "sparselt.benchmarks.campaign",
-        "main",
-        "where the time of training goes, and hours",
-    ),
+    "bench campaign": ("sparselt.benchmarks.campaign", "main", "where the time of training goes, and hours"),
     "bench": ("sparselt.benchmarks.command", "main", "measure the kernels here against named competitors"),
     "doctor": ("sparselt.cli.doctor", "Doctor", "what is installed here, and what it can do"),
 }
