@@ -8,7 +8,7 @@ GPU_OUT ?= gpu-results
 
 help:
 	@echo "make reproduce  the main job: lottery tickets on handwritten digits, figures and report in runs/ (ARGS=\"--seed 1\")"
-	@echo "make test       the tests (ARGS=\"tests/kernels -x\")"
+	@echo "make test       the tests, then the rules of ruff and the types (ARGS=\"tests/kernels -x\")"
 	@echo "make lint       ruff: rules and format; mypy: types"
 	@echo "make bench      the kernels against named competitors: a table, JSON and plots (ARGS=\"masked_sgd --quick\")"
 	@echo "make gpu        on a CUDA machine: GPU tests and benchmarks with its python3; results in gpu-results/ (GPU_OUT=...)"

@@ -1,8 +1,9 @@
 """augment against torchvision's transforms: an image at a time, as a data set applies them, and on a batch.
 
 Images are CIFAR's: uint8, 3 × 32 × 32, rows of channels last, padded by 4 pixels, cropped, flipped and normalized. Each
-call draws anew. `torchvision v2, batch` crops and flips all images of a batch alike, which is less work and not
-the same augmentation; torchvision has no other way on a batch. Bytes moved a pixel and channel: 1 read, 4 written.
+call draws new random numbers. `torchvision v2, batch` crops and flips all images of a batch alike: less work, and
+another augmentation, but torchvision has no other for batches. Bytes moved for each pixel and channel: 1 read, 4
+written.
 """
 
 from itertools import count

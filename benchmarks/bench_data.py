@@ -1,9 +1,9 @@
-"""The loaders against torchvision's, and against FFCV's own as it comes; whole batches, decoded to normalized.
+"""The loaders against torchvision's, and against FFCV's own; whole batches, from decoding to normalization.
 
 Pictures are made here: smooth structures whose detail falls off as in photographs (a spectrum of 1/f^1.2), about
-400 x 350 pixels, JPEG of quality 90. One call reads a part of an epoch; what is ready before it is not timed: every
-loader has compiled, started its processes and read a first epoch. `torchvision` is ImageFolder and DataLoader with as
-many processes as we have threads, which are kept between epochs.
+400 x 350 pixels, JPEG of quality 90. One timed call reads a part of an epoch. Before it, every loader has compiled,
+started its processes and read a first epoch. `torchvision` is ImageFolder and DataLoader with as many processes as we
+have threads, kept between epochs.
 """
 
 import atexit
@@ -172,7 +172,7 @@ def test_cost_of_determinism(compare):
 
 @lru_cache
 def small_images() -> ResidentData:
-    """CIFAR's shape and, where the run is not scaled down, its size."""
+    """Random images of CIFAR's shape and, unless the run is scaled down, its size."""
     folder = new_folder()
     shape = {"classes": 10, "height": 32, "width": 32, "storage": "raw"}
     write_dataset(
@@ -183,7 +183,7 @@ def small_images() -> ResidentData:
 
 @pytest.mark.parametrize("batch", [128, 512])
 def test_cifar_batches(batch, compare):
-    """As many images as one call of ours reads in an epoch; torchvision reads a few of its batches, scaled up."""
+    """Compares a call for an epoch's images; torchvision reads a few batches, and its time is scaled up."""
     from PIL import Image
     from torchvision import transforms
 

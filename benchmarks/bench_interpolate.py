@@ -1,8 +1,8 @@
 """interpolate against loops of torch.lerp with a mask multiplied in.
 
-Everybody writes all K weight sets into the same memory, which exists already; before each call of anybody other end
-points come into use. The bytes that anybody must move a weight: the ends, a byte of mask if there is one, and K sets
-written; bandwidth is that of zeroing memory.
+Everybody writes all K weight sets into the same existing memory. The end points change before each call. The bytes that
+must be moved for each weight: the ends, a byte of mask if there is one, and the K sets. Bandwidth is that of zeroing
+memory.
 """
 
 import pytest

@@ -1,9 +1,8 @@
 """magnitude_threshold and its mask against sorting and torch.kthvalue.
 
-Ours take the layers and their masks as they are. So do those that `select` the live magnitudes of all layers into one
-flat array first; numpy.sort after that is what open_lth does. Where every weight is live, plain torch.kthvalue and the
-plain sorts get that flat array ready-made. The bytes that must be moved: each weight read once, and a byte of mask;
-bandwidth is that of summing.
+Ours take layers and masks as they are. So do competitors that first `select` the live magnitudes of all layers into one
+flat array; open_lth then calls numpy.sort. If every weight is live, plain torch.kthvalue and the plain sorts get the
+flat array ready-made. The bytes that must be moved: each weight once, and a byte of mask. Bandwidth is that of summing.
 """
 
 from collections.abc import Callable

@@ -39,7 +39,7 @@ class Problem:
         dtype: torch.dtype = torch.float32,
         together: int = 1,
     ):
-        """networks: how often the shapes come. together: so many neighbouring weights live or are masked as one."""
+        """networks: how often the shapes repeat. together: how many neighbouring weights share a mask bit."""
         self.generator = torch.Generator(HERE.device).manual_seed(0)
         self.shapes, self.networks = list(shapes) * networks, networks
         self.density, self.dtype = density, dtype
@@ -49,14 +49,14 @@ class Problem:
             for name, shape in zip(self.names, self.shapes, strict=True)
             if len(shape) > 1
         }
-        # Parts start at multiples of 64 bytes or more, as tensors of their own would.
+        # Parts start at multiples of 64 bytes or more, as separate tensors would.
         sizes = [-(-weights([shape]) // 32) * 32 for shape in self.shapes]
         self.drawn = [self.draw((sum(sizes),), torch.randn).to(dtype) for _ in range(2)]
         self.gradient = torch.empty_like(self.drawn[0])
         parts = self.gradient.split(sizes)
         self.gradients = [part[: weights([s])].view(s) for part, s in zip(parts, self.shapes, strict=True)]
         self.turn = 0
-        self.warm = False  # whether an untimed call goes before each timed one, so that caches hold what it needs
+        self.warm = False  # whether an untimed call before each timed one fills the caches
 
     def draw(self, shape, kind) -> Tensor:
         return kind(shape, generator=self.generator, device=HERE.device)
@@ -119,7 +119,7 @@ class Problem:
         return self.competitor(name, step)
 
     def rivals(self, all_of_them: bool = True) -> list[Competitor]:
-        """The others; first ours with momentum for live weights only, where some are masked."""
+        """The competitors; with a mask, ours with momentum for live weights only comes first."""
         found = [self.masked("MaskedSGD, live momentum", live_momentum=True)] if self.density < 1 else []
         found += [
             self.torchs("fused SGD + mask", fused=True),

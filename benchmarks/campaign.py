@@ -1,9 +1,9 @@
-"""`sparselt bench campaign`: where the time of a campaign goes, a factor at a time, and what every setting would take.
+"""`sparselt bench campaign`: the speed of a campaign, a factor at a time, and the hours of every setting.
 
-The waterfall starts from an open_lth-style loop (`training_loops`) and adds our factors one after the other; all of
-them train ResNet-20 on the same images, interleaved, on this machine. Two factors of a whole campaign are counted, not
-timed, and shown apart: trainings that each curve of a setting alone would need, over those of its plan (shared stages),
-and, with `--run`, trainings of the fixed schedule over those of the adaptive one in a finished run (adaptive schedule).
+The waterfall starts from an open_lth-style loop (`training_loops`) and adds our factors one after the other. All train
+ResNet-20 on the same images, interleaved, on this machine. Two factors of a whole campaign are counted instead of
+timed, and shown apart. Shared stages: the trainings of all curves on their own, over the trainings of the plan.
+Adaptive schedule, with `--run`: the trainings of the fixed schedule over those of the adaptive one in a finished run.
 """
 
 import argparse
@@ -36,8 +36,8 @@ def main(arguments: Sequence[str], prog: str = "sparselt bench campaign") -> int
 
 
 def waterfall(seconds: Mapping[str, Sequence[float]], images: int) -> list[dict]:
-    """A row a factor, cumulative: factor, images_per_second (median), p20, p80, ratio to the first and to the one
-    before. seconds: times of one pass over `images` images, in the order of the factors."""
+    """One row for each factor, cumulative: factor, images_per_second (median), p20, p80, ratio to the first row and
+    step to the row before. seconds: times of one pass over `images` images, in the order of the factors."""
     from sparselt.benchmarks.harness import percentiles
 
     rows: list[dict] = []
@@ -60,9 +60,9 @@ def waterfall(seconds: Mapping[str, Sequence[float]], images: int) -> list[dict]
 
 
 def measure(calls: Mapping[str, Callable[[], float | None]], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
-    """Seconds of each call, one of each in every round, after `warm_up` rounds that do not count.
+    """Seconds of each call. Every round makes each call once, after `warm_up` rounds that do not count.
 
-    A call that returns a number has timed itself.
+    A call that returns a number has measured its own time.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for place in range(warm_up + rounds):
@@ -103,8 +103,9 @@ def sharing() -> list[dict]:
 
 
 def counted(shared: Sequence[Mapping], rows: Sequence[Mapping], run: Path | None = None) -> list[dict]:
-    """Factors of a campaign, not of a step: nothing is trained for them. Each with the ratio, what it was counted in,
-    and the images a second that a loop without it would need to be as soon done.
+    """Factors of a whole campaign, counted without training.
+
+    Each has the ratio, what was counted, and the images a second at which a loop without the factor takes as long.
     """
     (cifar,) = (row for row in shared if row["setting"] == "cifar10_resnet20")
     ratio = cifar["alone"] / cifar["trainings"]
@@ -127,11 +128,11 @@ def counted(shared: Sequence[Mapping], rows: Sequence[Mapping], run: Path | None
 
 
 def adaptive_schedule(run: Path) -> dict:
-    """The factor that adaptive pruning is in a finished run: trainings to its target density, fixed over adaptive.
+    """The factor of adaptive pruning in a finished run: trainings to the target density, fixed over adaptive.
 
     Raises:
-        StoreError: a folder that is no run's.
-        SettingError: a run without the experiment `adaptive`.
+        StoreError: the folder holds no run.
+        SettingError: the run has no experiment `adaptive`.
     """
     from sparselt.errors import SettingError
     from sparselt.report.results import read_results
@@ -154,7 +155,7 @@ def adaptive_schedule(run: Path) -> dict:
 
 
 def hours(row: Mapping, workers: int, device: str) -> float:
-    """Estimated hours of a row of `sharing` here: what `python -m sparselt.reproduce` would announce."""
+    """Estimated hours of a row of `sharing` on this machine, as `python -m sparselt.reproduce` estimates them."""
     from sparselt.experiments import EXPERIMENTS, Lab
     from sparselt.runs.estimate import estimate
     from sparselt.runs.executor import Workers
@@ -293,7 +294,7 @@ def _show(
 
 
 def _draw(rows: Sequence[Mapping], derived: Sequence[Mapping], stem: Path, device: str) -> list[Path]:
-    """A bar a factor: images a second, and the ratio to the first; counted factors in another colour."""
+    """One bar for each factor: images a second, and the ratio to the first. Counted factors have another colour."""
     from matplotlib.figure import Figure
 
     from sparselt.benchmarks.plots import save, style

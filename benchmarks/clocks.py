@@ -12,11 +12,11 @@ _FLUSHED = 256 * 2**20  # bytes: several times the level-2 cache of any GPU so f
 
 
 def seconds_of(call: Callable[[], object], clock: str, device: str) -> float:
-    """The time of one call. Everything queued on the device before is waited for, and is not counted.
+    """The time of one call, without work that was queued on the device before.
 
-    host: from before the call until its work is done; on a GPU the launches count. events: between two events on the
-    device, after its level-2 cache was overwritten; that also keeps the device busy while the host launches, so that
-    long work is timed without the launches. graph: `call` is a replay (see `captured`), timed like events.
+    host: from the call until its work is done, including launches on a GPU. events: between two events on the device,
+    after its level-2 cache was overwritten. The overwriting also keeps the device busy while the host launches, so that
+    launches do not count for long work. graph: `call` is a replay (see `captured`), timed like events.
     """
     if device == "cpu":
         start = perf_counter()
@@ -38,7 +38,7 @@ def seconds_of(call: Callable[[], object], clock: str, device: str) -> float:
 
 
 def captured(call: Callable[[], object]) -> Callable[[], None]:
-    """A replay of `call` as one CUDA graph. RuntimeError where it cannot be captured."""
+    """A replay of `call` as one CUDA graph. RuntimeError if it cannot be captured."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -18,8 +18,8 @@ from sparselt.files import write_json
 
 HOME = Path(__file__).resolve().parent
 FORMAT = 1
-"""Of the JSON files: format, suite, quick, command, machine, records (see `harness`), targets, skipped, and busy: how
-many cores other processes used meanwhile."""
+"""The version of the JSON files. They hold format, suite, quick, command, machine, records (see `harness`), targets,
+skipped, and busy: how many cores other processes used meanwhile."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "sparselt bench") -> int:
@@ -45,7 +45,7 @@ def default_folder() -> Path:
 
 
 def output_folder(asked: Path | None) -> Path:
-    """The folder for results, made and tried before anything is measured; StoreError if it cannot hold them."""
+    """The folder for results, made before anything is measured; StoreError if it cannot be written."""
     folder = asked or default_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def output_folder(asked: Path | None) -> Path:
 
 
 def chosen_device(asked: str | None) -> str:
-    """`asked`, or the GPU if there is one; SettingError for a device that is not here."""
+    """`asked`, or by default the GPU if there is one; SettingError if the device is missing."""
     if asked not in (None, "cpu", "cuda"):
         raise SettingError(f"device {asked!r} is unknown; expected cpu or cuda.")
     if asked == "cpu":
@@ -132,9 +132,9 @@ def _run(names: Sequence[str], options: argparse.Namespace, device: str, folder:
 
 
 def _measure(name: str, device: str, quick: bool) -> tuple[dict, str | None]:
-    """Run one suite in a process of its own: machine, records, skipped; and the end of its log if it failed.
+    """Runs one suite in its own process: machine, records, skipped; and the end of its log if it failed.
 
-    A process each, because some data loaders change the threads of the process for good, or abort it.
+    Each suite has a process, because some data loaders change the threads of a process for good, or abort it.
     """
     from sparselt.benchmarks.targets import check
 
@@ -156,12 +156,12 @@ def _measure(name: str, device: str, quick: bool) -> tuple[dict, str | None]:
             result["records"] = [r for b in found["benchmarks"] for r in b["extra_info"].get("records", [])]
         result["targets"] = check(result["records"])
         result["skipped"] = re.findall(r"^SKIPPED .*?: (.*)$", text, re.MULTILINE)
-        # 5: no test was there to run, which is all right where a suite has none for this device.
+        # 5: pytest found no test, because the suite has none for this device.
         return result, None if code in (0, 5) else "\n".join(text.splitlines()[-40:])
 
 
 def prefix(machine: dict) -> str:
-    """How files of this machine and day begin, such as `nvidia-h200-2026-11-21`."""
+    """The prefix of files of this machine and day, such as `nvidia-h200-2026-11-21`."""
     words = machine["device_name"] + (f" {machine['cores']} cores" if machine["device"] == "cpu" else "")
     return f"{re.sub(r'[^a-z0-9]+', '-', words.lower()).strip('-')}-{machine['date'][:10]}"
 

@@ -1,4 +1,4 @@
-"""What all suites of a run share: the device, how long to measure, how large."""
+"""The conditions that all suites of a run share: device, time and sizes."""
 
 import os
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from functools import lru_cache
 
 @dataclass(frozen=True)
 class Conditions:
-    """How a run measures.
+    """The conditions of a run.
 
-    device: "cpu" or "cuda". quick: fewer cases and rounds. scale: multiplies the size of large cases; 1 but in tests.
-    seconds: about how long the rounds of one comparison may take.
+    device: "cpu" or "cuda". quick: fewer cases and rounds. scale: multiplies the size of large cases; below 1 only in
+    tests. seconds: about how long the rounds of one comparison may take.
     """
 
     device: str
@@ -23,7 +23,7 @@ class Conditions:
         return self.device != "cpu"
 
     def clocks(self, small: bool) -> list[str]:
-        """The clocks (see `harness`) that tell something here: launch-bound work on a GPU is timed in two ways."""
+        """The useful clocks (see `clocks`). Small work on a GPU is bound by launches, so it is timed in two ways."""
         if not self.on_gpu:
             return ["host"]
         return ["host", "graph"] if small else ["events"]

@@ -1,4 +1,4 @@
-"""Compares a call of ours with named competitors, interleaved, in rounds, and says what it could cost at best.
+"""Compares a call of ours with named competitors, in interleaved rounds, and with the time of moving its bytes.
 
 A suite is a file `bench_<name>.py` beside this one; `sparselt bench <name>` runs it, each suite in its own process.
 Every test of it takes the fixture `compare` (conftest.py), calls it once, and asserts nothing about speed::
@@ -15,14 +15,15 @@ Every test of it takes the fixture `compare` (conftest.py), calls it once, and a
         ours = Competitor("sum", lambda: data.sum(), fresh=data.normal_)
         compare(case, ours, [Competitor("loop", lambda: sum(data), fresh=data.normal_)], moved=4 * size, probe="read")
 
-Before each timed call of anyone its own `fresh` runs, untimed: it gives new data, and leaves the caches alike for all.
+Before each timed call, the competitor's `fresh` runs untimed. It gives new data, and leaves the caches alike for all.
 In every round everybody makes one call, ours last. After the warm-up come as many rounds as fit `HERE.seconds`, at
-least 5 (3 where a round takes seconds). Times are kept as medians with 20th and 80th percentiles; the
-bandwidth is measured in the same rounds by the same clock, launches included where they count.
+least 5 (3 if a round takes seconds). Times are kept as medians with 20th and 80th percentiles. The bandwidth is
+measured in the same rounds by the same clock; it includes launches if the clock does.
 
-What cannot share a process or a round is timed by the suite and handed over: `compare.times(case, {"ours": [seconds,
-…], "theirs": […]}, moved=…)`, the first being ours. A competitor that fails (no memory, not capturable) is left out
-with a note; ours must not. `step=training_step(…)` of `networks.py` relates every time to one training step.
+A suite can time competitors that cannot share a process or a round itself, and hand over the times, ours first:
+`compare.times(case, {"ours": [seconds, …], "theirs": […]}, moved=…)`. A competitor that fails (no memory, not
+capturable) is left out with a note; ours must not fail. `step=training_step(…)` of `networks.py` relates times to one
+training step.
 
 One record (a dict, JSON-able) a competitor and case, in seconds and bytes: kernel, case, device, dtype, size, density,
 K, who, ours, median, p20, p80, ratio (its median over ours), floor (moved / bandwidth; None if `moved` was not given),
@@ -44,9 +45,9 @@ from sparselt.benchmarks.conditions import Conditions
 from sparselt.benchmarks.networks import StepTime
 
 PROBES = ("copy", "rewrite", "read", "write")
-"""What bandwidth is measured with: copying, rewriting in place, summing, or zeroing memory of about `moved` bytes.
+"""How bandwidth is measured: by copying, rewriting in place, summing, or zeroing memory of about `moved` bytes.
 
-On a CPU a copy moves half as much again as it says, because what is overwritten is loaded first; rewriting does not.
+On a CPU a copy moves half as much again, because overwritten memory is loaded first. Rewriting does not.
 """
 
 FIELDS = (
@@ -55,16 +56,16 @@ FIELDS = (
     *("sweep", "unit", "note"),
 )
 
-_LARGEST_PROBE = 256 * 2**20  # bytes: larger ones tell nothing new
+_LARGEST_PROBE = 256 * 2**20  # bytes: larger probes have the same bandwidth
 
 
 @dataclass(frozen=True)
 class Case:
     """What is measured.
 
-    kernel: the operation; case: which network or data, in words, unique among the cases of this kernel and sweep.
-    size: how many `unit` one call handles; density: share of live weights; K: networks, points or workers in one call.
-    sweep: None, or which of "density", "size" and "K" varies over the cases of this name: they become one plot.
+    kernel: the operation. case: the network or data, in words, unique among the cases of this kernel and sweep.
+    size: how many `unit` one call handles. density: share of live weights. K: networks, points or workers in one call.
+    sweep: None, or which of "density", "size" and "K" varies among the cases of this name, which become one plot.
     title: of that plot; default: `case`.
     """
 
@@ -81,7 +82,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Competitor:
-    """Somebody who does the work: `call` is timed; `fresh` runs before it and is not."""
+    """One way to do the work. `call` is timed; `fresh` runs before each call, untimed."""
 
     name: str
     call: Callable[[], object]
@@ -89,7 +90,7 @@ class Competitor:
 
 
 class Rotation:
-    """Several sets of random data of which one is in use: `now`; `turn` goes on to the next."""
+    """Several sets of random data. `now` is the one in use; `turn` goes on to the next."""
 
     def __init__(self, *sets):
         self.sets, self._place = sets, 0
@@ -119,9 +120,9 @@ class Compare:
         step: StepTime | None = None,
         clock: str = "host",
     ) -> list[dict]:
-        """Measure, and return the records.
+        """Measures, and returns the records.
 
-        moved: bytes that anybody must move in one call. probe: of `PROBES`; default: rewrite on a CPU, copy on a GPU.
+        moved: bytes that one call must move. probe: one of `PROBES`; default: rewrite on a CPU, copy on a GPU.
         clock: see `clocks.seconds_of`; on a CPU always the host's.
         """
         here = self._here
@@ -176,7 +177,7 @@ class Compare:
         clock: str = "host",
         notes: Mapping[str, str] | None = None,
     ) -> list[dict]:
-        """Hand over times (seconds a call, by name, ours first) that were taken elsewhere, and return the records.
+        """Takes times that the suite measured (seconds a call, by name, ours first), and returns the records.
 
         With `moved`, bandwidth is measured now, in ten rounds. notes: remarks by name, shown under the table.
         """
@@ -186,11 +187,11 @@ class Compare:
         if moved:
             bandwidth = _probe(probe, moved, here.device)
             seconds[bandwidth.name] = [seconds_of(bandwidth.call, clock, here.device) for _ in range(12)][2:]
-        self._benchmark.pedantic(lambda: None)  # only a benchmark that ran reaches pytest-benchmark's JSON
+        self._benchmark.pedantic(lambda: None)  # pytest-benchmark's JSON holds only benchmarks that ran
         return self._keep(case, seconds, moved, probe, step, clock, dict(notes or {}))
 
     def _warm_up(self, everyone: Sequence[Competitor], run, seconds: dict[str, list[float]]) -> int:
-        """Everybody's first calls, which compile and fill caches; how many rounds fit the time."""
+        """Makes everybody's first calls, which compile and fill caches. Returns how many rounds fit the time."""
         for competitor in everyone:
             run(competitor)
             while len(seconds[competitor.name]) < 3 and seconds[competitor.name][-1] < 0.3:
@@ -245,7 +246,7 @@ def summarize(
             **{"step_of": step and step.of, "sweep": case.sweep, "unit": case.unit, "note": notes.pop(who, "")},
         }
         records.append({name: values[name] for name in FIELDS})
-    if notes:  # who was left out, and why
+    if notes:  # competitors that were left out, and why
         left_out = "; ".join(f"{who} left out: {why}" for who, why in notes.items())
         records[0]["note"] = "; ".join(filter(None, [records[0]["note"], left_out]))
     return records
@@ -261,7 +262,7 @@ def _ready(competitor: Competitor, clock: str) -> Callable[[], object]:
 
 
 def _probed_bytes(probe: str, moved: float) -> int:
-    """Bytes that the probe's own call moves: as many as ours must, within reason, in whole vectors."""
+    """Bytes that one call of the probe moves: about `moved`, up to a limit, in whole numbers."""
     numbers = int(min(max(moved, 64), _LARGEST_PROBE)) // (8 if probe in ("copy", "rewrite") else 4)
     return numbers * (8 if probe in ("copy", "rewrite") else 4)
 

@@ -1,4 +1,4 @@
-"""What was measured on: device, processor, threads, versions, date and commit."""
+"""The record of the machine: device, processor, threads, versions, date and commit."""
 
 import os
 import platform
@@ -34,7 +34,7 @@ def machine(device: str) -> dict:
 
 
 def seconds_of_others() -> float | None:
-    """CPU time since boot that went to neither this process nor its finished children; None where nobody counts it."""
+    """CPU time since boot of all processes but this one and its finished children; None if the system does not say."""
     try:
         user, nice, system, _, _, *interrupts = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
     except (OSError, IndexError, ValueError):
@@ -55,7 +55,7 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """The commit of the clone that this file is in, with `+` where files differ from it; None if it is in none."""
+    """The commit of this clone, with `+` if files differ from it; None outside a clone."""
     folder = Path(__file__).parent
     if not (folder.parent / ".git").exists():
         return None

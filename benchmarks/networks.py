@@ -1,4 +1,4 @@
-"""The networks that are measured: their parameters' shapes, and how long one training step of each takes here."""
+"""The measured networks: the shapes of their parameters, and the time of one training step on this machine."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +18,7 @@ _INPUTS = {"resnet8": (1, 8, 10), "resnet20": (3, 32, 10), "resnet50": (3, 224, 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one training step, and of what."""
+    """Seconds of one training step. of: which network, batch and precision."""
 
     seconds: float
     of: str
@@ -34,7 +34,7 @@ def network(name: str) -> torch.nn.Module:
 
 @lru_cache
 def shapes_of(name: str) -> tuple[tuple[int, ...], ...]:
-    """Shapes of all parameters of a network of `NAMES`, scaled down (fewer outputs a layer) where the run is."""
+    """Shapes of all parameters of a network of `NAMES`. A run with scale below 1 has fewer outputs a layer."""
     with torch.device("meta"):
         shapes = [tuple(p.shape) for p in network(name).parameters()]
     scale = conditions().scale
@@ -44,7 +44,7 @@ def shapes_of(name: str) -> tuple[tuple[int, ...], ...]:
 
 
 def weights(shapes) -> int:
-    """How many numbers tensors of these shapes hold."""
+    """The number of elements of tensors of these shapes."""
     return sum(map(prod, shapes))
 
 
@@ -53,8 +53,8 @@ def training_step(name: str) -> StepTime | None:
     """One step of a network of `NAMES` with MaskedSGD, measured once a process: forward, backward and update.
 
     128 images for the small networks; for ResNet-50, of 224 pixels, 8 on a CPU and 256 on a GPU. Eager, channels last,
-    float32 on a CPU and bfloat16 autocast on a GPU. None where the device has no memory for it, or where it would take
-    longer than the run may (quick on a CPU, or scaled down).
+    float32 on a CPU and bfloat16 autocast on a GPU. None if the device has too little memory, or if it would take too
+    long (a quick run on a CPU, or one that is scaled down).
     """
     here, kind = conditions(), NAMES[name]
     large = kind == "resnet50"

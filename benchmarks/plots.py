@@ -1,22 +1,21 @@
-"""The figures of a run, in the style of a run's report: time against sparsity, against size, and against K."""
+"""The figures of a run: time against sparsity, against size, and against K."""
 
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparselt.benchmarks.table import short
 from sparselt.files import write_bytes
-from sparselt.report.drawing import COLOURS, GREY, STYLE, label_ends
+from sparselt.report.drawing import COLOURS, GREY, figure_style, label_ends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _MARKERS = ("o", "s", "D", "v", "P", "X")
-_STYLE: dict[Any, Any] = {**STYLE, "axes.titlesize": 10, "axes.titlelocation": "left"}  # matplotlib lists the names
 _AXES = {
     "density": "weights remaining, % (log scale)",
     "size": "{unit} (log scale)",
@@ -26,9 +25,9 @@ _K = {"masked_sgd": "networks", "interpolate": "weight sets"}
 
 
 def save_plots(records: Sequence[Mapping], folder: Path, prefix: str, device: str) -> list[Path]:
-    """Draw one figure for each kernel and sweep with two points or more; `<prefix>-<kernel>-against-<sweep>.png, .svg`.
+    """Draws `<prefix>-<kernel>-against-<sweep>.png, .svg` for each kernel and sweep with two points or more.
 
-    device: its name, for the titles. Each file is written under a temporary name first.
+    device: its name, for the titles.
     """
     written = []
     with style():
@@ -40,16 +39,15 @@ def save_plots(records: Sequence[Mapping], folder: Path, prefix: str, device: st
 
 @contextmanager
 def style() -> Iterator[None]:
-    """A report's looks, whatever the user's matplotlibrc says."""
+    """The style of a report's figures, with small titles on the left."""
     import matplotlib
 
-    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if "backend" not in key}
-    with matplotlib.rc_context({**defaults, **_STYLE}):
+    with figure_style(), matplotlib.rc_context({"axes.titlesize": 10, "axes.titlelocation": "left"}):
         yield
 
 
 def save(figure: "Figure", stem: Path) -> list[Path]:
-    """Write `<stem>.png` and `<stem>.svg`; call it inside `style`."""
+    """Writes `<stem>.png` and `<stem>.svg`. Call it inside `style`."""
     image, drawing = io.BytesIO(), io.BytesIO()
     # Software, Date and Creator would make the bytes depend on the day and the version.
     figure.savefig(image, format="png", dpi=160, metadata={"Software": None})
@@ -61,7 +59,7 @@ def save(figure: "Figure", stem: Path) -> list[Path]:
 
 
 def _panels(records: Sequence[Mapping]) -> dict[tuple[str, str], dict[str, list[Mapping]]]:
-    """For each kernel and sweep its panels, by title: a case and clock."""
+    """The panels of each kernel and sweep by title. A panel shows one case and clock."""
     found: dict[tuple[str, str], dict[str, list[Mapping]]] = {}
     for record in records:
         if record["sweep"]:
@@ -77,7 +75,7 @@ def _panels(records: Sequence[Mapping]) -> dict[tuple[str, str], dict[str, list[
 
 
 def _rivals(records: Sequence[Mapping], kernel: str) -> list[str]:
-    """Who is drawn beside ours: whoever has two points or more."""
+    """The competitors to draw beside ours: those with two points or more."""
     points = Counter(r["who"] for r in records if r["kernel"] == kernel and r["sweep"] and not r["ours"])
     return [who for who, count in points.items() if count > 1]
 
@@ -85,7 +83,7 @@ def _rivals(records: Sequence[Mapping], kernel: str) -> list[str]:
 def _figure(
     kernel: str, sweep: str, panels: Mapping[str, Sequence[Mapping]], device: str, rivals: Sequence[str]
 ) -> "Figure":
-    """rivals: whoever has a colour, in order, so that everybody has the same one in all figures of a kernel."""
+    """rivals: the competitors in the order of their colours, which are the same in all figures of a kernel."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 3.4 * len(panels)), layout="constrained")

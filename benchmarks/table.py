@@ -1,4 +1,4 @@
-"""The one table of a run: who took how long, and what that means."""
+"""The table of a run: everybody's times, and ratios to ours, to the bandwidth floor and to a training step."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -16,9 +16,9 @@ _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
 def table(records: Sequence[Mapping], title: str) -> "Table":
-    """A row a record, ours first in each case.
+    """One row for each record, ours first in each case.
 
-    ratio: its time over ours. of floor: the time of merely moving the bytes, over its time. of a step: its time over
+    ratio: its time over ours. of floor: the time of moving the bytes alone, over its time. of a step: its time over
     that of one training step.
     """
     from rich import box
@@ -39,7 +39,7 @@ def table(records: Sequence[Mapping], title: str) -> "Table":
 
 
 def notes(records: Sequence[Mapping]) -> list[str]:
-    """What the table cannot hold: which training steps were meant, and remarks on single records."""
+    """Lines under the table: the training steps, and remarks on single records."""
     steps = {record["step_of"]: record["step"] for record in records if record["step_of"]}
     lines = [f"A training step: {of}, {duration(seconds)}." for of, seconds in steps.items()]
     lines += [f"{r['kernel']}, {r['case']}, {r['who']}: {r['note']}" for r in records if r["note"]]

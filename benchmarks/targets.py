@@ -1,4 +1,4 @@
-"""The speeds that the project set out to reach, and whether a run's records reach them. Shown, never asserted."""
+"""The speeds that the project aims for, and whether a run reaches them. They are shown, never asserted."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Target:
-    """In records of `kernel` on `device` ("cpu" or "gpu") that agree with `where`, `rival` takes `ratio` times as long.
+    """`rival` takes at least `ratio` times as long as ours, in records of `kernel` on `device` that agree with `where`.
 
-    floor: the least share of the bandwidth floor that ours must reach there instead.
+    device: "cpu" or "gpu". floor: instead of a rival, the least share of the bandwidth floor that ours must reach.
     """
 
     kernel: str
@@ -19,7 +19,7 @@ class Target:
     floor: float = 0.0
 
     def concerns(self, record: Mapping) -> bool:
-        """Whether this record decides about it."""
+        """Whether this record decides about the target."""
         if record["kernel"] != self.kernel or (record["device"] != "cpu") != (self.device == "gpu"):
             return False
         if any(record[name] != value for name, value in self.where.items()):
@@ -27,7 +27,7 @@ class Target:
         return bool(record["ours"]) if self.floor else record["who"] == self.rival
 
     def verdict(self, record: Mapping) -> tuple[str, float | None, bool]:
-        """What is wanted, what was found, and whether that is enough."""
+        """The wanted number, the measured number, and whether it is enough."""
         if self.floor:
             found = record["floor_fraction"]
             return f"≥ {self.floor:.0%}", found, found is not None and found >= self.floor
@@ -67,7 +67,7 @@ TARGETS = (
 
 
 def verdict(record: Mapping) -> str:
-    """What the targets say of a record, such as `≥ 1.5× met`; empty where none concerns it."""
+    """The verdict of the targets on a record, such as `≥ 1.5× met`; empty if no target concerns it."""
     said = []
     for target in TARGETS:
         if target.concerns(record):

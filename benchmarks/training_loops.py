@@ -24,7 +24,7 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Factors:
-    """Which of our ways a loop goes. The default is none: the open_lth-style loop."""
+    """Our factors that a loop uses; by default none, as in the open_lth-style loop."""
 
     loader: bool = False  # ResidentTrainLoader: augmented by a kernel from uint8 in memory, not image by image
     layout: bool = False  # channels last
@@ -62,7 +62,7 @@ def resident(images: int):
 
 
 def epoch(factors: Factors, images: int, device: str = "cpu", density: float = 0.2) -> Callable[[], None]:
-    """A call that trains ResNet-20 for one pass over so many images, in batches of 128.
+    """A call that trains ResNet-20 for one pass over a number of images, in batches of 128.
 
     density: of the mask, which is random.
     """
@@ -101,9 +101,9 @@ def epoch(factors: Factors, images: int, device: str = "cpu", density: float = 0
 
 
 def cohort(networks: int, images: int, device: str = "cuda") -> Callable[[], float]:
-    """A call that trains so many networks side by side, on a GPU by one captured step, for a few steps.
+    """A call that trains several networks side by side for a few steps; on a GPU the step is captured.
 
-    It returns the seconds that `images` images of all of them together took.
+    It returns the seconds for `images` images of all networks together.
     """
     from sparselt.models import build_model
     from sparselt.training.cohort import Cohort
@@ -117,7 +117,7 @@ def cohort(networks: int, images: int, device: str = "cuda") -> Callable[[], flo
 
 
 class Processes:
-    """As many processes as asked, each with one thread and a training of its own; `run` lets each make one pass."""
+    """Processes with one thread and one training each. `run` makes each do one pass."""
 
     def __init__(self, count: int, factors: Factors, images: int):
         context = multiprocessing.get_context("spawn")
@@ -152,7 +152,7 @@ def _train_on_demand(pipe, factors: Factors, images: int, batch: int) -> None:
         while pipe.recv():
             call()
             pipe.send(True)
-    except EOFError:  # the other end is closed: nobody asks any more
+    except EOFError:  # the other end is closed
         return
 
 

@@ -1,4 +1,4 @@
-"""What sparselt refuses: one base class, so that a caller catches everything the project raises on purpose."""
+"""The errors of sparselt, with one base class, so that a caller can catch all that it raises on purpose."""
 
 
 class SparseltError(ValueError):

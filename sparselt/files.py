@@ -1,7 +1,7 @@
-"""Writes that happen whole or not at all: under a temporary name beside the target, then moved into place.
+"""Atomic writes: under a temporary name beside the target, then moved into place.
 
-Who reads sees the old file or the new one, never a part of one. What a killed process leaves has a name that begins
-with a dot and ends in `.partial`.
+A reader sees the old file or the new one, never a part. A killed process may leave a file whose name begins with a dot
+and ends in `.partial`.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ PARTIAL = ".partial"
 
 
 class OnError(TypedDict, total=False):
-    """How a failed write is told: the error to raise, what is written (default: the path), and what to do."""
+    """How to report a failed write: the error to raise, what is written (default: the path), and what to do."""
 
     error: type[SparseltError]
     what: str
@@ -27,7 +27,7 @@ class OnError(TypedDict, total=False):
 
 
 def write_bytes(path: Path | str, data: bytes, **on_error: Unpack[OnError]) -> None:
-    """Writes bytes to a file, new or not. StoreError, or another, where that fails: see `OnError`."""
+    """Writes bytes to a file, new or not. If that fails, raises StoreError or the error of `OnError`."""
     on_error.setdefault("what", str(path))
     with naming_errors(**on_error), replacing(path) as temporary:
         temporary.write_bytes(data)
@@ -47,8 +47,8 @@ def write_json(path: Path | str, value: object, **on_error: Unpack[OnError]) -> 
 def replacing(path: Path | str) -> Iterator[Path]:
     """A temporary path to write to; it becomes `path` when the block ends, and is removed when the block raises.
 
-    Several files that belong together: enter one block each (`contextlib.ExitStack`), so that none is moved before all
-    are written.
+    For several files that belong together, enter one block each (`contextlib.ExitStack`): all are written before any is
+    moved.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
@@ -63,7 +63,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming_errors(what: str, error: type[SparseltError] = StoreError, advice: str = "") -> Iterator[None]:
-    """Raises an OSError of the block as `error`, whose message names what, the reason and what to do."""
+    """Turns an OSError of the block into `error`, whose message has `what`, the reason and `advice`."""
     try:
         yield
     except OSError as failure:
@@ -73,10 +73,10 @@ def naming_errors(what: str, error: type[SparseltError] = StoreError, advice: st
 
 
 def move_folder(made: Path, folder: Path, last: str = "") -> None:
-    """Moves a finished folder to `folder`, on the same file system; parents are made. OSError where that fails.
+    """Moves a finished folder to `folder`, on the same file system. Makes parents; OSError if that fails.
 
-    One step where nothing stands there. Else file by file, each replacing one of its name; others stay. The file
-    `last`, which tells readers that all is there, comes last. A file that stands where a folder belongs is removed.
+    One step if `folder` does not exist. Otherwise file by file: files of equal name are replaced, others stay. The file
+    `last`, which tells readers that the folder is complete, comes last. A file in place of a folder is removed.
     """
     for place in (folder.parent, folder):
         if os.path.lexists(place) and not place.is_dir():

@@ -29,12 +29,12 @@ Group = Literal[
 
 
 def is_reference(name: str) -> bool:
-    """Whether a name is a reference, `package.module:name`, and not the name of something registered."""
+    """Whether a name is a reference, `package.module:name`, instead of a registered name."""
     return ":" in name
 
 
 def resolve(reference: str) -> object:
-    """The function, class or value that `package.module:name` refers to; its module is imported.
+    """Imports the module, and returns the function, class or value of `package.module:name`.
 
     Raises:
         SettingError: not such a reference, a module that cannot be imported, a name that it does not define.
@@ -97,7 +97,7 @@ def called(what: str, function: Callable[..., Any], *arguments: object, expected
 
 
 def source_digest(thing: object) -> str:
-    """Hex SHA-256 of the file that defines a function or a class (or the class of a value): another after any edit.
+    """Hex SHA-256 of the file that defines a function or a class (or the class of a value). Any edit changes it.
 
     Other files that it imports do not count.
 
@@ -130,7 +130,7 @@ def check_free(group: Group, name: str) -> None:
 
 @functools.cache
 def entry_points(group: Group) -> dict[str, str]:
-    """What installed packages announce: name to reference. Nothing is imported; a broken one fails in `resolve`.
+    """The entry points of installed packages: name to reference. Nothing is imported; `resolve` notices broken ones.
 
     Raises:
         SettingError: two packages announce different things by one name.

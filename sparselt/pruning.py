@@ -112,7 +112,7 @@ def prune(
             or a `Criterion`.
         scope: as of `magnitude_prune`.
         batches: labelled images for criteria that need them: batches (images, labels, …), readable more than once.
-        seed: of random scores, and of torch's random numbers while a criterion runs.
+        seed: for random scores, and for torch's random numbers while a criterion runs.
         loss: mean loss of (outputs, labels) over a batch, for criteria that need it.
 
     Raises:
@@ -233,7 +233,7 @@ def _keep_highest(scores: Mapping[str, Tensor], mask: Mask, counts: list[int]) -
 
 
 def _highest(values: Tensor, count: int) -> Tensor:
-    """True for the `count` highest of float [n]; among equal values the last stay."""
+    """True for the `count` highest of float [n]. Among equal values the last ones stay."""
     pruned = len(values) - count
     if not pruned:
         return torch.ones(len(values), dtype=torch.bool, device=values.device)

@@ -1,4 +1,4 @@
-"""Weights by name: which of a network can be pruned, and what users hand in."""
+"""Weights by name: the prunable ones of a network, and the check of weights that users pass."""
 
 from collections.abc import Iterator, Mapping
 
@@ -10,8 +10,8 @@ from sparselt.errors import SettingError
 def prunable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yields name and weight of every convolution and fully connected layer, shortcuts and classifier included.
 
-    Never biases or normalization parameters (the prunable set of Frankle et al. 2019 and Paul et al. 2022). A weight
-    that two layers share is yielded once, under its first name.
+    Biases and normalization parameters are not prunable (as in Frankle et al. 2019 and Paul et al. 2022). A weight that
+    two layers share is yielded once, under its first name.
     """
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
     weights = {id(module.weight) for module in model.modules() if isinstance(module, kinds)}

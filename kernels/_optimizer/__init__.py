@@ -91,19 +91,7 @@ class Operation:
         parameters, gradients, given = list(parameters), list(gradients), Options(**options)
         offsets = padded_offsets([p.numel() for p in parameters])[0] if offsets is None else list(offsets)
         groups = [0] * len(parameters) if groups is None else list(groups)
-        check(
-            parameters,
-            gradients,
-            state,
-            mask,
-            hyperparameters,
-            offsets,
-            groups,
-            given,
-            name_of_state=self.name_of_state,
-            buffers=self.buffers,
-            columns=len(self.columns._fields),
-        )
+        check(self, parameters, gradients, state, mask, hyperparameters, offsets, groups, given)
         values = [getattr(given, name) for name in Options.__slots__]
         with torch.no_grad():
             operator = getattr(torch.ops.sparselt, self.name)

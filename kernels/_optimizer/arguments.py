@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from .._order import first_overlap, is_dense, same_order
 from .layout import PAD, SECTOR, Layout
+
+if TYPE_CHECKING:
+    from . import Operation
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,6 +62,7 @@ class Launch(Options):
 
 
 def check(
+    operation: "Operation",
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
     state: Tensor,
@@ -66,15 +71,12 @@ def check(
     offsets: Sequence[int],
     groups: Sequence[int],
     options: Options,
-    *,
-    name_of_state: str,
-    buffers: int,
-    columns: int,
 ) -> None:
     """Raises ValueError or TypeError, naming the parameter's position, if the arguments do not fit together.
 
     state: [buffers, length]; of a single buffer also [length].
     """
+    name_of_state, buffers, columns = operation.name_of_state, operation.buffers, len(operation.columns._fields)
     if not len(parameters) == len(gradients) == len(offsets) == len(groups):
         raise ValueError(
             f"{len(parameters)} parameters, {len(gradients)} gradients, {len(offsets)} offsets and {len(groups)} groups"

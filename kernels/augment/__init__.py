@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .._library import implement
+
 _library = torch.library.Library("sparselt", "FRAGMENT")
 _library.define(
     "augment(Tensor images, Tensor indices, SymInt seed, SymInt epoch, Tensor? seed_data, Tensor? epoch_data, "
@@ -126,18 +128,7 @@ def _check(images, indices, padding, mean, std, scale, dtype) -> None:
         raise ValueError(f"mean {list(mean)}, std {list(std)} and scale {scale} must be finite")
 
 
-@torch.library.impl(_library, "augment", "CPU")
-def _on_cpu(*arguments) -> Tensor:
-    from . import cpu
-
-    return cpu.augment(*arguments)
-
-
-@torch.library.impl(_library, "augment", "CUDA")
-def _on_gpu(*arguments) -> Tensor:
-    from . import gpu
-
-    return gpu.augment(*arguments)
+implement(_library, "augment", __name__, "augment")
 
 
 @torch.library.register_fake("sparselt::augment", lib=_library)

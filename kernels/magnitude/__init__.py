@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .._library import implement
 from .._order import is_dense, same_order
 
 Scope = Literal["global", "layerwise"]
@@ -154,38 +155,14 @@ def _in_place(weight: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | Non
     return weight.contiguous(), None if mask is None else mask.contiguous()
 
 
-@torch.library.impl(_library, "magnitude_threshold", "CPU")
-def _threshold_on_cpu(*arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from . import cpu
-
-    return cpu.threshold(*arguments)
-
-
-@torch.library.impl(_library, "magnitude_threshold", "CUDA")
-def _threshold_on_gpu(*arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from . import gpu
-
-    return gpu.threshold(*arguments)
+implement(_library, "magnitude_threshold", __name__, "threshold")
+implement(_library, "magnitude_keep", __name__, "keep")
 
 
 @torch.library.register_fake("sparselt::magnitude_threshold", lib=_library)
 def _fake_threshold(weights, masks, count, layerwise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     layers = count.new_empty(len(weights))
     return torch.empty_like(count, dtype=torch.float32), torch.empty_like(count), layers, torch.empty_like(layers)
-
-
-@torch.library.impl(_library, "magnitude_keep", "CPU")
-def _keep_on_cpu(*arguments) -> list[Tensor]:
-    from . import cpu
-
-    return cpu.keep(*arguments)
-
-
-@torch.library.impl(_library, "magnitude_keep", "CUDA")
-def _keep_on_gpu(*arguments) -> list[Tensor]:
-    from . import gpu
-
-    return gpu.keep(*arguments)
 
 
 @torch.library.register_fake("sparselt::magnitude_keep", lib=_library)

@@ -1,4 +1,4 @@
-"""`sparselt data`: write a data set to betons, look at one."""
+"""`sparselt data`: write a data set to betons, or inspect one."""
 
 import signal
 import sys
@@ -11,11 +11,11 @@ import tyro
 
 
 def write(given: Sequence[str], prog: str) -> int:
-    """Writes the data set of a source; returns the exit code, 130 when interrupted. The source has its own options."""
+    """Writes the data set of a source, which has its own options. Returns the exit code, 130 when interrupted."""
     from sparselt.data.cli import parse_write, write_command
 
     asked = parse_write(given, prog)
-    # As Ctrl-C: what was begun is removed. Batch systems and `timeout` send this one.
+    # SIGTERM, sent by batch systems and `timeout`, is handled like Ctrl-C: unfinished files are removed.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         write_command(asked.source, asked.folder, workers=asked.workers, skip_unreadable=asked.skip_unreadable)

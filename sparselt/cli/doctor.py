@@ -1,4 +1,4 @@
-"""`sparselt doctor`: what is installed on this machine and what it can do."""
+"""`sparselt doctor`: versions and abilities of this machine."""
 
 import importlib.util
 import os

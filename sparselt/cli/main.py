@@ -12,15 +12,11 @@ COMMANDS = {
     "data write": ("sparselt.cli.data", "write", "write a data set to betons"),
     "data info": ("sparselt.cli.data", "Info", "verify betons, print what they hold, draw some samples"),
     "report": ("sparselt.cli.report", "Report", "draw the report of a run again"),
-    "bench campaign": (
-        "sparselt.benchmarks.campaign",
-        "main",
-        "where the time of training goes, and hours",
-    ),
+    "bench campaign": ("sparselt.benchmarks.campaign", "main", "where the time of training goes, and hours"),
     "bench": ("sparselt.benchmarks.command", "main", "measure the kernels here against named competitors"),
     "doctor": ("sparselt.cli.doctor", "Doctor", "what is installed here, and what it can do"),
 }
-"""By what is typed: module, dataclass or function in it, help. Only the command asked for is imported."""
+"""By command: module, dataclass or function in it, help. Only the module of the given command is imported."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,19 +33,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_command(name, given[len(name.split()) :], f"sparselt {name}")
         return _usage(given)
     except BrokenPipeError:
-        # Whoever reads the output has seen enough (`| head`); Python would complain once more at its end.
+        # The reader has closed the pipe (`| head`). Python would raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
 def run_command(name: str, given: Sequence[str], prog: str) -> int:
-    """Parses what was given to a command and runs it; an error of ours is one line and exit code 2."""
+    """Parses the arguments of a command and runs it. A SparseltError prints one line and returns 2."""
     import tyro
 
     module, attribute, _ = COMMANDS[name]
     command = getattr(import_module(module), attribute)
     try:
-        if not isinstance(command, type):  # it reads its arguments itself
+        if not isinstance(command, type):  # a function that parses its own arguments
             return command(given, prog)
         return tyro.cli(command, args=given, prog=prog, config=(tyro.conf.FlagCreatePairsOff,)).run(given)
     except SparseltError as error:

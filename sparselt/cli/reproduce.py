@@ -1,4 +1,4 @@
-"""`sparselt reproduce`, also `python -m sparselt.reproduce`: options, and how they become a run."""
+"""`sparselt reproduce`, also `python -m sparselt.reproduce`: parses the options and starts the run."""
 
 import dataclasses
 import shlex
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(given: Sequence[str]) -> str:
-    """What to type for the same run: an own script, whose experiments the module does not know, by its name."""
+    """The command for the same run. It names the user's script, if any, which may bring its own experiments."""
     from sparselt.runs.program import own_script
 
     script = own_script()

@@ -31,7 +31,7 @@ def engine_for(data: Dataset | ResidentData, device: torch.device | str = "cpu")
     if data.manifest.field != "ndarray":
         return "streaming"
     size = sum(record.bytes for record in data.manifest.splits.values())
-    return "resident" if size <= _SHARE_OF_FREE * _free_bytes(torch.device(device)) else "streaming"
+    return "resident" if size <= _SHARE_OF_FREE * free_bytes(torch.device(device)) else "streaming"
 
 
 def train_transform(manifest: Manifest, options: Mapping[str, Any]) -> PadCrop | RandomResizedCrop:
@@ -133,7 +133,8 @@ def _resident(data: Dataset | ResidentData) -> ResidentData:
 _read: dict[tuple, ResidentData] = {}  # the last one: two at once would be more than was asked for
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """Unused memory of the device; of the machine for a CPU."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

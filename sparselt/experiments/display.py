@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: the plan first, then one progress display."""
+"""The output of a run for a person: first the plan, then a progress display."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ def print_plan(
     measurements: Sequence[Measurement],
     left_out: Mapping[str, str],
 ) -> None:
-    """Stages, how many are there already, units to do, what sharing saves, and experiments that do not apply, why."""
+    """Prints stages, how many the store has, units to do, what sharing saves, and why experiments are left out."""
     table = Table(title=f"{setting.title} ({setting.name}, scale {setting.scale})", title_justify="left")
     table.add_column("stage")
     for name in ("stages", "in store", "to do"):
@@ -68,12 +68,12 @@ def print_plan(
 
 
 def _made(store: Store, stage: Stage) -> set[str]:
-    """The files that a finished stage made; those asked for where it never ran."""
+    """The files of a finished stage; the wanted outputs if it never ran."""
     return set(store.record(stage).get("files", stage.outputs))
 
 
 def print_protocol(console: Console, protocol: Sequence[tuple[str, object, str]]) -> None:
-    """Every number of the protocol with its source."""
+    """Prints every number of the protocol with its source."""
     table = Table(title="Protocol", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("what", "value", "source"):
         table.add_column(name)
@@ -83,13 +83,13 @@ def print_protocol(console: Console, protocol: Sequence[tuple[str, object, str]]
 
 
 def print_estimate(console: Console, seconds: float, basis: str, workers: int) -> None:
-    """How long the rest will take, and where that number comes from."""
+    """Prints how long the rest will take, and the basis of this number."""
     noun = "worker" if workers == 1 else "workers"
     console.print(f"Estimated time: {duration(seconds)} on {workers} {noun} (from {basis}).", highlight=False)
 
 
 def trainings_alone(measurements: Sequence[Measurement]) -> int:
-    """Trainings if every curve (experiment, variant, rewind step, replicate) were trained with all that it needs."""
+    """The number of trainings if every curve (experiment, variant, rewind step, replicate) were trained alone."""
     curves: dict[tuple, list[Stage]] = {}
     for m in measurements:
         curves.setdefault((m.experiment, m.variant, m.condition, m.rewind_step, m.replicate), []).extend(m.stages)
@@ -122,11 +122,11 @@ class RoundDisplay:
 
 
 class ProgressDisplay:
-    """One line with a live estimate of the time left; on a terminal it moves, in a log it comes every 20 seconds.
+    """One line with an estimate of the time left: updated on a terminal, printed every 20 seconds in a log.
 
     Args:
         missing: the stages that will run.
-        speed: estimated seconds a unit; weighs the stages against each other, and is corrected by what is seen.
+        speed: estimated seconds a unit. They weigh the stages; measured times then correct the estimate.
     """
 
     def __init__(self, console: Console, plan: Plan, missing: Sequence[Stage], speed: Speed, workers: int):
@@ -162,7 +162,7 @@ class ProgressDisplay:
         self._console.print(f"{self._trained} of {self._trainings} trainings done in {spent}.", highlight=False)
 
     def progressed(self, stage: Stage, work: int) -> None:
-        """Part of a running stage is done."""
+        """A running stage has done part of its work."""
         if stage.key in self._weights:
             self._running[stage.key] = self._weights[stage.key] * min(1.0, work / self._work[stage.key])
 
@@ -174,7 +174,7 @@ class ProgressDisplay:
         self._failed += entry.status == "failed"
 
     def idle(self) -> None:
-        """Draws what is known now."""
+        """Draws the present state."""
         work = self._done + sum(self._running.values())
         now = time.monotonic()
         if self._first_work is None and self._trained:
@@ -188,7 +188,7 @@ class ProgressDisplay:
             self._console.print(f"{text}, {left}", highlight=False)
 
     def _left(self, now: float, work: float) -> float:
-        # The rate is counted from the first finished training: before it lie imports and compilation.
+        # The rate counts from the first finished training, to leave out imports and compilation.
         rest = self._total - work
         if self._first_work is None or now - self._first_work[0] < 5 or work <= self._first_work[1]:
             return max(0.0, self._expected * rest / self._total)

@@ -7,9 +7,9 @@ from sparselt.experiments.lab import Lab
 
 
 def equal_epochs(lab: Lab, batch_size: int, **values: Any) -> Lab:
-    """The lab at another batch size: steps, milestones and warm-up scale with its steps in an epoch.
+    """The lab at another batch size. Steps, milestones and warm-up scale with the number of steps in an epoch.
 
-    It rewinds to step 0 only and has no options; `values` replace the setting's others, or what was scaled.
+    It rewinds to step 0 only and has no options. `values` replace other values of the setting, or scaled ones.
 
     Raises:
         SettingError: more images a step than there are, or a training that is too short for its milestones.

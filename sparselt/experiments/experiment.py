@@ -24,7 +24,7 @@ class Experiment:
         options: the dataclass of the values that it varies; None if it varies none of its own.
         report: a module with a `SECTION` (`sparselt.report.data.Section`), its part of the report; empty: the report
             lists its errors and paths plainly.
-        order: where it stands in the table of results and in a report.
+        order: its place in the table of results and in a report.
         main: whether it shows the main finding of a paper (`--experiments main`).
     """
 
@@ -45,7 +45,7 @@ class Experiment:
                 raise SettingError(f"Experiment: {name} is {found!r}; expected a {kind.__name__}")
 
     def __call__(self, lab: Lab) -> Iterator[Measurement]:
-        """The measurements; nothing where the setting cannot run it.
+        """The measurements; none if the setting cannot run the experiment.
 
         Raises:
             SettingError: a driver that yields nothing to iterate over, or something other than measurements.

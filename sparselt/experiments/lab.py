@@ -1,4 +1,4 @@
-"""The stages that experiments are made of, for one setting: the same question always gives the same stage."""
+"""Builds the stages of experiments for one setting. Equal questions give equal stages."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -21,7 +21,7 @@ from sparselt.stages.train import Train
 from sparselt.training.recipe import Seeds, derive_seed
 
 Found = Callable[[Result[Any]], Any]
-"""What a JSON file of a stage holds; None where the stage has not run yet."""
+"""Reads a JSON file of a stage; None if the stage has not run yet."""
 
 
 class Lab:
@@ -30,9 +30,9 @@ class Lab:
     Args:
         setting: the protocol, checked.
         device: `cpu` or `cuda`.
-        data: a folder of betons to take in place of the setting's own source.
-        found: what finished stages measured, for experiments whose next stage depends on it (see `adaptive`); by
-            default nothing has run yet.
+        data: a folder of betons to use instead of the setting's source.
+        found: reads results of finished stages, for experiments whose next stage depends on them (see `adaptive`); by
+            default no stage has run.
     """
 
     def __init__(
@@ -47,11 +47,12 @@ class Lab:
         self.found = found
         self._folder = data
         self._changes = ""
-        # A level asks twice for the one before it (weights and mask): without a memory that doubles at every level.
+        # A level needs the one before it twice, for weights and mask. Without this memory the work doubles at each
+        # level.
         self._masks: dict[tuple[int, int, int], StageFile] = {}
         ready: dict[str, Any] = {"label": "data set", "work": setting.train_count + setting.test_count}
         if data is None:
-            # Without a source the data is the user's, and only a plan can be made of it.
+            # A setting without a source needs the user's data; without it only a plan can be made.
             source = None if setting.source is None else source_record(setting.source)
             self.dataset = PrepareDataset(source=source, **ready)
         else:
@@ -59,7 +60,7 @@ class Lab:
             self.dataset = PrepareDataset(fingerprint=fingerprint, folder=str(data), **ready)
 
     def changed(self, **values: Any) -> "Lab":
-        """The lab of the same setting with other values (`lr`, `batch_size`, …): trainings that agree are shared.
+        """The lab of the same setting with other values (`lr`, `batch_size`, …). Equal trainings are shared.
 
         Raises:
             SettingError: an unknown name, or a value that cannot be run.
@@ -70,19 +71,19 @@ class Lab:
         return lab
 
     def dense(self, replicate: int) -> Train:
-        """Level 0: the dense network, from initialization. One training for every rewind step and experiment."""
+        """Level 0: the dense network, trained from initialization. All rewind steps and experiments share it."""
         return self.training(self.seeds(replicate, 0), label=f"dense, replicate {replicate}")
 
     def checkpoint(self, replicate: int, step: int) -> StageFile:
-        """The dense network as it stood at `step`, below the setting's `steps`."""
+        """The dense network's checkpoint at `step`, below the setting's `steps`."""
         check_rewind_step(step, self.setting.steps)
         return self.dense(replicate).checkpoint(step)
 
     def mask(self, replicate: int, rewind_step: int, level: int) -> StageFile:
-        """The mask of IMP level `level` ≥ 1: the level before, pruned."""
+        """The mask of IMP level `level` ≥ 1, from pruning the level before."""
         _check_level(level, 1)
         known, place = self._masks, (replicate, rewind_step)
-        # From below, level by level: asking the last one for the one before it would go as deep as there are levels.
+        # Level by level from below, because recursion would go as deep as there are levels.
         for each in range(1, level + 1) if (*place, level) not in known else ():
             if (*place, each) not in known:
                 label = f"mask, replicate {replicate}, rewind {rewind_step}, level {each}"
@@ -94,7 +95,7 @@ class Lab:
         """IMP with weight rewinding: the network of `level`, rewound to `rewind_step` and trained to the end.
 
         Raises:
-            SettingError: a level below 0, or a rewind step that is none of the training's.
+            SettingError: a level below 0, or a rewind step outside the training.
         """
         _check_level(level, 0)
         check_rewind_step(rewind_step, self.setting.steps)
@@ -110,8 +111,8 @@ class Lab:
 
         Args:
             mask: None: dense.
-            level: what the data order follows where `reshuffle` is `level`.
-            copy: above 0: the same in another data order, see `seeds`.
+            level: decides the data order if `reshuffle` is `level`.
+            copy: above 0: another data order, see `seeds`.
         """
         check_rewind_step(rewind_step, self.setting.steps)
         seeds = self.seeds(replicate, level, rewind_step, copy=copy)
@@ -140,7 +141,7 @@ class Lab:
         return self.rewound(replicate, rewind_step, mask, label, level=level)
 
     def reinit_control(self, replicate: int, rewind_step: int, level: int) -> Train:
-        """The ticket's mask on a fresh initialization, trained in full: it has no first steps to be rewound to."""
+        """The ticket's mask on a fresh initialization, trained in full, because there is no checkpoint to rewind to."""
         seeds = self.seeds(replicate, level, rewind_step, initialization="reinitialization")
         label = f"reinitialized control, replicate {replicate}, level {level}"
         return self.training(seeds, mask=self.mask(replicate, rewind_step, level), label=label)
@@ -164,9 +165,9 @@ class Lab:
         scope: Scope | None = None,
         equal: StageFile | None = None,
     ) -> StageFile:
-        """The mask that pruning a trained network gives, by the setting's criterion; `mask` is its own, None if dense.
+        """The mask after pruning a trained network by the setting's criterion. mask: the network's; None if dense.
 
-        `fraction` and `scope` are the setting's unless given; with `equal`, a mask, as many weights are left as in it.
+        `fraction` and `scope` are the setting's unless given. With `equal`, a mask, as many weights are left as it has.
 
         Raises:
             SettingError: a fraction outside (0, 1), an unknown scope.
@@ -189,7 +190,7 @@ class Lab:
             label=label,
             **(self.shape if mask is None else {}),
         )
-        return stage.want(stage.measured).made_mask  # the numbers say which layers the mask leaves empty
+        return stage.want(stage.measured).made_mask  # the numbers name empty layers
 
     def pruned_by(
         self,
@@ -203,9 +204,9 @@ class Lab:
         scope: Scope | None = None,
         equal: StageFile | None = None,
     ) -> StageFile:
-        """The mask that a criterion gives of a checkpoint's weights, at initialization or after training.
+        """The mask after pruning a checkpoint by a criterion, at initialization or after training.
 
-        Other arguments are those of `pruned`; replicate: of the training images that are scored on.
+        replicate: decides the training images to score on. Other arguments as for `pruned`.
 
         Raises:
             SettingError: a fraction outside (0, 1), an unknown scope or criterion.
@@ -286,7 +287,7 @@ class Lab:
         """A training by the setting's recipe, from initialization or from `weights`.
 
         Args:
-            start_step: where clock and data position stand at the start.
+            start_step: where schedule and data start.
             repulsion, solutions: λ of the repelling loss and the networks that repel, see
                 `sparselt.training.repulsion.Repulsion`.
         """
@@ -323,9 +324,9 @@ class Lab:
         """The seeds of one training.
 
         Args:
-            initialization: another word gives other initial weights, of their own at each level.
-            copy: 0 for the setting's own data order and augmentation; k > 0 for the k-th other ones of this replicate,
-                as LMC's copies and siblings have them, which are the same at all levels.
+            initialization: another word gives other initial weights, different at each level.
+            copy: 0: the setting's own data order and augmentation. k > 0: the k-th alternative of this replicate, equal
+                at all levels, for the copies of LMC and for siblings.
         """
         varies: dict[str, tuple[int | str, ...]] = {
             "never": (),

@@ -1,4 +1,4 @@
-"""A measurement: a stage whose numbers are wanted, and where they stand in the table of results."""
+"""A measurement: a stage whose numbers are wanted, and their place in the table of results."""
 
 import re
 from collections.abc import Iterator
@@ -22,15 +22,14 @@ class Measurement:
     Args:
         experiment, variant, replicate, rewind_step, level, to_level: the row's columns; None is an empty cell.
         stage: any stage that measures something, see `sparselt.stages.stage.Stage.values`.
-        network: the training whose density the rows state, where the stage's own numbers do not; None if it is `stage`
-            itself.
+        network: the training whose density the rows get if the stage's numbers have none; None: `stage` itself.
         condition: what else sets these rows apart, as `name=value`, several with spaces between: `batch_size=256`.
-        networks: the trainings of levels 0, 1, …, where the stage's numbers are of several; instead of `network`.
-        metrics: those of the stage's that are wanted; empty: all.
+        networks: instead of `network`, the trainings of levels 0, 1, … if the stage's numbers are of several levels.
+        metrics: the wanted metrics of the stage; empty: all.
 
     Raises:
         TypeError: an argument that is not a Stage, such as the file that `lab.mask` gives.
-        SettingError: a name that is empty, a number that is not whole or below 0, a condition that is not `name=value`.
+        SettingError: an empty name; a number that is not whole or is below 0; a condition that is not `name=value`.
     """
 
     experiment: str
@@ -70,14 +69,14 @@ class Measurement:
 
     @property
     def cells(self) -> tuple:
-        """Where its numbers stand: no two measurements of an experiment may have the same."""
+        """The place of its numbers, which no two measurements of an experiment may share."""
         place = (self.variant, self.replicate, self.rewind_step, self.level, self.to_level, self.condition)
-        # Stages of other kinds may differ in the places that their numbers state themselves.
+        # The numbers of other kinds of stages have further columns of their own, by which they may differ.
         alike = isinstance(self.stage, Train | EvaluatePath)
         return (self.experiment, *place, self.stage.kind, "" if alike else self.stage.key, self.metrics)
 
     def rows(self, read: Read) -> Iterator[dict[str, Any]]:
-        """The rows, without setting and scale; `read` returns what a JSON file of a finished stage holds."""
+        """The rows, without setting and scale. `read` returns the content of a stage's JSON file."""
         place = {
             "experiment": self.experiment,
             "variant": self.variant,
@@ -107,7 +106,7 @@ class Measurement:
 
 
 def check_stages(taker: str, *found: object) -> None:
-    """Raises a TypeError that names `taker` unless all are stages: a mask or a checkpoint is a file of one."""
+    """Raises a TypeError that names `taker` unless all are stages. A mask or a checkpoint is only a file of a stage."""
     for value in found:
         if not isinstance(value, Stage):
             raise TypeError(
@@ -122,7 +121,7 @@ def _cells(value: Value) -> dict[str, Any]:
 
 
 def _empty_layers(network: Train, read: Read) -> Iterator[Value]:
-    """The layers that the pruning of a training's mask left empty, where that is measured."""
+    """The layers that pruning left empty in a training's mask, if its stage notes them."""
     mask: StageFile | None = network.mask
     if mask is not None and isinstance(mask.stage, MakesMask):
         yield from mask.stage.empty_layers(read)

@@ -1,4 +1,4 @@
-"""What one experiment varies: a frozen dataclass, part of a setting."""
+"""The values that one experiment varies: a frozen dataclass, part of a setting."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -26,8 +26,8 @@ class Options:
         """Raises a SettingError for schedules of pruning that leave no weight of the setting's network."""
 
     def within(self, setting: "Setting") -> Self:
-        """The options without steps past the end of the setting's training, levels above its own, and counts above
-        what it has: a setting that is made shorter keeps what it can run."""
+        """The options that the setting can run: without steps past the end of its training, levels above its own, and
+        counts above its limits. A shortened setting uses this."""
         kept: dict[str, Any] = {}
         for name, (_, rule) in rules(self).items():
             found = getattr(self, name)

@@ -1,4 +1,4 @@
-"""What a run writes down of itself: the protocol with the source of every number, data, versions, machine."""
+"""The record of a run: the protocol with the source of every number, data, versions, machine."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from sparselt.stages.stage import plain
 
 
 def run_record(setting: Setting, usual: Setting, device: str, lab: Lab, store: Store) -> dict[str, Any]:
-    """What `record.json` holds, but for the experiments, the command and what failed."""
+    """The content of `record.json`, without the experiments, the command and the failures."""
     from sparselt.data import evaluation_record, open_dataset
 
     note = lab.dataset.note

@@ -1,4 +1,4 @@
-"""Rounds of a run: what the experiments measure now, made, until they ask for no more."""
+"""Runs the stages of experiments in rounds, until the results require no further stage."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
@@ -16,14 +16,14 @@ from sparselt.stages.train import Train
 
 
 class Finder:
-    """`lab.found` of a run: answers from the store, and remembers what was asked since `forget`."""
+    """`lab.found` of a run: answers from the store, and remembers the questions since `forget`."""
 
     def __init__(self, store: Store):
         self._store = store
         self._asked: dict[tuple[str, str], tuple[Result, bool]] = {}
 
     def __call__(self, result: Result[Any]) -> Any:
-        """What a JSON file of a stage holds; None where the stage has not run yet."""
+        """The content of a JSON file of a stage; None if the stage has not run yet."""
         if not isinstance(result, Result):
             raise SettingError(f"lab.found was asked for {result!r}; expected a result, such as lab.dense(0).measured")
         answered = self._store.has(result.stage)
@@ -31,15 +31,15 @@ class Finder:
         return self._store.read(result) if answered else None
 
     def forget(self) -> None:
-        """Before the drivers are asked again."""
+        """Forgets all questions. Call it before a new round."""
         self._asked.clear()
 
     def check(self, plan: Plan, lost: Collection[str]) -> None:
-        """Once the rounds have ended: whether what was asked for is what the drivers yield, or one of the `lost` keys.
+        """Checks after the last round that each question concerned a stage of the plan, or one of the `lost` keys.
 
         Raises:
-            SettingError: a stage that no measurement needs, whose answer would depend on what else is in the store; or
-                a file that its stage did not make.
+            SettingError: no measurement needs the stage, so the answer would depend on the rest of the store; or the
+                stage did not make the file.
         """
         planned = {stage.key for stage in plan.stages}
         for (key, name), (result, answered) in self._asked.items():
@@ -55,19 +55,19 @@ class Finder:
 
 
 class RoundWatcher(Protocol):
-    """Who is told how the rounds of a run go."""
+    """Receives the progress of the rounds."""
 
     def begin(self, plan: Plan, missing: list[Stage], more_trainings: int | None, shown: bool) -> Watcher:
-        """A round begins; returns the watcher of its stages.
+        """A round begins. Returns the watcher of its stages.
 
-        more_trainings: those that new results ask for; None: the first round. shown: False where nothing new runs.
+        more_trainings: the number that new results require; None in the first round. shown: False if nothing new runs.
         """
 
 
 def run_rounds(
     experiments: Mapping[str, Experiment], lab: Lab, found: Finder, store: Store, pool: Workers, watcher: RoundWatcher
 ) -> tuple[list[Measurement], list[Entry]]:
-    """Runs what is missing, and again what the experiments ask for once that is measured, until they ask no more."""
+    """Runs the missing stages, then those that the new results require, until none is missing."""
     entries: dict[str, Entry] = {}
     while True:
         found.forget()
@@ -85,11 +85,11 @@ def run_rounds(
 
 
 def measured(experiments: Mapping[str, Experiment], lab: Lab) -> list[Measurement]:
-    """What the experiments measure now.
+    """The measurements that the experiments yield now.
 
     Raises:
-        SettingError: what a driver of the user's may yield: a measurement twice, two trainings or two paths in the
-            same cells of the table, a measurement in another experiment's name.
+        SettingError: a driver yields a measurement twice, two trainings or two paths in the same cells of the table, or
+            a measurement in another experiment's name.
     """
     found: list[Measurement] = []
     cells: set[tuple] = set()
@@ -119,7 +119,7 @@ def plan_of(measurements: Iterable[Measurement]) -> Plan:
 
 
 def _yielded(name: str, experiment: Experiment, lab: Lab) -> Iterator[Measurement]:
-    """What an experiment yields; an error of its driver's names it."""
+    """The measurements of one experiment. An error in its driver names the experiment."""
     try:
         yield from experiment(lab)
     except SparseltError:

@@ -34,12 +34,12 @@ class Where:
     """Where a run takes place.
 
     Args:
-        data: a folder of betons in place of the setting's own source.
-        out: folder for results; what stands there is found again.
+        data: a folder of betons, instead of the setting's source.
+        out: folder for results; earlier results there are reused.
         device: `cpu` or `cuda`.
         workers: processes; None: the cores divided by the threads of a training (cuda: one a GPU).
         cohort: equal trainings that a worker makes side by side; None: 1 (cuda: measured).
-        command: what to type for the same run, for the record.
+        command: the command for the same run, for the record.
     """
 
     data: Path | None = None
@@ -52,7 +52,7 @@ class Where:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run: its folder (None where nothing was written) and the labels of the stages that failed."""
+    """The outcome of a run: its folder (None if nothing was written) and the labels of failed stages."""
 
     folder: Path | None
     failed: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""How experiments are reported."""
+"""The sections of a report, one for each experiment."""
 
 import dataclasses
 import importlib

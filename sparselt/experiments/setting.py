@@ -1,4 +1,4 @@
-"""A setting: every number of one experiment's protocol, as one frozen value."""
+"""A setting: all numbers of a protocol, as one frozen value."""
 
 import dataclasses
 import math
@@ -42,16 +42,16 @@ def _by_steps(setting: "Setting") -> bool:
 class Setting:
     """The protocol of a run. A module of `reproduce/` fills it, with the source of each number in `sources`.
 
-    The fields with a rule (`sparselt.experiments.values`) can be set by name, as those of `options` can, and stand in
-    the protocol of a run in this order. What `sparselt.training.recipe.Recipe` has too is said there.
+    Fields with a rule (`sparselt.experiments.values`) can be set by name, like those of `options`. The protocol of a
+    run lists them in this order. Fields of `sparselt.training.recipe.Recipe` are documented there.
 
     Args:
         name, scale: `digits_resnet8`, `mini`.
-        title, paper: for the report: a headline, and the paper (authors, year) whose protocol this is.
-        source: the data set to write; None if the user has to bring it (`--data`).
-        options: what the experiments vary, a value for each experiment; others have their defaults.
+        title, paper: for the report: a headline, and the paper (authors, year) with this protocol.
+        source: the data set to write; None if the user must bring it (`--data`).
+        options: for each experiment the values that it varies; experiments without them use the defaults.
         main: values under which `--experiments main` shows each paper's main finding.
-        sources: field name to where its number comes from.
+        sources: the source of each number, by field name.
     """
 
     name: str
@@ -161,15 +161,15 @@ class Setting:
 
     @property
     def prunable_weights(self) -> list[int]:
-        """How many weights each prunable layer of the network has."""
+        """The number of weights of each prunable layer."""
         return [math.prod(s) for s in prunable_shapes(self.model, self.classes, self.channels).values()]
 
     def option(self, kind: type[Kind]) -> Kind:
-        """What an experiment varies: its own value of `options`, or the default."""
+        """The options of an experiment: from `options`, or the default."""
         return next((given for given in self.options if isinstance(given, kind)), kind())
 
     def with_options(self, kinds: Iterable[type[Options]]) -> Self:
-        """The setting in which each kind of options has a value: those that are missing get their defaults."""
+        """The setting with a value for each kind of options. Missing ones get their defaults."""
         missing = tuple(kind() for kind in kinds if not any(isinstance(given, kind) for given in self.options))
         return dataclasses.replace(self, options=self.options + missing)
 
@@ -189,7 +189,7 @@ class Setting:
         return dataclasses.replace(self, source=source, **changes)
 
     def values(self) -> dict[str, tuple[Any, Any, Rule]]:
-        """All that can be set, by name: value, type and rule, of the setting and then of its options."""
+        """All values that can be set, by name, with type and rule: first the setting's, then those of its options."""
         return {
             name: (getattr(owner, name), kind, rule)
             for owner in (self, *self.options)

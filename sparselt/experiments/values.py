@@ -1,4 +1,4 @@
-"""What may be set: dataclass fields that carry their help text and bounds, and how a value given for one is read."""
+"""Dataclass fields that carry help text and bounds, and the parsing of values for them."""
 
 import dataclasses
 import difflib
@@ -20,18 +20,18 @@ _EXPECTED = {int: "a whole number", float: "a number"}
 
 @dataclass(frozen=True)
 class Rule:
-    """What a field of a setting, or of an experiment's options, may hold. For several values it holds for each.
+    """The allowed values of a field of a setting or of an experiment's options. In a tuple it applies to each value.
 
     Args:
         help: what the field is, for a person.
         least, above, most, below: bounds; `above` and `below` are themselves not allowed.
         noun: what the bounds count, for messages.
-        step: it counts optimizer steps: may be written `500it` or `4ep`, and lies within the training.
-        levels_above: it names levels of pruning; so many levels of the setting must lie above them.
+        step: the field counts optimizer steps: it may be written `500it` or `4ep`, and lies within the training.
+        levels_above: the field names levels of pruning; the setting must have this many levels above them.
         at_most: the field of the setting that bounds it.
-        choices: the names that it may hold.
-        in_protocol: it stands in the protocol of a run.
-        shown: whether it stands there for this setting.
+        choices: the allowed names.
+        in_protocol: the field is part of the protocol of a run.
+        shown: whether the protocol shows it for a setting.
     """
 
     help: str
@@ -85,7 +85,7 @@ class Rule:
 def value(default: Any = dataclasses.MISSING, *, help: str, omit_default: bool = False, **rule: Any) -> Any:
     """A dataclass field with a `Rule`; its arguments are the rule's.
 
-    omit_default: for a field that earlier versions did not have: at its default it changes no digest of theirs.
+    omit_default: for a field that earlier versions did not have. Its default does not change their digests.
     """
     return field(default=default, metadata={"rule": Rule(help, **rule), "omit_default": omit_default})
 
@@ -105,7 +105,7 @@ def _rules(kind: Any) -> dict[str, tuple[Any, Rule]]:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """'; did you mean a or b?', or all names where none is near."""
+    """'; did you mean a or b?', or all names if none is near."""
     names = list(names)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(close)}?" if close else f"; expected one of {', '.join(names)}"

@@ -375,12 +375,12 @@ def _momentum(step: int) -> str:
 def _free_memory(device: "torch.device") -> int:
     """Free bytes, after unused memory has been released."""
     import gc
-    import os
 
     import torch
+
+    from sparselt.data.loaders import free_bytes
 
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free_bytes(device)

@@ -149,7 +149,7 @@ def test_engine_follows_from_the_size_of_the_data_unless_it_is_named(arrays, tex
     transform = PadCrop(1, True, (0.5,) * 3, (0.25,) * 3)
     assert engine_for(textures) == "streaming"
     for free, engine in ((2**40, "resident"), (2**20, "streaming")):
-        monkeypatch.setattr("sparselt.data.loaders._free_bytes", lambda device, free=free: free)
+        monkeypatch.setattr("sparselt.data.loaders.free_bytes", lambda device, free=free: free)
         assert engine_for(arrays) == engine
         assert engine.title() in type(train_loader(arrays, 4, **SEEDS, transform=transform)).__name__
     assert type(train_loader(arrays, 4, **SEEDS, transform=transform, engine="resident")).__name__.startswith(

@@ -1,0 +1,17 @@
+"""Registers the implementations of an operator, each imported at its first call."""
+
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from torch.library import Library
+
+
+def implement(library: Library, operator: str, package: str, function: str) -> None:
+    """Runs `operator` by `function` of the package's module `cpu` on a CPU, and of its module `gpu` on a GPU."""
+    for key, module in (("CPU", "cpu"), ("CUDA", "gpu")):
+        library.impl(operator, partial(_call, f"{package}.{module}", function), key)
+
+
+def _call(module: str, function: str, *arguments: Any) -> Any:
+    return getattr(import_module(module), function)(*arguments)
