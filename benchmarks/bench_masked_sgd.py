@@ -1,9 +1,9 @@
 """MaskedSGD against torch's optimizers with a mask multiplied into the weights ("+ mask"), and against a dense one.
 
 Every competitor has its own weights, momentum and state, and all share the masks and the gradients, which are
-overwritten before each call, as a backward pass does. The bytes that anybody must move a weight: 20, in bfloat16 with
-float32 momentum 14, and the mask (a byte on a CPU, a bit on a GPU); on a GPU, sectors of eight weights in which none
-lives need not be touched. torch keeps momentum in bfloat16 there, and moves 12.
+overwritten before each call, as in a backward pass. The bytes that must be moved for each weight: 20, or 14 in bfloat16
+with float32 momentum, and the mask (a byte on a CPU, a bit on a GPU). A GPU may skip sectors of eight masked weights.
+In bfloat16, torch also keeps momentum in bfloat16, and moves 12.
 """
 
 from itertools import chain

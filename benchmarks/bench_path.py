@@ -1,9 +1,9 @@
-"""Error and loss at 11 points of a path through ResNet-20, against a loop over the points as one writes it by hand.
+"""Error and loss at 11 points of a path through ResNet-20, against a hand-written loop over the points.
 
-1,000 random images of CIFAR's shape. The loop is written after open_lth's way: for every point the state dict is made
-by torch.lerp, tensor by tensor, loaded into a network in NCHW float32 that does not work in place, and evaluated batch
-by batch. `plain loop` finds its batches in memory; `DataLoader loop` reads them anew at every point, image by image
-through PIL, as open_lth's evaluation does. Batches are of 128, open_lth's for both training and test.
+Images are 1,000 random ones of CIFAR's shape. The loop works as in open_lth: for every point, torch.lerp makes the
+state dict tensor by tensor, and a network in NCHW float32 without in-place operations loads and evaluates it batch by
+batch. `plain loop` has its batches in memory. `DataLoader loop` reads them again at every point, image by image through
+PIL, as open_lth does. Batches hold 128 images, as in open_lth.
 """
 
 import numpy as np

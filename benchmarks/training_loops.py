@@ -1,8 +1,8 @@
 """One epoch's worth of training steps, from an open_lth-style loop to ours, a factor at a time.
 
-The loop that the factors start from is written after open_lth's: NCHW float32, PIL transforms image by image in the
-training process, the mask multiplied into the weights before each forward pass, `torch.optim.SGD`. Its network does
-not work in place, as open_lth's does not. Every factor keeps those before it.
+The first loop works as open_lth's: NCHW float32, PIL transforms image by image in the training process, the mask
+multiplied into the weights before each forward pass, `torch.optim.SGD`, a network without in-place operations. Each
+further loop adds a factor to those before it.
 """
 
 import multiprocessing

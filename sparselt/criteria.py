@@ -170,7 +170,7 @@ def find_criterion(criterion: "str | Criterion | Scores") -> Criterion:
                 f"pruning criterion is {criterion!r}; expected one of {known}, or your own as package.module:name"
             )
         found = own.resolve(announced.get(criterion, criterion))
-        return find_criterion(found)  # type: ignore[arg-type]  # which refuses what is neither
+        return find_criterion(found)  # type: ignore[arg-type]  # it refuses other objects itself
     if isinstance(criterion, Criterion):
         return criterion
     if not callable(criterion):

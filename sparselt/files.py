@@ -34,12 +34,12 @@ def write_bytes(path: Path | str, data: bytes, **on_error: Unpack[OnError]) -> N
 
 
 def write_text(path: Path | str, text: str, **on_error: Unpack[OnError]) -> None:
-    """Writes text in UTF-8, line ends as they are. Errors as of `write_bytes`."""
+    """Writes text in UTF-8, line ends as they are. Errors as for `write_bytes`."""
     write_bytes(path, text.encode("utf-8"), **on_error)
 
 
 def write_json(path: Path | str, value: object, **on_error: Unpack[OnError]) -> None:
-    """Writes JSON in UTF-8, indented by 1, with a line end. Errors as of `write_bytes`."""
+    """Writes JSON in UTF-8, indented by 1, with a line end. Errors as for `write_bytes`."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n", **on_error)
 
 

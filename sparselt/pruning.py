@@ -110,7 +110,7 @@ def prune(
         fraction: share of the live weights to prune, in (0, 1).
         criterion: a name in `sparselt.criteria.CRITERIA`, a function from a `MaskedNetwork` to scores by layer name,
             or a `Criterion`.
-        scope: as of `magnitude_prune`.
+        scope: as for `magnitude_prune`.
         batches: labelled images for criteria that need them: batches (images, labels, …), readable more than once.
         seed: for random scores, and for torch's random numbers while a criterion runs.
         loss: mean loss of (outputs, labels) over a batch, for criteria that need it.
@@ -148,7 +148,7 @@ def prune_by_scores(scores: Mapping[str, Tensor], mask: Mask, fraction: float, s
     Args:
         scores: a floating-point tensor of each mask layer's shape, by name, on one device. Signed; compared in their
             own dtype, layers of several dtypes in the widest. Scores of pruned weights may be anything.
-        mask, fraction, scope: as of `magnitude_prune`.
+        mask, fraction, scope: as for `magnitude_prune`.
 
     Raises:
         SettingError: fraction outside (0, 1), an unknown scope, or no live weight to prune.
@@ -167,7 +167,7 @@ def prune_by_scores(scores: Mapping[str, Tensor], mask: Mask, fraction: float, s
 def pruning_threshold(model: nn.Module | Mapping[str, Tensor], mask: Mask, fraction: float) -> float:
     """The largest magnitude that `magnitude_prune` with scope `global` would prune.
 
-    Arguments and errors as of `magnitude_prune`.
+    Arguments and errors as for `magnitude_prune`.
     """
     check_fraction(fraction)
     mask = as_mask(mask)

@@ -129,7 +129,7 @@ def adaptive_fraction(
         batches: training images, each batch (images, labels, …); a random subsample may serve, see `subsample_indices`.
         threshold: step 1, a `TrainThreshold` or its value; the loss must stay strictly below.
         fractions, positions: increasing; positions from 0 to 1. The paper does not say how many there are on a path.
-        scope: as of `magnitude_prune`.
+        scope: as for `magnitude_prune`.
         minimum: the least that is pruned.
         techniques: those of the training that the threshold was measured in; they decide which loss is meant.
         precision: `float32`, or `bfloat16` autocast.

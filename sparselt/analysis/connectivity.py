@@ -197,11 +197,11 @@ def pairwise_max_error(
     Args:
         states: state dicts of two networks or more.
         positions: increasing, from 0 to 1; see `path_positions`.
-        Everything else as of `evaluate_path`. Where buffers are one end's (`second`), the network at the other end of a
-            line still keeps its own.
+        Everything else as for `evaluate_path`. Where buffers are one end's (`second`), the network at the other end of
+            a line still keeps its own.
 
     Raises:
-        SettingError: as of `evaluate_path`; fewer than two networks, positions that do not increase from 0 to 1.
+        SettingError: as for `evaluate_path`; fewer than two networks, positions that do not increase from 0 to 1.
     """
     if len(states) < 2:
         raise SettingError(f"a heat map of {len(states)} networks has no pair; give two or more")
@@ -250,11 +250,11 @@ def evaluate_plane(
 
     Args:
         coefficients: [K, 2] numbers, the points (s, t) of `Plane`; (0, 0), (1, 0) and (0, 1) are the networks.
-        buffers: as of `evaluate_path`, and `third`; interpolated ones are projected like parameters not prunable.
-        Everything else as of `evaluate_path`.
+        buffers: as for `evaluate_path`, and `third`; interpolated ones are projected like parameters not prunable.
+        Everything else as for `evaluate_path`.
 
     Raises:
-        SettingError: as of `evaluate_path`; coefficients of another shape.
+        SettingError: as for `evaluate_path`; coefficients of another shape.
     """
     points = torch.as_tensor(coefficients, dtype=torch.float64)
     if points.dim() != 2 or points.shape[1] != 2:

@@ -32,7 +32,7 @@ def l2_distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor], mask:
 def angle(first: Mapping[str, Tensor], second: Mapping[str, Tensor], mask: Mask) -> float:
     """Angle between first ⊙ mask and second ⊙ mask in degrees, in [0, 180] (Frankle et al. 2019, Stabilizing).
 
-    Arguments and errors as of `l2_distance`.
+    Arguments and errors as for `l2_distance`.
     """
     layers = list(_layers(first, second, mask))
     lengths = [math.sqrt(sum(float(pair[i].square().sum()) for pair in layers)) for i in range(2)]
@@ -47,7 +47,7 @@ def angle(first: Mapping[str, Tensor], second: Mapping[str, Tensor], mask: Mask)
 def angular_distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor], mask: Mask) -> float:
     """2 · angle / π with the angle in radians, in [0, 2] (Maene et al. 2021): 1 for orthogonal weights, 0 for parallel.
 
-    Arguments and errors as of `l2_distance`.
+    Arguments and errors as for `l2_distance`.
     """
     return angle(first, second, mask) / 90
 

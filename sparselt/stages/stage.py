@@ -147,16 +147,17 @@ class Stage:
     """One step of a plan. A kind of stage is a subclass: its values, its inputs and `run`, which makes its files.
 
     Fields annotated with `StageFile` are inputs; all others are values, which must turn into JSON (`plain`). Values and
-    inputs decide the result and are the stage's identity; None is left out of it. What does not decide it is `aside`.
+    inputs decide the result and form the stage's identity, without those that are None. Fields that do not decide the
+    result are `aside`.
 
     Class attributes: `kind` names the stage's folder in a store; `version` rises when equal values and inputs would
-    give another result, so that old results are not found; `title` says in a plan what is done; `unit` is what `work`
-    counts; `cost_follows` names the values that decide what a unit costs.
+    give another result, so that old results are not found; `title` names the work in a plan; `unit` is the unit of
+    `work`; `cost_follows` names the values that decide the cost of a unit.
 
     Args:
-        outputs: names of the files wanted. Two experiments that want different checkpoints of one training share it,
-            and the plan asks for the union.
-        label: what a person reads.
+        outputs: names of the wanted files. If two experiments want different checkpoints of one training, they share
+            it, and the plan wants both.
+        label: the name for a person.
         work: optimizer steps, evaluated points or the like; for estimates.
         local: runs in every plan, because it depends on this machine (the user's data folder). Such a stage is cheap.
     """

@@ -275,7 +275,7 @@ class Train(OnImages):
         return Repulsion(solutions, Mask.ones_like(model) if mask is None else mask, self.repulsion)
 
     def _write(self, task: Task, model: "torch.nn.Module", mask: "Mask | None", trained: "Trained") -> None:
-        """Writes the trained network and what was measured of it."""
+        """Writes the trained network and its measurements."""
         from sparselt.training import loop
         from sparselt.training.checkpoint import save_tensors
 
