@@ -37,15 +37,29 @@ def run_stage(stage: Stage, root: str) -> Outcome:
     """Runs one stage in this process and commits its files. Returns errors as text, which can be pickled."""
     job = _Job(stage, Store(Path(root)), 1)
     try:
-        return job.commit(stage.run(job.task()))
+        return job.commit(_run(stage, job.task()))
     except Exception as error:
         return job.failed(error)
     finally:
         job.close()
 
 
+def _run(stage: Stage, task: Task) -> int:
+    """Runs a stage. On a GPU a training that could join others runs as they do, so that its bits are the same."""
+    if not isinstance(stage, Train) or stage.device == "cpu" or not stage.joins:
+        return stage.run(task)
+    from sparselt.stages.side_by_side import train_side_by_side
+
+    ((_, made),) = train_side_by_side([(stage, task)])
+    if isinstance(made, Exception):
+        raise made
+    return made
+
+
 def run_cohort(stages: Sequence[Train], root: str) -> list[Outcome]:
     """Trains the networks of several stages side by side. If one fails, the others are still committed."""
+    from sparselt.stages.side_by_side import train_side_by_side
+
     store = Store(Path(root))
     jobs = [_Job(stage, store, len(stages)) for stage in stages]
     outcomes: dict[int, Outcome] = {}
@@ -57,7 +71,7 @@ def run_cohort(stages: Sequence[Train], root: str) -> list[Outcome]:
             except SparseltError as error:
                 outcomes[k] = job.failed(error)
         places = list(tasks)
-        for place, result in Train.run_together([(stages[k], task) for k, task in tasks.items()]):
+        for place, result in train_side_by_side([(stages[k], task) for k, task in tasks.items()]):
             k = places[place]
             outcomes[k] = jobs[k].failed(result) if isinstance(result, Exception) else jobs[k].commit(result)
     except Exception as error:
@@ -71,9 +85,11 @@ def run_cohort(stages: Sequence[Train], root: str) -> list[Outcome]:
 
 def measure_cohort(stage: Train, root: str) -> int:
     """The best number of such trainings side by side on the device; 1 if it cannot be measured."""
+    from sparselt.stages.side_by_side import best_group_size
+
     job = _Job(stage, Store(Path(root)), 1)
     try:
-        return stage.best_group_size(job.task())
+        return best_group_size(stage, job.task())
     except Exception:  # the training itself will say what is wrong
         return 1
     finally:

@@ -1,6 +1,6 @@
-"""The stage that trains a network, alone or side by side with others of its group."""
+"""The stage that trains a network."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,17 +13,12 @@ if TYPE_CHECKING:
     import torch
 
     from sparselt.masks import Mask
-    from sparselt.training.cohort import Cohort, Member, Network
     from sparselt.training.loop import Trained
     from sparselt.training.repulsion import Repulsion
-
-SIZES = (1, 2, 4, 8, 16)
-"""Numbers of networks that `Train.best_group_size` tries side by side."""
 
 _OWN_VALUES = {"seeds", "start_step"}  # may differ among members, as may the schedule and the start
 _SHARED_INPUTS, _OWN_INPUTS = {"dataset", "train", "test"}, {"weights", "mask", "momentum"}
 _NEAR = 0.9  # least ratio of the shortest to the longest training, because those that end early then idle
-_NEAR_BEST = 0.95
 
 
 @dataclass(frozen=True)
@@ -86,11 +81,11 @@ class Train(OnImages):
 
     def checkpoint(self, step: int) -> StageFile:
         """Weights and buffers after `step` steps of the full training."""
-        return self.file(_checkpoint(step))
+        return self.file(checkpoint_name(step))
 
     def momentum_at(self, step: int) -> StageFile:
         """The optimizer's momentum after `step` steps."""
-        return self.file(_momentum(step))
+        return self.file(momentum_name(step))
 
     @property
     def measured(self) -> Result[Measurements]:
@@ -109,10 +104,10 @@ class Train(OnImages):
 
         Members may differ in seeds, start step, starting weights and, without decoupled weight decay, in the schedule.
         """
-        if not self._joins():
+        if not self.joins:
             return None
         data = {name: [f.stage.key, f.name] for name, f in self.needs.items() if name in _SHARED_INPUTS}
-        return digest({"spec": self._shared, "data": data})
+        return digest({"spec": self.shared, "data": data})
 
     def mates(self, others: "Iterable[Stage]") -> "list[Train]":
         """Those of `others` that can run side by side with this one, in their order."""
@@ -126,82 +121,7 @@ class Train(OnImages):
         ]
 
     def run(self, task: Task) -> int:
-        """Trains the network. Each optimizer step is a unit of work."""
-        if self.device == "cpu" or not self._joins():
-            return self._train_alone(task)
-        ((_, made),) = self.run_together([(self, task)])
-        if isinstance(made, Exception):
-            raise made
-        return made
-
-    @staticmethod
-    def run_together(jobs: "Sequence[tuple[Train, Task]]") -> Iterator[tuple[int, int | Exception]]:
-        """Trains the networks of one group side by side; yields the place of each when it is done.
-
-        With the place comes the number of steps made, or an error: an unreadable input, or a network that diverged. The
-        others go on.
-        """
-        from sparselt.errors import SparseltError
-        from sparselt.training.captured import pinned_algorithms
-        from sparselt.training.cpu import cpu_threads
-        from sparselt.training.joining import reason_against
-
-        recipe = jobs[0][0].recipe
-        with cpu_threads(recipe.threads):
-            members, masks = {}, {}
-            for place, (stage, task) in enumerate(jobs):
-                try:
-                    model, mask = stage._start(task)
-                    members[place], masks[place] = stage._member(task, model, mask), mask
-                except (SparseltError, OSError) as error:
-                    yield place, error
-            if not members:
-                return
-            if reason_against(recipe, model):
-                for place in members:
-                    stage, task = jobs[place]
-                    try:
-                        yield place, stage._train_alone(task)
-                    except SparseltError as error:
-                        yield place, error
-                return
-            cohort, places = jobs[0][0]._cohort(jobs[0][1], len(members)), list(members)
-            for k, network, result in cohort.train(list(members.values())):
-                place = places[k]
-                if isinstance(result, Exception):
-                    yield place, result
-                    continue
-                stage, task = jobs[place]
-                with pinned_algorithms():  # for the evaluation, as in a training alone
-                    stage._write(task, network, masks[place], result)
-                yield place, result.steps
-
-    def best_group_size(self, task: Task) -> int:
-        """The best number of networks like this one to train side by side, measured on its device."""
-        import torch
-
-        from sparselt.training.cpu import cpu_threads
-
-        device = torch.device(self.device)
-        _kept.clear()
-        free = _free_memory(device)
-        taken = 0
-
-        def speed(size: int) -> float | None:
-            nonlocal taken
-            if 2 * taken > 0.8 * free:  # twice the networks take at most twice the memory
-                return None
-            try:
-                found = self._cohort(task, size).images_per_second()
-            except torch.OutOfMemoryError:
-                return None
-            taken = free - _free_memory(device)
-            return found
-
-        with cpu_threads(self.recipe.threads):
-            return best_size(speed)
-
-    def _train_alone(self, task: Task) -> int:
+        """Trains the network by itself; the optimizer steps are the work."""
         from sparselt.optim import build_optimizer
         from sparselt.training import loop
         from sparselt.training.captured import pinned_algorithms
@@ -210,7 +130,7 @@ class Train(OnImages):
 
         recipe = self.recipe
         with cpu_threads(recipe.threads), pinned_algorithms():
-            model, mask = self._start(task)
+            model, mask = self.start(task)
             model.to(self.device)
             optimizer = build_optimizer(recipe, model.named_parameters(), mask)
             if self.momentum is not None:
@@ -218,24 +138,24 @@ class Train(OnImages):
 
             def on_step(step: int) -> None:
                 task.report(step - self.start_step)
-                if _checkpoint(step) in task.outputs:
-                    save_tensors(model.state_dict(), task.folder / _checkpoint(step))
-                if _momentum(step) in task.outputs:
-                    save_momentum(model, optimizer, task.folder / _momentum(step))
+                if (wanted := checkpoint_name(step)) in task.outputs:
+                    save_tensors(model.state_dict(), task.folder / wanted)
+                if (wanted := momentum_name(step)) in task.outputs:
+                    save_momentum(model, optimizer, task.folder / wanted)
 
             trained = loop.train(
                 model,
                 optimizer,
-                self._batches(task),
+                self.batches(task),
                 recipe,
                 start_step=self.start_step,
                 on_step=on_step,
                 penalty=self._repulsion(task, model, mask),
             )
-            self._write(task, model, mask, trained)
+            self.write(task, model, mask, trained)
         return trained.steps
 
-    def _start(self, task: Task) -> "tuple[torch.nn.Module, Mask | None]":
+    def start(self, task: Task) -> "tuple[torch.nn.Module, Mask | None]":
         """The network on the CPU as its training begins, and its mask."""
         from sparselt.masks import Mask
         from sparselt.models import build_model, check_unedited
@@ -261,7 +181,8 @@ class Train(OnImages):
             mask.apply_(model)
         return model, mask
 
-    def _batches(self, task: Task) -> Any:
+    def batches(self, task: Task) -> Any:
+        """The training batches, see `OnImages.train_images`."""
         return self.train_images(task, self.augmentation, self.recipe.batch_size, self.seeds, self.recipe.threads)
 
     def _repulsion(self, task: Task, model: "torch.nn.Module", mask: "Mask | None") -> "Repulsion | None":
@@ -274,7 +195,7 @@ class Train(OnImages):
         solutions = [load_tensors(task.path(solution)) for solution in self.solutions]
         return Repulsion(solutions, Mask.ones_like(model) if mask is None else mask, self.repulsion)
 
-    def _write(self, task: Task, model: "torch.nn.Module", mask: "Mask | None", trained: "Trained") -> None:
+    def write(self, task: Task, model: "torch.nn.Module", mask: "Mask | None", trained: "Trained") -> None:
         """Writes the trained network and its measurements."""
         from sparselt.training import loop
         from sparselt.training.checkpoint import save_tensors
@@ -284,7 +205,8 @@ class Train(OnImages):
         density = 1.0 if mask is None else mask.density
         task.write(self.measured, Measurements(density, error, loss, trained.train_loss, trained.train_loss_std))
 
-    def _joins(self) -> bool:
+    @property
+    def joins(self) -> bool:
         """Whether it can run side by side with others."""
         techniques = self.recipe.techniques
         return (
@@ -296,7 +218,7 @@ class Train(OnImages):
         )
 
     @property
-    def _shared(self) -> str:
+    def shared(self) -> str:
         """Digest of the values that the members of a group share."""
         recipe = plain(self.recipe)
         if not self.recipe.decoupled_weight_decay:
@@ -304,83 +226,17 @@ class Train(OnImages):
         shared = {name: value for name, value in self.spec.items() if name not in _OWN_VALUES}
         return digest(shared | {"recipe": recipe})
 
-    def _member(self, task: Task, model: "torch.nn.Module", mask: "Mask | None") -> "Member":
-        from sparselt.training.checkpoint import load_tensors, save_tensors
-        from sparselt.training.cohort import Member
-
-        def on_step(step: int, network: "Network") -> None:
-            task.report(step - self.start_step)
-            if _checkpoint(step) in task.outputs:
-                save_tensors(network.model.state_dict(), task.folder / _checkpoint(step))
-            if _momentum(step) in task.outputs:
-                save_tensors(network.momentum(), task.folder / _momentum(step))
-
-        return Member(
-            self.recipe,
-            self._batches(task),
-            model.state_dict(),
-            start_step=self.start_step,
-            mask=mask,
-            momentum=None if self.momentum is None else load_tensors(task.path(self.momentum)),
-            on_step=on_step,
-        )
-
-    def _cohort(self, task: Task, size: int) -> "Cohort":
-        """A cohort of this size for this group: the previous one if it fits."""
-        from sparselt.models import build_model
-        from sparselt.training.cohort import Cohort
-
-        loader = self._batches(task)
-        key = (self._shared, size)
-        if key not in _kept or not _kept[key].reads(loader):
-            _kept.clear()
-            _free_memory(loader.device)
-            shape: dict[str, Any] = {"classes": self.classes, "channels": self.channels, "seed": 0}
-            models = [build_model(self.recipe.model, **shape).to(loader.device) for _ in range(size)]
-            _kept[key] = Cohort(models, self.recipe, loader)
-        return _kept[key]
-
-
-def best_size(speed: Callable[[int], float | None]) -> int:
-    """The smallest number of networks within 5% of the best images a second.
-
-    speed: images a second of a number of networks together; None: they do not fit the device's memory. Called with 1,
-        2, 4, 8, 16 until they do not fit.
-    """
-    speeds: dict[int, float] = {}
-    for size in SIZES:
-        found = speed(size)
-        if found is None:
-            break
-        speeds[size] = found
-    return min((size for size, found in speeds.items() if found >= _NEAR_BEST * max(speeds.values())), default=1)
-
 
 def finals(networks: "Iterable[Train]") -> tuple[StageFile, ...]:
     """The trained weights of several networks."""
     return tuple(network.final for network in networks)
 
 
-_kept: "dict[tuple, Cohort]" = {}  # the last one, whose captured step serves later stages of equal shape
-
-
-def _checkpoint(step: int) -> str:
+def checkpoint_name(step: int) -> str:
+    """The file of a network's weights and buffers after `step` steps."""
     return f"step-{step}.safetensors"
 
 
-def _momentum(step: int) -> str:
+def momentum_name(step: int) -> str:
+    """The file of the momentum after `step` steps."""
     return f"momentum-{step}.safetensors"
-
-
-def _free_memory(device: "torch.device") -> int:
-    """Free bytes, after unused memory has been released."""
-    import gc
-
-    import torch
-
-    from sparselt.data.loaders import free_bytes
-
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    return free_bytes(device)

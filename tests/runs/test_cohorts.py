@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from stage_cases import task
 
-from sparselt.stages import train
-from sparselt.stages.train import best_size
+from sparselt.stages import side_by_side
+from sparselt.stages.side_by_side import best_group_size, best_size
 
 
 def test_replicates_tickets_and_learning_rates_join(bench):
@@ -46,11 +46,11 @@ def test_trainings_that_need_the_loop_stay_alone(bench):
 
 
 def test_a_size_is_measured_on_real_networks(bench, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "SIZES", (1, 2))
+    monkeypatch.setattr(side_by_side, "SIZES", (1, 2))
     stage = bench.lab(steps=20, milestones=(), batch_size=16).dense(0)
     bench.run(*(file.stage for file in stage.needs.values()))
     inputs = {name: bench.path(file) for name, file in stage.needs.items()}
-    assert stage.best_group_size(task(stage, tmp_path, inputs)) in (1, 2)
+    assert best_group_size(stage, task(stage, tmp_path, inputs)) in (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,139 @@
+"""Trains the networks of one group side by side in one process (`sparselt.stages.train.Train.group`)."""
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from sparselt.data.loaders import free_bytes
+from sparselt.errors import SparseltError
+from sparselt.masks import Mask
+from sparselt.models import build_model
+from sparselt.stages.stage import Task
+from sparselt.stages.train import Train, checkpoint_name, momentum_name
+from sparselt.training.captured import pinned_algorithms
+from sparselt.training.checkpoint import load_tensors, save_tensors
+from sparselt.training.cohort import Cohort, Member, Network
+from sparselt.training.cpu import cpu_threads
+from sparselt.training.joining import reason_against
+
+SIZES = (1, 2, 4, 8, 16)
+"""Numbers of networks that `best_group_size` tries side by side."""
+
+_NEAR_BEST = 0.95
+
+_kept: dict[tuple, Cohort] = {}  # the last one, whose captured step serves later stages of equal shape
+
+
+def train_side_by_side(jobs: Sequence[tuple[Train, Task]]) -> Iterator[tuple[int, int | Exception]]:
+    """Trains the networks of one group side by side; yields the place of each when it is done.
+
+    With the place comes the number of steps made, or an error: an unreadable input, or a network that diverged. The
+    others go on.
+    """
+    with cpu_threads(jobs[0][0].recipe.threads):
+        members, masks = {}, {}
+        for place, (stage, task) in enumerate(jobs):
+            try:
+                model, mask = stage.start(task)
+                members[place], masks[place] = _member(stage, task, model, mask), mask
+            except (SparseltError, OSError) as error:
+                yield place, error
+        if not members:
+            return
+        if reason_against(jobs[0][0].recipe, model):
+            for place in members:
+                stage, task = jobs[place]
+                try:
+                    yield place, stage.run(task)
+                except SparseltError as error:
+                    yield place, error
+            return
+        cohort, places = _cohort(*jobs[0], len(members)), list(members)
+        for k, network, result in cohort.train(list(members.values())):
+            place = places[k]
+            if isinstance(result, Exception):
+                yield place, result
+                continue
+            stage, task = jobs[place]
+            with pinned_algorithms():  # for the evaluation, as in a training alone
+                stage.write(task, network, masks[place], result)
+            yield place, result.steps
+
+
+def best_group_size(stage: Train, task: Task) -> int:
+    """The best number of networks like this one to train side by side, measured on its device."""
+    device = torch.device(stage.device)
+    _kept.clear()
+    free = _free_memory(device)
+    taken = 0
+
+    def speed(size: int) -> float | None:
+        nonlocal taken
+        if 2 * taken > 0.8 * free:  # twice the networks take at most twice the memory
+            return None
+        try:
+            found = _cohort(stage, task, size).images_per_second()
+        except torch.OutOfMemoryError:
+            return None
+        taken = free - _free_memory(device)
+        return found
+
+    with cpu_threads(stage.recipe.threads):
+        return best_size(speed)
+
+
+def best_size(speed: Callable[[int], float | None]) -> int:
+    """The smallest number of networks within 5% of the best images a second.
+
+    speed: images a second of a number of networks together; None: they do not fit the device's memory. Called with 1,
+        2, 4, 8, 16 until they do not fit.
+    """
+    speeds: dict[int, float] = {}
+    for size in SIZES:
+        found = speed(size)
+        if found is None:
+            break
+        speeds[size] = found
+    return min((size for size, found in speeds.items() if found >= _NEAR_BEST * max(speeds.values())), default=1)
+
+
+def _member(stage: Train, task: Task, model: torch.nn.Module, mask: Mask | None) -> Member:
+    def on_step(step: int, network: Network) -> None:
+        task.report(step - stage.start_step)
+        if (wanted := checkpoint_name(step)) in task.outputs:
+            save_tensors(network.model.state_dict(), task.folder / wanted)
+        if (wanted := momentum_name(step)) in task.outputs:
+            save_tensors(network.momentum(), task.folder / wanted)
+
+    return Member(
+        stage.recipe,
+        stage.batches(task),
+        model.state_dict(),
+        start_step=stage.start_step,
+        mask=mask,
+        momentum=None if stage.momentum is None else load_tensors(task.path(stage.momentum)),
+        on_step=on_step,
+    )
+
+
+def _cohort(stage: Train, task: Task, size: int) -> Cohort:
+    """A cohort of this size for the stage's group: the previous one if it fits."""
+    loader = stage.batches(task)
+    key = (stage.shared, size)
+    if key not in _kept or not _kept[key].reads(loader):
+        _kept.clear()
+        _free_memory(loader.device)
+        shape: dict[str, Any] = {"classes": stage.classes, "channels": stage.channels, "seed": 0}
+        models = [build_model(stage.recipe.model, **shape).to(loader.device) for _ in range(size)]
+        _kept[key] = Cohort(models, stage.recipe, loader)
+    return _kept[key]
+
+
+def _free_memory(device: torch.device) -> int:
+    """Free bytes, after unused memory has been released."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return free_bytes(device)
