@@ -52,22 +52,23 @@ def load_setting(name: str, scale: str | None = None) -> "Setting":
         own.check_free("sparselt.settings", name)
         if scale not in SCALES:
             raise SettingError(f"unknown scale {scale!r}{nearest(scale, SCALES)}")
-        setting = import_module(f"sparselt.reproduce.{name}").setting(scale)
+        reference = f"sparselt.reproduce.{name}:setting"
     else:
         announced = own.entry_points("sparselt.settings")
         if not own.is_reference(name) and name not in announced:
             raise SettingError(f"unknown setting {name!r}{nearest(name, [*SETTINGS, *announced])}")
-        function = own.resolve_callable(announced.get(name, name))
-        setting = own.called(f"{name}({scale!r})", function, scale, expected="a function of the scale")
-        if not isinstance(setting, Setting):
-            raise SettingError(
-                f"{name}({scale!r}) returned {setting!r}; expected a sparselt.experiments.setting.Setting"
-            )
-        if scale not in ("", setting.scale):
-            raise SettingError(
-                f"{name}({scale!r}) returned a setting of scale {setting.scale!r}; expected the scale asked for, or a "
-                "SettingError for a scale that there is not"
-            )
+        reference = announced.get(name, name)
+    function = own.resolve_callable(reference)
+    setting = own.called(f"{name}({scale!r})", function, scale, expected="a function of the scale")
+    if not isinstance(setting, Setting):
+        raise SettingError(f"{name}({scale!r}) returned {setting!r}; expected a sparselt.experiments.setting.Setting")
+    if scale not in ("", setting.scale):
+        raise SettingError(
+            f"{name}({scale!r}) returned a setting of scale {setting.scale!r}; expected the scale asked for, or a "
+            "SettingError for an unknown scale"
+        )
+    if name in SETTINGS and setting.name != name:
+        raise SettingError(f"{name}({scale!r}) returned a setting named {setting.name!r}; expected {name!r}")
     return setting.with_options(option_types())
 
 

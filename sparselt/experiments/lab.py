@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +329,9 @@ class Lab:
             copy: 0: the setting's own data order and augmentation. k > 0: the k-th alternative of this replicate, equal
                 at all levels, for the copies of LMC and for siblings.
         """
+        for name, number in (("replicate", replicate), ("copy", copy)):
+            if not isinstance(number, Integral) or number < 0:
+                raise SettingError(f"{name} is {number!r}; expected a whole number from 0")
         varies: dict[str, tuple[int | str, ...]] = {
             "never": (),
             "replicate": (replicate,),

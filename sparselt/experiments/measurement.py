@@ -105,11 +105,15 @@ class Measurement:
         return self.networks if self.network is None else (self.network,)
 
 
+class NotAStageError(SettingError, TypeError):
+    """An argument that is not a Stage."""
+
+
 def check_stages(taker: str, *found: object) -> None:
-    """Raises a TypeError that names `taker` unless all are stages. A mask or a checkpoint is only a file of a stage."""
+    """Raises an error that names `taker` unless all are stages. A mask or a checkpoint is only a file of a stage."""
     for value in found:
         if not isinstance(value, Stage):
-            raise TypeError(
+            raise NotAStageError(
                 f"{taker} takes a Stage and got a {type(value).__name__}; lab.dense, ticket, rewound, training "
                 "and path give one, while lab.mask, checkpoint, pruned, random_mask and shuffled give a StageFile, one "
                 "file of a stage: its .stage is what made it"

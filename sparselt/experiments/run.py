@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,10 @@ def run(
         left_out: experiments that do not apply, and why.
         dry_run: print the plan and stop.
     """
-    # Those of the user's are read at once: a mistake in one is told before anything trains.
+    # A mistake in a section is named before anything trains. Those of the package are only looked for: it is tested.
+    for name, experiment in experiments.items():
+        if experiment.report.startswith("sparselt.") and find_spec(experiment.report) is None:
+            raise SettingError(f"experiment {name}: there is no module {experiment.report}; correct its report")
     sections_of({name: e for name, e in experiments.items() if not e.report.startswith("sparselt.")})
     data = _check_data(where.data, setting, dry_run)
     _check_device(where.device)
@@ -164,7 +168,8 @@ def chosen(
         if name == "main":
             wanted |= {name for name, e in known.items() if e.main and name not in reasons}
         elif name not in known:
-            raise SettingError(f"unknown experiment {name!r}{nearest(name, [*known, 'main'])}")
+            spaces = "; separate names by spaces" if "," in name else nearest(name, [*known, "main"])
+            raise SettingError(f"unknown experiment {name!r}{spaces}")
         elif name in reasons:
             raise SettingError(f"{setting.name} at scale {setting.scale} cannot run {name}: {reasons[name]}")
         else:

@@ -62,7 +62,8 @@ def statement(record: Mapping) -> str:
     """One paragraph: what was run, on what data."""
     fraction, levels, steps = record.get("fraction"), record.get("levels"), record.get("steps")
     text = f"Setting {record['setting']}, scale {record['scale']}, after {record['paper'].rstrip('.')}. "
-    text += "Iterative magnitude pruning with weight rewinding"
+    criterion = record.get("criterion", "magnitude")
+    text += f"Iterative {criterion} pruning with weight rewinding"
     if isinstance(levels, int) and isinstance(fraction, int | float):
         text += f": {count(levels, 'level')}, each removing {100 * fraction:g}% of the weights that remain"
     if rewind_steps := record.get("rewind_steps"):

@@ -12,6 +12,7 @@ from sparselt.experiments.rounds import measured, plan_of
 from sparselt.experiments.run import chosen
 from sparselt.reproduce import load_setting
 
+OF_0_1_0 = (*("imp", "connectivity", "landscape", "adaptive", "flatness", "stability", "rewind_to_init", "siblings"),)
 FROZEN = json.loads((Path(__file__).parent / "keys.json").read_text())
 
 
@@ -23,7 +24,7 @@ def test_every_stage_of_the_first_round_has_the_key_that_it_had(plan):
     if main:
         setting = setting.changed(**setting.main)
     setting = setting.check()
-    experiments, _ = chosen(main, EXPERIMENTS, setting)
+    experiments, _ = chosen(main, {name: EXPERIMENTS[name] for name in OF_0_1_0}, setting)
     keys = defaultdict(list)
     for stage in plan_of(measured(experiments, Lab(setting))).stages:
         keys[stage.kind].append(stage.key)

@@ -23,6 +23,7 @@ def test_every_scale_runs_the_experiments_of_its_setting(name, scale):
     setting = load_setting(name, scale).check()
     assert (setting.name, setting.scale) == (name, scale)
     runs = {experiment for experiment, driver in EXPERIMENTS.items() if not driver.unsupported_reason(setting)}
+    assert name in OF_THEIR_OWN, f"add a line for {name}: which experiments it runs"
     assert runs == OF_THEIR_OWN[name] | {"imp", "connectivity"}
     # What `check` left out of a grid would be a number in the setting's file that nothing runs.
     assert setting.options == load_setting(name, scale).options
