@@ -93,14 +93,14 @@ class Setting:
     schedule: Literal["step", "cosine"] = value(help="how the learning rate falls")
     lr: float = value(above=0, help="peak learning rate")
     milestones: tuple[int, ...] = value((), step=True, help="steps at which the rate falls", shown=_by_steps)
-    lr_factor: float = value(10.0, above=0, help="what it is divided by", shown=_by_steps)
+    lr_factor: float = value(10.0, above=0, help="what the rate is divided by at each milestone", shown=_by_steps)
     warmup_steps: int = value(0, least=0, step=True, help="steps over which the rate rises")
     optimizer: str = value(
         "sgd", omit_default=True, shown=lambda setting: setting.optimizer != "sgd", help="a module of `sparselt.optim`"
     )
-    momentum: float = value(0.9, least=0, below=1, help="of SGD")
-    weight_decay: float = value(1e-4, least=0, help="of SGD")
-    nesterov: bool = value(False, help="of SGD")
+    momentum: float = value(0.9, least=0, below=1, help="momentum of SGD")
+    weight_decay: float = value(1e-4, least=0, help="weight decay of SGD")
+    nesterov: bool = value(False, help="Nesterov's momentum")
     decoupled_weight_decay: bool = value(False, help="decay by the rate over its peak, see `sparselt.MaskedSGD`")
     precision: Literal["float32", "bfloat16"] = value("float32", help="float32, or bfloat16 autocast")
     levels: int = value(least=1, most=MOST_LEVELS, help="prunings")

@@ -19,10 +19,12 @@ class FlatnessOptions(Options):
     flatness_levels: tuple[int, ...] = value(
         (), least=0, levels_above=0, help="levels at which the Hessian's spectrum is taken"
     )
-    flatness_images: int = value(512, least=1, at_most="train_count", help="training images that it is taken on")
+    flatness_images: int = value(
+        512, least=1, at_most="train_count", help="training images that the spectrum is taken on"
+    )
     flatness_eigenvalues: int = value(5, least=1, help="largest eigenvalues taken")
     flatness_products: int = value(
-        40, least=1, help="Hessian-vector products that they may take; the trace takes half as many, at least 2"
+        40, least=1, help="Hessian-vector products for the eigenvalues; the trace takes half as many, at least 2"
     )
     perturbation_level: int = value(
         1, least=1, levels_above=1, help="level whose rewound network is perturbed, beside the dense network"

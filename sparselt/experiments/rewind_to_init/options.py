@@ -18,7 +18,7 @@ class RewindToInitOptions(Options):
     init_warmup_levels: int = value(
         0,
         least=0,
-        help="rounds of those, each removing the setting's own share; 0: init_levels of init_fraction",
+        help="rounds of pruning under a warm-up, each removing the setting's own share; 0: init_levels of init_fraction",
     )
     init_levels: int = value(0, least=0, help="rounds of pruning")
     init_fraction: float = value(
@@ -27,4 +27,4 @@ class RewindToInitOptions(Options):
     repulsion_strengths: tuple[float, ...] = value(
         (), help="strength of the loss that repels (above 0) from earlier solutions, or attracts (below 0)"
     )
-    repulsion_levels: int = value(0, least=0, help="levels under it")
+    repulsion_levels: int = value(0, least=0, help="levels trained under that loss")

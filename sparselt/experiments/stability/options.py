@@ -21,7 +21,9 @@ class StabilityOptions(Options):
     stability_levels: tuple[int, ...] = value(
         (), least=0, levels_above=0, help="levels at which distances are measured"
     )
-    stability_rewind_steps: tuple[int, ...] = value((), least=0, step=True, help="rewind steps of those")
+    stability_rewind_steps: tuple[int, ...] = value(
+        (), least=0, step=True, help="rewind steps at which they are measured"
+    )
     stability_rates: tuple[str, ...] = value(
         ("standard",), choices=RATES, help="learning rates; those beside standard rewind to step 0"
     )
@@ -29,7 +31,7 @@ class StabilityOptions(Options):
         0.0, least=0, help="learning rate of the rate low, and the peak of warmup's where warmup_lr is 0"
     )
     warmup_lr: float = value(0.0, least=0, help="peak of the rate warmup")
-    warmup_lr_steps: int = value(0, least=0, step=True, help="steps over which it is reached")
+    warmup_lr_steps: int = value(0, least=0, step=True, help="steps over which the rate warmup rises to its peak")
 
     def within(self, setting: "Setting") -> Self:
         """Without a warm-up that is longer than the training."""
