@@ -18,7 +18,7 @@ class RewindToInitOptions(Options):
     init_warmup_levels: int = value(
         0,
         least=0,
-        help="rounds of pruning under a warm-up, each removing the setting's own share; 0: init_levels of init_fraction",
+        help="rounds under a warm-up, each removing the setting's own share; 0: init_levels of init_fraction",
     )
     init_levels: int = value(0, least=0, help="rounds of pruning")
     init_fraction: float = value(
