@@ -44,6 +44,7 @@ def write_markdown(folder: str | Path, path: str | Path, sections: Sections) -> 
     for name, section in sections.items():
         if data.select(experiment=name) and (texts := section.findings(data)):
             parts += [f"### {section.title}", _list(texts)]
+            parts += [text for table in section.tables(data) for text in (table.markdown(), table.note) if text]
     if others := others_tables(data, sections):
         titles = others_titles(data, sections)
         parts += [

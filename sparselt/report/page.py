@@ -52,7 +52,7 @@ def page(run: Run, sections: Sections, save: Save) -> str:
         not_judged=not_judged,
         warnings=[text for section in sections.values() for text in section.warnings(data)],
         sections=[
-            (name, section.title, section.findings(data), figures(section.drawings(data)))
+            (name, section.title, section.findings(data), figures(section.drawings(data)), section.tables(data))
             for name, section in measured.items()
         ],
         others=others_tables(data, sections),
