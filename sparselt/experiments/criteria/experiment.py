@@ -10,11 +10,11 @@ from sparselt.experiments.setting import Setting
 
 
 def criteria(lab: Lab) -> Iterator[Measurement]:
-    """Pruning criteria, once at initialization or once after training, against IMP (Frankle et al. 2021).
+    """Pruning criteria, once at initialization or once after training, against IMP at equal density.
 
     After Frankle, Dziugaite, Roy and Carbin 2021, Pruning Neural Networks at Initialization: Why Are We Missing the
-    Mark? All networks of a level have as many weights as the ticket; with the scope `layerwise`, which rounds in each
-    layer, up to one weight a layer less.
+    Mark? All networks of a level have as many weights as the ticket; with `criteria_scope=layerwise`, which rounds in
+    each layer, up to one weight a layer less.
 
     Variants: `dense`; `imp`, the ticket of each of `criteria_levels`, rewound to the control rewind step; `one_shot`,
     the dense network pruned once by a criterion. Conditions of `one_shot`: `criterion`, and `when` it scored the
