@@ -102,15 +102,17 @@ def test_masks_are_what_direct_computation_gives(bench, found, criterion, when):
     assert mask_of(bench, network) == prune(model, dense, share, criterion, seed=stage.spec["seed"])
 
 
-def test_a_scope_distributes_the_same_number_of_weights(bench):
-    measurements = list(CRITERIA(bench.lab(grids=dict(GRIDS, criteria_scope="erk"), replicates=1)))
-    mask, ticket = (
-        mask_of(bench, once(measurements, "snip", "initialization", 1)),
-        mask_of(bench, measurements[1].stage),
-    )
-    assert mask.live == ticket.live
-    shapes = [layer.shape for layer in mask.values()]
-    assert [int(layer.sum()) for layer in mask.values()] == erk_counts(shapes, [s.numel() for s in shapes], ticket.live)
+def test_a_scope_distributes_the_number_of_weights(bench):
+    masks = {}
+    for scope in ("erk", "layerwise"):
+        measurements = list(CRITERIA(bench.lab(grids=dict(GRIDS, criteria_scope=scope), replicates=1)))
+        masks[scope] = mask_of(bench, once(measurements, "snip", "initialization", 1))
+        ticket = mask_of(bench, measurements[1].stage)
+    shapes = [layer.shape for layer in ticket.values()]
+    counts = erk_counts(shapes, [shape.numel() for shape in shapes], ticket.live)
+    assert [int(layer.sum()) for layer in masks["erk"].values()] == counts and sum(counts) == ticket.live
+    assert 0 <= ticket.live - masks["layerwise"].live < len(shapes)
+    assert all(abs(density - ticket.density) < 0.02 for density in masks["layerwise"].layer_densities().values())
 
 
 def test_the_user_s_own_criterion_is_tried_and_a_wrong_name_is_refused(tmp_path, monkeypatch):
