@@ -37,14 +37,20 @@ IMP: Method = ("imp", "")
 
 @once
 def errors(data: Data) -> dict[Method, dict[int, Values]]:
-    """Test errors by method and level: IMP first, then the criteria at initialization, then after training."""
+    """Test errors by method and level: IMP first, then the criteria at initialization, then after training; of each the
+    ones that are judged first."""
     found: dict[Method, dict[int, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in data.select(experiment="criteria", variant=("imp", "one_shot"), metric="test_error"):
         at = conditions(row.condition)
         method = IMP if row.variant == "imp" else (at.get("criterion", ""), at.get("when", ""))
         found[method][row.level][row.replicate] = row.value
-    order = ("", *_WHEN)
-    return {method: {**found[method]} for method in sorted(found, key=lambda of: order.index(of[1]))}
+    when, known = ("", *_WHEN), ("imp", *_JUDGED, "random")
+
+    def order(method: Method) -> tuple[int, bool, int]:
+        new = method[0] not in known
+        return when.index(method[1]), new, 0 if new else known.index(method[0])
+
+    return {method: {**found[method]} for method in sorted(found, key=order)}
 
 
 @once
@@ -174,7 +180,7 @@ SECTION = Section("Pruning criteria at equal density", drawings, findings, claim
 
 
 def _criteria(data: Data) -> list[str]:
-    """The criteria, in the order in which they were asked for."""
+    """The criteria, in the order of `errors`."""
     return list(dict.fromkeys(criterion for criterion, when in errors(data) if when))
 
 
