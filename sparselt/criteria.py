@@ -264,7 +264,8 @@ def synflow(network: MaskedNetwork) -> dict[str, Tensor]:
 
     R is the sum of the outputs for one image of ones when every parameter and buffer is replaced by its absolute value
     (the authors' Pruners/pruners.py) in eval mode (their prune.py). Pruned in many small rounds, no layer runs empty
-    before every layer is down to one weight (their theorem 3); the paper takes 100. Two choices are ours. Scores are
+    before every layer is down to one weight (their theorem 3); the paper takes 100. The theorem needs every layer to
+    carry the whole flow: a residual branch may run empty, as its shortcut carries it. Two choices are ours. Scores are
     float64: R grows with the product of the layers' widths and exceeds float32 in deep networks. Running means count
     as 0, as they are at initialization: subtracting them after training would make the flow negative.
 

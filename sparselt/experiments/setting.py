@@ -117,7 +117,7 @@ class Setting:
         omit_default=True,
         least=0,
         at_most="train_count",
-        shown=lambda setting: setting.criterion != "magnitude",
+        shown=lambda setting: setting.criterion != "magnitude" or setting.criterion_images > 0,
         help="training images that a criterion scores weights on; 0: ten a class",
     )
     rewind_steps: tuple[int, ...] = value(step=True, help="steps to rewind to")

@@ -78,6 +78,7 @@ def console_summary(folder: str | Path, console: "Console", sections: "Sections"
         if section.lead and section.lead.concerns(data)
         for table in section.lead.tables(data, console.width)
     ]
+    tables += [table for section in sections.values() for table in section.tables(data)]
     for table in [*tables, *others_tables(data, sections)]:
         console.print(table.rich(most=None if table in tables else 40))
         console.print()

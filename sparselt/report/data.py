@@ -150,7 +150,7 @@ class Section:
     """How an experiment is reported. Each function gets the run's `Data` and gives nothing where there is nothing.
 
     drawings: by name, that of the file in `figures/`; findings: sentences; claims: see `Claim`; warnings: sentences on
-    what went wrong in any experiment; lead: what the page opens with.
+    what went wrong in any experiment; lead: what the page opens with; tables: below the figures.
     """
 
     title: str
@@ -159,6 +159,7 @@ class Section:
     claims: Callable[[Data], list[Claim]]
     warnings: Callable[[Data], list[str]] = _nothing
     lead: Lead | None = None
+    tables: Callable[[Data], list[Table]] = lambda data: []
 
 
 Sections = Mapping[str, Section]

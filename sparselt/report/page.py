@@ -58,7 +58,11 @@ def _contents(run: Run, sections: Sections) -> dict[str, Any]:
         "claims": claims_table(found),
         "not_judged": not_judged,
         "warnings": [text for section in sections.values() for text in section.warnings(data)],
-        "sections": [(n, s.title, s.findings(data)) for n, s in sections.items() if data.select(experiment=n)],
+        "sections": [
+            (name, section.title, section.findings(data), section.tables(data))
+            for name, section in sections.items()
+            if data.select(experiment=name)
+        ],
         "others": others_tables(data, sections),
         "others_titles": others_titles(data, sections),
         "facts": [(n, record[n]) for n in ("command", "seed", "device") if record.get(n) is not None],

@@ -34,7 +34,7 @@ class OnLines(Evaluation):
     """
 
     points: int
-    batch_norm: Literal["interpolate", "first", "reestimate", "batch"] = "interpolate"
+    batch_norm: Literal["interpolate", "first", "second", "third", "reestimate", "per_batch"] = "interpolate"
     batch_norm_images: int | None = None
 
     def conditions(self, task: Task) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import torch
 from sparselt.analysis import between, evaluate_path, pairwise_max_error
 from sparselt.errors import SettingError
 from sparselt.models import build_model
+from sparselt.stages.paths import EvaluatePairs
+from sparselt.stages.train import finals
 
 POSITIONS = (0.0, 0.3, 0.5, 1.0)
 
@@ -64,10 +66,10 @@ def test_stages_measure_paths_and_heat_maps(bench):
     path = bench.json(lab.path(*trainings[:2], "a path"), "path.json")
     assert path["instability"] == path["max_error"] - (path["errors"][0] + path["errors"][-1]) / 2
     assert path["barrier"] >= 0 and path["loss_barrier"] >= 0
-    needs = {f"network_{level}": stage.file("final.safetensors") for level, stage in enumerate(trainings)}
+    networks = finals(trainings)
     for choice, more in (("interpolate", {}), ("reestimate", {"batch_norm_images": 200}), ("per_batch", {})):
-        spec = {"points": 3, "batch_norm": choice, **more}
-        values = bench.json(lab.evaluation("heat_map", spec, needs, "a heat map", steps=6), "values.json")["values"]
+        stage = EvaluatePairs(points=3, batch_norm=choice, networks=networks, **lab.evaluating, **more)
+        values = bench.json(stage, "values.json")["values"]
         assert len(values) == 3 * 3 + 3
         cell = {(v["metric"], v["level"], v["to_level"]): v["value"] for v in values}
         if choice == "interpolate":

@@ -1,6 +1,8 @@
 """The command line of `sparselt data write`: every source's fields, and sources of one's own."""
 
 import sys
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -48,6 +50,7 @@ class Stripes(Source):
         return stripe[labels][:, None], labels
 
 
+@dataclass(frozen=True)
 class Wide(Stripes):
     def arrays(self, split):
         images, labels = super().arrays(split)
@@ -164,14 +167,18 @@ def test_what_is_not_a_source_is_refused(module, name, message):
 
 
 def test_arrays_that_are_not_as_announced_are_refused(module, tmp_path):
-    with pytest.raises(DataError, match=r"own has train images \(6, 1, 4, 3\) of uint8 .*expected \(6, 1, 4, 4\)"):
+    with pytest.raises(DataError, match=r"Wide has train images \(6, 1, 4, 3\) of uint8 .*expected \(6, 1, 4, 4\)"):
         write_dataset(find_source("own_shapes:Wide")(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_source_that_no_other_process_could_make_is_refused():
+    @dataclass(frozen=True)
     class Local(Source):
-        classes, image_shape, train_count, test_count = 2, (1, 2, 2), 4, 4
+        classes: ClassVar[int] = 2
+        image_shape: ClassVar[tuple[int, int, int]] = (1, 2, 2)
+        train_count: ClassVar[int] = 4
+        test_count: ClassVar[int] = 4
 
     with pytest.raises(DataError, match="define it at the top of a module"):
         source_record(Local())

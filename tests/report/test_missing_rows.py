@@ -3,6 +3,7 @@
 import pytest
 from test_section_adaptive import invented as adaptive
 from test_section_connectivity import invented as connectivity
+from test_section_criteria import rows as criteria
 from test_section_flatness import invented as flatness
 from test_section_imp import invented as imp
 from test_section_landscape import invented as landscape
@@ -26,6 +27,7 @@ ROWS = {
         "stability": stability,
         "rewind_to_init": rewind_to_init,
         "siblings": siblings,
+        "criteria": criteria,
     }.items()
 }
 LACKING = [(name, metric) for name, rows in ROWS.items() for metric in sorted({row.metric for row in rows})]
@@ -50,6 +52,7 @@ def _report(name, rows):
     data = Data(rows, {})
     section = SECTIONS[name]
     assert all(section.findings(data))
+    assert all(table.lines for table in section.tables(data))
     assert all(claim.here and claim.statistic for claim in section.claims(data))
     for drawing in section.drawings(data).values():
         assert drawing.figure.axes

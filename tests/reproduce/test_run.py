@@ -91,7 +91,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_every_experiment_runs_at_smoke_scale_and_has_its_part_of_the_page(tmp_path):
-    result = reproduce("digits_resnet8", "--scale", "smoke", cwd=tmp_path, check=True)
+    asked = ("criteria=random,snip,grasp,synflow", "criteria_levels=1,2")
+    result = reproduce("digits_resnet8", "--scale", "smoke", "--set", *asked, cwd=tmp_path, check=True)
     folder = run_folder(tmp_path)
     with (folder / "results.csv").open() as file:
         found = {row["experiment"] for row in csv.DictReader(file)}

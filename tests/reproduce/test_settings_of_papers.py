@@ -13,7 +13,7 @@ OF_THEIR_OWN = {
     "cifar100_resnet18": {"landscape", "adaptive", "flatness"},
     "imagenet_resnet50": {"landscape", "adaptive", "flatness"},
     "imagenet_resnet50_mild": {"landscape", "adaptive", "flatness"},
-    "digits_resnet8": set(EXPERIMENTS) - {"imp", "connectivity"},
+    "digits_resnet8": set(EXPERIMENTS) - {"imp", "connectivity", "criteria"},  # criteria only where asked for
 }
 
 

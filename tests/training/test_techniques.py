@@ -7,12 +7,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from sparselt.models import build_model
+from sparselt.training.recipe import training_side
 from sparselt.training.techniques import (
     WeightAverage,
     resize,
     smoothed_bce,
     start_bias_for_bce_,
-    training_side,
 )
 
 
