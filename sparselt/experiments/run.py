@@ -5,9 +5,8 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -28,6 +27,10 @@ from sparselt.runs.store import Store
 from sparselt.stages.stage import digest, plain
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+if TYPE_CHECKING:
+    from sparselt.report.data import Sections
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,7 @@ def run(
         left_out: experiments that do not apply, and why.
         dry_run: print the plan and stop.
     """
-    # A mistake in a section is named before anything trains. Those of the package are only looked for: it is tested.
-    for name, experiment in experiments.items():
-        if experiment.report.startswith("sparselt.") and find_spec(experiment.report) is None:
-            raise SettingError(f"experiment {name}: there is no module {experiment.report}; correct its report")
-    sections_of({name: e for name, e in experiments.items() if not e.report.startswith("sparselt.")})
+    sections = sections_of(experiments)  # a mistake in a section is named before anything trains
     data = _check_data(where.data, setting, dry_run)
     _check_device(where.device)
     devices = cuda_devices() if where.device == "cuda" else []
@@ -135,7 +134,7 @@ def run(
     folder = where.out / f"{setting.name}-{setting.scale}-{_hash(setting, where.device, experiments, lab)}"
     rows = [{"setting": setting.name, "scale": setting.scale, **row} for m in kept for row in m.rows(store.read)]
     _write(folder, rows, record, {"command": where.command, "failed": list(failed), "rows": len(rows)}, entries)
-    _report(folder, experiments, console)
+    _report(folder, sections, console)
     if failed:
         skipped = sum(entry.status == "skipped" for entry in entries)
         console.print(
@@ -260,10 +259,9 @@ def _write(
             folder.rmdir()  # an empty folder only
 
 
-def _report(folder: Path, experiments: Mapping[str, Experiment], console: Console) -> None:
+def _report(folder: Path, sections: "Sections", console: Console) -> None:
     from sparselt.report import console_summary, write_report
 
-    sections = sections_of(experiments)
     write_report(folder, sections)
     console.print()
     console_summary(folder, console, sections)

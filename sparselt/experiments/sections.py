@@ -10,6 +10,7 @@ from sparselt import own
 from sparselt.errors import SettingError
 from sparselt.experiments.experiment import Experiment
 from sparselt.report.data import Claim, Data, Drawing, Section
+from sparselt.report.table import Table
 
 _FILE = re.compile(r"[A-Za-z0-9_-]+")
 _GIVES: dict[str, tuple[type[dict] | type[list], type]] = {
@@ -17,6 +18,7 @@ _GIVES: dict[str, tuple[type[dict] | type[list], type]] = {
     "findings": (list, str),
     "claims": (list, Claim),
     "warnings": (list, str),
+    "tables": (list, Table),
 }
 """What each function of a section gives: the collection, and what it holds."""
 

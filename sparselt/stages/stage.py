@@ -138,7 +138,7 @@ _ASIDE = {"aside": True}
 
 
 def aside(default: Any) -> Any:
-    """A field that does not decide the result: it is no part of the stage's identity."""
+    """A field that does not change the result. It is not part of the stage's identity."""
     return field(default=default, metadata=_ASIDE)
 
 

@@ -3,7 +3,7 @@
 import csv
 import json
 
-from conftest import reproduce
+from typed_command import reproduce
 
 SHORT = ("digits_resnet8", "--scale", "smoke", "--replicates", "1", "--workers", "1", "--set", "steps=30")
 SHORT += ("milestones=20", "rewind_steps=0,10", "variants=random", "dense_replicates=1")

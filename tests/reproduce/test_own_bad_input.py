@@ -391,6 +391,7 @@ def test_options_may_be_annotated_as_text(things):
     ("report", "words"),
     [
         ("own_bad_absent", "experiment mine: No module named 'own_bad_absent'; expected its report"),
+        ("sparselt.experiments.nowhere.report", "experiment mine: No module named 'sparselt.experiments.nowhere'"),
         ("math", "experiment mine: module 'math' has no attribute 'SECTION'"),
         ("own_bad_number", "experiment mine: SECTION of own_bad_number is 5; expected a sparselt.report.data.Section"),
         ("own_bad_findings", "experiment mine: findings(data) of its report is 'text'; expected a function"),
@@ -413,6 +414,7 @@ def test_a_section_is_imported_before_anything_trains(things, tmp_path, report, 
         ("drawings", "same_figure", "drawings(data) of its report calls a figure 'a figure'"),
         ("claims", "text", "claims(data) of its report returned 'one sentence'; expected a list of Claim"),
         ("warnings", "text", "warnings(data) of its report returned 'one sentence'"),
+        ("tables", "text", "tables(data) of its report returned 'one sentence'; expected a list of Table"),
     ],
 )
 def test_a_function_of_a_section_is_checked_when_it_is_called(things, monkeypatch, of, function, words):

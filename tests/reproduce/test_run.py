@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, reproduce
+from typed_command import SMALL, reproduce
 
 from sparselt.experiments import EXPERIMENTS
 

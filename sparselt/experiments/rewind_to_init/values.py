@@ -110,7 +110,7 @@ class Conditions:
 
     @property
     def extremes(self) -> list[Condition]:
-        """The smallest and the largest batch size, or the one there is."""
+        """The smallest and the largest batch size; a single one if only one was measured."""
         return self.plain if len(self.plain) < 2 else [self.plain[0], self.plain[-1]]
 
 

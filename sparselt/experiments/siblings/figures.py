@@ -12,7 +12,7 @@ from sparselt.report.statistic import Statistic, Values
 from sparselt.report.wording import count, listing, percent
 
 CHANCES = ("jaccard_layerwise_chance", "jaccard_chance")
-"""The chances of a Jaccard, see `sparselt.analysis.overlap`."""
+"""The metrics of the Jaccard index expected by chance, by layer and globally, see `sparselt.analysis.overlap`."""
 
 _LOOKS = {
     "union": draw.Look("union", draw.COLOURS[0], "o"),
