@@ -20,6 +20,7 @@ _HOME = {
     "CenterCrop": "transforms",
     "Dataset": "dataset",
     "Digits": "sources.digits",
+    "FashionMNIST": "sources.downloaded",
     "IMAGENET_MEAN": "transforms",
     "IMAGENET_STD": "transforms",
     "ImageFolder": "sources.folder",

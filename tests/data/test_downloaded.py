@@ -1,9 +1,10 @@
-"""CIFAR and MNIST from files made here in the formats of the originals: a few images, and their own checksums."""
+"""CIFAR, MNIST and Fashion-MNIST from files made here in the formats of the originals: a few images, and their own checksums."""
 
 import functools
 import gzip
 import hashlib
 import http.server
+import pathlib
 import pickle
 import tarfile
 import threading
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torchvision.datasets
 
-from sparselt.data import CIFAR10, CIFAR100, MNIST, Beton, open_dataset, source_from_record, source_record
+from sparselt.data import CIFAR10, CIFAR100, MNIST, Beton, FashionMNIST, open_dataset, source_from_record, source_record
 from sparselt.data.cli import write_command
 from sparselt.data.sources import downloaded
 from sparselt.errors import DataError
@@ -49,9 +50,9 @@ def made_cifar(folder, reader, monkeypatch):
     return held
 
 
-def made_mnist(folder, monkeypatch):
+def made_mnist(folder, monkeypatch, source=MNIST):
     random, held = np.random.default_rng(4), {}
-    raw = folder / "MNIST" / "raw"
+    raw = folder / source.reader / "raw"
     raw.mkdir(parents=True)
     for split, prefix, count in (("train", "train", TRAIN), ("test", "t10k", TEST)):
         images = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
@@ -61,26 +62,28 @@ def made_mnist(folder, monkeypatch):
             magic = bytes([0, 0, 8, array.ndim])
             sides = b"".join(side.to_bytes(4, "big") for side in array.shape)
             (raw / f"{prefix}-{kind}").write_bytes(magic + sides + array.tobytes())
-    for name in downloaded.MNIST_FILES:
-        monkeypatch.setitem(downloaded.MNIST_FILES, name, md5((raw / name).read_bytes()))
+    for name in source.files:
+        monkeypatch.setitem(source.files, name, md5((raw / name).read_bytes()))
     return held
 
 
 @pytest.fixture(autouse=True)
-def few_images_and_no_proxy(monkeypatch):
-    for source in (CIFAR10, CIFAR100, MNIST):
+def few_images_no_package_and_no_proxy(tmp_path, monkeypatch):
+    monkeypatch.setattr(downloaded, "DEBIAN_FASHION_MNIST", tmp_path / "no package")
+    for source in (CIFAR10, CIFAR100, MNIST, FashionMNIST):
         monkeypatch.setattr(source, "train_count", TRAIN)
         monkeypatch.setattr(source, "test_count", TEST)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(params=["cifar10", "cifar100", "mnist"])
+@pytest.fixture(params=["cifar10", "cifar100", "mnist", "fashion_mnist"])
 def made(request, tmp_path, monkeypatch):
-    """(source, folder of its files, what is in them) for each of the three."""
+    """(source, folder of its files, what is in them) for each of the four."""
     folder = tmp_path / "files"
-    if request.param == "mnist":
-        return MNIST(str(folder)), folder, made_mnist(folder, monkeypatch)
+    if "mnist" in request.param:
+        source = {"mnist": MNIST, "fashion_mnist": FashionMNIST}[request.param]
+        return source(str(folder)), folder, made_mnist(folder, monkeypatch, source)
     source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[request.param](str(folder))
     return source, folder, made_cifar(folder, getattr(torchvision.datasets, source.reader), monkeypatch)
 
@@ -128,7 +131,7 @@ def test_record_brings_the_source_back(made):
     source, folder, _ = made
     assert source_record(source) == {"kind": source.kind, "root": str(folder)}
     assert source_from_record(source_record(source)) == source
-    with pytest.raises(DataError, match="cifar10, cifar100, mnist"):
+    with pytest.raises(DataError, match="cifar10, cifar100, mnist, fashion_mnist"):
         source_from_record({"kind": "cifar1000"})
 
 
@@ -139,7 +142,7 @@ def test_changed_file_is_not_read(made, monkeypatch):
         if path.is_file() and ("train" in path.name or path.name == "data_batch_3"):
             whole = path.read_bytes()
             path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-            with pytest.raises(DataError, match=r"not MNIST's, by its MD5|is not whole in .* cannot be downloaded"):
+            with pytest.raises(DataError, match=r"MNIST's, by its MD5|is not whole in .* cannot be downloaded"):
                 source.samples("train")
             path.write_bytes(whole)
     assert len(source.samples("train")) == TRAIN
@@ -156,10 +159,11 @@ def point_to_nowhere(monkeypatch):
     """Port 9 of this machine: refuses at once, as a machine without a network does."""
     for reader in (torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100):
         monkeypatch.setattr(reader, "url", f"http://127.0.0.1:9/{reader.filename}")
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/mnist/"])
+    for reader in (torchvision.datasets.MNIST, torchvision.datasets.FashionMNIST):
+        monkeypatch.setattr(reader, "mirrors", ["http://127.0.0.1:9/mnist/"])
 
 
-@pytest.mark.parametrize("source", [CIFAR10, CIFAR100, MNIST])
+@pytest.mark.parametrize("source", [CIFAR10, CIFAR100, MNIST, FashionMNIST])
 def test_without_a_network_the_message_says_what_to_fetch_and_where_to_put_it(source, tmp_path, monkeypatch):
     point_to_nowhere(monkeypatch)
     with pytest.raises(DataError) as caught:
@@ -185,20 +189,76 @@ def test_cifar_is_downloaded_once(name, tmp_path, server, monkeypatch):
     assert np.array_equal(type(source)(source.root).samples("test").labels, held["test"][1])
 
 
-def test_mnist_is_downloaded_once(tmp_path, server, monkeypatch):
+@pytest.mark.parametrize("source", [MNIST, FashionMNIST])
+def test_mnist_is_downloaded_once(source, tmp_path, server, monkeypatch):
     folder, address = server
-    held = made_mnist(tmp_path / "original", monkeypatch)
-    resources = []
-    for path in sorted((tmp_path / "original" / "MNIST" / "raw").iterdir()):
-        data = gzip.compress(path.read_bytes())
-        (folder / f"{path.name}.gz").write_bytes(data)
-        resources.append((f"{path.name}.gz", md5(data)))
-    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address])
-    assert np.array_equal(MNIST(str(tmp_path / "files")).samples("train").images, held["train"][0])
+    held = made_mnist(tmp_path / "original", monkeypatch, source)
+    resources = packed(tmp_path / "original" / source.reader / "raw", folder)
+    reader = getattr(torchvision.datasets, source.reader)
+    monkeypatch.setattr(reader, "resources", resources)
+    monkeypatch.setattr(reader, "mirrors", [address])
+    assert np.array_equal(source(str(tmp_path / "files")).samples("train").images, held["train"][0])
     for path in folder.iterdir():
         path.unlink()
-    assert np.array_equal(MNIST(str(tmp_path / "files")).samples("test").labels, held["test"][1])
+    assert np.array_equal(source(str(tmp_path / "files")).samples("test").labels, held["test"][1])
+
+
+def packed(folder, to):
+    """Compresses the files of a folder into another; their names and MD5."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        data = gzip.compress(path.read_bytes())
+        (to / f"{path.name}.gz").write_bytes(data)
+        found.append((f"{path.name}.gz", md5(data)))
+    return found
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A folder like that of Debian's package, and what is in its files."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    held = made_mnist(tmp_path / "unpacked", monkeypatch, FashionMNIST)
+    packed(tmp_path / "unpacked" / "FashionMNIST" / "raw", folder)
+    monkeypatch.setattr(downloaded, "DEBIAN_FASHION_MNIST", folder)
+    return folder, held
+
+
+def test_fashion_mnist_is_read_from_the_package_without_a_network(package, tmp_path, monkeypatch):
+    point_to_nowhere(monkeypatch)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for split, (images, labels) in package[1].items():
+        samples = FashionMNIST().samples(split)
+        assert np.array_equal(samples.images, images) and np.array_equal(samples.labels, labels)
+    assert FashionMNIST().class_names[9] == "Ankle boot"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_named_folder_comes_before_the_package(package, tmp_path, monkeypatch):
+    point_to_nowhere(monkeypatch)
+    with pytest.raises(DataError, match="cannot be downloaded"):
+        FashionMNIST(str(tmp_path / "elsewhere")).samples("train")
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "missing"])
+def test_damaged_package_is_named_with_what_to_do(damage, package):
+    path = package[0] / "train-labels-idx1-ubyte.gz"
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(whole[:-9])
+    elif damage == "changed":
+        path.write_bytes(gzip.compress(gzip.decompress(whole)[:-1] + b"\xff"))
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte\.gz .*reinstall dataset-fashion-mnist"):
+        FashionMNIST().samples("train")
+
+
+def test_real_package_has_the_known_images():
+    folder = pathlib.Path("/usr/share/datasets/fashion-mnist")
+    if not folder.is_dir():
+        pytest.skip("Debian's package dataset-fashion-mnist is not installed")
+    for name, known in downloaded.FASHION_MNIST_FILES.items():
+        assert md5(gzip.decompress((folder / f"{name}.gz").read_bytes())) == known
 
 
 def test_download_of_another_file_is_refused(tmp_path, server, monkeypatch):

@@ -1,10 +1,13 @@
-"""CIFAR-10, CIFAR-100 and MNIST, read by torchvision; downloaded where they are missing and there is a network."""
+"""CIFAR-10, CIFAR-100, MNIST and Fashion-MNIST, read by torchvision; downloaded if missing and there is a network."""
 
 import contextlib
+import gzip
 import hashlib
 import os
 import socket
 import sys
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +28,20 @@ MNIST_FILES = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
+# The same of Fashion-MNIST. Debian's package holds files with these MD5, too; it compresses them in its own way.
+FASHION_MNIST_FILES = {
+    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+}
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package `dataset-fashion-mnist` puts its files."""
 
 
 @dataclass(frozen=True)
 class _Downloaded(Source):
-    """What the three have in common. reader: the class of torchvision.datasets, that reads the files.
+    """What they have in common. reader: the class of torchvision.datasets, that reads the files.
 
     DataError where a download fails, or where the files that are there are not the data set.
     """
@@ -162,25 +174,71 @@ class MNIST(_Downloaded):
     kind: ClassVar[str] = "mnist"
     title: ClassVar[str] = "MNIST"
     reader: ClassVar[str] = "MNIST"
+    files: ClassVar[Mapping[str, str]] = MNIST_FILES
     classes: ClassVar[int] = 10
     image_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
     train_count: ClassVar[int] = 60_000
     test_count: ClassVar[int] = 10_000
 
     def _from(self, reader: Any) -> tuple[str, Path]:
-        return f"{reader.mirrors[0]}*.gz", self.folder / "MNIST" / "raw"
+        return f"{reader.mirrors[0]}*.gz", self.folder / self.reader / "raw"
 
     def _is_there(self, reader: Any) -> bool:
-        if (self.folder / "MNIST" / "processed").exists():
+        processed = self.folder / self.reader / "processed"
+        if processed.exists():
             # torchvision would read that folder first, with torch.load.
-            raise DataError(f"{self.folder / 'MNIST' / 'processed'} was made by an old torchvision: remove it")
-        raw = self.folder / "MNIST" / "raw"
-        if not all((raw / name).is_file() for name in MNIST_FILES):
+            raise DataError(f"{processed} was made by an old torchvision: remove it")
+        raw = self.folder / self.reader / "raw"
+        if not all((raw / name).is_file() for name in self.files):
             return False
-        for name, md5 in MNIST_FILES.items():
-            if hashlib.md5((raw / name).read_bytes(), usedforsecurity=False).hexdigest() != md5:
-                raise DataError(f"{raw / name} is not MNIST's, by its MD5: remove it, to be downloaded again")
+        for name in self.files:
+            self._check_file(raw / name, name, (raw / name).read_bytes(), "remove it, to be downloaded again")
         return True
+
+    def _check_file(self, path: Path, name: str, data: bytes, advice: str) -> None:
+        if hashlib.md5(data, usedforsecurity=False).hexdigest() != self.files[name]:
+            raise DataError(f"{path} is not {self.title}'s, by its MD5: {advice}")
+
+
+@source("fashion_mnist")
+@dataclass(frozen=True)
+class FashionMNIST(MNIST):
+    """Fashion-MNIST: 60,000 and 10,000 images of 28 x 28 pixels, 10 classes (31 MB to download), MIT licence.
+
+    Xiao et al. 2017, Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms: 1 x 28 x 28,
+    uint8. Without `root`, and if Debian's package `dataset-fashion-mnist` is installed, its files are read, and nothing
+    is downloaded.
+    """
+
+    kind: ClassVar[str] = "fashion_mnist"
+    title: ClassVar[str] = "Fashion-MNIST"
+    reader: ClassVar[str] = "FashionMNIST"
+    files: ClassVar[Mapping[str, str]] = FASHION_MNIST_FILES
+
+    def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        if self.root is not None or not DEBIAN_FASHION_MNIST.is_dir():
+            return super().arrays(split)
+        prefix = "train" if split == "train" else "t10k"
+        images, labels = (self._packaged(f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+        # The files begin with their sizes, in 16 and in 8 bytes.
+        return images[16:].reshape(-1, *self.image_shape), labels[8:]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        from torchvision import datasets
+
+        return tuple(datasets.FashionMNIST.classes)
+
+    def _packaged(self, name: str) -> np.ndarray:
+        """The bytes of a file of Debian's package, after decompression."""
+        path = DEBIAN_FASHION_MNIST / f"{name}.gz"
+        advice = "install the package again (apt-get install --reinstall dataset-fashion-mnist)"
+        try:
+            data = gzip.decompress(path.read_bytes())
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path} cannot be read ({error}): {advice}") from error
+        self._check_file(path, name, data, advice)
+        return np.frombuffer(data, np.uint8)
 
 
 @contextlib.contextmanager
