@@ -125,10 +125,14 @@ class ResidentTrainLoader(TrainLoader):
         count = resident.count("train")
         super().__init__(count, batch_size, order_seed, augmentation_seed, transform, device, shard)
         self._images, self._labels = resident.on("train", self.device)
+        self._kept: torch.Tensor | None = None
 
     def _batches(self, steps: np.ndarray, epoch: int) -> Iterator[Batch]:
         # Several batches are augmented in one call and then cut apart: a sample's crop does not depend on its batch.
         order, share = torch.from_numpy(steps).to(self.device), self.share
+        if not self.transform.padding and not self.transform.flip and 4 * self._images.numel() <= _CACHE_BYTES:
+            yield from self._unchanged(order)
+            return
         size = _CHUNK_BYTES * (_CHUNKS_ON_GPU if self.device.type != "cpu" else 1)
         at_once = max(1, size // (4 * self._images[0].numel() * share))
         for start in range(0, len(order), at_once):
@@ -145,6 +149,15 @@ class ResidentTrainLoader(TrainLoader):
                 flip=self.transform.flip,
             )
             yield from map(Batch, images.split(share), self._labels[indices].split(share), indices.split(share))
+
+    def _unchanged(self, order: torch.Tensor) -> Iterator[Batch]:
+        """Batches without shift or flip: every image is the same in each epoch, so it is normalised once and kept."""
+        if self._kept is None:
+            self._kept = normalized(self._images, torch.arange(self.count, device=self.device), self.transform)
+        rows, shape = self._kept.permute(0, 2, 3, 1).flatten(1), self._kept.permute(0, 2, 3, 1).shape[1:]
+        for indices in order:
+            images = rows.index_select(0, indices).view(-1, *shape).permute(0, 3, 1, 2)
+            yield Batch(images, self._labels.index_select(0, indices), indices)
 
 
 class ResidentEvalLoader(EvalLoader):

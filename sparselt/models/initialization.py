@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import nn
 
-Initialization = Literal["torch", "kaiming_normal"]
+Initialization = Literal["torch", "kaiming_normal", "glorot_normal"]
 NormScale = Literal["ones", "uniform"]
 
 
@@ -13,16 +13,18 @@ def initialize_(model: "nn.Module", initialization: Initialization = "torch", no
     """Draws the weights of a fresh `model` anew, in place, from torch's global generator.
 
     initialization: `torch` leaves what each layer has drawn; `kaiming_normal` draws the weights of convolutions and
-        fully connected layers from N(0, 2 / fan in) (He et al. 2015; open_lth's `kaiming_normal`) and leaves biases.
+        fully connected layers from N(0, 2 / fan in) (He et al. 2015; open_lth's `kaiming_normal`), `glorot_normal` from
+        N(0, 2 / (fan in + fan out)) (Glorot and Bengio 2010); both leave biases.
     norm_scale: `ones` leaves a batch norm's scale at 1; `uniform` draws it from [0, 1) (open_lth's `uniform`; the
         networks of Frankle et al.), its shift being 0 in both.
     """
     from torch import nn
 
     weighted, norms = (nn.modules.conv._ConvNd, nn.Linear), nn.modules.batchnorm._BatchNorm
+    draw = {"kaiming_normal": nn.init.kaiming_normal_, "glorot_normal": nn.init.xavier_normal_}.get(initialization)
     for module in model.modules():
-        if initialization == "kaiming_normal" and isinstance(module, weighted):
-            nn.init.kaiming_normal_(module.weight)
+        if draw is not None and isinstance(module, weighted):
+            draw(module.weight)
         if norm_scale == "uniform" and isinstance(module, norms) and module.affine:
             nn.init.uniform_(module.weight)
             nn.init.zeros_(module.bias)

@@ -1,4 +1,4 @@
-"""CIFAR, MNIST and Fashion-MNIST from files made here in the formats of the originals: a few images, and their own checksums."""
+"""CIFAR, MNIST and Fashion-MNIST from files made here in the formats of the originals, with their own checksums."""
 
 import functools
 import gzip
