@@ -90,10 +90,17 @@ class Setting:
     micro_batches: int = value(1, least=1, help="parts that a batch is computed in, where memory is short")
     compile: bool = value(False, help="train through torch.compile")
     steps: int = value(least=1, step=True, help="optimizer steps of a full training")
-    schedule: Literal["step", "cosine"] = value(help="how the learning rate falls")
+    schedule: Literal["step", "cosine", "linear"] = value(help="how the learning rate falls")
     lr: float = value(above=0, help="peak learning rate")
     milestones: tuple[int, ...] = value((), step=True, help="steps at which the rate falls", shown=_by_steps)
     lr_factor: float = value(10.0, above=0, help="what the rate is divided by at each milestone", shown=_by_steps)
+    last_lr: float = value(
+        0.0,
+        omit_default=True,
+        least=0,
+        shown=lambda setting: setting.schedule == "linear",
+        help="rate at the end of the training",
+    )
     warmup_steps: int = value(0, least=0, step=True, help="steps over which the rate rises")
     optimizer: str = value(
         "sgd", omit_default=True, shown=lambda setting: setting.optimizer != "sgd", help="a module of `sparselt.optim`"
@@ -150,7 +157,7 @@ class Setting:
     def recipe(self) -> Recipe:
         """The hyperparameters of each training."""
         names = {f.name for f in dataclasses.fields(Recipe)} - {"schedule", "techniques"}
-        schedule = Schedule(self.schedule, self.lr, self.milestones, self.lr_factor, self.warmup_steps)
+        schedule = Schedule(self.schedule, self.lr, self.milestones, self.lr_factor, self.warmup_steps, self.last_lr)
         values = {name: getattr(self, name) for name in names}
         return Recipe(**values, schedule=schedule, techniques=TECHNIQUES[self.techniques])
 
@@ -259,6 +266,12 @@ class Setting:
                 f"milestones {list(self.milestones)} are not increasing steps within a training of {self.steps}; "
                 "give others, such as milestones=" + f"{self.steps // 2},{self.steps * 3 // 4}"
             )
+        if self.last_lr and self.schedule != "linear":
+            raise SettingError(
+                f"last_lr is {self.last_lr:g}, which schedule={self.schedule} ignores; give schedule=linear"
+            )
+        if self.last_lr > self.lr:
+            raise SettingError(f"last_lr is {self.last_lr:g}; expected at most lr, {self.lr:g}")
         if self.warmup_steps >= self.steps:
             raise SettingError(f"warmup_steps is {self.warmup_steps}; expected less than the {self.steps} steps")
 

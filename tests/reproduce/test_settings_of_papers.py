@@ -10,9 +10,19 @@ OF_THEIR_OWN = {
     "cifar10_resnet20": {"landscape", "adaptive", "flatness", "siblings"},
     "cifar10_resnet20_stabilizing": {"stability"},
     "cifar10_resnet20_maene": {"rewind_to_init"},
+    "cifar10_vgg19": {"stability"},
+    "cifar10_conv4": {"rewind_to_init"},
     "cifar100_resnet18": {"landscape", "adaptive", "flatness"},
     "imagenet_resnet50": {"landscape", "adaptive", "flatness"},
     "imagenet_resnet50_mild": {"landscape", "adaptive", "flatness"},
+    "imagenet_resnet50_stabilizing": {"stability"},
+    "imagenet_resnet50_iterative": {"stability"},
+    "imagenet_resnet50_maene": {"rewind_to_init"},
+    "imagenet_inception_v3": {"stability"},
+    "imagenet_squeezenet": {"stability"},
+    "mnist_lenet": {"stability"},
+    "mnist_lenet_maene": {"rewind_to_init"},
+    "fashion_mnist_lenet": {"stability"},
     "digits_resnet8": set(EXPERIMENTS) - {"imp", "connectivity", "criteria"},  # criteria only where asked for
 }
 
