@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Mask": "sparselt.masks",
+    "MaskedAdam": "sparselt.optim",
     "MaskedSGD": "sparselt.optim",
     "magnitude_prune": "sparselt.pruning",
     "prunable_parameters": "sparselt.weights",

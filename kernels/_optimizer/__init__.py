@@ -30,15 +30,18 @@ class Operation:
     """A masked optimizer's step, as the operator `torch.ops.sparselt.<name>` and as a function.
 
     name: of the operator.
-    columns: a class made with `typing.NamedTuple`: the hyperparameters that the rule reads, all floats; one row is one
-        group. Every rule has `sign`, which multiplies the gradient; grad_scale divides it.
+    columns: a class made with `typing.NamedTuple`, of this operation alone: the hyperparameters that the rule reads, all
+        floats; one row is one group. Every rule has `sign`, which multiplies the gradient; grad_scale divides it.
     buffers: numbers of state for each weight, 0 or more.
     rule: `rule(h, weight, gradient, state, step)`, a Python function that Numba can compile. It returns the new weight
         and a tuple of the new state. h: a row, by name. gradient: multiplied by h.sign. state: a tuple of `buffers`
         numbers, 0 in the first step. step: counts the parameter's steps from 1. Integers in the arithmetic make Numba
         compute in float64, even for float32 weights.
+    prepare: `prepare(h, step)`, a Python function that Numba can compile. It returns a tuple of numbers, which the rule
+        gets as its last argument instead of the step, rounded to the type of the state. It runs once for many weights,
+        so powers and logarithms belong here. None: the rule gets the step.
     gpu_rule: a function without arguments that imports and returns the same rule in Triton, see `gpu.masked_kernel`;
-        None: CPU only.
+        None: CPU only. It always gets the step: Triton computes with scalars once for 1,024 weights.
     kept_by: a column that is 0 for groups without state. Their state is not touched, and each of their steps is step 1.
         None: every group has state.
     name_of_state: the name of the state in the operator and in messages.
@@ -52,11 +55,13 @@ class Operation:
         rule: Callable,
         gpu_rule: Callable | None = None,
         *,
+        prepare: Callable | None = None,
         kept_by: str | None = None,
         name_of_state: str = "state",
     ):
         self.name, self.columns, self.buffers = name, columns, buffers
-        self.rule, self.gpu_rule, self.kept_by, self.name_of_state = rule, gpu_rule, kept_by, name_of_state
+        self.rule, self.gpu_rule, self.prepare = rule, gpu_rule, prepare
+        self.kept_by, self.name_of_state = kept_by, name_of_state
         _library.define(
             f"{name}(Tensor(a!)[] parameters, Tensor[] gradients, Tensor(b!) {name_of_state}, Tensor mask, "
             "Tensor hyperparameters, int[] offsets, int[] groups, bool first_step, bool rewrite, Tensor? blocks=None, "

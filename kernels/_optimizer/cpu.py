@@ -100,15 +100,17 @@ def _body(operation: "Operation", dtype: torch.dtype):
     kept = names.index(operation.kept_by) if operation.kept_by else ALWAYS if operation.buffers else NEVER
     row = operation.columns._make(number(0) for _ in names)
     nothing = (number(0),) * max(1, operation.buffers)  # Numba has no loops over an empty tuple
-    version = _version(operation.rule)
+    version = _version(operation.rule, operation.prepare)
     _operations[operation.columns] = operation
     return callback(lambda job: _work(job, like, wide, row, nothing, kept, version))
 
 
-def _version(rule: Callable) -> int:
+def _version(*functions: Callable | None) -> int:
     """A hash of the rule's code and file, for the callback to close over: Numba's cache compares closed-over values."""
-    code, file = rule.__code__, Path(rule.__code__.co_filename)
-    text = code.co_code + repr(code.co_consts).encode() + (file.read_bytes() if file.is_file() else b"")
+    text = b""
+    for code in (function.__code__ for function in functions if function is not None):
+        file = Path(code.co_filename)
+        text += code.co_code + repr(code.co_consts).encode() + (file.read_bytes() if file.is_file() else b"")
     return int(hashlib.sha256(text).hexdigest()[:15], 16)
 
 
@@ -141,6 +143,7 @@ def _work(job_pointer, like, wide, row, nothing, kept, version):
             for c in range(len(row)):
                 h = tuple_setitem(h, c, number(hyperparameters[columns[GROUP, t], c]))
             keeps = kept == ALWAYS or (kept != NEVER and hyperparameters[columns[GROUP, t], kept] != 0)
+            prepared, prepared_for = _prepare(h, 1), 1
             while block < end:
                 start = (block - columns[FIRST_BLOCK, t]) * PAD
                 size, at = min(PAD, columns[SIZES, t] - start), columns[OFFSETS, t] + start
@@ -159,13 +162,20 @@ def _work(job_pointer, like, wide, row, nothing, kept, version):
                     steps = carray(pointer(job[STEPS] + at // PAD * 4, COUNTS), 1)
                     steps[0] += 1
                     step = 1 if flags & FIRST_STEP else steps[0]
-                _block(weights, gradients, state, live, h, nothing, alive, step, keeps, flags, scratch)
+                if step != prepared_for:
+                    prepared, prepared_for = _prepare(h, step), step
+                given = h, nothing, prepared
+                _block(weights, gradients, state, live, given, alive, step == 1, keeps, flags, scratch)
                 block += 1
 
 
 @inlined
-def _block(weights, gradients, state, live, h, nothing, alive, step, keeps, flags, scratch):
-    """Updates at most `PAD` weights of one parameter. alive: the number of live ones, or -1 if unknown."""
+def _block(weights, gradients, state, live, given, alive, fresh, keeps, flags, scratch):
+    """Updates at most `PAD` weights of one parameter. alive: the number of live ones, or -1 if unknown.
+
+    given: the row of hyperparameters, the state of a weight before its first step, what the rule gets for the step.
+    fresh: whether this is the first step.
+    """
     size = weights.size
     if alive == 0:
         if flags & REWRITE:
@@ -176,36 +186,38 @@ def _block(weights, gradients, state, live, h, nothing, alive, step, keeps, flag
         return
     full = alive == size
     if not keeps:
-        _without_state(weights, gradients, live, full, h, nothing)
+        _without_state(weights, gradients, live, full, given)
     elif full or not flags & LIVE_STATE:
-        _with_state(weights, gradients, state, live, full, h, nothing, step)
+        _with_state(weights, gradients, state, live, full, given, fresh)
     else:
-        for k in range(len(nothing)):
+        for k in range(len(given[1])):
             _expand(scratch[k, :size], state[k], live)
-        _with_state(weights, gradients, scratch, live, full, h, nothing, step)
-        for k in range(len(nothing)):
+        _with_state(weights, gradients, scratch, live, full, given, fresh)
+        for k in range(len(given[1])):
             _compress(state[k], scratch[k, :size], live)
 
 
 @inlined
-def _without_state(weights, gradients, live, full, h, nothing):
+def _without_state(weights, gradients, live, full, given):
+    h, nothing, prepared = given
     zero = h.sign - h.sign
     for i in range(weights.size):
-        weight, _ = _apply(h, read(weights, i), h.sign * read(gradients, i), nothing, 1)
+        weight, _ = _apply(h, read(weights, i), h.sign * read(gradients, i), nothing, prepared)
         stays = full or live[i] != 0  # written inside the call below, Numba would lose the store
         write(weights, i, weight if stays else zero)
 
 
 @inlined
-def _with_state(weights, gradients, state, live, full, h, nothing, step):
+def _with_state(weights, gradients, state, live, full, given, fresh):
+    h, nothing, prepared = given
     zero = h.sign - h.sign
-    if step == 1:  # the arena may still hold anything
+    if fresh:  # the arena may still hold anything
         state[:, : weights.size] = zero
     for i in range(weights.size):
         before = nothing
         for k in range(len(nothing)):
             before = tuple_setitem(before, k, state[k, i])
-        weight, after = _apply(h, read(weights, i), h.sign * read(gradients, i), before, step)
+        weight, after = _apply(h, read(weights, i), h.sign * read(gradients, i), before, prepared)
         after = _alike(after, zero)
         stays = full or live[i] != 0
         for k in range(len(nothing)):
@@ -236,17 +248,30 @@ def _compress(state, wide, live):
         state[i] = wide[i]
 
 
-def _apply(h, weight, gradient, state, step):
+def _apply(h, weight, gradient, state, prepared):
     """Calls the rule of the optimizer whose columns are the type of `h`."""
 
 
 @overload(_apply)
-def _apply_overload(h, weight, gradient, state, step):
+def _apply_overload(h, weight, gradient, state, prepared):
     operation = _operations[h.instance_class]
     rule = inlined(operation.rule)
     if operation.buffers:
-        return lambda h, weight, gradient, state, step: rule(h, weight, gradient, state, step)
-    return lambda h, weight, gradient, state, step: (rule(h, weight, gradient, (), step)[0], state)
+        return lambda h, weight, gradient, state, prepared: rule(h, weight, gradient, state, prepared)
+    return lambda h, weight, gradient, state, prepared: (rule(h, weight, gradient, (), prepared)[0], state)
+
+
+def _prepare(h, step):
+    """What the rule gets for this step: what the optimizer prepares, or the step itself."""
+
+
+@overload(_prepare)
+def _prepare_overload(h, step):
+    operation = _operations[h.instance_class]
+    if operation.prepare is None:
+        return lambda h, step: step
+    prepare = inlined(operation.prepare)
+    return lambda h, step: _alike(prepare(h, step), h.sign)
 
 
 @intrinsic

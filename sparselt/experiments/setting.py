@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeVar
 
@@ -15,7 +15,7 @@ from sparselt.experiments.trials import check_criterion
 from sparselt.experiments.values import Rule, nearest, parse, rules, typed, value
 from sparselt.models import check_model, prunable_shapes
 from sparselt.models.initialization import Initialization, NormScale
-from sparselt.optim import check_optimizer
+from sparselt.optim import RECIPE_OPTIONS, check_optimizer, unread_options
 from sparselt.scopes import Scope, check_fraction, weights_left
 from sparselt.training.recipe import TECHNIQUES, Recipe, training_side
 from sparselt.training.schedule import Schedule
@@ -36,6 +36,11 @@ def _streaming(setting: "Setting") -> bool:
 
 def _by_steps(setting: "Setting") -> bool:
     return setting.schedule == "step"
+
+
+def _read(name: str) -> Callable[["Setting"], bool]:
+    """Whether the optimizer has this option."""
+    return lambda setting: name not in unread_options(setting.optimizer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +110,18 @@ class Setting:
     optimizer: str = value(
         "sgd", omit_default=True, shown=lambda setting: setting.optimizer != "sgd", help="a module of `sparselt.optim`"
     )
-    momentum: float = value(0.9, least=0, below=1, help="momentum of SGD")
-    weight_decay: float = value(1e-4, least=0, help="weight decay of SGD")
-    nesterov: bool = value(False, help="Nesterov's momentum")
-    decoupled_weight_decay: bool = value(False, help="decay by the rate over its peak, see `sparselt.MaskedSGD`")
+    momentum: float = value(0.9, least=0, below=1, shown=_read("momentum"), help="momentum of SGD")
+    weight_decay: float = value(1e-4, least=0, help="weight decay")
+    nesterov: bool = value(False, shown=_read("nesterov"), help="Nesterov's momentum, for SGD")
+    decoupled_weight_decay: bool = value(
+        False,
+        shown=_read("decoupled_weight_decay"),
+        help="decay by the rate over its peak, for SGD, see `sparselt.MaskedSGD`",
+    )
+    betas: tuple[float, float] = value(
+        (0.9, 0.999), omit_default=True, least=0, below=1, equal=True, shown=_read("betas"), help="averaging of Adam"
+    )
+    eps: float = value(1e-8, omit_default=True, least=0, shown=_read("eps"), help="added to Adam's divisor")
     precision: Literal["float32", "bfloat16"] = value("float32", help="float32, or bfloat16 autocast")
     levels: int = value(least=1, most=MOST_LEVELS, help="prunings")
     fraction: float = value(0.2, help="share of the live weights that each pruning removes")
@@ -157,6 +170,7 @@ class Setting:
     def recipe(self) -> Recipe:
         """The hyperparameters of each training."""
         names = {f.name for f in dataclasses.fields(Recipe)} - {"schedule", "techniques"}
+        names -= unread_options(self.optimizer)
         schedule = Schedule(self.schedule, self.lr, self.milestones, self.lr_factor, self.warmup_steps, self.last_lr)
         values = {name: getattr(self, name) for name in names}
         return Recipe(**values, schedule=schedule, techniques=TECHNIQUES[self.techniques])
@@ -223,7 +237,7 @@ class Setting:
         if self.criterion != "magnitude":
             shape = (self.classes, self.channels, self.train_size)
             check_criterion(self.criterion, self.model, *shape, TECHNIQUES[self.techniques])
-        check_optimizer(self.optimizer)
+        self._check_options_of_optimizer(())
         self._check_schedule()
         sides = [self.train_size, self.eval_size]
         if TECHNIQUES[self.techniques].progressive_resizing:
@@ -258,6 +272,16 @@ class Setting:
                 f"{name} is {levels}: pruning {self.fraction:.4g} of the weights so often leaves none of the "
                 f"{sum(sizes):,} of {self.model}; expected fewer levels or a smaller fraction"
             )
+
+    def _check_options_of_optimizer(self, given: Container[str]) -> None:
+        """Raises a SettingError for options in `given` that the optimizer does not have, and for those that are on."""
+        check_optimizer(self.optimizer)
+        for name in sorted(unread_options(self.optimizer)):
+            found = getattr(self, name)
+            if found is True or (name in given and found is not False):
+                off = f"set {name}=false" if found is True else f"leave {name} out"
+                has = ", ".join(RECIPE_OPTIONS[self.optimizer])
+                raise SettingError(f"{name} is {found}, which {self.optimizer} does not have: {off}; it has {has}")
 
     def _check_schedule(self) -> None:
         ascending = list(self.milestones) == sorted(set(self.milestones))
@@ -304,6 +328,7 @@ class Setting:
         """
         changed = self._replaced(values)
         changed._check_room(values)
+        changed._check_options_of_optimizer(values)
         return changed
 
     def _replaced(self, values: Mapping[str, Any]) -> Self:

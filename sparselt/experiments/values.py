@@ -30,6 +30,7 @@ class Rule:
         levels_above: the field names levels of pruning; the setting must have this many levels above them.
         at_most: the field of the setting that bounds it.
         choices: the allowed names.
+        equal: values of a tuple may be equal.
         in_protocol: the field is part of the protocol of a run.
         shown: whether the protocol shows it for a setting.
     """
@@ -44,13 +45,14 @@ class Rule:
     levels_above: int | None = None
     at_most: str = ""
     choices: tuple[str, ...] = ()
+    equal: bool = False
     in_protocol: bool = True
     shown: "Callable[[Setting], bool]" = lambda setting: True
 
     def check(self, name: str, value: Any) -> None:
         """Raises a SettingError unless `value`, of the field's type, keeps the bounds."""
         several = isinstance(value, tuple)
-        if several and len(set(value)) < len(value):
+        if several and not self.equal and len(set(value)) < len(value):
             raise SettingError(f"{name} {list(value)} names a value twice")
         for item in value if several else (value,):
             if self.choices and item not in self.choices:
@@ -120,7 +122,10 @@ def typed(name: str, value: Any, kind: Any) -> Any:
     if get_origin(kind) is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise SettingError(f"{name} is {value!r}; expected several in a tuple, such as ({value!r},)")
-        return tuple(typed(name, item, get_args(kind)[0]) for item in value)
+        kinds = get_args(kind)
+        if ... not in kinds and len(value) != len(kinds):
+            raise SettingError(f"{name} has {len(value)} values; expected {len(kinds)}")
+        return tuple(typed(name, item, kinds[0]) for item in value)
     if get_origin(kind) is Literal:
         return _choice(name, value, get_args(kind))
     if kind is bool and not isinstance(value, bool):

@@ -1,12 +1,11 @@
 """Optimizers for networks with masks. Each public module holds one; a recipe names it by the module's name.
 
-To add an optimizer, add a kernel folder with its rule and a module here with `OPTIMIZER`, a subclass of
-`MaskedOptimizer`. For your own torch optimizer, `keep_masked` is enough.
+To add an optimizer, add a kernel folder with its rule, a module here with `OPTIMIZER`, a subclass of `MaskedOptimizer`,
+and its line in `RECIPE_OPTIONS`. For your own torch optimizer, `keep_masked` is enough.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sparselt.errors import SettingError
@@ -17,10 +16,18 @@ if TYPE_CHECKING:
     from sparselt.optim._base import MaskedOptimizer as MaskedOptimizer
     from sparselt.optim._keep_masked import keep_masked as keep_masked
     from sparselt.optim._networks import mask_of_networks as mask_of_networks
+    from sparselt.optim.adam import MaskedAdam as MaskedAdam
     from sparselt.optim.sgd import MaskedSGD as MaskedSGD
+
+RECIPE_OPTIONS: dict[str, tuple[str, ...]] = {
+    "adam": ("betas", "eps", "weight_decay"),
+    "sgd": ("momentum", "weight_decay", "nesterov", "decoupled_weight_decay"),
+}
+"""For each optimizer the options that a `sparselt.training.recipe.Recipe` gives it, besides the learning rate."""
 
 # Loaded on first use, so that checking the name of an optimizer needs no torch.
 _HOME = {
+    "MaskedAdam": "adam",
     "MaskedOptimizer": "_base",
     "MaskedSGD": "sgd",
     "keep_masked": "_keep_masked",
@@ -36,7 +43,7 @@ class OptimizerSchedule(Protocol):
 
 
 class OptimizerRecipe(Protocol):
-    """The part of a `sparselt.training.recipe.Recipe` that `build_optimizer` reads, besides `recipe_options`."""
+    """The part of a `sparselt.training.recipe.Recipe` that `build_optimizer` reads, besides `RECIPE_OPTIONS`."""
 
     @property
     def optimizer(self) -> str: ...
@@ -46,9 +53,13 @@ class OptimizerRecipe(Protocol):
 
 def check_optimizer(name: str) -> None:
     """Raises a SettingError with the known names if no optimizer has this name."""
-    names = sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
-    if name not in names:
-        raise SettingError(f"there is no optimizer {name!r}; expected one of {', '.join(names)}")
+    if name not in RECIPE_OPTIONS:
+        raise SettingError(f"there is no optimizer {name!r}; expected one of {', '.join(RECIPE_OPTIONS)}")
+
+
+def unread_options(optimizer: str) -> set[str]:
+    """The options of other optimizers that this one does not have."""
+    return set().union(*RECIPE_OPTIONS.values()).difference(RECIPE_OPTIONS[optimizer])
 
 
 def build_optimizer(
@@ -72,7 +83,7 @@ def build_optimizer_of_networks(
 def _kind_and_options(recipe: OptimizerRecipe) -> "tuple[type[Any], dict[str, Any]]":
     check_optimizer(recipe.optimizer)
     kind = import_module(f"sparselt.optim.{recipe.optimizer}").OPTIMIZER
-    return kind, {name: getattr(recipe, name) for name in kind.recipe_options}
+    return kind, {name: getattr(recipe, name) for name in RECIPE_OPTIONS[recipe.optimizer]}
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,6 @@ class ArenaOptimizer(torch.optim.Optimizer):
     state_keys: ClassVar[tuple[str, ...]] = ()
     counts_steps: ClassVar[bool] = False
     numbers: ClassVar[tuple[str, ...]] = ("lr",)
-    recipe_options: ClassVar[tuple[str, ...]] = ()
 
     _mask: Mapping[str, Tensor] | None = None
     _live_state = False

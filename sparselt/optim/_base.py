@@ -49,7 +49,6 @@ class MaskedOptimizer(ArenaOptimizer):
     counts_steps: whether `state_dict()` has "step" as well, the number of steps that a parameter has made.
     numbers: the options that are floats or tensors of one element. One on the GPU is read there, also in the replays
         of a CUDA graph.
-    recipe_options: the options that a `sparselt.training.recipe.Recipe` gives besides the learning rate.
     """
 
     _step_supports_amp_scaling = True

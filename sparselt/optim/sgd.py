@@ -30,7 +30,6 @@ class MaskedSGD(MaskedOptimizer):
     operation = operation
     state_keys = ("momentum_buffer",)
     numbers = ("lr", "momentum", "dampening", "weight_decay")
-    recipe_options = ("momentum", "weight_decay", "nesterov", "decoupled_weight_decay")
 
     def __init__(
         self,

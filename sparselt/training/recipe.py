@@ -1,11 +1,13 @@
 """The values that decide the result of one training."""
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sparselt.errors import SettingError
 from sparselt.models.initialization import Initialization, NormScale
-from sparselt.optim import check_optimizer
+from sparselt.optim import check_optimizer, unread_options
 from sparselt.training.schedule import Schedule
 
 
@@ -44,8 +46,9 @@ class Recipe:
         batch_size: images a step.
         steps: optimizer steps of a full training, from initialization.
         schedule: learning rate by step.
-        optimizer: a module of `sparselt.optim`. It uses those of the options below that it knows.
-        momentum, weight_decay, nesterov: as in `torch.optim.SGD`.
+        optimizer: a module of `sparselt.optim`. Options that it does not have (`sparselt.optim.RECIPE_OPTIONS`) keep
+            their default.
+        momentum, weight_decay, nesterov: as in torch's optimizer of that name.
         decoupled_weight_decay: see `sparselt.MaskedSGD`; the ImageNet protocol of Paul et al. 2022.
         precision: `float32`, or `bfloat16` autocast.
         threads: CPU threads of the training. Part of its identity, because they decide the order of sums.
@@ -57,9 +60,10 @@ class Recipe:
         compile: train through `torch.compile`. It rounds differently, so it is part of the training's identity. On a
             CPU it gains nothing: the step is 1.01 times as fast for ResNet-20 at 128 images in float32, 0.89 in
             bfloat16, 0.97 and 0.93 for the digits recipe (one thread, EPYC, torch 2.15). Not measured on a GPU.
+        betas, eps: as in torch's optimizer of that name.
 
     Raises:
-        SettingError: there is no optimizer of that name.
+        SettingError: there is no optimizer of that name, or it does not have an option that is given.
     """
 
     model: str
@@ -79,9 +83,15 @@ class Recipe:
     rewound_momentum: Literal["zero", "restored"] = "zero"
     compile: bool = False
     optimizer: str = field(default="sgd", metadata={"omit_default": True})
+    betas: tuple[float, float] = field(default=(0.9, 0.999), metadata={"omit_default": True})
+    eps: float = field(default=1e-8, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer)
+        unread = unread_options(self.optimizer)
+        for f in dataclasses.fields(self):
+            if f.name in unread and getattr(self, f.name) != f.default:
+                raise SettingError(f"{f.name} is given, but {self.optimizer} has no such option: leave it out")
 
 
 @dataclass(frozen=True)

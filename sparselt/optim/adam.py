@@ -1,0 +1,79 @@
+"""MaskedAdam: `torch.optim.Adam` with masks, in one fused pass over all weights of one or several networks."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+
+from torch import Tensor
+
+from sparselt.errors import SettingError
+from sparselt.kernels.masked_adam import Columns, operation
+from sparselt.optim._base import MaskedOptimizer
+from sparselt.optim._hyperparameters import Number
+
+
+class MaskedAdam(MaskedOptimizer):
+    """Adam (Kingma and Ba 2015) that keeps masked weights and their state at exactly 0.0 after every step.
+
+    params, mask, live_state: see `MaskedOptimizer`, also for moved parameters, gradient scaling and errors.
+    lr, betas, eps, weight_decay, maximize, decoupled_weight_decay: as in `torch.optim.Adam`, also for each group. lr, eps
+        and weight_decay may be tensors of one element. A tensor on the GPU is read there, also in replays of a CUDA graph.
+
+    Without a mask this is `torch.optim.Adam`; `state_dict()` loads into it and back.
+    """
+
+    operation = operation
+    state_keys = ("exp_avg", "exp_avg_sq")
+    counts_steps = True
+    numbers = ("lr", "eps", "weight_decay")
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float | Tensor = 1e-8,
+        weight_decay: float | Tensor = 0,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = False,
+        mask: Mapping[str, Tensor] | None = None,
+        live_state: bool = False,
+    ):
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        super().__init__(params, defaults, mask, live_state)
+
+    @staticmethod
+    def columns(group: dict, number: Number) -> Columns:
+        lr, decay, decoupled = number(group["lr"]), number(group["weight_decay"]), group["decoupled_weight_decay"]
+        beta1, beta2 = map(float, group["betas"])
+        return Columns(
+            lr=lr,
+            keep1=1 - beta1,
+            beta2=beta2,
+            keep2=1 - beta2,
+            eps=number(group["eps"]),
+            weight_decay=0.0 if decoupled else decay,
+            shrink=1 - lr * decay if decoupled else 1.0,
+            sign=-1.0 if group["maximize"] else 1.0,
+        )
+
+    def check_group(self, group: dict, asked: Collection[str]) -> None:
+        """Refuses the values that `torch.optim.Adam` refuses."""
+        for key in ("lr", "eps", "weight_decay"):
+            if not 0 <= group[key] < math.inf:
+                raise SettingError(f"{key} is {group[key]}: expected 0 or more, and finite")
+        if len(group["betas"]) != 2 or not all(0 <= beta < 1 for beta in group["betas"]):
+            raise SettingError(f"betas is {group['betas']}: expected two numbers from 0 to below 1")
+
+    def complete_group(self, group: dict) -> None:
+        for key in ("maximize", "decoupled_weight_decay"):
+            group.setdefault(key, False)
+
+
+OPTIMIZER = MaskedAdam
