@@ -4,6 +4,7 @@ To add an optimizer, add a kernel folder with its rule and a module here with `O
 `MaskedOptimizer`. For your own torch optimizer, `keep_masked` is enough.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
@@ -46,9 +47,8 @@ class OptimizerRecipe(Protocol):
 
 def check_optimizer(name: str) -> None:
     """Raises a SettingError with the known names if no optimizer has this name."""
-    names = sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
-    if name not in names:
-        raise SettingError(f"there is no optimizer {name!r}; expected one of {', '.join(names)}")
+    if name not in _names():
+        raise SettingError(f"there is no optimizer {name!r}; expected one of {', '.join(_names())}")
 
 
 def build_optimizer(
@@ -73,6 +73,11 @@ def _kind_and_options(recipe: OptimizerRecipe) -> "tuple[type[Any], dict[str, An
     check_optimizer(recipe.optimizer)
     kind = import_module(f"sparselt.optim.{recipe.optimizer}").OPTIMIZER
     return kind, {name: getattr(recipe, name) for name in kind.recipe_options}
+
+
+@functools.cache
+def _names() -> list[str]:
+    return sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def __getattr__(name: str) -> Any:
