@@ -1,4 +1,4 @@
-"""What settings and the command line import stays cheap: no torch, no picture library, before it is needed."""
+"""What settings, plans and the command line import stays cheap: no torch, no picture library, before it is needed."""
 
 import subprocess
 import sys
@@ -20,6 +20,30 @@ HEAVY = {"torch", "torchvision", "sklearn", "scipy", "PIL", "ffcv", "numba", "ma
     ],
 )
 def test_importing_needs_no_heavy_library(statement):
+    assert not HEAVY & loaded_by(statement)
+
+
+def test_a_plan_of_any_setting_needs_no_torch():
+    loaded = loaded_by("""
+from pathlib import Path
+from sparselt.cli.reproduce import Reproduce
+from sparselt.experiments import known_experiments
+from sparselt.experiments.lab import Lab
+from sparselt.experiments.rounds import Finder, measured, plan_of
+from sparselt.experiments.run import chosen
+from sparselt.reproduce import SCALES, SETTINGS, load_setting
+from sparselt.runs.store import Store
+
+for name in SETTINGS:
+    for scale in SCALES:
+        setting = load_setting(name, scale).check()
+        experiments, _ = chosen((), known_experiments(), setting)
+        store = Store(Path("none"), writable=False)
+        assert plan_of(measured(experiments, Lab(setting, found=Finder(store)))).missing(store)
+""")
+    assert loaded & HEAVY <= {"rich", "tyro"}
+
+
+def loaded_by(statement: str) -> set[str]:
     code = f"import sys\n{statement}\nprint(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not HEAVY & set(loaded)
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())

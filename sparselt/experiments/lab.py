@@ -48,8 +48,9 @@ class Lab:
         self.found = found
         self._folder = data
         self._changes = ""
-        # A level needs the one before it twice, for weights and mask. Without this memory the work doubles at each
-        # level.
+        # Asked for thousands of times. A level needs the one before it twice, for weights and mask, so that without
+        # this memory the work doubles at each level.
+        self._dense: dict[int, Train] = {}
         self._masks: dict[tuple[int, int, int], StageFile] = {}
         ready: dict[str, Any] = {"label": "data set", "work": setting.train_count + setting.test_count}
         if data is None:
@@ -73,7 +74,9 @@ class Lab:
 
     def dense(self, replicate: int) -> Train:
         """Level 0: the dense network, trained from initialization. All rewind steps and experiments share it."""
-        return self.training(self.seeds(replicate, 0), label=f"dense, replicate {replicate}")
+        if replicate not in self._dense:
+            self._dense[replicate] = self.training(self.seeds(replicate, 0), label=f"dense, replicate {replicate}")
+        return self._dense[replicate]
 
     def checkpoint(self, replicate: int, step: int) -> StageFile:
         """The dense network's checkpoint at `step`, below the setting's `steps`."""

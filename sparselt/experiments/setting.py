@@ -5,6 +5,7 @@ import math
 import numbers
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Self, TypeVar
 
 from sparselt.data import Source
@@ -13,7 +14,7 @@ from sparselt.errors import SettingError
 from sparselt.experiments.options import Options
 from sparselt.experiments.trials import check_criterion
 from sparselt.experiments.values import Rule, nearest, parse, rules, typed, value
-from sparselt.models import check_model, prunable_shapes
+from sparselt.models import check_model, least_weights, prunable_shapes
 from sparselt.models.initialization import Initialization, NormScale
 from sparselt.optim import RECIPE_OPTIONS, check_optimizer, unread_options
 from sparselt.scopes import Scope, check_fraction, weights_left
@@ -166,7 +167,7 @@ class Setting:
     threads: int = value(1, least=1, help="CPU threads of each training")
     seed: int = value(0, least=0, help="everything random follows from it")
 
-    @property
+    @cached_property
     def recipe(self) -> Recipe:
         """The hyperparameters of each training."""
         names = {f.name for f in dataclasses.fields(Recipe)} - {"schedule", "techniques"}
@@ -266,6 +267,8 @@ class Setting:
 
     def check_weights_left(self, name: str, levels: int, scope: Scope) -> None:
         """Raises a SettingError if pruning `levels` times, the value of `name`, leaves no weight of the network."""
+        if weights_left([least_weights(self.model)], self.fraction, levels, scope):
+            return  # in one layer, whatever is left of the others
         sizes = self.prunable_weights
         if weights_left(sizes, self.fraction, levels, scope) < 1:
             raise SettingError(

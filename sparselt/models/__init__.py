@@ -1,6 +1,6 @@
 """Networks of the papers by name, and the user's own by reference (`package.module:name`) or entry point.
 
-A network is a function of (classes, channels) under `@model`, in any module of this folder or of the user's.
+A network is a function of (classes, channels) under `@model`, in a module of `networks/` or of the user's.
 """
 
 import functools
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from sparselt import own
 from sparselt.errors import SettingError
 from sparselt.models.initialization import Initialization, NormScale, initialize_
-from sparselt.models.registry import MODELS, Build, images_of, model
+from sparselt.models.networks import MODELS
+from sparselt.models.registry import Build, images_of, model
 
 if TYPE_CHECKING:
     import torch
@@ -21,10 +22,14 @@ __all__ = [
     "check_model",
     "check_unedited",
     "initialize_",
+    "least_weights",
     "model",
     "model_digest",
     "prunable_shapes",
 ]
+
+_LEAST_WEIGHTS = 9216
+"""The largest layer of resnet8, the smallest of `MODELS`."""
 
 
 def build_model(
@@ -108,6 +113,14 @@ def prunable_shapes(name: str, classes: int, channels: int) -> "dict[str, torch.
     else:
         network = _seeded(name, classes, channels, seed=0)
     return {weight: parameter.shape for weight, parameter in prunable_parameters(network)}
+
+
+def least_weights(name: str) -> int:
+    """A number of weights that some layer of the network has at least. It needs no torch; the exact counts do.
+
+    With so many weights most plans of pruning can be seen to leave some, see `Setting.check_weights_left`.
+    """
+    return _LEAST_WEIGHTS if name in MODELS else 1
 
 
 def _function(name: str) -> Build:

@@ -1,9 +1,6 @@
-"""`MODELS`: every function under `@model` in a module of this folder, found when it is first asked for."""
+"""The decorator `@model` of a network's function, and what it says of the images that the network takes."""
 
-import functools
-import importlib
-import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,7 +24,7 @@ _IMAGES: dict[Build, Images] = {}
 
 
 def model(*, channels: int | None = None, side: int | None = None, least_side: int = 1) -> Callable[[Build], Build]:
-    """Decorates a network's function: says which images it takes, and in a module of this folder registers it."""
+    """Decorates a network's function and says which images the network takes."""
 
     def register(build: Build) -> Build:
         _IMAGES[build] = Images(channels, side, least_side)
@@ -41,26 +38,7 @@ def images_of(build: Build) -> Images:
     return _IMAGES.get(build, Images())
 
 
-class _Models(Mapping[str, Build]):
-    """The modules import torch, so they wait until a name is looked up."""
-
-    def __getitem__(self, name: str) -> Build:
-        return _found()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_found())
-
-    def __len__(self) -> int:
-        return len(_found())
-
-
-MODELS: Mapping[str, Build] = _Models()
-
-
-@functools.cache
-def _found() -> dict[str, Build]:
-    package = importlib.import_module(__package__ or "")
-    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        importlib.import_module(module.name)
-    own = [build for build in _IMAGES if build.__module__.startswith(f"{package.__name__}.")]
-    return {build.__name__: build for build in sorted(own, key=lambda build: build.__name__)}
+def decorated(package: str) -> list[Build]:
+    """The functions under `@model` in the imported modules of a package, sorted by name."""
+    found = [build for build in _IMAGES if build.__module__.startswith(f"{package}.")]
+    return sorted(found, key=lambda build: build.__name__)

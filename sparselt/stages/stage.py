@@ -221,11 +221,13 @@ class Stage:
         }
         if not type(self).__module__.startswith("sparselt."):
             identity["source"] = source_digest(type(self))  # so that an edited stage of the user's has another key
-        return digest(identity)
+        return _digest_of_json(identity)
 
     def want(self, *files: StageFile | str) -> Self:
         """The same stage, with `files` among its wanted outputs."""
         names = {file if isinstance(file, str) else file.name for file in files}
+        if names <= self.outputs:
+            return self
         wanted = dataclasses.replace(self, outputs=self.outputs | names)
         # Neither depends on the outputs, and plans read both thousands of times.
         wanted.__dict__.update(key=self.key, needs=self.needs)
@@ -277,7 +279,11 @@ def _omitted(f: dataclasses.Field, value: Any) -> bool:
 
 def digest(value: Any) -> str:
     """Hex SHA-256 of the canonical JSON of `value`."""
-    return hashlib.sha256(json.dumps(plain(value), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return _digest_of_json(plain(value))
+
+
+def _digest_of_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @functools.cache

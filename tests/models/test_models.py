@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sparselt.errors import SettingError
-from sparselt.models import MODELS, build_model, check_model
+from sparselt.models import MODELS, build_model, check_model, least_weights, prunable_shapes
+from sparselt.models.registry import images_of
 from sparselt.reproduce import load_setting
 from sparselt.training.loop import training_loss
 from sparselt.weights import prunable_parameters
@@ -36,6 +37,16 @@ def test_a_network_has_its_papers_counts_and_answers_for_every_image(
 
 def test_every_model_is_counted_here():
     assert {row[0] for row in COUNTS} == set(MODELS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_some_layer_has_the_least_weights_for_any_images_and_classes(name):
+    channels = images_of(MODELS[name]).channels or 1
+    assert max(shape.numel() for shape in prunable_shapes(name, 2, channels).values()) >= least_weights(name)
+
+
+def test_the_least_weights_of_models_are_those_of_the_smallest_network():
+    assert max(shape.numel() for shape in prunable_shapes("resnet8", 2, 1).values()) == least_weights("resnet8")
 
 
 def test_the_seed_alone_decides_the_initial_weights():

@@ -9,6 +9,7 @@ from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import MOST_LEVELS, Setting
+from sparselt.models import least_weights
 from sparselt.stages.adaptive import AdaptivePrune
 from sparselt.stages.stage import StageFile
 from sparselt.stages.train import Train
@@ -37,10 +38,10 @@ def adaptive(lab: Lab) -> Iterator[Measurement]:
 def unsupported_reason(setting: Setting) -> str:
     """Why a setting cannot run it; empty if it can."""
     options = setting.option(AdaptiveOptions)
-    target, weights = options.adaptive_density, sum(setting.prunable_weights)
+    target = options.adaptive_density
     if not target:
         return options.unset(adaptive_density=0.1)
-    if target * weights < 1:
+    if target * least_weights(setting.model) < 1 and target * (weights := sum(setting.prunable_weights)) < 1:
         return f"its adaptive_density of {target:g} is less than one of the {weights:,} weights of {setting.model}"
     if fixed_levels(setting) > MOST_LEVELS:
         return (

@@ -3,14 +3,16 @@
 torchvision is imported when a network is built: loading it takes longer than building most of them.
 """
 
-from torch import nn
+from typing import TYPE_CHECKING
 
-from sparselt.models.blurpool import apply_blurpool_
 from sparselt.models.registry import model
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @model(channels=3)
-def resnet50(classes: int, channels: int) -> nn.Module:
+def resnet50(classes: int, channels: int) -> "nn.Module":
     """ResNet-50 (He et al. 2016), Kaiming normal, fan out; 25,502,912 prunable weights for 1000 classes."""
     from torchvision.models import resnet50 as build
 
@@ -18,15 +20,17 @@ def resnet50(classes: int, channels: int) -> nn.Module:
 
 
 @model(channels=3, least_side=17)
-def resnet50_blurpool(classes: int, channels: int) -> nn.Module:
+def resnet50_blurpool(classes: int, channels: int) -> "nn.Module":
     """`resnet50` with every downsampling blurred first, see `apply_blurpool_`; its weights have the same names."""
+    from sparselt.models.blurpool import apply_blurpool_
+
     network = resnet50(classes, channels)
     apply_blurpool_(network)
     return network
 
 
 @model(channels=3, least_side=75)
-def inception_v3(classes: int, channels: int) -> nn.Module:
+def inception_v3(classes: int, channels: int) -> "nn.Module":
     """Inception-v3 with its auxiliary classifier, whose output in training `training_loss` weighs.
 
     27,123,040 prunable weights for 1000 classes; images of 75 pixels or more, 299 in Szegedy et al. 2016.
@@ -37,7 +41,7 @@ def inception_v3(classes: int, channels: int) -> nn.Module:
 
 
 @model(channels=3, least_side=32)
-def squeezenet(classes: int, channels: int) -> nn.Module:
+def squeezenet(classes: int, channels: int) -> "nn.Module":
     """SqueezeNet 1.0 (Iandola et al. 2016); 1,244,448 prunable weights for 1000 classes."""
     from torchvision.models import squeezenet1_0 as build
 
