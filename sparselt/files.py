@@ -16,6 +16,8 @@ from typing import TypedDict, Unpack
 from sparselt.errors import SparseltError, StoreError
 
 PARTIAL = ".partial"
+PROGRESS = "progress-"
+"""Files of an unfinished stage whose names begin so: a later run of the stage goes on from them."""
 
 
 class OnError(TypedDict, total=False):

@@ -14,6 +14,7 @@ from sparselt import own
 from sparselt.cli.main import run_command
 from sparselt.errors import SettingError
 from sparselt.reproduce import SCALES, SETTINGS, default_scale, load_setting
+from sparselt.stopping import STOPPED, Terminated
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,28 @@ class Reproduce:
     """Worker processes; by default the cores divided by the threads of a training (cuda: one a GPU)."""
     cohort: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Equal trainings that a worker makes side by side, with equal results; by default 1 (cuda: measured)."""
+    save_minutes: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = 10.0
+    """How often a training saves its progress; a run that was killed goes on from there."""
     dry_run: bool = False
     """Print the plan and stop."""
     list: bool = False
     """Show the settings and experiments and stop."""
 
     def run(self, given: Sequence[str]) -> int:
-        """Runs the command; returns the exit code: 1 for a stage that failed, 130 when interrupted."""
+        """Runs the command; returns the exit code: 1 for a stage that failed, 130 after Ctrl-C, 143 after SIGTERM."""
         if self.list:
             return _list()
         if not self.setting:
             raise SettingError(f"no setting given; expected one of {', '.join(SETTINGS)} (see --list)")
+        command = _command(given)
         try:
-            return self._reproduce(_command(given))
-        except KeyboardInterrupt:
-            print("\ninterrupted; what had finished is kept: the same command goes on from there", file=sys.stderr)
-            return 130
+            return self._reproduce(command)
+        except KeyboardInterrupt as stopped:
+            print(
+                f"\nstopped; what had been done is kept, and this command goes on from there:\n{command}",
+                file=sys.stderr,
+            )
+            return STOPPED if isinstance(stopped, Terminated) else 130
 
     def _reproduce(self, command: str) -> int:
         from rich.console import Console
@@ -71,14 +78,14 @@ class Reproduce:
         values = {name: value for name in ("replicates", "seed") if (value := getattr(self, name)) is not None}
         setting = dataclasses.replace(setting, **values).with_values(self.set).check()
         experiments, left_out = chosen(self.experiments, known_experiments(), setting)
-        where = Where(self.data, self.out, self.device, self.workers, self.cohort, command)
+        where = Where(self.data, self.out, self.device, self.workers, self.cohort, command, self.save_minutes)
         usual = load_setting(self.setting)
         outcome = run(setting, usual, experiments, left_out, where, Console(), self.dry_run)
         return 1 if outcome.failed else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m sparselt.reproduce`; returns the exit code: 2 for bad input, 1 for a failed stage, 130 interrupted."""
+    """`python -m sparselt.reproduce`; returns the exit code: 2 for bad input, 1 if a stage failed, 130 or 143 if stopped."""
     return run_command("reproduce", sys.argv[1:] if arguments is None else arguments, "python -m sparselt.reproduce")
 
 

@@ -21,10 +21,11 @@ from sparselt.experiments.setting import Setting
 from sparselt.experiments.values import nearest
 from sparselt.runs.devices import cpu_has_bfloat16, cuda_devices
 from sparselt.runs.estimate import Speed, estimate
-from sparselt.runs.executor import Workers, default_workers
+from sparselt.runs.executor import SAVE_SECONDS, Workers, default_workers
 from sparselt.runs.ledger import Entry, write_ledger
 from sparselt.runs.store import Store
 from sparselt.stages.stage import digest, plain
+from sparselt.stopping import directing
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -44,6 +45,7 @@ class Where:
         workers: processes; None: the cores divided by the threads of a training (cuda: one a GPU).
         cohort: equal trainings that a worker makes side by side; None: 1 (cuda: measured).
         command: the command for the same run, for the record.
+        save_minutes: how often a training saves its progress.
     """
 
     data: Path | None = None
@@ -52,6 +54,7 @@ class Where:
     workers: int | None = None
     cohort: int | None = None
     command: str = ""
+    save_minutes: float = SAVE_SECONDS / 60
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def run(
     _check_device(where.device)
     devices = cuda_devices() if where.device == "cuda" else []
     workers = where.workers if where.workers is not None else len(devices) or default_workers(setting.threads)
-    pool = Workers(workers, where.cohort, devices)
+    pool = Workers(workers, where.cohort, devices, 60 * where.save_minutes)
     store = Store(where.out / "store", writable=not dry_run)
     found = Finder(store)
     lab = Lab(setting, where.device, data, found)
@@ -98,7 +101,7 @@ def run(
             f"{' and '.join(sorted(idle))}: no measurement is yielded, and so there is nothing to run; yield one, or "
             "say why the setting cannot run it (unsupported_reason)"
         )
-    with pool:
+    with directing(pool.signal), pool:
         missing = plan.missing(store)
         if dry_run:
             print_protocol(console, protocol(setting, usual))

@@ -3,6 +3,8 @@
 import heapq
 import multiprocessing
 import os
+import signal
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +24,9 @@ from sparselt.stages.train import Train
 __all__ = ["Outcome", "Watcher", "Workers", "default_workers", "execute", "result_of", "run_stage"]
 
 _MOST_TOGETHER = 64
+_STOP_SECONDS = 10
+SAVE_SECONDS = 600.0
+"""The default time between two saves of a training: one of ResNet-50 takes a second or less."""
 
 
 class Watcher(Protocol):
@@ -48,15 +53,24 @@ class Workers:
             a short measurement, on a CPU one (see `sparselt.stages.train.Train`).
         devices: GPUs to assign to the processes in turn; each process sees only its own. Empty: all see the same as
             this process.
+        save_seconds: how often trainings save their progress, above 0.
     """
 
-    def __init__(self, count: int, cohort: int | None = None, devices: Sequence[str] = ()):
+    def __init__(
+        self,
+        count: int,
+        cohort: int | None = None,
+        devices: Sequence[str] = (),
+        save_seconds: float = SAVE_SECONDS,
+    ):
         most = 8 * len(os.sched_getaffinity(0))
         if not 1 <= count <= most:
             raise SettingError(f"number of workers is {count}; expected at least 1 and at most {most}, 8 for each core")
         if cohort is not None and not 1 <= cohort <= _MOST_TOGETHER:
             raise SettingError(f"cohort is {cohort} networks; expected 1 to {_MOST_TOGETHER}")
-        self.count, self._cohort, self._devices = count, cohort, devices
+        if not save_seconds > 0:
+            raise SettingError(f"the time between saves is {save_seconds:g} seconds; expected more than 0")
+        self.count, self._cohort, self._devices, self._save_seconds = count, cohort, devices, save_seconds
         self._measured: dict[str | None, int] = {}
         self._context = multiprocessing.get_context("spawn")
         self.queue = self._context.SimpleQueue()
@@ -69,9 +83,28 @@ class Workers:
         if self._pool is None:
             return
         if kind is not None:
-            for process in list((self._pool._processes or {}).values()):
-                process.terminate()
+            self._stop()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the processes, see `sparselt.stopping`."""
+        for process in self._processes():
+            if process.is_alive():
+                os.kill(process.pid, number)
+
+    def _stop(self) -> None:
+        """Lets trainings save, and ends the processes. Whoever takes longer, or when it is asked again, is killed."""
+        self.signal(signal.SIGTERM)
+        try:
+            deadline = time.monotonic() + _STOP_SECONDS
+            for process in self._processes():
+                process.join(max(0.0, deadline - time.monotonic()))
+        finally:
+            for process in self._processes():
+                process.kill()
+
+    def _processes(self) -> list[Any]:
+        return list((self._pool._processes or {}).values()) if self._pool is not None else []
 
     def submit(self, function: Callable, *arguments) -> Future:
         """Runs `function(*arguments)` in a worker; processes start on the first call."""
@@ -80,7 +113,7 @@ class Workers:
             for place in range(self.count):
                 places.put(self._devices[place % len(self._devices)] if self._devices else None)
             self._pool = ProcessPoolExecutor(
-                self.count, self._context, initializer=start_worker, initargs=(self.queue, places)
+                self.count, self._context, initializer=start_worker, initargs=(self.queue, places, self._save_seconds)
             )
         return self._pool.submit(function, *arguments)
 

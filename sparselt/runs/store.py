@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sparselt.errors import StoreError
-from sparselt.files import move_folder
+from sparselt.files import PROGRESS, move_folder
 from sparselt.stages.stage import Made, Result, Stage, StageFile
 
 T = TypeVar("T")
@@ -109,16 +109,25 @@ class Store:
             raise StoreError(f"{path} does not read back ({error}); delete its folder and run again") from error
 
     def begin(self, stage: Stage) -> Path:
-        """A new temporary folder on the store's file system, for the files of the stage."""
+        """A temporary folder on the store's file system for the files of the stage.
+
+        It is a new one, or that of a killed run which left progress of the stage in it.
+        """
+        prefix = f"{stage.kind}-{stage.key[:12]}-"
         with _locked(self._unfinished()):
-            folder = Path(tempfile.mkdtemp(dir=self._unfinished(), prefix=f"{stage.kind}-{stage.key[:12]}-"))
+            for left in filter(_holds_progress, self._unfinished().glob(f"{prefix}*")):
+                with contextlib.suppress(OSError):  # another process works in it
+                    self._held[left] = _lock(left)
+                    return left
+            folder = Path(tempfile.mkdtemp(dir=self._unfinished(), prefix=prefix))
             # Held while this process lives, so that `sweep` can tell folders in use from those of killed runs.
             self._held[folder] = _lock(folder)
         return folder
 
     def discard(self, temporary: Path) -> None:
-        """Deletes a folder made by `begin`, unless a commit has moved it."""
-        shutil.rmtree(temporary, ignore_errors=True)
+        """Gives up a folder of `begin`: deletes it, unless a commit has moved it or it holds progress."""
+        if not _holds_progress(temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
         os.close(self._held.pop(temporary))
 
     def commit(self, stage: Stage, temporary: Path, *, seconds: float, work: int, finished: str) -> None:
@@ -146,9 +155,15 @@ class Store:
         move_folder(temporary, folder, last=_DONE)
 
     def sweep(self) -> None:
-        """Deletes unfinished folders of killed runs. Folders in use by a living process stay."""
+        """Deletes unfinished folders of killed runs.
+
+        Folders in use by a living process stay, and those with the progress of a stage that is not done.
+        """
         with _locked(self._unfinished()):
             for leftover in self._unfinished().iterdir():
+                kind, key, _ = leftover.name.rsplit("-", 2)
+                if _holds_progress(leftover) and not any((self.root / kind).glob(f"{key}*/{_DONE}")):
+                    continue
                 try:
                     lock = _lock(leftover)
                 except OSError:
@@ -171,6 +186,10 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _holds_progress(folder: Path) -> bool:
+    return any(folder.glob(f"{PROGRESS}*"))
 
 
 def _lock(folder: Path) -> int:

@@ -1,5 +1,6 @@
 """The work of a worker process: it runs a stage, or several together, and commits their files."""
 
+import math
 import multiprocessing
 import os
 import signal
@@ -15,9 +16,12 @@ from sparselt.errors import SparseltError
 from sparselt.runs.store import Store
 from sparselt.stages.stage import Stage, Task
 from sparselt.stages.train import Train
+from sparselt.stopping import Signals
 
 _REPORT_EVERY = 0.3
 _progress_queue = None
+_signals = Signals()
+_save_seconds = math.inf
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,12 @@ def measure_cohort(stage: Train, root: str) -> int:
         job.close()
 
 
-def start_worker(queue, devices) -> None:
-    """Sets this process up: it reports progress to `queue`, sees the GPU that `devices` gives it (None: all), and ends
-    with its parent."""
-    global _progress_queue
-    _progress_queue = queue
+def start_worker(queue, devices, save_seconds: float) -> None:
+    """Sets this process up: it reports progress to `queue`, sees the GPU that `devices` gives it (None: all), saves its
+    trainings every so many seconds and when signals ask for it, and ends with its parent."""
+    global _progress_queue, _save_seconds
+    _progress_queue, _save_seconds = queue, save_seconds
+    _signals.listen()
     device = devices.get()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device  # read when CUDA starts, which it has not yet in a spawned process
@@ -115,13 +120,13 @@ class _Job:
     def __init__(self, stage: Stage, store: Store, together: int):
         self._stage, self._store, self._together = stage, store, together
         self._folder = store.begin(stage)
-        self._began = time.perf_counter()
+        self._began = time.perf_counter() - _spent(stage, self._folder)
 
     def task(self) -> Task:
         """The stage's task. Raises StoreError if an input is damaged."""
         stage = self._stage
         paths = {file: self._store.verify(file) for file in stage.needs.values()}
-        return Task(paths, stage.outputs, self._folder, _reporter(stage))
+        return Task(paths, stage.outputs, self._folder, _reporter(stage), _signals, _save_seconds)
 
     def commit(self, work: int) -> Outcome:
         seconds, finished = self._seconds(), _now()
@@ -134,10 +139,20 @@ class _Job:
         return Outcome(0, self._seconds(), _now(), f"{self._stage.name}: {text}")
 
     def close(self) -> None:
+        _signals.trainings = 0
         self._store.discard(self._folder)
 
     def _seconds(self) -> float:
         return (time.perf_counter() - self._began) / self._together
+
+
+def _spent(stage: Stage, folder: Path) -> float:
+    """The seconds that earlier runs spent on a stage whose progress is in its folder."""
+    if not isinstance(stage, Train):
+        return 0.0
+    from sparselt.training.progress import spent_before
+
+    return spent_before(folder)
 
 
 def _end_with_parent() -> None:

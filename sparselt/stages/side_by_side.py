@@ -100,8 +100,19 @@ def best_size(speed: Callable[[int], float | None]) -> int:
 
 
 def _member(stage: Train, task: Task, model: torch.nn.Module, mask: Mask | None) -> Member:
+    progress = stage.progress(task)
+    saved = progress.restore()
+    first = stage.start_step if saved is None else saved.step
+
     def on_step(step: int, network: Network) -> None:
         task.report(step - stage.start_step)
+        if step == first:
+            task.signals.trainings += 1
+        if step < stage.recipe.steps:
+            progress.keep(step, network.saved)
+        else:
+            task.signals.trainings -= 1
+            progress.clear()
         if (wanted := checkpoint_name(step)) in task.outputs:
             save_tensors(network.model.state_dict(), task.folder / wanted)
         if (wanted := momentum_name(step)) in task.outputs:
@@ -115,6 +126,7 @@ def _member(stage: Train, task: Task, model: torch.nn.Module, mask: Mask | None)
         mask=mask,
         momentum=None if stage.momentum is None else load_tensors(task.path(stage.momentum)),
         on_step=on_step,
+        saved=saved,
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sparselt.own import source_digest
+from sparselt.stopping import Signals
 
 T = TypeVar("T")
 
@@ -89,12 +91,17 @@ class Task:
         outputs: names of the files wanted.
         folder: where to write them.
         report: to be called with the units of work done so far.
+        signals: what signals have asked of this process. A stage that heeds them counts in `trainings`.
+        save_seconds: how often a long stage saves its progress in `folder`, in files that begin with `files.PROGRESS`.
+            A later run of the stage finds them there.
     """
 
     paths: Mapping[StageFile, Path]
     outputs: frozenset[str]
     folder: Path
     report: Callable[[int], None]
+    signals: Signals = field(default_factory=Signals)
+    save_seconds: float = math.inf
 
     def path(self, file: StageFile) -> Path:
         """The path of an input."""

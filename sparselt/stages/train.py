@@ -1,5 +1,6 @@
 """The stage that trains a network."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from sparselt.masks import Mask
     from sparselt.training.loop import Trained
+    from sparselt.training.progress import Progress
     from sparselt.training.repulsion import Repulsion
 
 _OWN_VALUES = {"seeds", "start_step"}  # may differ among members, as may the schedule and the start
@@ -125,7 +127,7 @@ class Train(OnImages):
         from sparselt.optim import build_optimizer
         from sparselt.training import loop
         from sparselt.training.captured import pinned_algorithms
-        from sparselt.training.checkpoint import load_tensors, restore_momentum, save_momentum, save_tensors
+        from sparselt.training.checkpoint import load_state, load_tensors, save_tensors, state_of
         from sparselt.training.cpu import cpu_threads
 
         recipe = self.recipe
@@ -134,15 +136,17 @@ class Train(OnImages):
             model.to(self.device)
             optimizer = build_optimizer(recipe, model.named_parameters(), mask)
             if self.momentum is not None:
-                restore_momentum(model, optimizer, load_tensors(task.path(self.momentum)))
+                load_state(model, optimizer, load_tensors(task.path(self.momentum)))
 
             def on_step(step: int) -> None:
                 task.report(step - self.start_step)
                 if (wanted := checkpoint_name(step)) in task.outputs:
                     save_tensors(model.state_dict(), task.folder / wanted)
                 if (wanted := momentum_name(step)) in task.outputs:
-                    save_momentum(model, optimizer, task.folder / wanted)
+                    save_tensors(state_of(model, optimizer), task.folder / wanted)
 
+            progress = self.progress(task)
+            task.signals.trainings += 1
             trained = loop.train(
                 model,
                 optimizer,
@@ -151,9 +155,22 @@ class Train(OnImages):
                 start_step=self.start_step,
                 on_step=on_step,
                 penalty=self._repulsion(task, model, mask),
+                progress=progress,
+                seed=self.seeds.augmentation,
             )
             self.write(task, model, mask, trained)
+            progress.clear()
         return trained.steps
+
+    def progress(self, task: Task) -> "Progress":
+        """The saves of this training. One is of use if no checkpoint of an earlier step is missing beside it."""
+        from sparselt.training.progress import Progress
+
+        made = {name for name in task.outputs if (task.folder / name).exists()}
+        missing = [step for name in task.outputs - made if (step := step_of(name)) is not None]
+        return Progress(
+            task.folder, task.save_seconds, task.signals, lambda step: step <= min(missing, default=self.recipe.steps)
+        )
 
     def start(self, task: Task) -> "tuple[torch.nn.Module, Mask | None]":
         """The network on the CPU as its training begins, and its mask."""
@@ -235,6 +252,12 @@ def finals(networks: "Iterable[Train]") -> tuple[StageFile, ...]:
 def checkpoint_name(step: int) -> str:
     """The file of a network's weights and buffers after `step` steps."""
     return f"step-{step}.safetensors"
+
+
+def step_of(name: str) -> int | None:
+    """The step of a file of `checkpoint_name` or `momentum_name`; None for another file."""
+    found = re.fullmatch(r"(?:step|momentum)-(\d+)\.safetensors", name)
+    return int(found[1]) if found else None
 
 
 def momentum_name(step: int) -> str:

@@ -14,6 +14,7 @@ from sparselt.training.captured import capture, on_streams, pinned_algorithms
 from sparselt.training.checkpoint import flat_state, nested_state
 from sparselt.training.joining import check_networks, difference_in_shapes, reason_against_loader
 from sparselt.training.loop import Trained, forward_passes, trained
+from sparselt.training.progress import Saved
 from sparselt.training.recipe import Recipe
 from sparselt.training.step import Branch
 
@@ -30,9 +31,10 @@ class Member:
         state: all weights and buffers at the start, on any device; masked weights are taken as 0.
         start_step: where schedule and data start.
         mask: None: dense.
-        momentum: the optimizer's state, as `checkpoint.save_momentum` writes it; None: zero. Parameters may be missing.
+        momentum: the optimizer's state, as `checkpoint.state_of` returns it; None: zero. Parameters may be missing.
         on_step: called with the number of steps made and the network, as in `loop.train`. On a GPU the host runs ahead
             of the device, and reading the network waits for it.
+        saved: what an earlier run saved of this training (`Network.saved`). It goes on from there.
     """
 
     recipe: Recipe
@@ -42,18 +44,24 @@ class Member:
     mask: Mapping[str, Tensor] | None = None
     momentum: Mapping[str, Tensor] | None = None
     on_step: Callable[[int, "Network"], None] = field(default=lambda step, network: None)
+    saved: Saved | None = None
 
 
 class Network:
     """A network in training, as `on_step` receives it."""
 
     def __init__(self, branch: Branch, optimizer: MaskedOptimizer, place: int):
-        self.model, self._optimizer, self._prefix = branch.model, optimizer, f"{place}."
+        self.model, self._branch, self._optimizer, self._prefix = branch.model, branch, optimizer, f"{place}."
 
     def momentum(self) -> dict[str, Tensor]:
         """The optimizer's state, under the names of `checkpoint.flat_state`."""
         state = self._optimizer.named_state().items()
         return flat_state({n.removeprefix(self._prefix): entry for n, entry in state if n.startswith(self._prefix)})
+
+    def saved(self) -> Saved:
+        """All that the training carries to its next step. Waits for a GPU."""
+        branch = self._branch
+        return Saved(branch.step, self.model.state_dict(), self.momentum(), branch.losses_so_far())
 
 
 class Cohort:
@@ -145,6 +153,8 @@ class Cohort:
         branches = self._branches[: len(members)]
         for branch, member in zip(branches, members, strict=True):
             branch.load(member.state, member.loader, member.recipe, member.start_step)
+            if member.saved is not None:
+                branch.go_on(member.saved)
         for branch in self._branches[len(members) :]:
             branch.idle()
         self._restart(members)
@@ -205,7 +215,7 @@ class Cohort:
         state = {
             f"{k}.{name}": entry
             for k, member in enumerate(members)
-            for name, entry in nested_state(member.momentum or {}).items()
+            for name, entry in nested_state(member.saved.optimizer if member.saved else member.momentum or {}).items()
         }
         self._optimizer.restart(mask_of_networks([branch.model for branch in self._branches], masks), state)
 

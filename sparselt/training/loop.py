@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from sparselt.errors import SettingError, TrainingError
 from sparselt.optim import MaskedOptimizer
-from sparselt.training.recipe import PLAIN, Recipe, Techniques, training_side
+from sparselt.training.checkpoint import load_state, state_of
+from sparselt.training.progress import Progress, Saved, losses_of
+from sparselt.training.recipe import PLAIN, Recipe, Techniques, derive_seed, training_side
 from sparselt.training.techniques import WeightAverage, resize, smoothed_bce
 
 
@@ -32,6 +34,8 @@ def train(
     start_step: int = 0,
     on_step: Callable[[int], None] = lambda step: None,
     penalty: Callable[[nn.Module], Tensor] | None = None,
+    progress: Progress | None = None,
+    seed: int | None = None,
 ) -> Trained:
     """Trains `model` in place from `start_step` to the end of the recipe.
 
@@ -46,6 +50,9 @@ def train(
         on_step: called with the number of steps that have been made, before each step and once at the end.
         penalty: a differentiable scalar that every step adds to the loss, such as `Repulsion`. It is computed once a
             step, in full precision, whatever the micro-batches; the returned losses do not include it.
+        progress: where the training is saved now and then. It goes on from the newest save, if there is one.
+        seed: what the network draws in a step, as dropout does, follows from this seed and the step. None: from torch's
+            generators as they are.
 
     Raises:
         TrainingError: the loss of the last epoch is not finite.
@@ -57,8 +64,23 @@ def train(
     last_losses: list[Tensor] = []
     (forward,) = forward_passes([model], recipe)
     step = start_step
-    for images, labels in _batches(loader, start_step, recipe.steps):
+
+    def state() -> Saved:
+        averaged = {} if average is None else average.state(model)
+        return Saved(step, model.state_dict(), state_of(model, optimizer), losses_of(last_losses), averaged)
+
+    if progress is not None and (saved := progress.restore()):
+        step, last_losses = saved.step, list(saved.losses.to(next(model.parameters()).device))
+        model.load_state_dict(saved.model)
+        load_state(model, optimizer, saved.optimizer)
+        if average is not None:
+            average.load(model, saved.average)
+    for images, labels in _batches(loader, step, recipe.steps):
         on_step(step)
+        if progress is not None:
+            progress.keep(step, state)
+        if seed is not None:
+            _seed_draws(derive_seed(seed, "draws", step), images.device)
         for group in optimizer.param_groups:
             group["lr"] = recipe.schedule.learning_rate(step, recipe.steps)
         if techniques.progressive_resizing:
@@ -164,6 +186,13 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     if precision != "float32":
         raise SettingError(f"precision is {precision!r}; expected 'float32' or 'bfloat16'")
     return contextlib.nullcontext()
+
+
+def _seed_draws(seed: int, device: torch.device) -> None:
+    # torch.manual_seed seeds every device, which takes several times as long.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
 
 
 def _batches(loader, start_step: int, stop_step: int) -> Iterator[tuple[Tensor, Tensor]]:

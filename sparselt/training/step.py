@@ -18,6 +18,7 @@ from sparselt.training.loop import gradients
 
 if TYPE_CHECKING:
     from sparselt.data import ResidentTrainLoader
+    from sparselt.training.progress import Saved
     from sparselt.training.recipe import Recipe
 
 _SPARE = 24  # steps outside a training: the warm-up of a capture, or timed steps
@@ -68,6 +69,17 @@ class Branch:
         seed = loader.augmentation_seed
         self._seed.fill_(seed - 2**64 if seed >= 2**63 else seed)
         self._losses.zero_()
+        self._begun = False  # the order of the first epoch has still to be sent
+
+    def go_on(self, saved: "Saved") -> None:
+        """Goes on with a training that was loaded, from what was saved of it."""
+        with torch.no_grad():
+            for name, tensor in self.model.state_dict().items():
+                tensor.copy_(saved.model[name])
+        self.step = saved.step
+        self._clock.fill_(saved.step)
+        places = torch.arange(saved.step - len(saved.losses), saved.step) % len(self._order)
+        self._losses[places] = saved.losses.to(self._losses.device)
 
     def idle(self) -> None:
         """Takes the branch out of training. A captured step still computes it; the result is not used."""
@@ -83,7 +95,8 @@ class Branch:
     def begin_step(self) -> None:
         """Prepares a step on the host without waiting for the device. Sends the order once an epoch."""
         epoch, position = divmod(self.step, len(self._order))
-        if position == 0 or self.step == self.start_step:
+        if position == 0 or not self._begun:
+            self._begun = True
             _send(_batches(self._loader.order_seed, epoch, self._loader.count, self.recipe.batch_size), self._order)
             self._epoch.fill_(epoch)
         self.step += 1
@@ -112,8 +125,14 @@ class Branch:
 
     def last_losses(self) -> Tensor:
         """float32: the batch losses of the last epoch in order, or of all steps if fewer. Waits for a GPU."""
-        last = min(self.step - self.start_step, len(self._order))
-        return self._losses.cpu()[torch.arange(self.step - last, self.step) % len(self._order)]
+        return self._losses_since(max(self.start_step, self.step - len(self._order)))
+
+    def losses_so_far(self) -> Tensor:
+        """float32: the losses of those batches of the training's last epoch that have been made."""
+        return self._losses_since(max(self.start_step, self.recipe.steps - len(self._order)))
+
+    def _losses_since(self, step: int) -> Tensor:
+        return self._losses.cpu()[torch.arange(min(step, self.step), self.step) % len(self._order)]
 
 
 def _send(array: np.ndarray, to: Tensor) -> None:

@@ -6,7 +6,7 @@ anti-aliased downsampling, which is another network here (`resnet50_blurpool`).
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -52,12 +52,21 @@ class WeightAverage:
         self._share = 1 - 2 ** (-self.interval / half_life)
         self._average: list[Tensor] | None = None
 
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """The average, by the names of the network's state; empty before the first update."""
+        return dict(zip(_floating(model.state_dict()), self._average or (), strict=bool(self._average)))
+
+    def load(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Goes on from a `state`."""
+        held = model.state_dict()
+        self._average = [state[name].to(held[name].device) for name in _floating(held)] if state else None
+
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Moves the average towards the network if `step` is a multiple of the interval."""
         if step % self.interval:
             return
-        state = list(_floating(model.state_dict().values()))
+        state = list(_floating(model.state_dict()).values())
         if self._average is None:
             self._average = [tensor.clone() for tensor in state]
         else:
@@ -67,8 +76,8 @@ class WeightAverage:
     def copy_to(self, model: nn.Module) -> None:
         """Replaces the network's state by the average. Does nothing before the first update."""
         if self._average is not None:
-            torch._foreach_copy_(list(_floating(model.state_dict().values())), self._average)
+            torch._foreach_copy_(list(_floating(model.state_dict()).values()), self._average)
 
 
-def _floating(tensors: Iterable[Tensor]) -> Iterable[Tensor]:
-    return (tensor for tensor in tensors if tensor.is_floating_point())
+def _floating(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}

@@ -23,7 +23,7 @@ ROOMS = (
     ("criteria",),
     ("masks",),
     ("data", "models"),
-    ("own", "scopes", "weights", "files"),
+    ("own", "scopes", "weights", "files", "stopping"),
     ("errors", "kernels"),
 )
 """From the top floor down. Rooms of one floor do not import each other. `docs/architecture.md` says what is in each."""

@@ -10,7 +10,7 @@ from sparselt import Mask, MaskedSGD
 from sparselt.data import PadCrop, ResidentData, ResidentTrainLoader, SyntheticImages, open_dataset, write_dataset
 from sparselt.models import build_model
 from sparselt.training import loop
-from sparselt.training.checkpoint import restore_momentum
+from sparselt.training.checkpoint import load_state
 from sparselt.training.cohort import Cohort, Member
 from sparselt.training.recipe import Recipe
 from sparselt.training.schedule import Schedule
@@ -72,7 +72,7 @@ class Cases:
         options = {name: getattr(recipe, name) for name in names}
         optimizer = MaskedSGD(model.named_parameters(), lr=recipe.schedule.peak, mask=member.mask, **options)
         if member.momentum is not None:
-            restore_momentum(model, optimizer, member.momentum)
+            load_state(model, optimizer, member.momentum)
 
         def momentum():
             buffers = {name: optimizer.state.get(p, {}).get("momentum_buffer") for name, p in model.named_parameters()}

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,9 @@ from torchvision.ops import StochasticDepth
 from sparselt.data import Shard, StreamingTrainLoader, SyntheticImages, open_dataset, write_dataset
 from sparselt.errors import MaskError, SettingError, TrainingError
 from sparselt.models import MODELS
+from sparselt.stopping import Signals
 from sparselt.training.cohort import Cohort
+from sparselt.training.progress import Progress
 from sparselt.training.recipe import TECHNIQUES, Techniques
 from sparselt.training.schedule import Schedule
 from sparselt.training.step import Branch
@@ -262,3 +265,39 @@ def test_algorithms_are_pinned_for_the_steps_and_for_nobody_else(cases):
     cohort.images_per_second()
     assert len(inside) > 7 and all(inside)
     assert len(outside) == 11 and not any(outside)
+
+
+def test_a_cohort_that_is_stopped_goes_on_to_the_same_bits(cases, tmp_path):
+    masks = [None, cases.mask(1), cases.mask(2)]
+    members = [cases.member(k, mask=mask, start_step=4 * k) for k, mask in enumerate(masks)]
+    whole = cases.together(members)
+
+    class Stops(Signals):
+        def end(self):
+            raise InterruptedError
+
+    # Stopped before the last epoch, and in it.
+    for stop_at in (7, 21):
+        signals = Stops()
+        places = [Progress(tmp_path / str(k), 1e9, signals) for k in range(len(members))]
+        for k, progress in enumerate(places):
+            (tmp_path / str(k)).mkdir(exist_ok=True)
+            members[k] = dataclasses.replace(members[k], saved=progress.restore())
+        signals.trainings = len(members)
+
+        def on_step(step, network, progress, signals=signals, stop_at=stop_at):
+            if step == stop_at and not signals.stop:
+                signals.asked, signals.stop = 1, True
+            progress.keep(step, network.saved)
+
+        stopping = [
+            dataclasses.replace(m, on_step=functools.partial(on_step, progress=progress))
+            for m, progress in zip(members, places, strict=True)
+        ]
+        with pytest.raises(InterruptedError):
+            list(cases.cohort(stopping).train(stopping))
+        members = [dataclasses.replace(m, saved=p.restore()) for m, p in zip(members, places, strict=True)]
+    assert [member.saved.step for member in members] != [0, 4, 8]
+    for (state, result, _), (expected, expected_result, _) in zip(cases.together(members), whole, strict=True):
+        assert result == expected_result
+        assert all(torch.equal(state[name], expected[name]) for name in expected)

@@ -1,0 +1,72 @@
+"""What signals ask of a process that trains: to save, or to save and end."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+STOPPED = 143  # exit code of a process that SIGTERM ended
+
+
+class Signals:
+    """SIGUSR1 asks trainings to save, SIGTERM to save and end. Without a training, SIGTERM ends the process at once.
+
+    asked: how often a save has been asked for. stop: whether the process is to end. trainings: how many run in this
+    process and will notice.
+    """
+
+    def __init__(self) -> None:
+        self.asked, self.stop, self.trainings = 0, False, 0
+        self._saved = 0
+
+    def listen(self) -> None:
+        """Takes over both signals of this process."""
+        signal.signal(signal.SIGUSR1, self._on_save)
+        signal.signal(signal.SIGTERM, self._on_stop)
+
+    def saved(self) -> None:
+        """A training has been saved. If the process is to end, it does when all are."""
+        self._saved += self.stop
+        if self.stop and self._saved >= self.trainings:
+            self.end()
+
+    def end(self) -> None:
+        """Ends the process without unwinding, which would remove what has just been saved."""
+        os._exit(STOPPED)
+
+    def _on_save(self, number: int, frame: FrameType | None) -> None:
+        self.asked += 1
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        self.asked += 1
+        self.stop = True
+        if not self.trainings:
+            self.end()
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM reached the process that directs a run: it ends as after Ctrl-C."""
+
+
+@contextlib.contextmanager
+def directing(send: Callable[[int], None]) -> Iterator[None]:
+    """In the block SIGTERM raises Terminated, and SIGUSR1 is passed on by `send`, which gets its number.
+
+    Outside the main thread, where Python has no signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    handlers = {signal.SIGTERM: end, signal.SIGUSR1: lambda number, frame: send(number)}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,86 @@
+"""Runs that signals stop in the middle of a training, and what the next run makes of them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typed_command import reproduce
+
+ARGUMENTS = (
+    *("digits_resnet8", "--scale", "smoke", "--experiments", "imp", "--workers", "1", "--replicates", "1"),
+    *("--set", "steps=500", "milestones=250", "levels=1", "control_levels=1", "dense_replicates=1"),
+    *("rewind_steps=0", "control_rewind_step=0", "variants=random"),
+)
+
+
+def results(folder):
+    (found,) = folder.glob("runs/digits*/results.csv")
+    return found.read_bytes()
+
+
+def start(folder):
+    command = [sys.executable, "-m", "sparselt.reproduce", *ARGUMENTS]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def saves(folder):
+    return sorted(folder.glob("runs/store/unfinished/train-*/progress-*"))
+
+
+def wait_for(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def stop_in_training(folder, number):
+    """Stops a run once it has begun a training; its exit code, its last words and the steps it had saved."""
+    run = start(folder)
+    begun = len(list(folder.glob("runs/store/train/*")))
+    wait_for(lambda: list(folder.glob("runs/store/unfinished/train-*")))
+    time.sleep(1.5)
+    asked = time.monotonic()
+    run.send_signal(number)
+    _, words = run.communicate(timeout=60)
+    assert time.monotonic() - asked < 30
+    assert len(list(folder.glob("runs/store/train/*"))) >= begun
+    return run.returncode, words
+
+
+@pytest.mark.slow
+def test_a_run_stopped_by_signals_goes_on_in_the_middle_of_its_training_to_the_same_bytes(tmp_path):
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    undisturbed.mkdir()
+    stopped.mkdir()
+    reproduce(*ARGUMENTS, cwd=undisturbed, check=True)
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        returned, words = stop_in_training(stopped, number)
+        assert returned == code, words
+        assert "python -m sparselt.reproduce digits_resnet8 --scale smoke" in words
+    assert saves(stopped), "nothing was saved"
+    run = start(stopped)
+    wait_for(lambda: not saves(stopped) or run.poll() is not None)
+    _, words = run.communicate(timeout=120)
+    assert run.returncode == 0, words
+    assert results(stopped) == results(undisturbed)
+    assert not os.listdir(stopped / "runs" / "store" / "unfinished")
+
+
+@pytest.mark.slow
+def test_a_signal_to_save_lets_the_run_go_on(tmp_path):
+    run = start(tmp_path)
+    wait_for(lambda: list(tmp_path.glob("runs/store/unfinished/train-*")))
+
+    def saved():
+        run.send_signal(signal.SIGUSR1)
+        time.sleep(0.1)
+        return bool(saves(tmp_path)) or run.poll() is not None
+
+    wait_for(saved)
+    assert run.poll() is None
+    _, words = run.communicate(timeout=120)
+    assert run.returncode == 0, words

@@ -1,0 +1,104 @@
+"""A training that stops and goes on, against one that never stopped: equal to the bit."""
+
+import dataclasses
+
+import pytest
+import torch
+from test_loop import BATCH, STEPS, Loader, network
+from torch import nn
+
+from sparselt import Mask, magnitude_prune
+from sparselt.optim import build_optimizer
+from sparselt.stopping import Signals
+from sparselt.training import loop
+from sparselt.training.progress import Progress, spent_before
+from sparselt.training.recipe import Recipe, Techniques
+from sparselt.training.schedule import Schedule
+
+PLAIN = Recipe("none", BATCH, STEPS, Schedule("step", 0.05, milestones=(30,)))
+RECIPES = {
+    "sgd": PLAIN,
+    "without momentum": dataclasses.replace(PLAIN, momentum=0.0),
+    "adam": dataclasses.replace(PLAIN, optimizer="adam", schedule=Schedule("step", 0.01)),
+    "average": dataclasses.replace(PLAIN, techniques=Techniques(ema_half_life=40)),
+}
+
+
+class Stopped(Exception):
+    """In place of the end of the process."""
+
+
+class Stops(Signals):
+    def end(self):
+        raise Stopped
+
+
+def drawing_network() -> nn.Module:
+    model = network()
+    model.insert(3, nn.Dropout(0.3))
+    return model
+
+
+def run(recipe, folder=None, stop_at=None, *, make=network, usable=lambda step: True):
+    """State of the trained network, and its measurements. Raises Stopped at a step."""
+    model = make()
+    mask = magnitude_prune(model, Mask.ones_like(model), fraction=0.5)
+    mask.apply_(model)
+    optimizer, signals = build_optimizer(recipe, model.named_parameters(), mask), Stops()
+
+    def on_step(step):
+        if step == stop_at:
+            signals.asked, signals.stop = 1, True
+
+    progress = None if folder is None else Progress(folder, 1e9, signals, usable)
+    return loop.train(
+        model, optimizer, Loader(), recipe, on_step=on_step, progress=progress, seed=7
+    ), model.state_dict()
+
+
+def stop(recipe, folder, *steps, **options):
+    """Runs and stops at one step after the other."""
+    for step in steps:
+        with pytest.raises(Stopped):
+            run(recipe, folder, step, **options)
+
+
+def assert_equal(first, second):
+    assert first[0] == second[0]
+    assert first[1].keys() == second[1].keys()
+    assert all(torch.equal(first[1][name], second[1][name]) for name in first[1])
+
+
+@pytest.mark.parametrize("steps", [(0,), (1,), (17, 31), (38,), (STEPS - 1,)], ids=str)
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_training_goes_on_to_the_same_bits_wherever_it_stops(recipe, steps, tmp_path):
+    stop(recipe, tmp_path, *steps)
+    assert_equal(run(recipe, tmp_path), run(recipe))
+
+
+def test_what_a_network_draws_is_the_same_after_a_stop(tmp_path):
+    stop(PLAIN, tmp_path, 20, make=drawing_network)
+    assert_equal(run(PLAIN, tmp_path, make=drawing_network), run(PLAIN, make=drawing_network))
+
+
+def test_damaged_save_is_named_and_the_one_before_it_serves(tmp_path, capsys):
+    stop(PLAIN, tmp_path, 10, 20)
+    newest = max(tmp_path.glob("progress-*"))
+    newest.write_bytes(newest.read_bytes()[:-1] + b"x")
+    steps = []
+    assert_equal(run(PLAIN, tmp_path, usable=lambda step: steps.append(step) is None), run(PLAIN))
+    assert steps == [10] and f"damaged-{newest.name} is damaged" in capsys.readouterr().err
+
+
+def test_save_after_a_checkpoint_that_is_missing_is_not_used(tmp_path):
+    stop(PLAIN, tmp_path, 10, 20)
+    assert Progress(tmp_path, 1.0, Signals(), lambda step: step <= 15).restore().step == 10
+    assert Progress(tmp_path, 1.0, Signals(), lambda step: step <= 5).restore() is None
+
+
+def test_the_last_two_saves_are_kept_until_the_training_is_done(tmp_path):
+    stop(PLAIN, tmp_path, 10, 20, 30)
+    assert sorted(int(path.name.split("-")[1]) for path in tmp_path.iterdir()) == [20, 30]
+    assert 0 < spent_before(tmp_path) < 60
+    Progress(tmp_path, 1.0, Signals()).clear()
+    assert not list(tmp_path.iterdir()) and spent_before(tmp_path) == 0
