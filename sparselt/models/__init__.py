@@ -56,8 +56,14 @@ def build_model(
     """
     import torch
 
+    from sparselt.models.checks import check_network
+
     check_model(name, channels)
-    network = _seeded(name, classes, channels, seed, initialization, norm_scale)
+    build = _function(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build(classes, channels) if name in MODELS else check_network(name, build, classes, channels)
+        initialize_(network, initialization, norm_scale)
     return network.to(memory_format=torch.channels_last)
 
 
@@ -111,7 +117,7 @@ def prunable_shapes(name: str, classes: int, channels: int) -> "dict[str, torch.
         with torch.device("meta"):
             network = MODELS[name](classes, channels)
     else:
-        network = _seeded(name, classes, channels, seed=0)
+        network = build_model(name, classes=classes, channels=channels, seed=0)
     return {weight: parameter.shape for weight, parameter in prunable_parameters(network)}
 
 
@@ -136,30 +142,10 @@ def _function(name: str) -> Build:
     return own.resolve_callable(announced[name])
 
 
-def _seeded(
-    name: str,
-    classes: int,
-    channels: int,
-    seed: int,
-    initialization: Initialization = "torch",
-    norm_scale: NormScale = "ones",
-) -> "nn.Module":
-    import torch
-
-    from sparselt.models.checks import check_network
-
-    build = _function(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = build(classes, channels) if name in MODELS else check_network(name, build, classes, channels)
-        initialize_(network, initialization, norm_scale)
-    return network
-
-
 @functools.cache
 def _try(name: str, classes: int, channels: int, side: int) -> None:
     from sparselt.models.checks import check_answer, check_same
 
-    network = _seeded(name, classes, channels, seed=0)
-    check_same(name, network, _seeded(name, classes, channels, seed=0))
+    network, again = (build_model(name, classes=classes, channels=channels, seed=0) for _ in range(2))
+    check_same(name, network, again)
     check_answer(name, network, classes, channels, side)
