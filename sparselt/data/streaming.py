@@ -104,8 +104,7 @@ class _Stream:
             batches = self._with_labels(images_of, order)
             for images, labels, indices in batches if self.device.type == "cpu" else self._copied(batches):
                 if isinstance(transform, PadCrop):
-                    padding, flip = transform.padding, transform.flip
-                    images = augmented(images, indices, transform, seed=seed, epoch=epoch, padding=padding, flip=flip)
+                    images = augmented(images, indices, transform, seed=seed, epoch=epoch)
                 else:
                     images = normalized(images, indices, transform)
                 yield Batch(images, labels, indices)

@@ -87,14 +87,9 @@ def check_model(name: str, channels: int, side: int | None = None, classes: int 
         _try(name, classes, channels, side)
 
 
-@functools.cache
 def check_unedited(name: str, digest: str | None) -> None:
-    """Raises a SettingError where the file that defines a network is no longer that of `digest`.
-
-    Asked once in a process, when it imports the file: later edits do not reach it.
-    """
-    if digest is not None and digest != model_digest(name):
-        raise SettingError(f"the file of model {name} has been edited since the run was planned; start the run again")
+    """Raises a SettingError if the file that defines a network no longer has this `model_digest`."""
+    own.check_unedited("model", name, digest, model_digest)
 
 
 def model_digest(name: str) -> str | None:
@@ -130,16 +125,8 @@ def least_weights(name: str) -> int:
 
 
 def _function(name: str) -> Build:
-    if own.is_reference(name):
-        return own.resolve_callable(name)
-    if name in MODELS:
-        own.check_free("sparselt.models", name)
-        return MODELS[name]
-    announced = own.entry_points("sparselt.models")
-    if name not in announced:
-        known = ", ".join((*MODELS, *announced))
-        raise SettingError(f"unknown model {name!r}; expected one of {known}, or your own as package.module:name")
-    return own.resolve_callable(announced[name])
+    reference = own.reference_for("sparselt.models", name, MODELS, f"unknown model {name!r}")
+    return own.resolve_callable(reference) if reference else MODELS[name]
 
 
 @functools.cache

@@ -99,14 +99,10 @@ def find_source(name: str) -> type[Source]:
     Raises:
         DataError: no such name, or what it refers to is not a source.
     """
-    announced = own.entry_points("sparselt.data_sources")
-    if name in _registered():
-        own.check_free("sparselt.data_sources", name)
-        return _registered()[name]
-    if not own.is_reference(name) and name not in announced:
-        raise DataError(f"unknown source {name!r}: expected one of {', '.join(source_names())}, or package.module:Name")
+    known, unknown = _registered(), f"unknown source {name!r}"
     try:
-        return _checked(own.resolve(announced.get(name, name)))
+        reference = own.reference_for("sparselt.data_sources", name, known, unknown, "package.module:Name")
+        return _checked(own.resolve(reference)) if reference else known[name]
     except SettingError as error:
         raise DataError(str(error)) from error
 
