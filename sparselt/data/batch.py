@@ -15,7 +15,7 @@ from sparselt.kernels._compile import compiled
 class Batch(NamedTuple):
     """N samples on the loader's device, which the loader never writes to again.
 
-    images: float32 [N, C, H, W], channels-last, normalised. labels: int64 [N]. indices: int64 [N], places in the split.
+    images: float32 [N, C, H, W], channels-last, normalized. labels: int64 [N]. indices: int64 [N], places in the split.
     """
 
     images: Tensor
@@ -27,7 +27,7 @@ class TrainLoader:
     """Training batches; what sample i shows in epoch e depends on the seeds, e and i alone.
 
     shard: which share of every batch this process reads; batch_size and steps_per_epoch are those of all together.
-        Default: this rank's, where torch.distributed is initialised.
+        Default: this rank's, where torch.distributed is initialized.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ def normalized(images: Tensor, indices: Tensor, transform) -> Tensor:
 def augmented(
     images: Tensor, indices: Tensor, transform: PadCrop, *, seed: int | Tensor, epoch: int | Tensor
 ) -> Tensor:
-    """Padded, cropped and flipped by (seed, epoch, index), then normalised: float32, channels-last."""
+    """Padded, cropped and flipped by (seed, epoch, index), then normalized: float32, channels-last."""
     from sparselt.kernels import augment
 
     return augment(images, indices, seed=seed, epoch=epoch, **vars(transform))

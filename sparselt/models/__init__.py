@@ -51,8 +51,8 @@ def build_model(
         initialization, norm_scale: see `initialize_`.
 
     Raises:
-        SettingError: unknown name, a network that cannot take such images, or one of the user's that is refused by
-            `sparselt.models.checks`.
+        SettingError: unknown name; a network that cannot take such images; a network of the user's own that
+            `sparselt.models.checks` refuses.
     """
     import torch
 
@@ -70,7 +70,8 @@ def build_model(
 def check_model(name: str, channels: int, side: int | None = None, classes: int | None = None) -> None:
     """Raises a SettingError for an unknown network, or one that cannot take images of these channels and side.
 
-    classes: where given with a side, the user's own network is built and tried on zeros, see `sparselt.models.checks`.
+    classes: given with a side, the user's own network is also built and run on blank images, see
+        `sparselt.models.checks`.
     """
     images = images_of(_function(name))
     if images.channels not in (None, channels):
@@ -93,16 +94,16 @@ def check_unedited(name: str, digest: str | None) -> None:
 
 
 def model_digest(name: str) -> str | None:
-    """What of a network decides results besides its name: the digest of the user's file; None for those of `MODELS`.
+    """Digest of the file that defines the user's own network (`sparselt.own.source_digest`); None for `MODELS`.
 
-    See `sparselt.own.source_digest`.
+    Such a file decides results as the network's name does, so its digest is part of a stage's key.
     """
     return None if name in MODELS else own.source_digest(_function(name))
 
 
 @functools.cache
 def prunable_shapes(name: str, classes: int, channels: int) -> "dict[str, torch.Size]":
-    """The shape of every prunable weight of a network, in its order. One of `MODELS` is not built in memory."""
+    """The shapes of the prunable weights by name, in the network's order. No memory is used for those of `MODELS`."""
     import torch
 
     from sparselt.weights import prunable_parameters
@@ -117,9 +118,9 @@ def prunable_shapes(name: str, classes: int, channels: int) -> "dict[str, torch.
 
 
 def least_weights(name: str) -> int:
-    """A number of weights that some layer of the network has at least. It needs no torch; the exact counts do.
+    """A lower bound for the weights of the network's largest layer, known without loading torch.
 
-    With so many weights most plans of pruning can be seen to leave some, see `Setting.check_weights_left`.
+    It suffices to see that most schedules leave some weight, see `Setting.check_weights_left`.
     """
     return _LEAST_WEIGHTS if name in MODELS else 1
 
