@@ -12,6 +12,7 @@ with `torch.use_deterministic_algorithms(True)`, because its convolutions may ad
 """
 
 import copy
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -179,6 +180,7 @@ def criterion_digest(name: str) -> str | None:
     return None if name in CRITERIA else own.source_digest(find_criterion(name).scores)
 
 
+@functools.cache  # a process imports the file once, and later edits do not reach it
 def check_unedited(name: str, digest: str | None) -> None:
     """Raises a SettingError if the file that defines a criterion no longer has this `criterion_digest`."""
     own.check_unedited("criterion", name, digest, criterion_digest)

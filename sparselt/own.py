@@ -140,12 +140,8 @@ def reference_for(
     raise SettingError(f"{unknown}; expected one of {', '.join((*known, *announced))}, or your own as {example}")
 
 
-@functools.cache
 def check_unedited(what: str, name: str, digest: str | None, digest_of: Callable[[str], str | None]) -> None:
-    """Raises a SettingError if the file that defines the user's own model or criterion no longer has this digest.
-
-    Cached, because a process imports the file once: later edits do not reach it.
-    """
+    """Raises a SettingError if the file that defines the user's own model or criterion no longer has this digest."""
     if digest is not None and digest != digest_of(name):
         raise SettingError(f"the file of {what} {name} has been edited since the run was planned; start the run again")
 

@@ -88,6 +88,7 @@ def check_model(name: str, channels: int, side: int | None = None, classes: int 
         _try(name, classes, channels, side)
 
 
+@functools.cache  # a process imports the file once, and later edits do not reach it
 def check_unedited(name: str, digest: str | None) -> None:
     """Raises a SettingError if the file that defines a network no longer has this `model_digest`."""
     own.check_unedited("model", name, digest, model_digest)
