@@ -195,6 +195,8 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     from sparselt.files import write_json
     from sparselt.runs.executor import default_workers
 
+    if options.run is not None:
+        adaptive_schedule(options.run)  # a wrong folder is refused before anything is measured
     device = chosen_device(options.device)
     rows = waterfall(_measure(options.rounds, device), IMAGES)
     shared, here = sharing(), machine(device)

@@ -160,17 +160,11 @@ def find_criterion(criterion: "str | Criterion | Scores") -> Criterion:
         SettingError: an unknown name, or neither a name nor a function.
     """
     if isinstance(criterion, str):
-        if criterion in CRITERIA:
-            own.check_free("sparselt.criteria", criterion)
+        unknown = f"pruning criterion is {criterion!r}"
+        reference = own.reference_for("sparselt.criteria", criterion, CRITERIA, unknown)
+        if not reference:
             return CRITERIA[criterion]
-        announced = own.entry_points("sparselt.criteria")
-        if not own.is_reference(criterion) and criterion not in announced:
-            known = ", ".join((*CRITERIA, *announced))
-            raise SettingError(
-                f"pruning criterion is {criterion!r}; expected one of {known}, or your own as package.module:name"
-            )
-        found = own.resolve(announced.get(criterion, criterion))
-        return find_criterion(found)  # type: ignore[arg-type]  # it refuses other objects itself
+        return find_criterion(own.resolve(reference))  # type: ignore[arg-type]  # it refuses other objects itself
     if isinstance(criterion, Criterion):
         return criterion
     if not callable(criterion):
@@ -186,16 +180,10 @@ def criterion_digest(name: str) -> str | None:
     return None if name in CRITERIA else own.source_digest(find_criterion(name).scores)
 
 
-@functools.cache
+@functools.cache  # a process imports the file once, and later edits do not reach it
 def check_unedited(name: str, digest: str | None) -> None:
-    """Raises a SettingError where the file that defines a criterion is no longer that of `digest`.
-
-    Asked once in a process, when it imports the file: later edits do not reach it.
-    """
-    if digest is not None and digest != criterion_digest(name):
-        raise SettingError(
-            f"the file of criterion {name} has been edited since the run was planned; start the run again"
-        )
+    """Raises a SettingError if the file that defines a criterion no longer has this `criterion_digest`."""
+    own.check_unedited("criterion", name, digest, criterion_digest)
 
 
 def magnitude(network: MaskedNetwork) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import hashlib
 import importlib
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,6 +117,33 @@ def source_digest(thing: object) -> str:
             f"{thing!r} has no source file, so that an edit of it could not be noticed; define it in a .py file"
         ) from error
     return hashlib.sha256(text).hexdigest()
+
+
+def reference_for(
+    group: Group, name: str, known: Collection[str], unknown: str, example: str = "package.module:name"
+) -> str:
+    """The reference that a name stands for: itself, or that of an entry point. Empty for a name in `known`.
+
+    Args:
+        known: the names that sparselt has itself.
+        unknown, example: how the message for an unknown name begins, and what a reference looks like.
+
+    Raises:
+        SettingError: an unknown name; a name of sparselt that an installed package announces as well.
+    """
+    if name in known:
+        check_free(group, name)
+        return ""
+    announced = entry_points(group)
+    if is_reference(name) or name in announced:
+        return announced.get(name, name)
+    raise SettingError(f"{unknown}; expected one of {', '.join((*known, *announced))}, or your own as {example}")
+
+
+def check_unedited(what: str, name: str, digest: str | None, digest_of: Callable[[str], str | None]) -> None:
+    """Raises a SettingError if the file that defines the user's own model or criterion no longer has this digest."""
+    if digest is not None and digest != digest_of(name):
+        raise SettingError(f"the file of {what} {name} has been edited since the run was planned; start the run again")
 
 
 def check_free(group: Group, name: str) -> None:

@@ -35,7 +35,7 @@ def count_to_prune(fraction: float, live: int) -> int:
 
 
 def weights_left(sizes: Sequence[int], fraction: float, levels: int, scope: Scope = "global") -> int:
-    """How many weights remain in dense layers of these sizes after `levels` prunings."""
+    """The number of weights left in a dense network with layers of these sizes after `levels` prunings."""
     live = list(sizes) if scope == "layerwise" else [sum(sizes)]
     for _ in range(levels):
         live = [number - count_to_prune(fraction, number) for number in live]
@@ -50,7 +50,7 @@ def counts_to_keep(
     *,
     start: Sequence[int] | None = None,
 ) -> list[int]:
-    """How many weights stay: one count for all layers together (`global`), or one a layer (`layerwise`, `erk`).
+    """The number of weights that stay: one count for all layers (`global`), or one for each (`layerwise`, `erk`).
 
     `layerwise` prunes the fraction in each layer. `global` and `erk` prune it of all layers together, and `erk` then
     distributes what stays with `erk_counts`.
@@ -71,10 +71,10 @@ def counts_to_keep(
 def erk_counts(shapes: Sequence[Sequence[int]], live: Sequence[int], total: int) -> list[int]:
     """Distributes `total` weights over the layers by Erdős–Rényi-Kernel (Evci et al. 2020, RigL, section 3).
 
-    A layer's density is ε · (sum of its dimensions) / (product of its dimensions), so a layer keeps a number of weights
-    proportional to the sum of its dimensions. A layer of which ε asks more than its live weights keeps all of them, and
-    ε is computed again for the other layers. In a dense network such a layer stays dense, as in the paper; in a pruned
-    one the same rule ensures that no layer grows.
+    A layer's density is ε · (sum of its dimensions) / (product of its dimensions), so it keeps a number of weights
+    proportional to the sum of its dimensions. If that is more than its live weights, the layer keeps them all, and ε is
+    computed again for the other layers. So in a dense network such a layer stays dense, as in the paper, and in a
+    pruned network no layer grows.
 
     Args:
         shapes: of each layer's weight.

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._library import implement
 from .._order import is_dense, same_order
 
 _library = torch.library.Library("sparselt", "FRAGMENT")
@@ -200,20 +201,7 @@ def _check_out(out: list[Tensor], first: list[Tensor], points: int) -> None:
             )
 
 
-@torch.library.impl(_library, "interpolate", "CPU")
-def _on_cpu(out: list[Tensor], *arguments) -> None:
-    from . import cpu
-
-    cpu.interpolate(out, *arguments)
-    torch.autograd.graph.increment_version(out)
-
-
-@torch.library.impl(_library, "interpolate", "CUDA")
-def _on_gpu(out: list[Tensor], *arguments) -> None:
-    from . import gpu
-
-    gpu.interpolate(out, *arguments)
-    torch.autograd.graph.increment_version(out)
+implement(_library, "interpolate", __name__, "interpolate")
 
 
 @torch.library.register_fake("sparselt::interpolate", lib=_library)

@@ -1,6 +1,7 @@
 """interpolate on the CPU: one pass in Numba that writes all K rows of a block of weights before the next block."""
 
 import numpy as np
+import torch
 from numba import carray
 from torch import Tensor
 
@@ -37,6 +38,7 @@ def interpolate(
     most = BLOCK_OF_STREAM if past else BLOCK
     arguments = (table, coefficients.numpy(), like, BYTES, like.itemsize, len(third) > 0, past, most)
     split(_interpolate, arguments, total, max(2, PARALLEL_FROM // points))
+    torch.autograd.graph.increment_version(out)
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""The batch-norm statistics of networks between trained ones: a choice that every result records."""
+"""The batch-norm statistics of networks between trained ones. There are several choices; every result names its own."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -54,7 +54,8 @@ def evaluate_between(
 
     Args:
         model: a network of the architecture, left as it is.
-        spans: state dicts of two or three ends, and the coefficients of the networks between them: [K] or [K, 2].
+        spans: for each line or plane the state dicts of its two or three ends, and the coefficients of the networks to
+            make, [K] or [K, 2].
         batches: read once for as many networks as `CHUNK_BYTES` hold.
     """
     expected = model.state_dict()
@@ -104,7 +105,7 @@ def _rows(
     parameters: Collection[str],
     buffers: Buffers,
 ) -> Iterator[dict[str, Tensor]]:
-    """Yields the states of as many networks as fit at a time, each tensor [K, ...], in one memory.
+    """Yields the networks' states in chunks that fit `CHUNK_BYTES`: each tensor [K, ...]. The next chunk overwrites it.
 
     like: the model's state, whose memory layout they get. prunable: see `_by_name`. parameters: the names of the
     tensors that distances are taken over, each parameter once.

@@ -48,7 +48,7 @@ class Path:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """The path between every pair of networks, by their numbers (i, j) with i < j, and each network's own error."""
+    """The paths between all pairs of networks, by their numbers (i, j) with i < j, and the networks' own errors."""
 
     errors: tuple[float, ...]
     paths: Mapping[tuple[int, int], Path]
@@ -197,8 +197,8 @@ def pairwise_max_error(
     Args:
         states: state dicts of two networks or more.
         positions: increasing, from 0 to 1; see `path_positions`.
-        Everything else as for `evaluate_path`. Where buffers are one end's (`second`), the network at the other end of
-            a line still keeps its own.
+        Everything else as for `evaluate_path`. With the buffers of one end (`second`), the networks themselves are
+            still evaluated with their own.
 
     Raises:
         SettingError: as for `evaluate_path`; fewer than two networks, positions that do not increase from 0 to 1.

@@ -65,9 +65,9 @@ def angular_distance_matrix(
         initialization: dense weights, as last row and column, like the paper's figure.
 
     Returns:
-        float64 [N, N] on the CPU, or [N + 1, N + 1] with an initialization; symmetric, with 0 on the diagonal. NaN
-        where a network is zero on the weights that a pair shares, or a pair shares none. Distances are exact to 1e-7;
-        for smaller ones see `angular_distance`.
+        float64 [N, N] on the CPU, or [N + 1, N + 1] with an initialization; symmetric, with 0 on the diagonal. NaN if a
+        pair shares no weight, or a network is zero on the shared weights. Distances are exact to 1e-7; for smaller
+        ones see `angular_distance`.
 
     Raises:
         SettingError: no network, or not as many masks as networks.

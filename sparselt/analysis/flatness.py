@@ -58,9 +58,9 @@ def hessian_eigenvalues(
 ) -> Eigenvalues:
     """The `count` algebraically largest eigenvalues, by Lanczos' method with full reorthogonalization.
 
-    It is meant for the largest, clearly positive eigenvalues. When it stops early it can miss eigenvalues that are
-    equal, or closer together than the tolerance, and returns the next distinct ones. The Hessian of many weights and
-    few samples has most of its eigenvalues near zero: each of those returned is an eigenvalue within its residual, but
+    Meant for the largest, clearly positive eigenvalues. If it stops early, it may find only one of several eigenvalues
+    that are equal or closer together than the tolerance, and return the next distinct ones. With many weights and few
+    samples most eigenvalues are near zero. Each of those returned is then still an eigenvalue within its residual, but
     larger ones may be missing. A smaller tolerance with more products finds more of them.
 
     Args:

@@ -2,8 +2,8 @@
 
 *Global* chance draws masks with the density of each mask: two of density d have a Jaccard of d / (2 − d); of all
 weights, the union of k has 1 − (1 − d)^k and the intersection d^k. *Layerwise* chance draws masks with the density of
-each layer, as `Mask.random_like` does. Global pruning gives all masks similar, unequal layer densities, so layerwise
-chance is the higher overlap, and the one to exceed.
+each layer, as `Mask.random_like` does. Global pruning leaves some layers denser than others, and the same ones in all
+masks. So layerwise chance is the higher of the two: an overlap means something only if it exceeds this one.
 
 The chance of a Jaccard is the ratio of the expected sizes of intersection and union. It differs from the expected
 ratio by a share of the order of 1 / live weights.
@@ -84,7 +84,7 @@ def jaccard_chance(first: float, second: float) -> float:
         In [0, 1]; 1.0 for two empty masks, like `Mask.jaccard`.
 
     Raises:
-        SettingError: a density outside [0, 1]; in the functions below also no density, or no mask, at all.
+        SettingError: a density outside [0, 1]. The functions below also refuse an empty list of densities or masks.
     """
     _checked([first, second])
     return _jaccard(first * second, _union([first, second]))

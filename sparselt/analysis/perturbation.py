@@ -14,9 +14,9 @@ def perturbed(state: Mapping[str, Tensor], mask: Mask, distance: float, seed: in
     """`state` moved by `distance` in a random direction of its live weights; everything else is as it was.
 
     The direction is uniform over all directions: a standard normal draw for each weight, from `seed` and the layer's
-    name only, scaled to the distance over all layers together. So a mask within another moves in a part of the other's
-    direction. Paul et al. 2022 move the dense network at the rewind point by `projection_distance`; they do not say how
-    the direction is drawn.
+    name only, scaled to the distance over all layers together. If one mask is part of another, its direction is the
+    same part of the other's. Paul et al. 2022 move the dense network at the rewind point by `projection_distance`; they
+    do not say how the direction is drawn.
 
     Args:
         state: a state dict; not changed. Tensors that do not move are shared with the result.

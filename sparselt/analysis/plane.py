@@ -62,11 +62,11 @@ class PlaneAxes:
     def grid(
         self, points: int = GRID_POINTS, margin: float = 0.25, stretch: float = VERTICAL_STRETCH
     ) -> tuple[np.ndarray, np.ndarray]:
-        """x [points] and y [points], evenly spaced, of a grid around the three networks, with the first on one of them.
+        """The evenly spaced x [points] and y [points] of a grid around the networks; the first is on a grid point.
 
         In a square picture a unit of y is `stretch` times as long as one of x, so that the second and the third network
-        always stand at the same places. Where the first would not fit, y spans as much as it needs. On each side the
-        grid goes beyond the networks by `margin` times their extent. The paper says no more than "fix the positions"
+        always stand at the same places. If the first would not fit, y spans as much as it needs. On each side the grid
+        goes beyond the networks by `margin` times their extent. The paper says no more than "fix the positions"
         and "scale the orthogonal direction by 2 times"; the margin is ours.
 
         Raises:
@@ -132,10 +132,10 @@ def lcs_set(
     """Which grid points are in the linearly connected sublevel set of the network at `origin` (Paul et al., Def. 2.1).
 
     A point w' is in the set if the error on the straight line from the network to w', both ends included, is nowhere
-    above `threshold` = E(w) + ε. The definition asks this of w' alone, and that the line has no barrier. A barrier of
-    Def. A.1 counts from the line between the two errors, not from E(w), and would let the error rise by up to ε more.
-    The test here is that of the paper's adaptive pruning (section 2.2); it makes the set star-shaped. Between grid
-    points the error is bilinear in each cell, and its maximum on the line is exact.
+    above `threshold` = E(w) + ε. This is the test of the paper's adaptive pruning (section 2.2); it makes the set
+    star-shaped. Def. 2.1 is weaker: it asks for E(w') ≤ E(w) + ε and for no barrier on the line. A barrier (Def. A.1)
+    is measured from the straight line between the two errors, so that on the way the error could rise up to ε above the
+    threshold. Between grid points the error is bilinear in each cell, and its maximum on the line is exact.
 
     Args:
         errors: [len(y), len(x)], the error at each grid point. A line that meets one that is not finite is cut there.
@@ -148,7 +148,7 @@ def lcs_set(
 
     Raises:
         SettingError: errors of another shape, a grid that does not increase evenly, an origin outside it, a threshold
-            that is no number.
+            that is not a number.
     """
     if not isinstance(threshold, numbers.Real) or math.isnan(threshold):
         raise SettingError(f"threshold is {threshold!r}; expected an error, in the unit of the errors")

@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sized
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sparselt.errors import SettingError
-from sparselt.training.loop import autocast
+from sparselt.training.loop import autocast, wrong_and_loss
 
 # On the CPU a network gets images in pieces of about this size: 64 of CIFAR in float32. Activations of ResNet-20 then
 # stay in the caches and in memory that torch reuses (two EPYC cores: 4,000 images/s; 1,900 in pieces of 1,000).
@@ -75,9 +74,8 @@ def evaluate_together(
             with autocast(images.device, precision):
                 parts = [module(piece).float() for piece in pieces]
             outputs = parts[0] if len(parts) == 1 else torch.cat(parts)
-            predicted = outputs.argmax(1).masked_fill(outputs.isnan().any(1), -1)
-            wrong[k] = wrong[k] + (predicted != labels).sum()
-            losses[k] = losses[k] + F.cross_entropy(outputs, labels, reduction="sum").double()
+            more_wrong, more_loss = wrong_and_loss(outputs, labels)
+            wrong[k], losses[k] = wrong[k] + more_wrong, losses[k] + more_loss
             pairs += 1
             on_evaluated(pairs, total)
         count += len(labels)

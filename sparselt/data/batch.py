@@ -5,27 +5,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sparselt.data.order import Shard, batches_of, check_indices, sample_order, steps_in
+from sparselt.data.transforms import PadCrop
 from sparselt.kernels._compile import compiled
 
 
 class Batch(NamedTuple):
     """N samples on the loader's device, which the loader never writes to again.
 
-    images: float32 [N, C, H, W], channels-last, normalised. labels: int64 [N]. indices: int64 [N], places in the split.
+    images: float32 [N, C, H, W], channels-last, normalized. labels: int64 [N]. indices: int64 [N], places in the split.
     """
 
-    images: torch.Tensor
-    labels: torch.Tensor
-    indices: torch.Tensor
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
 
 
 class TrainLoader:
     """Training batches; what sample i shows in epoch e depends on the seeds, e and i alone.
 
     shard: which share of every batch this process reads; batch_size and steps_per_epoch are those of all together.
-        Default: this rank's, where torch.distributed is initialised.
+        Default: this rank's, where torch.distributed is initialized.
     """
 
     def __init__(
@@ -75,40 +77,31 @@ class EvalLoader:
         raise NotImplementedError
 
 
-def normalized(images: torch.Tensor, indices: torch.Tensor, transform) -> torch.Tensor:
+def normalized(images: Tensor, indices: Tensor, transform) -> Tensor:
     """uint8 [N, C, H, W] of any strides to float32, channels-last, in memory of its own; nothing is random."""
     if images.device.type == "cpu" and images.is_contiguous(memory_format=torch.channels_last):
         return _normalized_rows(images, transform)
-    return augmented(images, indices, transform, seed=0, epoch=0, padding=0, flip=False)
+    unmoved = PadCrop(0, False, transform.mean, transform.std, transform.scale)
+    return augmented(images, indices, unmoved, seed=0, epoch=0)
 
 
 def augmented(
-    images: torch.Tensor,
-    indices: torch.Tensor,
-    transform,
-    *,
-    seed: int | torch.Tensor,
-    epoch: int | torch.Tensor,
-    padding: int,
-    flip: bool,
-) -> torch.Tensor:
-    """Padded, cropped and flipped by (seed, epoch, index), then normalised as `transform` says."""
+    images: Tensor, indices: Tensor, transform: PadCrop, *, seed: int | Tensor, epoch: int | Tensor
+) -> Tensor:
+    """Padded, cropped and flipped by (seed, epoch, index), then normalized: float32, channels-last."""
     from sparselt.kernels import augment
 
-    return augment(
-        images,
-        indices,
-        seed=seed,
-        epoch=epoch,
-        padding=padding,
-        flip=flip,
-        mean=transform.mean,
-        std=transform.std,
-        scale=transform.scale,
-    )
+    return augment(images, indices, seed=seed, epoch=epoch, **vars(transform))
 
 
-def _normalized_rows(images: torch.Tensor, transform) -> torch.Tensor:
+def drawn(images: Tensor, indices: Tensor, transform: PadCrop, *, seed: int | Tensor, epoch: int | Tensor) -> Tensor:
+    """The samples `indices` of a split, uint8 [N, C, H, W], `augmented`."""
+    # Selecting rows of bytes copies memory, which is faster than `[indices]`.
+    chosen = images.flatten(1).index_select(0, indices).view(-1, *images.shape[1:])
+    return augmented(chosen, indices, transform, seed=seed, epoch=epoch)
+
+
+def _normalized_rows(images: Tensor, transform) -> Tensor:
     """The same bits as `augment`, by vector instructions over whole rows of pixels."""
     from sparselt.kernels._threads import split
     from sparselt.kernels.augment import affine

@@ -35,7 +35,7 @@ ROWS = {
 
 
 def beton_count(path: Path) -> int | None:
-    """How many samples the header of an FFCV 1.0 file claims; None where the file does not begin like one."""
+    """The number of samples that the header of an FFCV 1.0 file states; None if the file has no such header."""
     with open(path, "rb") as file:
         start = file.read(_HEADER.itemsize)
     if len(start) < _HEADER.itemsize:
@@ -47,7 +47,7 @@ def beton_count(path: Path) -> int | None:
 
 
 class Pages:
-    """Places the samples' bytes one after another, each on one page; the same sizes get the same addresses."""
+    """Gives samples their addresses, one after another and none across two pages. Equal sizes give equal addresses."""
 
     def __init__(self, field: str, capacity: int, page_size: int):
         """capacity: the most samples there can be; the table before the pages has room for them."""
@@ -83,7 +83,7 @@ def page_size_for(shape: tuple[int, int, int] | str) -> int:
 def write_around_pages(
     file, field: str, shape: tuple[int, int, int] | str, pages: Pages, rows: np.ndarray, sizes: np.ndarray
 ) -> None:
-    """Completes a file whose pages are written: header, descriptions, table, and the list at the end.
+    """Completes a file whose pages are written. Adds the header, the descriptions, the table and the final list.
 
     rows: of ROWS[field], one a sample; sizes: bytes of each sample.
     """
@@ -106,11 +106,15 @@ def write_around_pages(
 
 
 class Beton:
-    """A file to read, also from several threads: `count`, `labels` int64 [N], `image(index)`, `stored(index)`.
+    """A beton open for reading, also from several threads.
 
-    field: "ndarray" or "rgb_image"; shape: (C, H, W) of arrays. DataError for a file that `write_dataset` did not
-    write, for a sample that lies outside of it, and where the file is cut while it is open. It is read and not mapped,
-    because cutting a mapped file ends the process.
+    Attributes: `count`; `labels`, int64 [N]; `field`, "ndarray" or "rgb_image"; `shape`, (C, H, W) of arrays.
+
+    The file is read and not mapped into memory, because truncating a mapped file ends the process.
+
+    Raises:
+        DataError: a file that `write_dataset` did not write; a sample that lies outside the file; a file that is
+            truncated while it is open.
     """
 
     def __init__(self, path: Path | str):
@@ -207,7 +211,7 @@ def check_index(index: int, count: int, where: str) -> None:
 
 
 def addresses_of(rows: np.ndarray) -> np.ndarray:
-    """The column of addresses in rows of the table, to read or to fill."""
+    """The addresses in rows of the table: a view, which may be written to."""
     image = rows["image"]
     return image if image.dtype.names is None else image["address"]
 

@@ -28,8 +28,8 @@ class Write:
 def parse_write(arguments: Sequence[str], prog: str = "sparselt data write") -> Write:
     """Reads `SOURCE ... FOLDER`. SOURCE is one of `source_names`, or a reference; its fields are the options.
 
-    Prints help and exits where it is asked for, as tyro does. DataError for an unknown source, or values that it
-    refuses.
+    Prints help and exits if it is asked for, as tyro does. Raises a DataError for an unknown source, and for values
+    that the source refuses.
     """
     import tyro
 
@@ -100,9 +100,14 @@ def info_command(
 ) -> None:
     """Verifies a data folder, or the folder that a .beton lies in, prints its manifest and draws a contact sheet.
 
-    The sheet shows the split of a .beton, or else the training split; it is `sheet`, or samples.png in the folder (with
-    as_json only where `sheet` is given). as_json prints the manifest as JSON, with `folder`, `fingerprint` and `sheet`.
-    verify reads every sample and compares all of it with the manifest. DataError for what does not fit.
+    Args:
+        place: a folder, whose sheet shows the training split; or a .beton, whose sheet shows its own split.
+        sheet: PNG file of the contact sheet. Default: samples.png in the folder; no sheet with `as_json`.
+        as_json: print the manifest as JSON, with `folder`, `fingerprint` and `sheet`.
+        verify: read every sample and compare all of it with the manifest.
+
+    Raises:
+        DataError: the files do not fit the manifest, or `place` is not among them.
     """
     place = Path(place)
     dataset = open_dataset(place.parent if place.suffix == ".beton" else place)

@@ -18,9 +18,9 @@ _INK, _PAPER, _FAINT = (20, 20, 20), (255, 255, 255), (236, 236, 236)
 def write_contact_sheet(dataset: Dataset, split: str, path: Path | str) -> list[int]:
     """Draws up to 10 samples of each class of a split as a PNG; returns the classes shown.
 
-    One row a class, its name at the left; of more than 12 classes 12 are shown, evenly spaced. The samples are evenly
-    spaced among those of their class. Small images are enlarged without smoothing. DataError where `path` cannot be
-    written or a sample cannot be read.
+    Each class has a row, with its name at the left. Of more than 12 classes, 12 are shown, evenly spaced, as are the
+    samples of a class. Small images are enlarged without smoothing. Raises a DataError if `path` cannot be written or a
+    sample cannot be read.
     """
     from PIL import Image, ImageDraw
 

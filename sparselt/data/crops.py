@@ -1,4 +1,4 @@
-"""The boxes that crops cut out: compiled functions of (image size, seed, epoch, sample index)."""
+"""Which part of an image a crop shows: compiled functions of (image size, seed, epoch, sample index)."""
 
 import math
 
@@ -11,14 +11,14 @@ from sparselt.kernels.philox import FLIP, below, fraction, philox4x32_scalar
 RESIZED_CROP = 3  # Philox stream; the counter's last word counts the attempts
 _ATTEMPTS = 10  # as torchvision: after ten boxes that do not fit, the largest central box of an allowed aspect
 
-# Places in the two arrays that hold a crop. They are data and not constants of the compiled code, so that one
-# compilation serves every epoch, seed and crop.
+# Places in the two arrays that describe a crop. The numbers are passed as data, so that code compiled once serves every
+# epoch, seed and crop.
 RANDOM, FLIPPED, BILINEAR, EPOCH, KEY0, KEY1 = range(6)
 AREA_LOW, AREA_HIGH, ASPECT_LOW, ASPECT_HIGH, CENTER_RATIO = range(5)
 
 
 def crop_numbers(transform: RandomResizedCrop | CenterCrop, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """A crop as `crop_region` takes it: int64 [6] and float64 [5]."""
+    """The two arrays that describe a crop to `crop_region`: int64 [6] and float64 [5]."""
     from sparselt.kernels.philox import key_of
 
     whole, real = np.zeros(6, dtype=np.int64), np.zeros(5)
@@ -32,9 +32,10 @@ def crop_numbers(transform: RandomResizedCrop | CenterCrop, seed: int, epoch: in
 
 @compiled
 def crop_region(height, width, index, side, whole, real):
-    """What sample `index`, of height x width pixels, shows on `side` x `side`: a region in parts of pixels, and how.
+    """The region of sample `index`, of height x width pixels, that is resized to `side` x `side`.
 
-    Returns (top, left, rows, columns, whether to resize bilinearly, whether to flip).
+    Returns (top, left, rows, columns, whether to resize bilinearly, whether to flip); the first four in pixels, which
+    may be fractions.
     """
     bilinear = whole[BILINEAR] != 0
     if bilinear:
@@ -84,7 +85,7 @@ def center_box(height, width, ratio):
 
 @compiled
 def center_region(height, width, size, ratio):
-    """(top, left, rows, columns), in parts of pixels, of the region that torchvision's Resize and CenterCrop show.
+    """(top, left, rows, columns) of the region that torchvision's Resize and CenterCrop show, in fractional pixels.
 
     They resize the shorter side to size / ratio pixels and the longer one in proportion, rounded down, and cut out the
     central size x size, at a whole pixel; a half is rounded to even.

@@ -41,7 +41,7 @@ class Dataset:
     def require(
         self, *, classes: int | None = None, shape: tuple[int, int, int] | None = None, field: str | None = None
     ) -> "Dataset":
-        """This data set; DataError where a setting needs another class count, image shape or field."""
+        """Returns this data set. Raises a DataError if its classes, image shape or field are not those given."""
         record = self.record("train")
         for what, found, expected in (
             ("classes", self.classes, classes),
@@ -59,7 +59,7 @@ class Dataset:
 def open_dataset(folder: Path | str) -> Dataset:
     """The data set in `folder`, after verifying its manifest and each beton's size and fingerprint.
 
-    DataError says what is wrong and what to do, before FFCV, which may crash on a damaged file, reads it.
+    Raises a DataError that says what is wrong and what to do. FFCV may crash on a damaged file, so it never gets one.
     """
     folder = Path(folder)
     layout = f"expected {FILE_NAME} and {', '.join(f'{split}.beton' for split in SPLITS)} there; {_WRITE}"

@@ -93,7 +93,7 @@ def _decoder_class():
             return decode
 
         def check(self, buffers, slot: int, indices: np.ndarray) -> None:
-            """DataError where a sample of the batch in `slot` was not decoded."""
+            """Raises a DataError if a sample of the batch in `slot` was not decoded."""
             status = buffers[3][slot][: len(indices), 0]
             if status.any():
                 first = int(np.flatnonzero(status)[0])

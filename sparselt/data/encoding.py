@@ -57,9 +57,11 @@ def write_beton(
     skip_unreadable: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Written:
-    """Writes `samples` in their order to `path`; `progress` is called with the number of samples done.
+    """Writes `samples` in their order to `path`; calls `progress` with the number of samples done.
 
-    DataError naming the sample that cannot be read or written; OSError where the file cannot.
+    Raises:
+        DataError: a sample, which is named, cannot be read or written.
+        OSError: the file cannot be written.
     """
     pages = Pages(source.field, len(samples), page_size_for(source.image_shape))
     rows = np.zeros(len(samples), dtype=ROWS[source.field])
@@ -225,7 +227,7 @@ def _process(encode: _Encode, descriptor: int, chunks: list[range], channel, of_
 
 
 def _compressed(source, count: int) -> np.ndarray:
-    """Whether each picture becomes JPEG: a function of (seed, index). FFCV's own draw cannot be seeded."""
+    """Whether each picture becomes JPEG, bool [count]: a function of (seed, index). FFCV's own draw takes no seed."""
     from sparselt.kernels.philox import key_of, philox4x32
 
     if source.field == "ndarray" or source.jpeg_share >= 1:

@@ -6,7 +6,7 @@
 - Its batches are views of buffers that it overwrites: callers read each before they ask for the next.
 - Two live iterations abort under Numba's workqueue layer: there, each decodes in one thread (`usable_threads`).
 - It marks Numba's type of byte arrays as read-only for the whole process: its reader of samples is replaced.
-- A beton that is cut while it is mapped ends the process: its length is watched.
+- Truncating a beton that it has mapped ends the process: the file's length is watched.
 """
 
 import contextlib
@@ -194,7 +194,7 @@ def _worker_class():
 
 
 def _check_length(path: str, length: int, index: int) -> None:
-    """DataError where a file has become shorter: reading the lost part through mapped memory would end the process."""
+    """Raises a DataError if a file has been truncated. Reading the lost part of a mapped file would end the process."""
     if os.stat(path).st_size < length:
         raise DataError(f"{path} was cut while it was read, before sample {index}: write the data set again")
 

@@ -20,9 +20,9 @@ _STRETCH = 32  # bytes
 
 @compiled
 def cut_region(jpeg, height, width, top, left, rows, columns, bilinear, side, out):
-    """Writes to `out` a JPEG of what a region, resized to side x side, takes in. Arguments and results: `cut_box`.
+    """Writes to `out` a JPEG of the pixels that a region needs to be resized to side x side. See `cut_box`.
 
-    A bilinear resize also takes in what is beside the region.
+    A bilinear resize also needs pixels beside the region.
     """
     reach = max(1.0, rows / side, columns / side) + 1.0 if bilinear else 0.0
     row, column = max(0, math.floor(top - reach)), max(0, math.floor(left - reach))

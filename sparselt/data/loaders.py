@@ -35,15 +35,15 @@ def engine_for(data: Dataset | ResidentData, device: torch.device | str = "cpu")
 
 
 def train_transform(manifest: Manifest, options: Mapping[str, Any]) -> PadCrop | RandomResizedCrop:
-    """The transform with these fields, normalised as the manifest says: a PadCrop where they hold a `padding`."""
+    """The training transform with these fields, and the manifest's normalization. With a `padding`, a PadCrop."""
     if "padding" in options:
-        return _normalised(PadCrop, manifest, options)
-    return _normalised(RandomResizedCrop, manifest, options)
+        return _normalized(PadCrop, manifest, options)
+    return _normalized(RandomResizedCrop, manifest, options)
 
 
 def eval_transform(manifest: Manifest, options: Mapping[str, Any] | None) -> Normalize | CenterCrop:
-    """The CenterCrop of these options, normalised as the manifest says; without options its Normalize."""
-    return manifest.normalization if options is None else _normalised(CenterCrop, manifest, options)
+    """The CenterCrop with these fields and the manifest's normalization; None: the normalization alone."""
+    return manifest.normalization if options is None else _normalized(CenterCrop, manifest, options)
 
 
 def train_loader(
@@ -60,7 +60,7 @@ def train_loader(
 ) -> ResidentTrainLoader | StreamingTrainLoader:
     """Training batches: `.steps_per_epoch` and `.epoch(e, start_step)`, the same from either engine.
 
-    shard: which share of every batch this process reads; default: this rank's, where torch.distributed is initialised.
+    shard: which share of every batch this process reads; default: this rank's, where torch.distributed is initialized.
     engine: default: that of `engine_for`.
     """
     seeds = (order_seed, augmentation_seed)
@@ -84,7 +84,7 @@ def eval_loader(
 ) -> ResidentEvalLoader | StreamingEvalLoader:
     """Every sample of a split once, never augmented: iterable, the same from either engine.
 
-    batch_size: default: 1000, or on a CPU what its caches hold; more takes up to 2.5 times as long.
+    batch_size: default: 1000, or on a CPU as many as its caches hold (larger batches take up to 2.5 times as long).
     shard, engine: see `train_loader`.
     indices: int64 [N], read only these samples, in this order.
     """
@@ -95,7 +95,7 @@ def eval_loader(
     return StreamingEvalLoader(_on_disk(data), transform, batch_size, device, threads, split, shard, indices=indices)
 
 
-def _normalised(kind: type[Transform], manifest: Manifest, options: Mapping[str, Any]) -> Transform:
+def _normalized(kind: type[Transform], manifest: Manifest, options: Mapping[str, Any]) -> Transform:
     normal = manifest.normalization
     return kind(**options, mean=normal.mean, std=normal.std, scale=normal.scale)
 

@@ -1,4 +1,4 @@
-"""The manifest beside the betons: what they hold, and fingerprints that show quickly whether they have changed."""
+"""The manifest beside the betons: their contents, and fingerprints by which a change is noticed quickly."""
 
 import hashlib
 import json
@@ -74,7 +74,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str, where: Path | str) -> "Manifest":
-        """The manifest that `to_json` of this version wrote as `text`; DataError, naming `where`, for other texts."""
+        """The manifest from the text that `to_json` wrote. Raises a DataError, naming `where`, for any other text."""
         advice = "write the data set again with `sparselt data write ...`"
         try:
             record = json.loads(text)

@@ -28,7 +28,7 @@ class Shard:
 
     @classmethod
     def current(cls) -> "Shard":
-        """This process's rank where torch.distributed is initialised; else the only process."""
+        """This process's rank where torch.distributed is initialized; else the only process."""
         from torch import distributed
 
         if distributed.is_available() and distributed.is_initialized():

@@ -12,9 +12,9 @@ _RESTART_BLOCKS = 1
 
 
 def encoded(source: Source, image: np.ndarray, row: np.ndarray, compress: bool) -> bytes:
-    """The bytes to store of an image of `source`; a picture [H, W, 3] also fills its row of the beton's table.
+    """The bytes to store for an image of `source`. For a picture [H, W, 3], also fills its `row` of the beton's table.
 
-    Pictures larger than source.max_resolution are reduced to it. ValueError for an image of another shape or dtype.
+    Pictures larger than source.max_resolution are reduced to it. Raises a ValueError for another shape or dtype.
     """
     shape = source.image_shape
     pictures = source.field == "rgb_image"
@@ -39,8 +39,10 @@ def encoded(source: Source, image: np.ndarray, row: np.ndarray, compress: bool) 
 
 
 def image_libraries() -> dict[str, str]:
-    """What reads, reduces and compresses pictures here, with versions: Pillow reads; OpenCV, which comes with FFCV,
-    does the rest, or Pillow where it is missing. Their pixels differ by a few levels, so a manifest names them.
+    """The libraries that read, reduce and compress pictures here, with versions; a manifest names them.
+
+    Pillow reads. OpenCV, which comes with FFCV, reduces and compresses, or Pillow where OpenCV is missing; their pixels
+    differ by a few levels.
     """
     import PIL
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sparselt.data.batch import Batch, EvalLoader, TrainLoader, augmented, normalized
+from sparselt.data.batch import Batch, EvalLoader, TrainLoader, drawn, normalized
 from sparselt.data.beton import Beton
 from sparselt.data.dataset import Dataset
 from sparselt.data.manifest import SPLITS, Manifest
@@ -16,8 +16,8 @@ from sparselt.data.transforms import Normalize, PadCrop
 from sparselt.errors import DataError
 from sparselt.files import naming_errors, replacing
 
-_CHUNK_BYTES = 4 * 2**20  # augmented at a time: as much as a cache holds, and enough to make the calls cheap
-_CHUNKS_ON_GPU = 8  # at a time, because a launch is costly there
+_CHUNK_BYTES = 4 * 2**20  # augmented in one call: fits a cache, and is large enough to make the calls cheap
+_CHUNKS_ON_GPU = 8  # in one call, because a launch is costly
 _CACHE_BYTES = 256 * 2**20
 
 
@@ -25,7 +25,7 @@ def write_resident(dataset: Dataset, folder: Path | str) -> None:
     """Reads every beton once and writes train.safetensors and test.safetensors into `folder`.
 
     Each holds images uint8 [N, C, H, W] and labels int64 [N], in the betons' order, and the manifest. FFCV is not
-    needed: nothing is decoded. DataError for pictures of variable size or under JPEG.
+    needed, because nothing is decoded. Raises a DataError for pictures; only arrays of one size will do.
     """
     from safetensors.numpy import save
 
@@ -49,7 +49,7 @@ class ResidentData:
 
     @classmethod
     def open(cls, folder: Path | str) -> "ResidentData":
-        """Maps the files. DataError where one is missing, damaged, or the two are of different data sets."""
+        """Maps the files into memory. Raises a DataError if one is missing or damaged, or they do not match."""
         from safetensors import SafetensorError, safe_open
 
         folder, manifests, tensors = Path(folder), {}, {}
@@ -68,7 +68,7 @@ class ResidentData:
 
     @classmethod
     def read(cls, dataset: Dataset) -> "ResidentData":
-        """Reads the betons into this process's memory. DataError for pictures of variable size or under JPEG."""
+        """Reads the betons into this process's memory. Raises a DataError for pictures; only arrays will do."""
         _check_arrays(dataset)
         read = {split: _read(dataset, split) for split in SPLITS}
         names = ("images", "labels")
@@ -97,7 +97,7 @@ class ResidentData:
         return self._of(split)["labels"]
 
     def on(self, split: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """(images, labels) of a split on a device; copied there once, however many loaders ask."""
+        """(images, labels) of a split on a device. They are copied there once and shared by all loaders."""
         if (split, device) not in self._placed:
             self._placed[split, device] = (self.images(split).to(device), self.labels(split).to(device))
         return self._placed[split, device]
@@ -137,17 +137,7 @@ class ResidentTrainLoader(TrainLoader):
         at_once = max(1, size // (4 * self._images[0].numel() * share))
         for start in range(0, len(order), at_once):
             indices = order[start : start + at_once].reshape(-1)
-            # Selecting rows of bytes copies memory, which is faster than `[indices]`.
-            chosen = self._images.flatten(1).index_select(0, indices).view(-1, *self._images.shape[1:])
-            images = augmented(
-                chosen,
-                indices,
-                self.transform,
-                seed=self.augmentation_seed,
-                epoch=epoch,
-                padding=self.transform.padding,
-                flip=self.transform.flip,
-            )
+            images = drawn(self._images, indices, self.transform, seed=self.augmentation_seed, epoch=epoch)
             yield from map(Batch, images.split(share), self._labels[indices].split(share), indices.split(share))
 
     def _unchanged(self, order: torch.Tensor) -> Iterator[Batch]:
@@ -161,7 +151,7 @@ class ResidentTrainLoader(TrainLoader):
 
 
 class ResidentEvalLoader(EvalLoader):
-    """A split in memory, normalised. Small splits are normalised once and kept."""
+    """A split in memory, normalized. Small splits are normalized once and kept."""
 
     def __init__(
         self,

@@ -21,8 +21,8 @@ _1, _2, _3, _6 = np.uintp(1), np.uintp(2), np.uintp(3), np.uintp(6)
 def resize_region(pixels, height, width, top, left, rows, columns, bilinear, flip, target):
     """Fills `target`, uint8 [side, side, 3], from a region of a picture, mirrored if `flip`.
 
-    pixels: uint8, flat, of height x width x 3. top, left, rows, columns: the region inside the picture, in parts of
-    pixels. A bilinear resize also uses the pixels next to the region, where there are some.
+    pixels: uint8, flat, of height x width x 3. top, left, rows, columns: the region inside the picture, in fractional
+    pixels. A bilinear resize also uses pixels beside the region, where there are any.
     """
     side = target.shape[0]
     first_row, weights_down = _weights(top, rows, height, side, bilinear, _DOWN)

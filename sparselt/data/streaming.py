@@ -23,9 +23,9 @@ READERS = ("auto", "ffcv", "pillow")
 class StreamingTrainLoader(TrainLoader):
     """Training batches, decoded while the network trains.
 
-    transform: RandomResizedCrop of pictures, PadCrop of arrays. threads: that decode, at most one a core.
-    reader: "ffcv", or "pillow", which needs no FFCV and is slower; "auto" takes FFCV where it is installed.
-    FFCV's compilation (seconds) happens at the first batch and once a process.
+    transform: RandomResizedCrop for pictures, PadCrop for arrays. threads: decoding threads, at most one a core.
+    reader: "ffcv"; "pillow", which needs no FFCV and is slower; "auto": FFCV where it is installed.
+    FFCV compiles its code at the first batch of a process, which takes seconds.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class StreamingTrainLoader(TrainLoader):
 class StreamingEvalLoader(EvalLoader):
     """A split, decoded in the order of the beton.
 
-    transform: CenterCrop of pictures, Normalize of arrays. threads, reader: those of `StreamingTrainLoader`.
+    transform: CenterCrop for pictures, Normalize for arrays. threads, reader: as for `StreamingTrainLoader`.
     """
 
     def __init__(
@@ -104,8 +104,7 @@ class _Stream:
             batches = self._with_labels(images_of, order)
             for images, labels, indices in batches if self.device.type == "cpu" else self._copied(batches):
                 if isinstance(transform, PadCrop):
-                    padding, flip = transform.padding, transform.flip
-                    images = augmented(images, indices, transform, seed=seed, epoch=epoch, padding=padding, flip=flip)
+                    images = augmented(images, indices, transform, seed=seed, epoch=epoch)
                 else:
                     images = normalized(images, indices, transform)
                 yield Batch(images, labels, indices)
@@ -143,7 +142,7 @@ class _Stream:
 
 
 def picture_reader() -> str:
-    """What decodes pictures here: "ffcv", or "pillow" where FFCV cannot be imported."""
+    """The reader of pictures here: "ffcv", or "pillow" if FFCV cannot be imported."""
     return "ffcv" if _missing() is None else "pillow"
 
 

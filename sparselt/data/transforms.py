@@ -17,7 +17,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 OF_IMAGENET = "ImageNet's training images, as torchvision states them"
 
 
-def _check_normalisation(mean: tuple[float, ...], std: tuple[float, ...], scale: float) -> None:
+def _check_normalization(mean: tuple[float, ...], std: tuple[float, ...], scale: float) -> None:
     if len(mean) != len(std) or not mean:
         raise DataError(f"mean has {len(mean)} channels and std has {len(std)}: give one number per channel in both")
     if not all(math.isfinite(value) for value in (*mean, *std, scale)) or min(std) <= 0 or scale <= 0:
@@ -33,12 +33,12 @@ class Normalize:
     scale: float = 255.0
 
     def __post_init__(self):
-        _check_normalisation(self.mean, self.std, self.scale)
+        _check_normalization(self.mean, self.std, self.scale)
 
 
 @dataclass(frozen=True)
 class PadCrop:
-    """Training on small images: zero-pad by `padding` on every side, crop the original size, flip by a coin."""
+    """Training on small images: zero-pad by `padding` on every side, crop the original size, flip half of them."""
 
     padding: int
     flip: bool
@@ -47,15 +47,15 @@ class PadCrop:
     scale: float = 255.0
 
     def __post_init__(self):
-        _check_normalisation(self.mean, self.std, self.scale)
+        _check_normalization(self.mean, self.std, self.scale)
         if self.padding < 0:
             raise DataError(f"padding {self.padding} must be at least 0")
 
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """Training on photographs: crop a random share of the area at a random aspect ratio, resize to size x size, flip by
-    a coin.
+    """Training on photographs: crop a random share of the area at a random aspect ratio, resize to size x size, flip
+    half of them.
 
     area is a share of the image, drawn uniformly; aspect is width / height, drawn log-uniformly. The defaults are
     torchvision's (https://docs.pytorch.org/vision/stable/generated/torchvision.transforms.RandomResizedCrop.html),
@@ -72,7 +72,7 @@ class RandomResizedCrop:
     scale: float = 255.0
 
     def __post_init__(self):
-        _check_normalisation(self.mean, self.std, self.scale)
+        _check_normalization(self.mean, self.std, self.scale)
         if self.size < 1:
             raise DataError(f"crop size {self.size} must be at least 1 pixel")
         if not 0 < self.area[0] <= self.area[1] <= 1:
@@ -98,7 +98,7 @@ class CenterCrop:
     interpolation: Literal["bilinear", "area"] = "bilinear"
 
     def __post_init__(self):
-        _check_normalisation(self.mean, self.std, self.scale)
+        _check_normalization(self.mean, self.std, self.scale)
         if self.size < 1:
             raise DataError(f"crop size {self.size} must be at least 1 pixel")
         if not 0 < self.ratio <= 1:

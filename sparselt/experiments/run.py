@@ -31,6 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 if TYPE_CHECKING:
+    from sparselt.data import Dataset
     from sparselt.report.data import Sections
 
 
@@ -84,14 +85,15 @@ def run(
         dry_run: print the plan and stop.
     """
     sections = sections_of(experiments)  # a mistake in a section is named before anything trains
-    data = _check_data(where.data, setting, dry_run)
+    dataset = _check_data(where.data, setting, dry_run)
+    setting = _titled(setting, usual, dataset)
     _check_device(where.device)
     devices = cuda_devices() if where.device == "cuda" else []
     workers = where.workers if where.workers is not None else len(devices) or default_workers(setting.threads)
     pool = Workers(workers, where.cohort, devices, 60 * where.save_minutes)
     store = Store(where.out / "store", writable=not dry_run)
     found = Finder(store)
-    lab = Lab(setting, where.device, data, found)
+    lab = Lab(setting, where.device, None if dataset is None else dataset.folder, found)
     measurements = measured(experiments, lab)
     plan = plan_of(measurements)
     if idle := experiments.keys() - {m.experiment for m in measurements}:
@@ -189,8 +191,18 @@ def _check_device(device: str) -> None:
             )
 
 
-def _check_data(folder: Path | None, setting: Setting, dry_run: bool) -> Path | None:
-    """The folder of betons, checked against the setting; None: the setting's own source."""
+def _titled(setting: Setting, usual: Setting, dataset: "Dataset | None") -> Setting:
+    """The setting; its title names the data if they are not those that the title was written for."""
+    if dataset is not None:
+        other = setting.source is not None and dataset.manifest.source["kind"] != setting.source.kind
+        return setting.retitled(f"data={dataset.folder.name}") if other else setting
+    if type(setting.source) is not type(usual.source) and setting.title.startswith(usual.title):
+        return setting.retitled(f"data={type(setting.source).__name__}")
+    return setting
+
+
+def _check_data(folder: Path | None, setting: Setting, dry_run: bool) -> "Dataset | None":
+    """The betons of a folder, checked against the setting; None: the setting's own source."""
     from sparselt.data import open_dataset
 
     if folder is None:
@@ -220,7 +232,7 @@ def _check_data(folder: Path | None, setting: Setting, dry_run: bool) -> Path | 
                 f"{folder} holds {dataset.count(split):,} {split} images, {setting.name} at scale "
                 f"{setting.scale} {count:,}; choose the right folder, or --set {split}_count={dataset.count(split)}"
             )
-    return folder
+    return dataset
 
 
 def _hash(setting: Setting, device: str, experiments: Mapping[str, Experiment], lab: Lab) -> str:

@@ -332,7 +332,12 @@ class Setting:
         changed = self._replaced(values)
         changed._check_room(values)
         changed._check_options_of_optimizer(values)
-        return changed
+        told = changed.model != self.model and changed.title == self.title
+        return changed.retitled(f"model={changed.model}") if told else changed
+
+    def retitled(self, change: str) -> Self:
+        """The setting with a change, such as `model=resnet20`, named in its title."""
+        return dataclasses.replace(self, title=f"{self.title} (changed: {change})")
 
     def _replaced(self, values: Mapping[str, Any]) -> Self:
         own = {name: found for name, found in values.items() if name in self.__dataclass_fields__}

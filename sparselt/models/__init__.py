@@ -51,20 +51,27 @@ def build_model(
         initialization, norm_scale: see `initialize_`.
 
     Raises:
-        SettingError: unknown name, a network that cannot take such images, or one of the user's that is refused by
-            `sparselt.models.checks`.
+        SettingError: unknown name; a network that cannot take such images; a network of the user's own that
+            `sparselt.models.checks` refuses.
     """
     import torch
 
+    from sparselt.models.checks import check_network
+
     check_model(name, channels)
-    network = _seeded(name, classes, channels, seed, initialization, norm_scale)
+    build = _function(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build(classes, channels) if name in MODELS else check_network(name, build, classes, channels)
+        initialize_(network, initialization, norm_scale)
     return network.to(memory_format=torch.channels_last)
 
 
 def check_model(name: str, channels: int, side: int | None = None, classes: int | None = None) -> None:
     """Raises a SettingError for an unknown network, or one that cannot take images of these channels and side.
 
-    classes: where given with a side, the user's own network is built and tried on zeros, see `sparselt.models.checks`.
+    classes: given with a side, the user's own network is also built and run on blank images, see
+        `sparselt.models.checks`.
     """
     images = images_of(_function(name))
     if images.channels not in (None, channels):
@@ -81,27 +88,23 @@ def check_model(name: str, channels: int, side: int | None = None, classes: int 
         _try(name, classes, channels, side)
 
 
-@functools.cache
+@functools.cache  # a process imports the file once, and later edits do not reach it
 def check_unedited(name: str, digest: str | None) -> None:
-    """Raises a SettingError where the file that defines a network is no longer that of `digest`.
-
-    Asked once in a process, when it imports the file: later edits do not reach it.
-    """
-    if digest is not None and digest != model_digest(name):
-        raise SettingError(f"the file of model {name} has been edited since the run was planned; start the run again")
+    """Raises a SettingError if the file that defines a network no longer has this `model_digest`."""
+    own.check_unedited("model", name, digest, model_digest)
 
 
 def model_digest(name: str) -> str | None:
-    """What of a network decides results besides its name: the digest of the user's file; None for those of `MODELS`.
+    """Digest of the file that defines the user's own network (`sparselt.own.source_digest`); None for `MODELS`.
 
-    See `sparselt.own.source_digest`.
+    Such a file decides results as the network's name does, so its digest is part of a stage's key.
     """
     return None if name in MODELS else own.source_digest(_function(name))
 
 
 @functools.cache
 def prunable_shapes(name: str, classes: int, channels: int) -> "dict[str, torch.Size]":
-    """The shape of every prunable weight of a network, in its order. One of `MODELS` is not built in memory."""
+    """The shapes of the prunable weights by name, in the network's order. No memory is used for those of `MODELS`."""
     import torch
 
     from sparselt.weights import prunable_parameters
@@ -111,55 +114,27 @@ def prunable_shapes(name: str, classes: int, channels: int) -> "dict[str, torch.
         with torch.device("meta"):
             network = MODELS[name](classes, channels)
     else:
-        network = _seeded(name, classes, channels, seed=0)
+        network = build_model(name, classes=classes, channels=channels, seed=0)
     return {weight: parameter.shape for weight, parameter in prunable_parameters(network)}
 
 
 def least_weights(name: str) -> int:
-    """A number of weights that some layer of the network has at least. It needs no torch; the exact counts do.
+    """A lower bound for the weights of the network's largest layer, known without loading torch.
 
-    With so many weights most plans of pruning can be seen to leave some, see `Setting.check_weights_left`.
+    It suffices to see that most schedules leave some weight, see `Setting.check_weights_left`.
     """
     return _LEAST_WEIGHTS if name in MODELS else 1
 
 
 def _function(name: str) -> Build:
-    if own.is_reference(name):
-        return own.resolve_callable(name)
-    if name in MODELS:
-        own.check_free("sparselt.models", name)
-        return MODELS[name]
-    announced = own.entry_points("sparselt.models")
-    if name not in announced:
-        known = ", ".join((*MODELS, *announced))
-        raise SettingError(f"unknown model {name!r}; expected one of {known}, or your own as package.module:name")
-    return own.resolve_callable(announced[name])
-
-
-def _seeded(
-    name: str,
-    classes: int,
-    channels: int,
-    seed: int,
-    initialization: Initialization = "torch",
-    norm_scale: NormScale = "ones",
-) -> "nn.Module":
-    import torch
-
-    from sparselt.models.checks import check_network
-
-    build = _function(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = build(classes, channels) if name in MODELS else check_network(name, build, classes, channels)
-        initialize_(network, initialization, norm_scale)
-    return network
+    reference = own.reference_for("sparselt.models", name, MODELS, f"unknown model {name!r}")
+    return own.resolve_callable(reference) if reference else MODELS[name]
 
 
 @functools.cache
 def _try(name: str, classes: int, channels: int, side: int) -> None:
     from sparselt.models.checks import check_answer, check_same
 
-    network = _seeded(name, classes, channels, seed=0)
-    check_same(name, network, _seeded(name, classes, channels, seed=0))
+    network, again = (build_model(name, classes=classes, channels=channels, seed=0) for _ in range(2))
+    check_same(name, network, again)
     check_answer(name, network, classes, channels, side)

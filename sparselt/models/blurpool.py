@@ -36,8 +36,10 @@ class BlurredConv2d(nn.Conv2d):
 
 
 def apply_blurpool_(model: nn.Module) -> None:
-    """Replaces, in place, every max pooling of stride > 1 by one of stride 1 and a strided `Blur`, and lets every
-    strided convolution of 16 input channels or more see a blurred input. Names and shapes of weights stay.
+    """Makes downsampling anti-aliased, in place. Names and shapes of weights stay.
+
+    A max pooling of stride > 1 becomes one of stride 1 and a strided `Blur`. A strided convolution of 16 input channels
+    or more gets a blurred input.
     """
     for module in list(model.modules()):
         for name, child in module.named_children():

@@ -1,4 +1,4 @@
-"""What the user's own network must be, checked before anything trains."""
+"""Checks of the user's own network, made before anything trains."""
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,11 @@ from sparselt.weights import prunable_parameters
 
 
 def check_network(name: str, build: Build, classes: int, channels: int) -> nn.Module:
-    """`build(classes, channels)`, once it is known to be a network that can be trained and pruned.
+    """Builds the network, and checks that it can be trained and pruned.
 
     Raises:
-        SettingError: the function fails, or returns anything but a torch.nn.Module with finite float32 parameters of
-            known shape on the CPU, among them a weight of a convolution or a fully connected layer.
+        SettingError: the function fails, or returns no torch.nn.Module; a parameter is not finite, not float32, not on
+            the CPU, or has no shape yet; the network has no convolution and no fully connected layer.
     """
     try:
         network = build(classes, channels)

@@ -1,4 +1,4 @@
-"""Initial weights, by name: torch's own, or as open_lth and the papers that use it have them."""
+"""Initial weights by name: torch's own, or those of open_lth and the papers that use it."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -10,13 +10,13 @@ NormScale = Literal["ones", "uniform"]
 
 
 def initialize_(model: "nn.Module", initialization: Initialization = "torch", norm_scale: NormScale = "ones") -> None:
-    """Draws the weights of a fresh `model` anew, in place, from torch's global generator.
+    """Initializes a fresh `model` in place, with torch's global generator.
 
-    initialization: `torch` leaves what each layer has drawn; `kaiming_normal` draws the weights of convolutions and
-        fully connected layers from N(0, 2 / fan in) (He et al. 2015; open_lth's `kaiming_normal`), `glorot_normal` from
-        N(0, 2 / (fan in + fan out)) (Glorot and Bengio 2010); both leave biases.
-    norm_scale: `ones` leaves a batch norm's scale at 1; `uniform` draws it from [0, 1) (open_lth's `uniform`; the
-        networks of Frankle et al.), its shift being 0 in both.
+    initialization: `torch` keeps the initial weights that each layer drew itself. `kaiming_normal` draws the weights of
+        convolutions and fully connected layers from N(0, 2 / fan in) (He et al. 2015; open_lth's `kaiming_normal`),
+        `glorot_normal` from N(0, 2 / (fan in + fan out)) (Glorot and Bengio 2010). Both keep biases.
+    norm_scale: the scale of batch norms: `ones`, or drawn from [0, 1) (`uniform`, as in open_lth and the networks of
+        Frankle et al.). The shift is 0 in both.
     """
     from torch import nn
 

@@ -1,4 +1,4 @@
-"""The decorator `@model` of a network's function, and what it says of the images that the network takes."""
+"""The decorator `@model`: it marks a network's function and states which images the network takes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Build = Callable[[int, int], "nn.Module"]
 
 @dataclass(frozen=True)
 class Images:
-    """Which images a network takes: how many channels and pixels a side; None: any."""
+    """The images that a network takes: channels, and pixels a side, exactly or at least. None: any."""
 
     channels: int | None = None
     side: int | None = None
@@ -24,7 +24,7 @@ _IMAGES: dict[Build, Images] = {}
 
 
 def model(*, channels: int | None = None, side: int | None = None, least_side: int = 1) -> Callable[[Build], Build]:
-    """Decorates a network's function and says which images the network takes."""
+    """Decorates a network's function; the arguments are those of `Images`."""
 
     def register(build: Build) -> Build:
         _IMAGES[build] = Images(channels, side, least_side)
@@ -34,7 +34,7 @@ def model(*, channels: int | None = None, side: int | None = None, least_side: i
 
 
 def images_of(build: Build) -> Images:
-    """What `@model` says of a function; without it, any images."""
+    """The images that a function's network takes, as its `@model` states; any, if it is not decorated."""
     return _IMAGES.get(build, Images())
 
 

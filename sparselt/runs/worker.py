@@ -1,5 +1,6 @@
 """The work of a worker process: it runs a stage, or several together, and commits their files."""
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -51,7 +52,11 @@ def run_stage(stage: Stage, root: str) -> Outcome:
 def _run(stage: Stage, task: Task) -> int:
     """Runs a stage. On a GPU a training that could join others runs as they do, so that its bits are the same."""
     if not isinstance(stage, Train) or stage.device == "cpu" or not stage.joins:
-        return stage.run(task)
+        from sparselt.training.cpu import cpu_threads
+
+        threads = getattr(stage, "threads", None)
+        with contextlib.nullcontext() if threads is None else cpu_threads(threads):
+            return stage.run(task)
     from sparselt.stages.side_by_side import train_side_by_side
 
     ((_, made),) = train_side_by_side([(stage, task)])

@@ -12,6 +12,7 @@ from sparselt.training.recipe import Techniques
 
 if TYPE_CHECKING:
     from sparselt.analysis import AdaptiveSearch
+    from sparselt.data import ResidentEvalLoader, StreamingEvalLoader
     from sparselt.masks import Mask
 
 
@@ -41,12 +42,16 @@ class Sweep(Evaluation):
     mask: StageFile | None = None
     dense: Result[Measurements]
 
+    def training_images(self, task: Task) -> "ResidentEvalLoader | StreamingEvalLoader":
+        """The subsample, without augmentation."""
+        return self.eval_images(task, self.threads, split="train", count=self.images, seed=self.subsample_seed)
+
     def search(self, task: Task, mask: "Mask") -> "tuple[AdaptiveSearch, int]":
         """The sweep, and its work in points. The network's weights do not change."""
         from sparselt.analysis import TrainThreshold, adaptive_fraction, path_positions
 
         dense = task.read(self.dense)
-        batches = self.eval_images(task, self.threads, split="train", count=self.images, seed=self.subsample_seed)
+        batches = self.training_images(task)
         networks = 1 + len(self.fractions) * (self.points - 1)
         points = max(1, round(networks * batches.count / open_noted(task.path(self.dataset)).count("test")))
         (weights,) = self.states(task, (self.weights,))
@@ -79,15 +84,11 @@ class AdaptivePrune(PrunedMask, Sweep):
     title = "search how much to prune"
 
     def run(self, task: Task) -> int:
-        """Sweeps and prunes."""
         from sparselt.pruning import magnitude_prune
-        from sparselt.training.checkpoint import load_tensors
-        from sparselt.training.cpu import cpu_threads
 
-        with cpu_threads(self.threads):
-            mask = live_weights(task, self)
-            search, points = self.search(task, mask)
-            pruned = magnitude_prune(load_tensors(task.path(self.weights)), mask, search.fraction, self.scope)
+        mask = live_weights(task, self)
+        search, points = self.search(task, mask)
+        pruned = magnitude_prune(task.weights(self.weights), mask, search.fraction, self.scope)
         values = [
             *self.save(task, pruned),
             Value("fraction", search.fraction),

@@ -48,34 +48,22 @@ class PruneByCriterion(PrunedMask, Evaluation):
         """Scores and prunes; one mask."""
         from sparselt.criteria import check_unedited, find_criterion
         from sparselt.pruning import prune
-        from sparselt.training.checkpoint import load_tensors
-        from sparselt.training.cpu import cpu_threads
         from sparselt.training.loop import training_loss
 
         check_unedited(self.criterion, self.criterion_source)
-        with cpu_threads(self.threads):
-            mask = live_weights(task, self)
-            fraction = fraction_of(task, mask, self.fraction, self.equal)
-            model = self.network()
-            model.load_state_dict(load_tensors(task.path(self.weights)))
-            batches = None
-            if find_criterion(self.criterion).needs != "weights":
-                chosen = self.eval_images(task, self.threads, split="train", count=self.samples, seed=self.seed)
-                read = [(batch.images, batch.labels) for batch in chosen]
-                batches = [
-                    part
-                    for images, labels in read
-                    for part in zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
-                ]
-            pruned = prune(
-                model,
-                mask,
-                fraction,
-                self.criterion,
-                self.scope,
-                batches=batches,
-                seed=self.seed,
-                loss=functools.partial(training_loss, techniques=self.techniques),
-            )
+        mask = live_weights(task, self)
+        fraction = fraction_of(task, mask, self.fraction, self.equal)
+        model = self.network()
+        model.load_state_dict(task.weights(self.weights))
+        batches = None
+        if find_criterion(self.criterion).needs != "weights":
+            chosen = self.eval_images(task, self.threads, split="train", count=self.samples, seed=self.seed)
+            batches = [
+                part
+                for images, labels, _ in chosen
+                for part in zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
+            ]
+        loss = functools.partial(training_loss, techniques=self.techniques)
+        pruned = prune(model, mask, fraction, self.criterion, self.scope, batches=batches, seed=self.seed, loss=loss)
         task.write_values(self.save(task, pruned))
         return 1

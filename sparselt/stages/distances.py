@@ -23,16 +23,11 @@ class MeasureDistance(Stage):
     mask: StageFile
 
     def run(self, task: Task) -> int:
-        """Measures one pair."""
         from sparselt.analysis.distances import angle, l2_distance
-        from sparselt.masks import Mask
-        from sparselt.training.checkpoint import load_tensors
-        from sparselt.training.cpu import cpu_threads
 
-        mask = Mask.load(task.path(self.mask))
-        first, second = (load_tensors(task.path(file)) for file in (self.first, self.second))
-        with cpu_threads(self.threads):
-            found = {"l2_distance": l2_distance(first, second, mask), "angle": angle(first, second, mask)}
+        mask = task.mask(self.mask)
+        first, second = task.weights(self.first), task.weights(self.second)
+        found = {"l2_distance": l2_distance(first, second, mask), "angle": angle(first, second, mask)}
         task.write_values([Value(name, value, density=mask.density) for name, value in found.items()])
         return 1
 
@@ -56,7 +51,7 @@ class OfRounds(Stage):
 
         from sparselt.masks import Mask
 
-        masks = [Mask.load(task.path(file)) for file in self.masks]
+        masks = [task.mask(file) for file in self.masks]
         full = Mask({name: torch.ones(layer.shape, dtype=torch.bool) for name, layer in masks[0].items()})
         return [full, *masks]
 
@@ -75,15 +70,11 @@ class MeasureAngles(OfRounds):
     initialization: StageFile
 
     def run(self, task: Task) -> int:
-        """Measures all pairs."""
         from sparselt.analysis.distances import angular_distance_matrix
-        from sparselt.training.checkpoint import load_tensors
-        from sparselt.training.cpu import cpu_threads
 
         masks = self.load_masks(task)
-        with cpu_threads(self.threads):
-            states = [load_tensors(task.path(file)) for file in self.weights]
-            matrix = angular_distance_matrix(states, masks, load_tensors(task.path(self.initialization))).tolist()
+        states = [task.weights(file) for file in self.weights]
+        matrix = angular_distance_matrix(states, masks, task.weights(self.initialization)).tolist()
         values = []
         for level, mask in enumerate(masks):
             density = mask.density
@@ -114,17 +105,12 @@ class CountWeights(OfRounds):
     drawn: tuple[int, ...]
 
     def run(self, task: Task) -> int:
-        """Counts the weights of each round."""
         from sparselt.analysis.histograms import weight_histogram
-        from sparselt.training.checkpoint import load_tensors
-        from sparselt.training.cpu import cpu_threads
 
         masks = self.load_masks(task)
         values = []
         for level, (mask, file) in enumerate(zip(masks, self.weights, strict=True)):
-            with cpu_threads(self.threads):
-                state = load_tensors(task.path(file))
-                found = weight_histogram(state, mask, bins=self.bins, fraction=self.fraction)
+            found = weight_histogram(task.weights(file), mask, bins=self.bins, fraction=self.fraction)
             for metric in ("threshold", "threshold_ratio", "bimodality"):
                 values.append(Value(metric, getattr(found, metric), level=level, density=mask.density))
             if level in self.drawn:

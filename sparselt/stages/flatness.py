@@ -40,31 +40,26 @@ class MeasureFlatness(Sweep):
     trace_samples: int
 
     def run(self, task: Task) -> int:
-        """Sweeps the fractions and computes eigenvalues and trace."""
         from sparselt.analysis.flatness import hessian_eigenvalues, hessian_trace
-        from sparselt.training.checkpoint import load_tensors
-        from sparselt.training.cpu import cpu_threads
         from sparselt.training.loop import training_loss
 
-        with cpu_threads(self.threads):
-            mask = live_weights(task, self)
-            search, points = self.search(task, mask)
-            model = self.network()
-            model.load_state_dict(load_tensors(task.path(self.weights)))
-            images = self.eval_images(task, self.threads, split="train", count=self.images, seed=self.subsample_seed)
-            batches = [part for batch in images for part in _parts(batch.images, batch.labels)]
-            loss = functools.partial(training_loss, techniques=self.techniques)
-            largest = hessian_eigenvalues(
-                model,
-                batches,
-                mask,
-                self.eigenvalues,
-                loss=loss,
-                tolerance=self.tolerance,
-                max_products=self.products,
-                seed=self.subsample_seed,
-            )
-            trace = hessian_trace(model, batches, mask, samples=self.trace_samples, loss=loss, seed=self.subsample_seed)
+        mask = live_weights(task, self)
+        search, points = self.search(task, mask)
+        model = self.network()
+        model.load_state_dict(task.weights(self.weights))
+        batches = [part for batch in self.training_images(task) for part in _parts(batch.images, batch.labels)]
+        loss = functools.partial(training_loss, techniques=self.techniques)
+        largest = hessian_eigenvalues(
+            model,
+            batches,
+            mask,
+            self.eigenvalues,
+            loss=loss,
+            tolerance=self.tolerance,
+            max_products=self.products,
+            seed=self.subsample_seed,
+        )
+        trace = hessian_trace(model, batches, mask, samples=self.trace_samples, loss=loss, seed=self.subsample_seed)
         start = search.losses[0][0]
         own = dataclasses.replace(search, threshold=start + task.read(self.dense).train_loss_std)
         values = [Value(f"eigenvalue_{place}", value) for place, value in enumerate(largest.values, start=1)]
@@ -115,23 +110,17 @@ class Perturb(Stage):
         return self.file("weights.safetensors")
 
     def run(self, task: Task) -> int:
-        """Perturbs one network."""
         from sparselt.analysis import perturbed, projection_distance
-        from sparselt.masks import Mask
-        from sparselt.training.checkpoint import load_tensors, save_tensors
+        from sparselt.training.checkpoint import save_tensors
 
-        mask, following = live_weights(task, self), Mask.load(task.path(self.next_mask))
-        weights = load_tensors(task.path(self.weights))
+        mask, following = live_weights(task, self), task.mask(self.next_mask)
+        weights = task.weights(self.weights)
         rewound = weights | {name: weights[name].masked_fill(~layer, 0.0) for name, layer in mask.items()}
         distance = self.scale * projection_distance(rewound, following)
         save_tensors(perturbed(rewound, mask, distance, self.seed), task.folder / self.perturbed.name)
         norm = math.sqrt(sum(float(rewound[name].double().square().sum()) for name in mask))
-        task.write_values(
-            [
-                Value("perturbation", distance),
-                Value("relative_perturbation", distance / norm if norm else math.nan),
-            ]
-        )
+        relative = distance / norm if norm else math.nan
+        task.write_values([Value("perturbation", distance), Value("relative_perturbation", relative)])
         return 1
 
 

@@ -151,10 +151,7 @@ class Evaluation(OnImages):
 
     def states(self, task: Task, files: Iterable[StageFile]) -> list[dict[str, "Tensor"]]:
         """The weights and buffers of networks, on the stage's device."""
-        from sparselt.training.checkpoint import load_tensors
-
-        loaded = [load_tensors(task.path(file)) for file in files]
-        return [{name: tensor.to(self.device) for name, tensor in state.items()} for state in loaded]
+        return [{name: tensor.to(self.device) for name, tensor in task.weights(file).items()} for file in files]
 
 
 def open_noted(note: Path) -> "Dataset":

@@ -83,13 +83,11 @@ class Prune(PrunedMask):
     equal: StageFile | None = None
 
     def run(self, task: Task) -> int:
-        """Prunes. The mask is the unit of work."""
         from sparselt.pruning import magnitude_prune
-        from sparselt.training.checkpoint import load_tensors
 
         mask = live_weights(task, self)
         fraction = fraction_of(task, mask, self.fraction, self.equal)
-        pruned = magnitude_prune(load_tensors(task.path(self.weights)), mask, fraction, self.scope)
+        pruned = magnitude_prune(task.weights(self.weights), mask, fraction, self.scope)
         task.write_values(self.save(task, pruned))
         return 1
 
@@ -106,10 +104,9 @@ class DrawMask(MakesMask):
     mask: StageFile
 
     def run(self, task: Task) -> int:
-        """Draws one mask."""
         from sparselt.masks import Mask
 
-        Mask.random_like(Mask.load(task.path(self.mask)), self.seed).save(task.folder / self.made_mask.name)
+        Mask.random_like(task.mask(self.mask), self.seed).save(task.folder / self.made_mask.name)
         return 1
 
     def empty_layers(self, read: Read) -> Iterator[Value]:
@@ -139,15 +136,12 @@ class Shuffle(Stage):
         return self.file("weights.safetensors")
 
     def run(self, task: Task) -> int:
-        """Permutes the weights of one network."""
         import torch
 
-        from sparselt.masks import Mask
-        from sparselt.training.checkpoint import load_tensors, save_tensors
+        from sparselt.training.checkpoint import save_tensors
         from sparselt.training.recipe import derive_seed
 
-        weights = load_tensors(task.path(self.weights))
-        mask = Mask.load(task.path(self.mask))
+        weights, mask = task.weights(self.weights), task.mask(self.mask)
         mask.check_fits(weights)
         for name, layer in mask.items():
             generator = torch.Generator().manual_seed(derive_seed(self.seed, name))
@@ -159,10 +153,8 @@ class Shuffle(Stage):
 
 def fraction_of(task: Task, mask: "Mask", fraction: float | None, equal: StageFile | None) -> float:
     """The share of live weights to prune: `fraction`, or the one that leaves as many as the mask `equal` has."""
-    from sparselt.masks import Mask
-
     if equal is not None:
-        return 1 - Mask.load(task.path(equal)).live / mask.live
+        return 1 - task.mask(equal).live / mask.live
     assert fraction is not None, "a fraction or a mask says how much to prune"
     return fraction
 
@@ -175,7 +167,7 @@ def live_weights(task: Task, stage: Any) -> "Mask":
     from sparselt.models import check_unedited, prunable_shapes
 
     if stage.mask is not None:
-        return Mask.load(task.path(stage.mask))
+        return task.mask(stage.mask)
     check_unedited(stage.model, stage.model_source)
     shapes = prunable_shapes(stage.model, stage.classes, stage.channels)
     return Mask({name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()})

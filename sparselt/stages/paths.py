@@ -76,15 +76,12 @@ class EvaluatePath(OnLines):
             yield Value(metric, getattr(path, metric))
 
     def run(self, task: Task) -> int:
-        """Evaluates the line's points."""
         from sparselt import analysis
-        from sparselt.training.cpu import cpu_threads
 
-        with cpu_threads(self.threads):
-            positions = analysis.path_positions(self.points)
-            first, second = self.states(task, (self.first, self.second))
-            batches = self.eval_images(task, self.threads)
-            path = analysis.evaluate_path(self.network(), first, second, batches, positions, **self.conditions(task))
+        positions = analysis.path_positions(self.points)
+        first, second = self.states(task, (self.first, self.second))
+        batches = self.eval_images(task, self.threads)
+        path = analysis.evaluate_path(self.network(), first, second, batches, positions, **self.conditions(task))
         barriers = (path.barrier, path.instability, path.loss_barrier, max(path.errors))
         task.write(self.measured, PathResult(path.positions, path.errors, path.losses, *barriers, path.buffers))
         return len(path.positions)
@@ -104,23 +101,17 @@ class EvaluatePairs(OnLines):
     networks: Annotated[tuple[StageFile, ...], numbered("network")]
 
     def run(self, task: Task) -> int:
-        """Evaluates the networks and the points between each pair."""
         from sparselt import analysis
-        from sparselt.training.cpu import cpu_threads
 
         count = len(self.networks)
-        with cpu_threads(self.threads):
-            positions = analysis.path_positions(self.points)
-            states = self.states(task, self.networks)
-            batches = self.eval_images(task, self.threads)
-            found = analysis.pairwise_max_error(self.network(), states, batches, positions, **self.conditions(task))
+        positions = analysis.path_positions(self.points)
+        states = self.states(task, self.networks)
+        batches = self.eval_images(task, self.threads)
+        found = analysis.pairwise_max_error(self.network(), states, batches, positions, **self.conditions(task))
+        matrices = {metric: getattr(found, metric) for metric in ("max_error", "barrier", "instability")}
         values = [
             Value(metric, matrix[i][j], level=i, to_level=j)
-            for metric, matrix in (
-                ("max_error", found.max_error),
-                ("barrier", found.barrier),
-                ("instability", found.instability),
-            )
+            for metric, matrix in matrices.items()
             for i, j in itertools.combinations(range(count), 2)
         ]
         values += [Value("max_error", error, level=i, to_level=i) for i, error in enumerate(found.errors)]

@@ -19,10 +19,8 @@ class WithProjection(OnLines):
 
     def projected(self, task: Task) -> "tuple[dict[str, Tensor], dict[str, Tensor]]":
         """The state of `first`, and the same under `mask`."""
-        from sparselt.masks import Mask
-
         (first,) = self.states(task, (self.first,))
-        mask = Mask.load(task.path(self.mask))
+        mask = task.mask(self.mask)
         mask.check_fits(first)
         layers = {name: first[name] * layer.to(self.device) for name, layer in mask.items()}
         return first, {**first, **layers}
@@ -43,28 +41,19 @@ class EvaluatePlane(WithProjection):
     third: StageFile
 
     def run(self, task: Task) -> int:
-        """Evaluates the three networks and the grid."""
         import numpy as np
 
         from sparselt import analysis
-        from sparselt.training.cpu import cpu_threads
 
-        with cpu_threads(self.threads):
-            model = self.network()
-            first, projection = self.projected(task)
-            (third,) = self.states(task, (self.third,))
-            axes = analysis.plane_axes(first, projection, third, [name for name, _ in model.named_parameters()])
-            x, y = axes.grid(self.points)
-            points = np.concatenate([np.array(axes.points), np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)])
-            plane = analysis.evaluate_plane(
-                model,
-                first,
-                projection,
-                third,
-                self.eval_images(task, self.threads),
-                axes.coefficients(points),
-                **self.conditions(task),
-            )
+        model = self.network()
+        first, projection = self.projected(task)
+        (third,) = self.states(task, (self.third,))
+        axes = analysis.plane_axes(first, projection, third, [name for name, _ in model.named_parameters()])
+        x, y = axes.grid(self.points)
+        points = np.concatenate([np.array(axes.points), np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)])
+        batches, coefficients = self.eval_images(task, self.threads), axes.coefficients(points)
+        how = self.conditions(task)
+        plane = analysis.evaluate_plane(model, first, projection, third, batches, coefficients, **how)
         metrics = ["solution_error", "projection_error", "next_solution_error"] + ["plane_error"] * (len(points) - 3)
         values = [
             Value(metric, error, position=position, position_2=position_2)
@@ -82,20 +71,12 @@ class EvaluateProjection(WithProjection):
     title = "evaluate lines to projections"
 
     def run(self, task: Task) -> int:
-        """Evaluates the line's points."""
         from sparselt import analysis
-        from sparselt.training.cpu import cpu_threads
 
-        with cpu_threads(self.threads):
-            first, projection = self.projected(task)
-            path = analysis.evaluate_path(
-                self.network(),
-                first,
-                projection,
-                self.eval_images(task, self.threads),
-                analysis.path_positions(self.points),
-                **self.conditions(task),
-            )
+        positions = analysis.path_positions(self.points)
+        first, projection = self.projected(task)
+        batches = self.eval_images(task, self.threads)
+        path = analysis.evaluate_path(self.network(), first, projection, batches, positions, **self.conditions(task))
         values = [
             Value("path_error", error, position=position)
             for position, error in zip(path.positions, path.errors, strict=True)

@@ -22,11 +22,9 @@ class CompareMasks(Stage):
     masks: Annotated[tuple[StageFile, ...], numbered("mask")]
 
     def run(self, task: Task) -> int:
-        """Compares the masks."""
         from sparselt.analysis.overlap import mask_overlap
-        from sparselt.masks import Mask
 
-        masks = [Mask.load(task.path(mask)) for mask in self.masks]
+        masks = [task.mask(mask) for mask in self.masks]
         density = sum(mask.density for mask in masks) / len(masks)
         found = dataclasses.asdict(mask_overlap(masks))
         task.write_values([Value(metric, value, density=density) for metric, value in found.items()])
@@ -70,14 +68,13 @@ class CombineMasks(MakesMask):
         from sparselt.errors import SettingError
         from sparselt.masks import Mask
         from sparselt.siblings import combined_mask
-        from sparselt.training.checkpoint import load_tensors
 
-        weights = [load_tensors(task.path(file)) for file in self.weights]
-        equal = Mask.load(task.path(self.equal))
+        weights = [task.weights(file) for file in self.weights]
+        equal = task.mask(self.equal)
         # Weights that a sibling has lost are zero, so they rank last.
         dense = Mask({name: torch.ones_like(layer) for name, layer in equal.items()})
         mask, sibling_density = combined_mask(weights, equal.density, self.how, dense, self.scope)
-        worn = [Mask.load(task.path(file)) for file in self.worn]
+        worn = [task.mask(file) for file in self.worn]
         if worn:
             alive = functools.reduce(operator.and_ if self.how == "intersection" else operator.or_, worn)
             if mask | alive != alive:

@@ -13,7 +13,7 @@ from sparselt.models import build_model
 from sparselt.stages.stage import Task
 from sparselt.stages.train import Train, checkpoint_name, momentum_name
 from sparselt.training.captured import pinned_algorithms
-from sparselt.training.checkpoint import load_tensors, save_tensors
+from sparselt.training.checkpoint import save_tensors
 from sparselt.training.cohort import Cohort, Member, Network
 from sparselt.training.cpu import cpu_threads
 from sparselt.training.joining import reason_against
@@ -124,7 +124,7 @@ def _member(stage: Train, task: Task, model: torch.nn.Module, mask: Mask | None)
         model.state_dict(),
         start_step=stage.start_step,
         mask=mask,
-        momentum=None if stage.momentum is None else load_tensors(task.path(stage.momentum)),
+        momentum=None if stage.momentum is None else task.weights(stage.momentum),
         on_step=on_step,
         saved=saved,
     )

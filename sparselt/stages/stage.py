@@ -10,10 +10,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    Self,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from sparselt.own import source_digest
 from sparselt.stopping import Signals
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sparselt.masks import Mask
 
 T = TypeVar("T")
 
@@ -111,6 +128,18 @@ class Task:
         """Reads an input that is a JSON file."""
         return result.decode(json.loads(self.path(result).read_text()))
 
+    def mask(self, file: StageFile) -> "Mask":
+        """Reads an input that is a mask."""
+        from sparselt.masks import Mask
+
+        return Mask.load(self.path(file))
+
+    def weights(self, file: StageFile) -> "dict[str, Tensor]":
+        """Reads an input that is a checkpoint, onto the CPU."""
+        from sparselt.training.checkpoint import load_tensors
+
+        return load_tensors(self.path(file))
+
     def write(self, result: StageFile, content: object) -> None:
         """Writes a JSON output: a dataclass, or a JSON object."""
         (self.folder / result.name).write_text(json.dumps(plain(content), indent=1))
@@ -155,7 +184,7 @@ class Stage:
 
     Fields annotated with `StageFile` are inputs; all others are values, which must turn into JSON (`plain`). Values and
     inputs decide the result and form the stage's identity, without those that are None. Fields that do not decide the
-    result are `aside`.
+    result are `aside`. A stage with a field `threads` runs on so many CPU threads of torch.
 
     Class attributes: `kind` names the stage's folder in a store; `version` rises when equal values and inputs would
     give another result, so that old results are not found; `title` names the work in a plan; `unit` is the unit of

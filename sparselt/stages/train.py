@@ -127,7 +127,7 @@ class Train(OnImages):
         from sparselt.optim import build_optimizer
         from sparselt.training import loop
         from sparselt.training.captured import pinned_algorithms
-        from sparselt.training.checkpoint import load_state, load_tensors, save_tensors, state_of
+        from sparselt.training.checkpoint import load_state, save_tensors, state_of
         from sparselt.training.cpu import cpu_threads
 
         recipe = self.recipe
@@ -136,7 +136,7 @@ class Train(OnImages):
             model.to(self.device)
             optimizer = build_optimizer(recipe, model.named_parameters(), mask)
             if self.momentum is not None:
-                load_state(model, optimizer, load_tensors(task.path(self.momentum)))
+                load_state(model, optimizer, task.weights(self.momentum))
 
             def on_step(step: int) -> None:
                 task.report(step - self.start_step)
@@ -174,9 +174,8 @@ class Train(OnImages):
 
     def start(self, task: Task) -> "tuple[torch.nn.Module, Mask | None]":
         """The network on the CPU as its training begins, and its mask."""
-        from sparselt.masks import Mask
         from sparselt.models import build_model, check_unedited
-        from sparselt.training.checkpoint import load_tensors, rewind_
+        from sparselt.training.checkpoint import rewind_
         from sparselt.training.techniques import start_bias_for_bce_
 
         recipe = self.recipe
@@ -191,9 +190,9 @@ class Train(OnImages):
         )
         if recipe.techniques.bce:
             start_bias_for_bce_(model, self.classes)
-        mask = None if self.mask is None else Mask.load(task.path(self.mask))
+        mask = None if self.mask is None else task.mask(self.mask)
         if self.weights is not None:
-            rewind_(model, load_tensors(task.path(self.weights)), mask)
+            rewind_(model, task.weights(self.weights), mask)
         elif mask is not None:
             mask.apply_(model)
         return model, mask
@@ -206,10 +205,9 @@ class Train(OnImages):
         if self.repulsion is None:
             return None
         from sparselt.masks import Mask
-        from sparselt.training.checkpoint import load_tensors
         from sparselt.training.repulsion import Repulsion
 
-        solutions = [load_tensors(task.path(solution)) for solution in self.solutions]
+        solutions = [task.weights(solution) for solution in self.solutions]
         return Repulsion(solutions, Mask.ones_like(model) if mask is None else mask, self.repulsion)
 
     def write(self, task: Task, model: "torch.nn.Module", mask: "Mask | None", trained: "Trained") -> None:

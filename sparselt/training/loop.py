@@ -169,14 +169,19 @@ def evaluate(model: nn.Module, batches: Iterable, precision: str = "float32") ->
     for images, labels, *_ in batches:
         with autocast(images.device, precision):
             outputs = model(images).float()
-        predicted = outputs.argmax(1).masked_fill(outputs.isnan().any(1), -1)
-        wrong = wrong + (predicted != labels).sum()
-        loss = loss + F.cross_entropy(outputs, labels, reduction="sum").double()
+        more_wrong, more_loss = wrong_and_loss(outputs, labels)
+        wrong, loss = wrong + more_wrong, loss + more_loss
         count += len(labels)
     model.train(was_training)
     if not count:
         raise SettingError("there is no batch to evaluate on; give batches that can be read again, not an iterator")
     return int(wrong) / count, float(loss) / count
+
+
+def wrong_and_loss(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The number of wrong answers among outputs [N, classes], NaN among them, and the sum of the cross-entropies."""
+    predicted = outputs.argmax(1).masked_fill(outputs.isnan().any(1), -1)
+    return (predicted != labels).sum(), F.cross_entropy(outputs, labels, reduction="sum").double()
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparselt.data.batch import augmented
+from sparselt.data.batch import drawn
 from sparselt.data.order import batches_of, sample_order
 from sparselt.training.loop import gradients
 
@@ -108,16 +108,7 @@ class Branch:
         """
         position = self._clock % len(self._order)
         indices = self._order.index_select(0, position).view(-1)
-        chosen = self._images.flatten(1).index_select(0, indices).view(-1, *self._images.shape[1:])
-        images = augmented(
-            chosen,
-            indices,
-            self._transform,
-            seed=self._seed,
-            epoch=self._epoch,
-            padding=self._transform.padding,
-            flip=self._transform.flip,
-        )
+        images = drawn(self._images, indices, self._transform, seed=self._seed, epoch=self._epoch)
         self.rate.copy_(self._rates.index_select(0, self._clock).view(()))
         loss = gradients(self._forward, images, self._labels.index_select(0, indices), self.recipe)
         self._losses.index_copy_(0, position, loss.view(1))

@@ -78,6 +78,12 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
     assert str(tmp_path / "file") in capsys.readouterr().err
 
 
+def test_a_folder_without_a_run_is_refused_before_anything_is_measured(tmp_path, capsys):
+    assert campaign.main(["--run", str(tmp_path / "nope"), "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error:") and "nope" in error and "training" not in error
+
+
 def test_the_adaptive_schedule_is_counted_in_a_run_and_a_run_without_it_is_refused(tmp_path):
     place = {"setting": "invented", "scale": "mini", "experiment": "adaptive", "metric": "test_error", "value": 0.01}
     rows = [

@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import os
 import signal
@@ -8,9 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typed_command import SMALL, reproduce
 
+from sparselt.data import SyntheticImages, write_dataset
 from sparselt.experiments import EXPERIMENTS
+from sparselt.experiments.run import Where, chosen, run
+from sparselt.reproduce import load_setting
 
 
 def run_folder(folder: Path) -> Path:
@@ -81,6 +86,30 @@ def test_another_experiment_trains_nothing_anew(finished):
         *SMALL[: SMALL.index("--experiments")], "--experiments", "connectivity", cwd=finished[0], check=True
     )
     assert "Everything is in the store" in result.stdout
+
+
+def test_a_changed_model_is_named_in_the_title():
+    setting = load_setting("digits_resnet8")
+    assert setting.with_values(["model=resnet20"]).title == f"{setting.title} (changed: model=resnet20)"
+    assert setting.with_values(["model=resnet8", "lr=0.1"]).title == setting.title
+    assert setting.changed(model="resnet20", title="ResNet-20 on digits").title == "ResNet-20 on digits"
+
+
+def test_other_data_than_the_titles_are_named_in_it(tmp_path):
+    usual = load_setting("digits_resnet8", "smoke")
+    images = SyntheticImages(train_count=128, test_count=64, channels=1, height=8, width=8, storage="raw")
+    folder = tmp_path / "stripes"
+    write_dataset(images, folder)
+    counts = {"train_count": 128, "test_count": 64}
+    for setting, data, named in (
+        (usual.with_source(images), None, "SyntheticImages"),
+        (usual.changed(**counts), folder, "stripes"),
+    ):
+        console = Console(file=io.StringIO(), width=200)
+        experiments, left_out = chosen(["imp"], EXPERIMENTS, setting.check())
+        where = Where(data=data, out=tmp_path / "none", workers=1)
+        run(setting.check(), usual, experiments, left_out, where, console, dry_run=True)
+        assert f"{usual.title} (changed: data={named})" in " ".join(console.file.getvalue().split())
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):

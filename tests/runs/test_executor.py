@@ -1,9 +1,13 @@
+from dataclasses import dataclass
+
 import pytest
+import torch
 
 from sparselt.errors import SparseltError
-from sparselt.runs.executor import Workers, execute
+from sparselt.runs.executor import Workers, execute, run_stage
 from sparselt.runs.plan import Plan
 from sparselt.runs.store import Store
+from sparselt.stages import Stage, Value
 
 
 class Quiet:
@@ -42,6 +46,26 @@ def test_workers_and_one_process_give_equal_bytes_and_failures_take_only_what_ne
     assert sorted(e.stage for e in watcher.entries) == sorted(e.stage for e in entries)
     again = execute(Plan(wanted), store, Workers(1), Quiet())
     assert {entry.status for entry in again} == {"found"} and all(entry.seconds > 0 for entry in again)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CountThreads(Stage):
+    kind, title, unit = "threads", "count threads", "points"
+
+    threads: int
+
+    def run(self, task):
+        task.write_values([Value("threads", torch.get_num_threads())])
+        return 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_stage_runs_on_the_threads_that_it_names(tmp_path, threads):
+    before, stage = torch.get_num_threads(), CountThreads(threads=threads)
+    outcome = run_stage(stage.want(stage.measured), str(tmp_path))
+    assert not outcome.error
+    (value,) = Store(tmp_path).read(stage.measured)
+    assert value.value == threads and torch.get_num_threads() == before
 
 
 class Noting(Workers):

@@ -1,8 +1,8 @@
-"""Where images come from: one dataclass a source, found in this folder, or the user's own by reference or entry point.
+"""Sources of images: each a dataclass of this folder, or the user's own by reference or entry point.
 
-A source here is a dataclass under `@source`; its fields are its options on the command line and its record as JSON.
-One of the user's own is a dataclass derived from `Source`, named `package.module:Name`; its record holds a digest of
-the file that defines it, so that an edit makes it another source.
+A source of this folder is a dataclass under `@source`. Its fields are its options on the command line and its record in
+JSON. A source of the user's own is a dataclass derived from `Source`, named by its reference `package.module:Name`. Its
+record also holds a digest of the file that defines it, so that an edited source counts as another one.
 """
 
 import dataclasses
@@ -33,10 +33,10 @@ _NEEDED = ("classes", "image_shape", "train_count", "test_count")
 
 
 def source_record(source: Source) -> dict:
-    """The source as JSON: its kind and every field; of the user's own, the digest of its file.
+    """The source as JSON: its kind, every field and, for one of the user's own, the digest of its file.
 
     Raises:
-        DataError: a source of the user's own that no other process could make again, or with fields that are not JSON.
+        DataError: a source of the user's own that another process cannot import, or whose fields are not JSON.
     """
     cls, fields = type(source), dataclasses.asdict(source)
     if cls in _registered().values():
@@ -50,7 +50,7 @@ def source_record(source: Source) -> dict:
 
 
 def check_source(source: Source) -> None:
-    """Raises a DataError unless `source` says all that is known of its images before they are made."""
+    """Raises a DataError unless `source` states its classes, counts and image shape."""
     if isinstance(source, type):
         raise DataError(f"source is the class {source.__name__}; expected one of its values, {source.__name__}(…)")
     try:
@@ -68,10 +68,10 @@ def check_source(source: Source) -> None:
 
 
 def source_from_record(record: Mapping) -> Source:
-    """The source that `source_record` turned into `record`.
+    """The source from its `source_record`.
 
     Raises:
-        DataError: it did not, or the file that defines a source of the user's own has been edited since.
+        DataError: not such a record, or the file that defines a source of the user's own has been edited since.
     """
     fields = dict(record)
     kinds = {cls.kind: cls for cls in _registered().values()}
@@ -89,7 +89,7 @@ def source_from_record(record: Mapping) -> Source:
 
 
 def source_names() -> list[str]:
-    """What `sparselt data write` can be asked for by name: the sources of this folder, and what packages announce."""
+    """The names that `sparselt data write` knows: the sources of this folder, and those that packages announce."""
     return [*_registered(), *own.entry_points("sparselt.data_sources")]
 
 
@@ -99,14 +99,10 @@ def find_source(name: str) -> type[Source]:
     Raises:
         DataError: no such name, or what it refers to is not a source.
     """
-    announced = own.entry_points("sparselt.data_sources")
-    if name in _registered():
-        own.check_free("sparselt.data_sources", name)
-        return _registered()[name]
-    if not own.is_reference(name) and name not in announced:
-        raise DataError(f"unknown source {name!r}: expected one of {', '.join(source_names())}, or package.module:Name")
+    known, unknown = _registered(), f"unknown source {name!r}"
     try:
-        return _checked(own.resolve(announced.get(name, name)))
+        reference = own.reference_for("sparselt.data_sources", name, known, unknown, "package.module:Name")
+        return _checked(own.resolve(reference)) if reference else known[name]
     except SettingError as error:
         raise DataError(str(error)) from error
 
@@ -120,7 +116,7 @@ def _registered() -> dict[str, type[Source]]:
 
 
 def _checked(cls: object) -> type[Source]:
-    """The class, or a SettingError that says what it lacks of a source."""
+    """Returns the class. Raises a SettingError, which says what is missing, unless it is a source."""
     if not (isinstance(cls, type) and issubclass(cls, Source)):
         raise SettingError(f"{cls!r} is not a source; expected a frozen dataclass derived from sparselt.data.Source")
     if "__dataclass_fields__" not in vars(cls):

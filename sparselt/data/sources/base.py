@@ -1,4 +1,4 @@
-"""What every source of images has in common, and the samples that it hands out."""
+"""The base class of all sources of images, and the samples that they give."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -36,18 +36,18 @@ def option(
     """A field of a source that is an option of `sparselt data write`.
 
     Args:
-        help: what the command line says of it.
-        default: its value if none is given; without one, it has to be given.
-        name: what the option is called; default: the field's name.
+        help: its help on the command line.
+        default: its default value; without one, the option is required.
+        name: the option's name; default: the field's.
         aliases: further names, such as `--jpeg-quality`.
-        more: metavar, what stands for the value in the help; positional=True: an argument without a name.
+        more: metavar, the word for the value in the help; positional=True makes it an argument without a name.
     """
     metadata = {"help": help, "name": name, "aliases": tuple(aliases), **more}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 class Samples(Protocol):
-    """The samples of a split: (image, label) by index, and what an error calls each.
+    """The samples of a split: (image, label) by index, and a name of each for error messages.
 
     An image is uint8: [C, H, W] of an array, [H, W, 3] of a picture.
     """
@@ -61,22 +61,22 @@ class Samples(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where images come from: a frozen dataclass whose fields are JSON, which makes every sample of either split.
+    """A source of images: a frozen dataclass that makes every sample of both splits. Its fields must be JSON.
 
-    One of your own sets `classes`, `image_shape`, `train_count` and `test_count`, and has `arrays`; a source of
-    pictures has `samples` and `normalization` instead. All else has defaults.
+    A source of your own sets `classes`, `image_shape`, `train_count` and `test_count`. It defines `arrays`, or, for
+    pictures, `samples` and `normalization`. Everything else has defaults.
 
     Attributes:
-        kind: the name in records; of your own it is the reference to the class.
+        kind: the name in records; for a source of your own, the reference to its class.
         field: "ndarray" for fixed-size arrays [C, H, W], "rgb_image" for pictures, which may be stored as JPEG.
         classes, class_names: how many classes there are, and what they are called.
         image_shape: (C, H, W), or "variable" where every picture has its own size.
         train_count, test_count: images of each split.
         synthetic: whether the images are made up; reports say so.
-        normalization_from: which images the numbers of `normalization` are of.
+        normalization_from: the images whose mean and standard deviation `normalization` gives.
         max_resolution: longer side in pixels to which pictures are reduced; None: as they are.
         jpeg_share, quality, seed: the share of pictures stored as JPEG, its quality, and which ones.
-        remedy: what to do about arrays that are not as announced.
+        remedy: advice, in the error message, if the arrays differ from what the source states.
     """
 
     if TYPE_CHECKING:  # properties to a type checker, so that subclasses may have fields, class variables or properties
@@ -187,6 +187,6 @@ class UnreadableImage(DataError):
 
 
 def check_quality(quality: int) -> None:
-    """DataError unless it is a quality of JPEG."""
+    """Raises a DataError unless `quality` is one of JPEG, 1 to 100."""
     if not 1 <= quality <= 100:
         raise DataError(f"JPEG quality {quality} must be 1 to 100")

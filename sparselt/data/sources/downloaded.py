@@ -41,9 +41,9 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 @dataclass(frozen=True)
 class _Downloaded(Source):
-    """What they have in common. reader: the class of torchvision.datasets, that reads the files.
+    """The common part of the four. reader: the class of torchvision.datasets that reads the files.
 
-    DataError where a download fails, or where the files that are there are not the data set.
+    Raises a DataError if a download fails, or if the files found are not those of the data set.
     """
 
     root: str | None = option(
@@ -105,7 +105,7 @@ class _Downloaded(Source):
 
     @contextlib.contextmanager
     def _naming(self, what: str, advice: str):
-        """Raises what torchvision raises in the block as a DataError of one line."""
+        """Turns torchvision's errors in the block into a DataError of one line."""
         try:
             yield
         except DataError:
@@ -114,7 +114,7 @@ class _Downloaded(Source):
             raise DataError(f"{self.title} {what} ({' '.join(str(error).split())}): {advice}") from error
 
     def _from(self, reader: Any) -> tuple[str, Path]:
-        """The address of the files, and where one that is fetched by hand belongs."""
+        """The URL of the files, and the folder for files that are fetched by hand."""
         raise NotImplementedError
 
     def _is_there(self, reader: Any) -> bool:
@@ -243,7 +243,7 @@ class FashionMNIST(MNIST):
 
 @contextlib.contextmanager
 def _bounded_waiting():
-    """torchvision gives no time limit, so a network that answers nothing would hold it up for minutes."""
+    """Sets a time limit for the block; without one, torchvision waits minutes for a network that does not answer."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_SECONDS)
     try:

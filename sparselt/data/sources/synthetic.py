@@ -22,9 +22,10 @@ _LONGEST_JPEG = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 class SyntheticImages(Source):
     """Made-up images with a texture for each class, of any count and size; nothing is downloaded.
 
-    Each class is a texture of three coloured waves, which each sample shifts: a function of (seed, split, sample)
-    alone. difficulty in [0, 1) is the share of noise: near 0 the mean colour tells the classes apart, near 1 little of
-    the texture is left. storage "jpeg" writes pictures of 3 channels, "raw" arrays [C, H, W] of any.
+    Each class is a texture of three coloured waves; each sample shifts the waves of its class. A sample depends on
+    (seed, split, index) alone. difficulty in [0, 1) is the share of noise: near 0 the mean colour tells the classes
+    apart, near 1 little of the texture is left. storage "jpeg" writes pictures of 3 channels, "raw" arrays [C, H, W] of
+    any number of channels.
     """
 
     train_count: int = option("Training images.", 10_000, name="train")
