@@ -36,7 +36,7 @@ def test_a_field_is_left_out_only_where_it_has_its_default():
 
 
 def test_an_unknown_optimizer_is_refused_with_the_known_ones():
-    with pytest.raises(SettingError, match="no optimizer 'adamm'; expected one of adam, sgd"):
+    with pytest.raises(SettingError, match="no optimizer 'adamm'; expected one of adam, adamw, rmsprop, sgd"):
         dataclasses.replace(RECIPE, optimizer="adamm")
     for helper in ("_base", "_arena"):
         with pytest.raises(SettingError, match=f"no optimizer '{helper}'"):
