@@ -1,7 +1,7 @@
 """The rules of masked_rmsprop on a GPU, which Triton inlines into the kernel of every masked optimizer.
 
-Division and square root are rounded to nearest, as in torch's kernel. Checked in Triton's interpreter and compiled for GPUs;
-not yet run on one.
+Division and square root are rounded to nearest, as in torch's kernel. Checked in Triton's interpreter and compiled for
+GPUs; not yet run on one.
 """
 
 import triton

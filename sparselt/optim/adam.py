@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from numbers import Real
 
 from torch import Tensor
 
@@ -17,8 +18,8 @@ class MaskedAdam(MaskedOptimizer):
 
     params, mask, live_state: see `MaskedOptimizer`, also for moved parameters, gradient scaling and errors.
     lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay: as in `torch.optim.Adam`, also for each
-        group. lr, eps and weight_decay may be tensors of one element. A tensor on the GPU is read there, also in replays
-        of a CUDA graph. If one group has amsgrad, all parameters have its third buffer.
+        group. lr, eps and weight_decay may be tensors of one element. A tensor on the GPU is read there, also in
+        replays of a CUDA graph. If one group has amsgrad, all parameters have its third buffer.
 
     Without a mask this is `torch.optim.Adam`; `state_dict()` loads into it and back.
     """
@@ -60,7 +61,7 @@ class MaskedAdam(MaskedOptimizer):
     @staticmethod
     def columns(group: dict, number: Number) -> Columns:
         lr, decay, decoupled = number(group["lr"]), number(group["weight_decay"]), group["decoupled_weight_decay"]
-        beta1, beta2 = map(float, group["betas"])
+        beta1, beta2 = group["betas"]
         return Columns(
             lr=lr,
             keep1=1 - beta1,
@@ -76,14 +77,12 @@ class MaskedAdam(MaskedOptimizer):
         )
 
     def check_group(self, group: dict, asked: Collection[str]) -> None:
-        """Refuses the values that `torch.optim.Adam` refuses, and betas on a GPU, for which each step would wait."""
+        """Refuses the values that `torch.optim.Adam` refuses, and betas that are tensors."""
         for key in ("lr", "eps", "weight_decay"):
             if not 0 <= group[key] < math.inf:
                 raise SettingError(f"{key} is {group[key]}: expected 0 or more, and finite")
         betas = group["betas"]
-        if any(isinstance(beta, Tensor) and beta.is_cuda for beta in betas):
-            raise SettingError(f"betas is {betas}, on a GPU: give numbers")
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        if len(betas) != 2 or not all(isinstance(beta, Real) and 0 <= beta < 1 for beta in betas):
             raise SettingError(f"betas is {betas}: expected two numbers from 0 to below 1")
 
     def complete_group(self, group: dict) -> None:

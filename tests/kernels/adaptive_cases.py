@@ -52,30 +52,35 @@ RULES = {
 }
 
 
-def run(case: Case, rule: Rule, step=None, *, on_gpu=False, live_state=False, begun=0) -> tuple[Tensor, Tensor]:
+def run(case: Case, rule: Rule, interpreted=None, *, live_state=False, begun=0) -> tuple[Tensor, Tensor]:
     """All steps, of which the second gives the first parameter no gradient. Returns the state and the counts of steps.
 
-    step: of the device; default: of the CPU. begun: steps that were made before, with a state of zeros.
+    interpreted: the step of Triton's interpreter; default: the device's. begun: steps that were made before, with a
+        state of zeros.
     """
-    live = case.live()
+    device, dtype = case.parameters[0].device, case.parameters[0].dtype
+    live = case.live().to(device)
     blocks, places = block_table(live)
-    dtype = torch.float64 if case.parameters[0].dtype == torch.float64 else torch.float32
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
     shape = rule.operation.buffers, places if live_state else case.length
-    state = torch.full(shape, 0.0 if begun else float("nan"), dtype=dtype)  # a first step must not read it
-    steps = torch.full((len(blocks),), begun, dtype=torch.int32)
+    state = torch.full(
+        shape, 0.0 if begun else float("nan"), dtype=wide, device=device
+    )  # a first step must not read it
+    steps = torch.full((len(blocks),), begun, dtype=torch.int32, device=device)
+    rows = torch.tensor([rule.row], dtype=torch.float32 if interpreted or device.type == "cuda" else torch.float64)
     for gradients in given(case):
         launch = Launch(
             layout=Layout([p.numel() for p in case.parameters], case.offsets, [0] * len(case.parameters)),
-            dtype=case.parameters[0].dtype,
+            dtype=dtype,
             addresses=addresses_of(case.parameters, gradients),
             state=state,
-            mask=pack_bits(live) if on_gpu else pack_mask(live),
-            hyperparameters=torch.tensor([rule.row], dtype=torch.float32 if on_gpu else torch.float64),
+            mask=pack_bits(live) if interpreted else pack_mask(live),
+            hyperparameters=rows.to(device),
             blocks=blocks,
             live_state=live_state,
             steps=steps,
         )
-        (step or type(rule.operation).launch)(rule.operation, launch)
+        interpreted(rule.operation, launch) if interpreted else rule.operation.launch(launch)
     return state, steps
 
 
@@ -93,7 +98,7 @@ def assert_answers(case: Case, rule: Rule, state: Tensor, what: str, begun: int 
             if gradients[i] is not None:
                 step += 1
                 weight, expected = rule.reference(weight, gradients[i].double(), expected, case.masks[i], step)
-        found = [case.parameters[i], *(case.buffers(row.clone())[i] for row in state)]
+        found = [case.parameters[i].cpu(), *(case.buffers(row.cpu().clone())[i] for row in state)]
         for k, (got, answer) in enumerate(zip(found, [weight, *expected], strict=True)):
             message = f"{what}: number {k} of parameter {i}, shape {tuple(got.shape)}"
             torch.testing.assert_close(

@@ -30,7 +30,7 @@ def test_every_rule_matches_the_reference(name, live_state):
 
 
 def assert_matches(case: Case, name: str, live_state: bool, begun: int = 0) -> None:
-    state, steps = run(case, RULES[name], gpu.step, on_gpu=True, live_state=live_state, begun=begun)
+    state, steps = run(case, RULES[name], gpu.step, live_state=live_state, begun=begun)
     missed = -(-case.parameters[0].numel() // 1024)  # the first parameter has no gradient in the second step
     assert steps.tolist() == [
         begun + len(case.gradients) - (i < missed and len(case.gradients) > 1) for i in range(len(steps))
