@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 _HOME = {
     "Mask": "sparselt.masks",
     "MaskedAdam": "sparselt.optim",
+    "MaskedAdamW": "sparselt.optim",
+    "MaskedRMSprop": "sparselt.optim",
     "MaskedSGD": "sparselt.optim",
     "magnitude_prune": "sparselt.pruning",
     "prunable_parameters": "sparselt.weights",

@@ -1,4 +1,4 @@
-"""Optimizers as a user may write them, each a rule of ten lines or fewer, with no buffer, one and two."""
+"""Optimizers as a user may write them, each a rule of ten lines or fewer, with no buffer and one."""
 
 import math
 from typing import NamedTuple
@@ -56,48 +56,3 @@ class Lion(MaskedOptimizer):
     @staticmethod
     def columns(group, number):
         return LionColumns(number(group["lr"]), *group["betas"], number(group["weight_decay"]), 1.0)
-
-
-class AdamColumns(NamedTuple):
-    lr: float
-    beta1: float
-    beta2: float
-    eps: float
-    weight_decay: float
-    sign: float
-
-
-def adam(h, weight, gradient, state, step):
-    """Kingma and Ba 2015, Algorithm 1, with the weight decay of `torch.optim.Adam`."""
-    mean, square = state
-    gradient += h.weight_decay * weight
-    mean = h.beta1 * mean + (1 - h.beta1) * gradient
-    square = h.beta2 * square + (1 - h.beta2) * gradient * gradient
-    size = math.sqrt(square / (1 - h.beta2**step)) + h.eps
-    return weight - h.lr / (1 - h.beta1**step) * mean / size, (mean, square)
-
-
-class Adam(MaskedOptimizer):
-    operation = Operation("toy_adam", AdamColumns, 2, adam)
-    state_keys = ("exp_avg", "exp_avg_sq")
-    counts_steps = True
-    numbers = ("lr", "eps", "weight_decay")
-
-    def __init__(
-        self,
-        params,
-        lr=1e-3,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        weight_decay=0.0,
-        maximize=False,
-        mask=None,
-        live_state=False,
-    ):
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
-        super().__init__(params, defaults, mask, live_state)
-
-    @staticmethod
-    def columns(group, number):
-        lr, eps, decay = number(group["lr"]), number(group["eps"]), number(group["weight_decay"])
-        return AdamColumns(lr, *group["betas"], eps, decay, -1.0 if group["maximize"] else 1.0)

@@ -10,8 +10,10 @@ from optim_cases import give_gradients, network, random_mask
 
 from sparselt import MaskedSGD
 from sparselt.errors import SettingError
-from sparselt.optim import build_optimizer
+from sparselt.experiments.record import protocol
+from sparselt.optim import RECIPE_OPTIONS, build_optimizer
 from sparselt.optim._networks import mask_of_networks
+from sparselt.reproduce import load_setting
 from sparselt.stages.stage import digest, plain
 from sparselt.training.recipe import Recipe
 from sparselt.training.schedule import Schedule
@@ -36,7 +38,7 @@ def test_a_field_is_left_out_only_where_it_has_its_default():
 
 
 def test_an_unknown_optimizer_is_refused_with_the_known_ones():
-    with pytest.raises(SettingError, match="no optimizer 'adamm'; expected one of adam, sgd"):
+    with pytest.raises(SettingError, match="no optimizer 'adamm'; expected one of adam, adamw, rmsprop, sgd"):
         dataclasses.replace(RECIPE, optimizer="adamm")
     for helper in ("_base", "_arena"):
         with pytest.raises(SettingError, match=f"no optimizer '{helper}'"):
@@ -61,6 +63,31 @@ def test_the_recipe_builds_its_optimizer():
             give_gradients(model, step)
             optimizer.step()
     assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_options_that_the_optimizer_does_not_have_are_refused_by_name():
+    with pytest.raises(SettingError, match=r"betas is given, but sgd has no such option: leave it out"):
+        dataclasses.replace(RECIPE, betas=(0.8, 0.9))
+    with pytest.raises(SettingError, match="momentum is given, but adam has no such option"):
+        dataclasses.replace(RECIPE, optimizer="adam", momentum=0.5)
+    with pytest.raises(SettingError, match="decoupled_weight_decay is given, but adamw has no such option"):
+        dataclasses.replace(RECIPE, optimizer="adamw", decoupled_weight_decay=True)
+
+
+@pytest.mark.parametrize("optimizer", RECIPE_OPTIONS)
+def test_every_optimizer_takes_the_options_that_a_recipe_gives_it(optimizer):
+    optimizer = build_optimizer(dataclasses.replace(RECIPE, optimizer=optimizer), network().named_parameters())
+    assert optimizer.param_groups[0]["lr"] == 0.1 and optimizer.param_groups[0]["weight_decay"] == 1e-4
+
+
+def test_a_setting_shows_and_passes_on_the_options_of_its_optimizer_only():
+    usual = load_setting("digits_resnet8")
+    adam = usual.with_values(["optimizer=adam", "lr=0.001", "betas=0.9,0.9"]).check()
+    shown = {name for name, _, _ in protocol(adam, usual)}
+    assert {"optimizer", "betas", "eps", "weight_decay"} <= shown and not {"momentum", "nesterov", "alpha"} & shown
+    assert {"momentum", "nesterov"} <= {name for name, _, _ in protocol(usual, usual)}
+    assert adam.recipe.betas == (0.9, 0.9)
+    assert adam.recipe == dataclasses.replace(adam, momentum=0.5, alpha=0.5).recipe
 
 
 def test_masks_of_networks_are_merged_under_the_names_of_one_optimizer():

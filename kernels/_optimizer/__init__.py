@@ -30,8 +30,8 @@ class Operation:
     """A masked optimizer's step, as the operator `torch.ops.sparselt.<name>` and as a function.
 
     name: of the operator.
-    columns: a class made with `typing.NamedTuple`, of this operation alone: the hyperparameters that the rule reads, all
-        floats; one row is one group. Every rule has `sign`, which multiplies the gradient; grad_scale divides it.
+    columns: a class made with `typing.NamedTuple`, of this operation alone: the hyperparameters that the rule reads,
+        all floats; one row is one group. Every rule has `sign`, which multiplies the gradient; grad_scale divides it.
     buffers: numbers of state for each weight, 0 or more.
     rule: `rule(h, weight, gradient, state, step)`, a Python function that Numba can compile. It returns the new weight
         and a tuple of the new state. h: a row, by name. gradient: multiplied by h.sign. state: a tuple of `buffers`

@@ -23,9 +23,6 @@ from .layout import PAD, SECTOR, Layout
 if TYPE_CHECKING:
     from . import Operation
 
-# Eight weights a thread; four with live state, where each needs its own address and eight would take 94 registers.
-WARPS, WARPS_LIVE = 4, 8
-
 
 def step(operation: "Operation", launch: Launch) -> None:
     """One step. The mask has one bit for each weight, also in the CPU memory of Triton's interpreter."""
@@ -53,7 +50,7 @@ def step(operation: "Operation", launch: Launch) -> None:
             FIRST_STEP=launch.first_step,
             ALIGNED=not (launch.addresses % 16).any(),
             BFLOAT16=launch.dtype == torch.bfloat16,
-            num_warps=WARPS_LIVE if launch.live_state else WARPS,
+            num_warps=warps(operation, launch.live_state),
             enable_fp_fusion=False,
         )
 
@@ -72,6 +69,14 @@ def constants(operation: "Operation") -> dict:
         "BLOCK": PAD,
         "SECTOR": SECTOR,
     }
+
+
+def warps(operation: "Operation", live_state: bool) -> int:
+    """Eight weights a thread; four with live state, where each needs its own address, or with two buffers or more.
+
+    Eight would take 94 registers then.
+    """
+    return 8 if live_state or operation.buffers > 1 else 4
 
 
 @triton.jit

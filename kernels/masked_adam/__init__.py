@@ -5,54 +5,61 @@ For weight w, gradient g, averages m and v, step t and mask bit k, with the mean
 
     d = ±g / grad_scale + weight_decay·w  (- under maximize)
     m = m + (1 - beta1)·(d - m),  v = beta2·v + (1 - beta2)·d²
-    u = lr / (1 - beta1^t) · m / (√v / √(1 - beta2^t) + eps)
+    u = lr / (1 - beta1^t) · m / (√v / √(1 - beta2^t) + eps)  (under amsgrad: the largest v so far, Reddi et al. 2018)
     w = k·(shrink·w - u),  m = k·m,  v = k·v     (k = 0 gives 0.0, even for NaN and infinity)
 
-t counts the steps of each parameter that were not skipped. Bytes moved for each weight in float32: 28 and the mask (one
-bit on a GPU; on a CPU one byte, none in blocks without masked weights), or 12 + 16·density and the mask with live state.
-The dense fused optimizer moves 28, and 12 more if a mask is multiplied in.
+t counts the steps of each parameter that were not skipped. State: m, v and, of `amsgrad_operation`, the largest v. Give
+`steps`, or every step after the first counts as the second.
+
+Bytes moved for each weight in float32: 28 and the mask (one bit on a GPU; on a CPU one byte, none in blocks without
+masked weights), or 12 + 16·density and the mask with live state. The dense fused optimizer moves 28, and 12 more if a
+mask is multiplied in.
+
+For arguments, options, shapes, dtypes and errors see `sparselt.kernels._optimizer.Operation.__call__`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
-from torch import Tensor
-
 from .._optimizer import Operation
-from .cpu import prepare, rule
+from .cpu import amsgrad_rule, prepare, rule
 
-__all__ = ["Columns", "masked_adam_", "operation"]
+__all__ = ["AmsgradColumns", "Columns", "amsgrad_operation", "operation"]
 
 
 class Columns(NamedTuple):
-    """A row of hyperparameters, one a group. 1 - beta is stored, because float32 rounds it far less than beta."""
+    """A row of hyperparameters, one a group. Float32 arithmetic could not get 1 - beta exactly from beta."""
 
     lr: float
     keep1: float  # 1 - beta1
+    log1: float  # the natural logarithm of beta1, -inf for 0
     beta2: float
     keep2: float  # 1 - beta2
+    log2: float  # of beta2
     eps: float
     weight_decay: float  # coupled
     shrink: float  # multiplies the weight; 1 without decoupled decay
+    amsgrad: float  # 0 or 1; read by `amsgrad_operation` only
     sign: float  # -1 under maximize
 
 
-operation = Operation("masked_adam", Columns, 2, rule, prepare=prepare)
+class AmsgradColumns(Columns):
+    """The same for `amsgrad_operation`."""
 
 
-def masked_adam_(
-    parameters: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    state: Tensor,
-    mask: Tensor,
-    hyperparameters: Tensor,
-    **options,
-) -> None:
-    """Updates `parameters` and `state` in place.
+def _gpu_rule() -> Callable:
+    from .gpu import rule
 
-    state: [2, length], float32 (float64 for float64 parameters): m, then v. The part of parameter i starts at offsets[i].
-    hyperparameters: [groups, 8], see `Columns`.
-    For the other arguments, options, shapes, dtypes and errors see `sparselt.kernels._optimizer.Operation.__call__`. The
-    step is counted in `steps`; without it every step after the first counts as the second.
-    """
-    operation(parameters, gradients, state, mask, hyperparameters, **options)
+    return rule
+
+
+def _gpu_amsgrad_rule() -> Callable:
+    from .gpu import amsgrad_rule
+
+    return amsgrad_rule
+
+
+operation = Operation("masked_adam", Columns, 2, rule, _gpu_rule, prepare=prepare)
+amsgrad_operation = Operation(
+    "masked_adam_amsgrad", AmsgradColumns, 3, amsgrad_rule, _gpu_amsgrad_rule, prepare=prepare
+)

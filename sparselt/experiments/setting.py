@@ -111,18 +111,24 @@ class Setting:
     optimizer: str = value(
         "sgd", omit_default=True, shown=lambda setting: setting.optimizer != "sgd", help="a module of `sparselt.optim`"
     )
-    momentum: float = value(0.9, least=0, below=1, shown=_read("momentum"), help="momentum of SGD")
-    weight_decay: float = value(1e-4, least=0, help="weight decay")
-    nesterov: bool = value(False, shown=_read("nesterov"), help="Nesterov's momentum, for SGD")
+    momentum: float = value(0.9, least=0, below=1, shown=_read("momentum"), help="momentum of SGD and RMSprop")
+    weight_decay: float = value(1e-4, least=0, help="weight decay of the optimizer")
+    nesterov: bool = value(False, shown=_read("nesterov"), help="Nesterov's momentum, of SGD")
     decoupled_weight_decay: bool = value(
         False,
         shown=_read("decoupled_weight_decay"),
-        help="decay by the rate over its peak, for SGD, see `sparselt.MaskedSGD`",
+        help="SGD decays by the rate over its peak, see `sparselt.MaskedSGD`",
     )
     betas: tuple[float, float] = value(
-        (0.9, 0.999), omit_default=True, least=0, below=1, equal=True, shown=_read("betas"), help="averaging of Adam"
+        (0.9, 0.999), omit_default=True, least=0, below=1, equal=True, shown=_read("betas"), help="of Adam's averages"
     )
-    eps: float = value(1e-8, omit_default=True, least=0, shown=_read("eps"), help="added to Adam's divisor")
+    eps: float = value(1e-8, omit_default=True, least=0, shown=_read("eps"), help="of the divisor of Adam and RMSprop")
+    alpha: float = value(
+        0.99, omit_default=True, least=0, below=1, shown=_read("alpha"), help="of RMSprop's average of squares"
+    )
+    centered: bool = value(
+        False, omit_default=True, shown=_read("centered"), help="RMSprop divides by the standard deviation"
+    )
     precision: Literal["float32", "bfloat16"] = value("float32", help="float32, or bfloat16 autocast")
     levels: int = value(least=1, most=MOST_LEVELS, help="prunings")
     fraction: float = value(0.2, help="share of the live weights that each pruning removes")

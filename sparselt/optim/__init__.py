@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from sparselt.optim._keep_masked import keep_masked as keep_masked
     from sparselt.optim._networks import mask_of_networks as mask_of_networks
     from sparselt.optim.adam import MaskedAdam as MaskedAdam
+    from sparselt.optim.adamw import MaskedAdamW as MaskedAdamW
+    from sparselt.optim.rmsprop import MaskedRMSprop as MaskedRMSprop
     from sparselt.optim.sgd import MaskedSGD as MaskedSGD
 
 RECIPE_OPTIONS: dict[str, tuple[str, ...]] = {
     "adam": ("betas", "eps", "weight_decay"),
+    "adamw": ("betas", "eps", "weight_decay"),
+    "rmsprop": ("alpha", "eps", "weight_decay", "momentum", "centered"),
     "sgd": ("momentum", "weight_decay", "nesterov", "decoupled_weight_decay"),
 }
 """For each optimizer the options that a `sparselt.training.recipe.Recipe` gives it, besides the learning rate."""
@@ -28,7 +32,9 @@ RECIPE_OPTIONS: dict[str, tuple[str, ...]] = {
 # Loaded on first use, so that checking the name of an optimizer needs no torch.
 _HOME = {
     "MaskedAdam": "adam",
+    "MaskedAdamW": "adamw",
     "MaskedOptimizer": "_base",
+    "MaskedRMSprop": "rmsprop",
     "MaskedSGD": "sgd",
     "keep_masked": "_keep_masked",
     "mask_of_networks": "_networks",

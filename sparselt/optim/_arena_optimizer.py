@@ -22,8 +22,8 @@ class ArenaOptimizer(torch.optim.Optimizer):
     by the user) is copied into the arena before the next step.
     """
 
-    operation: ClassVar[Operation]
-    state_keys: ClassVar[tuple[str, ...]] = ()
+    operation: Operation
+    state_keys: tuple[str, ...] = ()
     counts_steps: ClassVar[bool] = False
     numbers: ClassVar[tuple[str, ...]] = ("lr",)
 
@@ -36,6 +36,10 @@ class ArenaOptimizer(torch.optim.Optimizer):
     def columns(group: dict, number: Number) -> Sequence:
         """A group's row of the kernel's columns. `number` converts each option."""
         raise NotImplementedError
+
+    def kernel(self) -> tuple[Operation, tuple[str, ...]]:
+        """The kernel and its `state_keys` that the present groups need. Asked in every step."""
+        return type(self).operation, type(self).state_keys
 
     def keeps_state(self, group: dict) -> bool:
         """Whether weights of the group have state. Must agree with the kernel's column `kept_by`."""
@@ -52,15 +56,19 @@ class ArenaOptimizer(torch.optim.Optimizer):
         return self._built or self._build()
 
     def _current_arena(self) -> Arena:
-        """The arena, rebuilt if the device, dtype, shape or memory order of a parameter has changed."""
+        """The arena, rebuilt if the kernel, or the device, dtype, shape or memory order of a parameter has changed."""
         arena = self._arena
-        return arena if arena.fits() else self._build()
+        return arena if arena.fits() and self.kernel() == (self.operation, self.state_keys) else self._build()
 
     def _build(self) -> Arena:
         """Builds a new arena with the present state."""
         parameters = self._all_parameters()
         check_mask(self._mask, self._by_name())
         kept = self._expanded_state()
+        self.operation, self.state_keys = self.kernel()
+        for p, entry in kept.items():  # another kernel than before may have more buffers
+            if any(entry.get(key) is not None for key in self.state_keys):
+                entry.update({key: torch.zeros_like(p) for key in self.state_keys if entry.get(key) is None})
         self._check_shapes(kept, "{name} has shape {shape}, its {key} {found}: build a new optimizer for it")
         arena = Arena(parameters, self._names(), self._masks(), len(self.state_keys), self._live_state)
         self._built = arena

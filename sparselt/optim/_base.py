@@ -43,7 +43,7 @@ class MaskedOptimizer(ArenaOptimizer):
 
     Raises SettingError and MaskError (both ValueError), naming the parameter, before anything is written.
 
-    A subclass sets these, and defines `columns`:
+    A subclass sets these, and defines `columns`; `kernel` only if the first two depend on the options of groups:
     operation: the kernel, with its rule.
     state_keys: what torch calls the buffers of the state, in the order of the rule.
     counts_steps: whether `state_dict()` has "step" as well, the number of steps that a parameter has made.
@@ -163,7 +163,7 @@ class MaskedOptimizer(ArenaOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        arena = self._arena
+        arena = self._arena if self.kernel() == (self.operation, self.state_keys) else self._build()
         gradients = [p.grad for p in arena.parameters]
         addresses = arena.addresses(gradients)
         if addresses is None:

@@ -48,7 +48,7 @@ class Recipe:
         schedule: learning rate by step.
         optimizer: a module of `sparselt.optim`. Options that it does not have (`sparselt.optim.RECIPE_OPTIONS`) keep
             their default.
-        momentum, weight_decay, nesterov: as in torch's optimizer of that name.
+        momentum, weight_decay, nesterov: as in torch's optimizers that have them.
         decoupled_weight_decay: see `sparselt.MaskedSGD`; the ImageNet protocol of Paul et al. 2022.
         precision: `float32`, or `bfloat16` autocast.
         threads: CPU threads of the training. Part of its identity, because they decide the order of sums.
@@ -60,7 +60,7 @@ class Recipe:
         compile: train through `torch.compile`. It rounds differently, so it is part of the training's identity. On a
             CPU it gains nothing: the step is 1.01 times as fast for ResNet-20 at 128 images in float32, 0.89 in
             bfloat16, 0.97 and 0.93 for the digits recipe (one thread, EPYC, torch 2.15). Not measured on a GPU.
-        betas, eps: as in torch's optimizer of that name.
+        betas, eps, alpha, centered: as in torch's optimizers that have them.
 
     Raises:
         SettingError: there is no optimizer of that name, or it does not have an option that is given.
@@ -85,6 +85,8 @@ class Recipe:
     optimizer: str = field(default="sgd", metadata={"omit_default": True})
     betas: tuple[float, float] = field(default=(0.9, 0.999), metadata={"omit_default": True})
     eps: float = field(default=1e-8, metadata={"omit_default": True})
+    alpha: float = field(default=0.99, metadata={"omit_default": True})
+    centered: bool = field(default=False, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer)

@@ -22,6 +22,12 @@ def empty_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ([DIGITS, "--set", "optimizer=adm"], ["no optimizer 'adm'", "adam, adamw"]),
+        ([DIGITS, "--set", "optimizer=adam", "momentum=0.5"], ["momentum is 0.5, which adam does not have", "leave"]),
+        ([DIGITS, "--set", "optimizer=adam", "nesterov=true"], ["nesterov is True, which adam", "nesterov=false"]),
+        ([DIGITS, "--set", "alpha=0.9"], ["alpha is 0.9, which sgd does not have", "it has momentum"]),
+        ([DIGITS, "--set", "optimizer=adam", "betas=0.9"], ["betas has 1 values; expected 2"]),
+        ([DIGITS, "--set", "optimizer=adamw", "betas=0.9,1"], ["betas holds 1.0; expected less than 1"]),
         (["digits_resnet9"], ["unknown setting 'digits_resnet9'", "did you mean digits_resnet8"]),
         ([], ["no setting given", "--list"]),
         ([DIGITS, "--scale", "huge"], ["unknown scale 'huge'", "paper, mini, smoke"]),

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from sparselt import Mask, MaskedSGD
+from sparselt import Mask
 from sparselt.data import PadCrop, ResidentData, ResidentTrainLoader, SyntheticImages, open_dataset, write_dataset
 from sparselt.models import build_model
+from sparselt.optim import build_optimizer
 from sparselt.training import loop
-from sparselt.training.checkpoint import load_state
+from sparselt.training.checkpoint import flat_state, load_state
 from sparselt.training.cohort import Cohort, Member
 from sparselt.training.recipe import Recipe
 from sparselt.training.schedule import Schedule
@@ -68,15 +69,9 @@ class Cases:
         model.load_state_dict(member.state)
         if member.mask is not None:
             member.mask.apply_(model)
-        names = ("momentum", "weight_decay", "nesterov", "decoupled_weight_decay")
-        options = {name: getattr(recipe, name) for name in names}
-        optimizer = MaskedSGD(model.named_parameters(), lr=recipe.schedule.peak, mask=member.mask, **options)
+        optimizer = build_optimizer(recipe, model.named_parameters(), member.mask)
         if member.momentum is not None:
             load_state(model, optimizer, member.momentum)
-
-        def momentum():
-            buffers = {name: optimizer.state.get(p, {}).get("momentum_buffer") for name, p in model.named_parameters()}
-            return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 
         trained = loop.train(
             model,
@@ -84,7 +79,7 @@ class Cases:
             member.loader,
             recipe,
             start_step=member.start_step,
-            on_step=lambda step: seen(step, model, momentum),
+            on_step=lambda step: seen(step, model, lambda: flat_state(optimizer.named_state())),
         )
         return model.state_dict(), trained
 

@@ -43,8 +43,11 @@ def members_of(cases: Cases, recipe=RECIPE, count: int = 4):
         {"decoupled_weight_decay": True},
         {"micro_batches": 2},
         {"techniques": Techniques(bce=True, label_smoothing=0.1)},
+        {"optimizer": "adam"},
+        {"optimizer": "adamw"},
+        {"optimizer": "rmsprop", "centered": True},
     ],
-    ids=lambda change: next(iter(change), "plain"),
+    ids=lambda change: change.get("optimizer", next(iter(change), "plain")),
 )
 def test_captured_and_eager_steps_agree_to_the_bit(cases, change):
     members = members_of(cases, dataclasses.replace(RECIPE, **change))

@@ -53,12 +53,24 @@ def test_networks_trained_together_are_those_trained_alone(cases):
         {"precision": "bfloat16", "nesterov": True},
         {"momentum": 0.0, "micro_batches": 4},
         {"decoupled_weight_decay": True, "techniques": Techniques(bce=True, label_smoothing=0.1)},
+        {"optimizer": "adam", "betas": (0.8, 0.99)},
+        {"optimizer": "adamw"},
+        {"optimizer": "rmsprop", "centered": True, "momentum": 0.5},
     ],
-    ids=lambda change: next(iter(change)),
+    ids=lambda change: change.get("optimizer", next(iter(change))),
 )
 def test_every_recipe_gives_what_it_gives_alone(cases, change):
     recipe = dataclasses.replace(RECIPE, **change)
     cases.assert_as_alone([cases.member(seed, recipe, mask=cases.mask(seed)) for seed in range(2)], wanted=(1,))
+
+
+def test_a_restored_state_of_adam_goes_on_counting_its_steps(cases):
+    recipe = dataclasses.replace(RECIPE, optimizer="adam")
+    whole = cases.member(0, recipe)
+    ((trained, _, seen),) = cases.together([whole], wanted=(20,))
+    resumed = dataclasses.replace(whole, state=seen.networks[20], start_step=20, momentum=seen.momentum[20])
+    cases.assert_as_alone([resumed, cases.member(1, recipe)], wanted=(21, 26))
+    assert_same(cases.together([resumed])[0][0], trained)
 
 
 def test_a_cohort_is_used_again_for_other_masks_weights_and_seeds(cases):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from sparselt import Mask
 from sparselt.data import PadCrop, ResidentData, ResidentTrainLoader
 from sparselt.models import build_model
+from sparselt.optim import RECIPE_OPTIONS
 from sparselt.training.checkpoint import load_tensors
 
 REWIND = 6
@@ -100,6 +101,14 @@ def test_momentum_is_restored_only_if_the_switch_says_so(bench):
     assert_same_training(found, plain_training(bench, lab, stage.spec["seeds"], REWIND, checkpoint, mask, momentum))
     zero = plain_training(bench, lab, stage.spec["seeds"], REWIND, checkpoint, mask)
     assert max((found[n] - zero[n]).abs().max() for n in mask) > 0.01, "the test cannot tell the switch's sides apart"
+
+
+@pytest.mark.parametrize("optimizer", RECIPE_OPTIONS)
+def test_a_dense_network_rewound_with_its_momentum_is_the_network_that_was_never_interrupted(bench, optimizer):
+    lab = bench.lab(optimizer=optimizer, lr=0.01, rewound_momentum="restored")
+    resumed = bench.tensors(lab.rewound(0, REWIND, None, "resumed"), "final.safetensors")
+    for name, tensor in bench.tensors(lab.dense(0), "final.safetensors").items():
+        assert torch.equal(resumed[name], tensor), name
 
 
 def test_masks_are_global_magnitude_over_the_trained_weights(bench):
