@@ -25,7 +25,7 @@ class Reproduce:
     experiments: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Which experiments to run, by name; all that apply if none is given. main: each paper's main finding only."""
     scale: Annotated[str | None, tyro.conf.arg(metavar="paper|mini|smoke")] = None
-    """paper: the exact protocol; mini: the same with fewer steps, levels, replicates; smoke: every stage in minutes."""
+    """paper: the papers' protocol; mini: with fewer steps, levels, replicates; smoke: every stage in minutes."""
     replicates: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Independent repetitions."""
     seed: Annotated[int | None, tyro.conf.arg(metavar="N")] = None

@@ -114,7 +114,7 @@ def run(
         speed = Speed({}, "")
         if any(stage.cost_follows for stage in missing):
             with console.status("timing a few steps"):
-                speed = estimate(plan, store, setting.train_size, setting.test_count, pool)
+                speed = estimate(plan, store, setting.train_size, setting.evaluated_count, pool)
             print_estimate(console, speed.total(missing, plan, workers), speed.basis, workers)
         if dry_run:
             return Outcome(None)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import nn
 
-Initialization = Literal["torch", "kaiming_normal"]
+Initialization = Literal["torch", "kaiming_normal", "low_res"]
 NormScale = Literal["ones", "uniform"]
 
 
@@ -13,16 +13,21 @@ def initialize_(model: "nn.Module", initialization: Initialization = "torch", no
     """Draws the weights of a fresh `model` anew, in place, from torch's global generator.
 
     initialization: `torch` leaves what each layer has drawn; `kaiming_normal` draws the weights of convolutions and
-        fully connected layers from N(0, 2 / fan in) (He et al. 2015; open_lth's `kaiming_normal`) and leaves biases.
+        fully connected layers from N(0, 2 / fan in) (He et al. 2015; open_lth's `kaiming_normal`) and leaves biases;
+        `low_res` draws those of all convolutions but the first from N(0, 2 / fan out) and leaves the rest, as in
+        torchvision's ResNet whose first layer was replaced for small images (lth_diet's `low_res`, models/resnet.py).
     norm_scale: `ones` leaves a batch norm's scale at 1; `uniform` draws it from [0, 1) (open_lth's `uniform`; the
         networks of Frankle et al.), its shift being 0 in both.
     """
     from torch import nn
 
-    weighted, norms = (nn.modules.conv._ConvNd, nn.Linear), nn.modules.batchnorm._BatchNorm
+    convolution, norms = nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm
+    first = next((module for module in model.modules() if isinstance(module, convolution)), None)
     for module in model.modules():
-        if initialization == "kaiming_normal" and isinstance(module, weighted):
+        if initialization == "kaiming_normal" and isinstance(module, convolution | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
+        if initialization == "low_res" and isinstance(module, convolution) and module is not first:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if norm_scale == "uniform" and isinstance(module, norms) and module.affine:
             nn.init.uniform_(module.weight)
             nn.init.zeros_(module.bias)
