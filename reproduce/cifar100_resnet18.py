@@ -92,9 +92,11 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
 
 
 def setting(scale: str) -> Setting:
-    """`paper` is the protocol of Paul et al. 2022 and the authors' code, as in `cifar10_resnet20`; `mini` a twentieth of
-    its steps (10 epochs), six levels, two replicates, for a GPU or a day of CPU cores; `smoke` every stage on 512
-    synthetic images of the same shape."""
+    """`paper` is the protocol of Paul et al. 2022 and of the authors' code, as in `cifar10_resnet20`.
+
+    `mini` has a twentieth of its steps (10 epochs), six levels and two replicates, for a GPU or a day of CPU cores;
+    `smoke` has every stage on 512 synthetic images of the same shape.
+    """
     base = cifar10.setting(scale)
     sources = {**base.sources, **_SOURCES, **(_OF_PAPER if scale == "paper" else {})}
     if scale == "mini":
