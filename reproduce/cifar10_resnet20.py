@@ -120,6 +120,17 @@ PAPER = Setting(
         "flatness_levels": _OURS,
         "perturbation_scales": "1 as in Paul et al. 2022, appendix D; half and twice that are ours",
     },
+    differences=(
+        "Initial weights, data order and crops have the distributions of the code, not its draws: the random numbers "
+        "are others.",
+        "Pixels are normalized by the mean and standard deviation of the training pixels, computed from the data; "
+        "lth_diet has their first four digits, open_lth those of ImageNet.",
+        "Pruned weights and their momentum are zero after every step; the code zeroes weights before each forward pass "
+        "and lets their momentum run, which leaves the live weights the same.",
+        "An incomplete last batch is dropped, as in lth_diet; open_lth trains on it.",
+        "The number of weights to prune is rounded to six decimals before the ceiling, against floating point; at the "
+        "levels of these networks this changes no count.",
+    ),
 )
 
 OF_0_1_0 = {
@@ -190,6 +201,7 @@ def setting(scale: str) -> Setting:
             PAPER,
             scale="mini",
             **OF_0_1_0,
+            differences=(),
             steps=624,
             milestones=(312, 468),
             levels=6,
@@ -217,6 +229,7 @@ def setting(scale: str) -> Setting:
             PAPER,
             scale="smoke",
             **OF_0_1_0,
+            differences=(),
             title="Smoke test of the CIFAR-10 ResNet-20 protocol on synthetic images",
             source=SyntheticImages(train_count=512, test_count=128, classes=10, height=32, width=32, storage="raw"),
             train_count=512,

@@ -54,6 +54,7 @@ PAPER = Setting(
         ),
     ),
     main={"landscape_levels": ()},
+    differences=("Paul et al. 2022 add techniques that speed up training and do not name them; here there are none.",),
     sources={
         "model": "torchvision's ResNet-50; 25,502,912 prunable weights",
         "initialization": f"{_OURS}: torchvision's own, which torch leaves",
@@ -96,6 +97,7 @@ def setting(scale: str) -> Setting:
             PAPER,
             scale="mini",
             **OF_0_1_0,
+            differences=(),
             steps=1597,
             warmup_steps=500,
             levels=6,
@@ -122,6 +124,7 @@ def setting(scale: str) -> Setting:
             PAPER,
             scale="smoke",
             **OF_0_1_0,
+            differences=(),
             title="Smoke test of the ImageNet ResNet-50 protocol on synthetic images",
             source=SyntheticImages(train_count=256, test_count=64, classes=10, height=96, width=112, difficulty=0.2),
             classes=10,

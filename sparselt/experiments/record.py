@@ -37,6 +37,7 @@ def run_record(setting: Setting, usual: Setting, device: str, lab: Lab, store: S
         "versions": versions(),
         "device": _device_name(device),
         "seed": setting.seed,
+        **({"differences": list(setting.differences)} if setting.differences else {}),
         **({} if setting.criterion == "magnitude" else {"criterion": setting.criterion}),
     }
 

@@ -225,7 +225,7 @@ def _hash(setting: Setting, device: str, experiments: Mapping[str, Experiment], 
     values = {
         name: value
         for name, value in plain(setting).items()
-        if name not in ("sources", "source", "title", "paper", "main", "options")
+        if name not in ("sources", "source", "differences", "title", "paper", "main", "options")
     }
     # What an installed package varies counts only in runs of its own: installing one moves no other run's folder.
     kinds = {experiment.options for experiment in experiments.values()}

@@ -52,7 +52,8 @@ class Setting:
         source: the data set to write; None if the user must bring it (`--data`).
         options: for each experiment the values that it varies; experiments without them use the defaults.
         main: values under which `--experiments main` shows each paper's main finding.
-        sources: the source of each number, by field name.
+        sources: the source of each number, by field name: the paper, else the authors' code, else ours.
+        differences: what differs from paper and code beside these values, a sentence each.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Setting:
     options: tuple[Options, ...] = ()
     main: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+    differences: tuple[str, ...] = ()
 
     classes: int = value(help="classes of the data", in_protocol=False)
     channels: int = value(help="channels of the images", in_protocol=False)

@@ -17,6 +17,8 @@ PER_CALL = ("versions", "command", "device")
 CHANGES = {
     "protocol": "options of an experiment stand in the order of the experiments, and sources say more: compared as a "
     "set of names and values",
+    "results.csv": "reinitializations under the repelling loss wear the masks of those without: digits_resnet8 smoke "
+    "was frozen anew, digits_resnet8 mini with all experiments differs in these rows until it is",
 }
 """What was changed on purpose, and how it is compared instead."""
 
