@@ -1,8 +1,8 @@
 """Settings of the papers, a module each; `python -m sparselt.reproduce SETTING` runs their experiments.
 
-A module has a function `setting(scale)` and, where it is not `paper`, a DEFAULT_SCALE. Scales: `paper` is the exact
-protocol, `mini` the same protocol with fewer steps, levels and replicates, `smoke` the same code in minutes on two CPU
-cores. A new module is found by itself.
+A module has a function `setting(scale)` and, where it is not `paper`, a DEFAULT_SCALE. Scales: `paper` is the
+papers' protocol, whose remaining differences docs/exact.md names, `mini` a protocol with fewer steps, levels and
+replicates, `smoke` the same code in minutes on two CPU cores. A new module is found by itself.
 """
 
 import pkgutil

@@ -21,13 +21,21 @@ _COMMON: dict[str, Any] = {
     "weight_decay": 5e-4,
 }
 _SOURCES = {
-    "model": "ResNet-18 with a 3×3 first layer, no pooling (the paper does not say); 11,210,432 prunable weights",
+    "model": "ResNet-18 with a 3×3 first layer and no pooling, as in lth_diet (models/resnet.py, `low_res`); "
+    "11,210,432 prunable weights",
     "lr_factor": _PAUL,
+}
+_OF_PAPER = {
+    "initialization": "torchvision's with a new first layer, as in lth_diet (models/resnet.py, `low_res`)",
+    "norm_scale": "torchvision's, as in lth_diet (models/resnet.py)",
+    "landscape_levels": "Paul et al. 2022, Fig. 8: all levels",
 }
 _BY_SCALE: dict[str, dict[str, Any]] = {
     "paper": {
         "title": "Iterative magnitude pruning of ResNet-18 on CIFAR-100",
         "source": CIFAR100(),
+        "initialization": "low_res",
+        "norm_scale": "ones",
         "steps": 78_125,
         "milestones": (23_438, 46_875, 62_500),
         "levels": 15,
@@ -35,7 +43,7 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
         "control_levels": (4, 8, 11, 15),
         "control_rewind_step": 3200,
         "options": (
-            LandscapeOptions(landscape_levels=(0, 5, 10, 14)),
+            LandscapeOptions(landscape_levels=tuple(range(15))),
             AdaptiveOptions(adaptive_density=0.09, adaptive_rewind_step=3200, adaptive_images=10_000),
             FlatnessOptions(
                 flatness_levels=(0, 3, 6, 9, 12, 15),
@@ -84,10 +92,13 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
 
 
 def setting(scale: str) -> Setting:
-    """`paper` is the exact protocol; `mini` a twentieth of its steps (10 epochs), six levels, two replicates, for a GPU
-    or a day of CPU cores; `smoke` every stage on 512 synthetic images of the same shape."""
+    """`paper` is the protocol of Paul et al. 2022 and of the authors' code, as in `cifar10_resnet20`.
+
+    `mini` has a twentieth of its steps (10 epochs), six levels and two replicates, for a GPU or a day of CPU cores;
+    `smoke` has every stage on 512 synthetic images of the same shape.
+    """
     base = cifar10.setting(scale)
-    sources = {**base.sources, **_SOURCES}
+    sources = {**base.sources, **_SOURCES, **(_OF_PAPER if scale == "paper" else {})}
     if scale == "mini":
         sources["levels"] = "ours: down to 26% of the weights"
         sources |= dict.fromkeys(("steps", "milestones"), "a twentieth of the paper's")

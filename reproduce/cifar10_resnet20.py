@@ -13,7 +13,7 @@ from sparselt.experiments.siblings.options import SiblingsOptions
 
 _PAUL = "Paul et al. 2022, appendix C"
 _OURS = "ours; the paper does not say"
-_CODE = "as in the authors' code"
+_CODE = "as in lth_diet"  # the authors' code of Lottery Tickets on a Data Diet, 2022; that of Unmasking is not public
 
 PAPER = Setting(
     name="cifar10_resnet20",
@@ -31,6 +31,8 @@ PAPER = Setting(
     padding=4,
     flip=True,
     model="resnet20",
+    initialization="kaiming_normal",
+    norm_scale="uniform",
     batch_size=128,
     steps=62_400,
     schedule="step",
@@ -39,15 +41,19 @@ PAPER = Setting(
     momentum=0.9,
     weight_decay=1e-4,
     precision="bfloat16",
+    eval_precision="float32",
     levels=12,
+    rule="open_lth",
     rewind_steps=(0, 250, 2000),
+    level_0="rewound",
     replicates=4,
+    reshuffle="lth_diet",
     control_levels=(3, 6, 9, 12),
     control_rewind_step=2000,
     options=(
         ImpOptions(variants=("random", "reinit", "one_shot")),
         ConnectivityOptions(instability_levels=(0, 8)),
-        LandscapeOptions(landscape_levels=(0, 4, 8, 11)),
+        LandscapeOptions(landscape_levels=tuple(range(12))),
         AdaptiveOptions(adaptive_density=0.09, adaptive_rewind_step=2000, adaptive_images=10_000),
         SiblingsOptions(
             sibling_pretraining=(0, 390, 780, 1560, 3120),
@@ -74,28 +80,36 @@ PAPER = Setting(
     },
     sources={
         "model": "ResNet-20 of He et al. 2016 with projection shortcuts; 270,896 prunable weights",
-        "initialization": f"{_OURS}: torch's own",
-        "padding": "random crops after 4 pixels of padding and random flips, He et al. 2016, section 4.2",
-        "flip": "He et al. 2016, section 4.2",
+        "initialization": f"{_CODE}, the authors' code of Lottery Tickets on a Data Diet (models/resnet_cifar.py), and "
+        "open_lth (models/initializers.py)",
+        "norm_scale": f"{_CODE} (models/resnet_cifar.py) and in open_lth (models/bn_initializers.py)",
+        "padding": f"random crops after 4 pixels of zeros and random flips, {_CODE} (data/cifar.py)",
+        "flip": f"{_CODE} (data/cifar.py)",
         "batch_size": _PAUL,
         "steps": _PAUL,
         "schedule": _PAUL,
         "lr": _PAUL,
         "milestones": _PAUL,
+        "lr_factor": _PAUL,
         "momentum": _PAUL,
         "weight_decay": _PAUL,
-        "precision": _OURS,
+        **dict.fromkeys(("warmup_steps", "nesterov", "decoupled_weight_decay"), f"{_CODE} (configs/lottery_test.yaml)"),
+        "precision": "mixed precision as in lth_diet, which has float16 and scales the loss; bfloat16 needs no scaling",
+        "eval_precision": f"{_CODE}, whose evaluation is outside mixed precision",
         "levels": _PAUL,
         "fraction": _PAUL,
-        "scope": f"global, {_CODE}",
+        "scope": f"global, {_CODE} (pruning/sparse_global.py)",
+        "rule": f"{_CODE} (pruning/sparse_global.py) and in open_lth, whose rule it is",
         "rewind_steps": _PAUL,
+        "level_0": f"Paul et al. 2022, algorithm 1, line 4; {_CODE} (exps/lottery.py) and open_lth (lottery/runner.py)",
         "replicates": _PAUL,
-        "reshuffle": f"one order for all levels, {_CODE}; replicates independent, {_PAUL}",
-        "rewound_momentum": f"a fresh optimizer whose clock stands at the rewind step, {_CODE}",
+        "reshuffle": f"{_CODE}, whose sampler has one seed for all replicates, although their seeds are independent",
+        "rewound_momentum": f"a fresh optimizer whose clock stands at the rewind step, {_CODE} (exps/lottery.py)",
         "control_levels": "ours: four densities",
+        "heat_map": "Paul et al. 2022, Fig. 2, right",
         "path_points": "Paul et al. 2022, Fig. 2: positions 0.1, …, 0.9 and the ends",
         "instability_levels": "ours: the dense network, and 16.8% of the weights, as Linear Mode Connectivity has it",
-        "landscape_levels": "ours: four of the levels of Paul et al. 2022, Fig. 7",
+        "landscape_levels": "Paul et al. 2022, Fig. 7: all levels",
         "landscape_points": "Paul et al. 2022, Fig. 3: 51 × 51",
         "adaptive_density": "Paul et al. 2022, section 2.2: about 9%",
         "adaptive_rewind_step": f"the one that matches, {_PAUL}",
@@ -106,7 +120,46 @@ PAPER = Setting(
         "flatness_levels": _OURS,
         "perturbation_scales": "1 as in Paul et al. 2022, appendix D; half and twice that are ours",
     },
+    differences=(
+        "Initial weights, data order and crops have the distributions of the code, not its draws: the random numbers "
+        "are others.",
+        "Pixels are normalized by the mean and standard deviation of the training pixels, computed from the data; "
+        "lth_diet has their first four digits, open_lth those of ImageNet.",
+        "Pruned weights and their momentum are zero after every step; the code zeroes weights before each forward pass "
+        "and lets their momentum run, which leaves the live weights the same.",
+        "An incomplete last batch is dropped, as in lth_diet; open_lth trains on it.",
+        "The number of weights to prune is rounded to six decimals before the ceiling, against floating point; at the "
+        "levels of these networks this changes no count.",
+    ),
 )
+
+OF_0_1_0 = {
+    "initialization": "torch",
+    "norm_scale": "ones",
+    "eval_precision": "as_trained",
+    "rule": "exact",
+    "level_0": "uninterrupted",
+    "reshuffle": "replicate",
+}
+"""Choices of version 0.1.0, which the smaller scales keep, so that what was stored at them is found."""
+SOURCES_OF_OPEN_LTH = {
+    name: f"{_OURS}: as in open_lth ({file})"
+    for name, file in {
+        "initialization": "models/initializers.py",
+        "norm_scale": "models/bn_initializers.py",
+        "padding": "datasets/cifar10.py",
+        "flip": "datasets/cifar10.py",
+        "precision": "foundations/hparams.py",
+        "eval_precision": "foundations/hparams.py",
+        "warmup_steps": "foundations/hparams.py",
+        "nesterov": "foundations/hparams.py",
+        "decoupled_weight_decay": "training/optimizers.py",
+        "scope": "pruning/sparse_global.py",
+        "rule": "pruning/sparse_global.py",
+    }.items()
+}
+"""What other papers' settings share with open_lth."""
+SOURCES_OF_0_1_0 = dict.fromkeys(OF_0_1_0, "ours: the choice of version 0.1.0; scale paper follows the authors' code")
 
 _MINI = "ours: what two CPU cores do in less than three hours, all experiments together"
 _OTHER_GRIDS = (
@@ -138,12 +191,17 @@ _SMOKE_NOTE = "a smoke test: every stage in minutes, no finding can be seen"
 
 
 def setting(scale: str) -> Setting:
-    """`paper` is the exact protocol; `mini` a hundredth of its steps, half its levels and replicates; `smoke` every
-    stage on 512 synthetic images of the same shape."""
+    """`paper` is the protocol of Paul et al. 2022 and the authors' code; docs/exact.md compares every value.
+
+    `mini` has a hundredth of its steps, half its levels and replicates, `smoke` every stage on 512 synthetic images of
+    the same shape; both keep the choices of version 0.1.0 (`OF_0_1_0`).
+    """
     if scale == "mini":
         return dataclasses.replace(
             PAPER,
             scale="mini",
+            **OF_0_1_0,
+            differences=(),
             steps=624,
             milestones=(312, 468),
             levels=6,
@@ -157,6 +215,7 @@ def setting(scale: str) -> Setting:
             main={"instability_levels": (), "control_levels": (6,)},
             sources={
                 **PAPER.sources,
+                **SOURCES_OF_0_1_0,
                 **dict.fromkeys(_OTHER_GRIDS, _MINI),
                 **dict.fromkeys(("steps", "milestones"), "a hundredth of the paper's: 1.6 epochs"),
                 "path_points": "ours: the midpoint, where barriers peak, and one point on either side of it",
@@ -169,6 +228,8 @@ def setting(scale: str) -> Setting:
         return dataclasses.replace(
             PAPER,
             scale="smoke",
+            **OF_0_1_0,
+            differences=(),
             title="Smoke test of the CIFAR-10 ResNet-20 protocol on synthetic images",
             source=SyntheticImages(train_count=512, test_count=128, classes=10, height=32, width=32, storage="raw"),
             train_count=512,
@@ -187,6 +248,7 @@ def setting(scale: str) -> Setting:
             main={},
             sources={
                 **PAPER.sources,
+                **SOURCES_OF_0_1_0,
                 **dict.fromkeys(("batch_size", "steps", "milestones", "levels", "rewind_steps"), _SMOKE_NOTE),
             },
         )

@@ -23,9 +23,10 @@ _COMMON: dict[str, Any] = {
     "dense_replicates": 0,
 }
 _SOURCES = {
-    **dict.fromkeys(("batch_size", "schedule", "lr", "momentum", "weight_decay"), _MAENE),
+    **dict.fromkeys(("batch_size", "schedule", "lr", "lr_factor", "momentum", "weight_decay"), _MAENE),
     "rewind_steps": f"{_TEXT}: reset to initialization",
     "rewound_momentum": f"{_OURS}; at step 0 there is none",
+    "level_0": f"{_OURS}; at step 0 both are the same",
     "reshuffle": f"{_OURS}: one order for all rounds; replicates independent",
     "init_lr": f"{_MAENE}: not scaled with the batch",
     "init_batch_sizes": f"{_TEXT}: 128 unstable, 512 half, 1024 and 2048 stable",
@@ -35,6 +36,9 @@ _SOURCES = {
 _BY_SCALE: dict[str, dict[str, Any]] = {
     "paper": {
         "title": "Rewinding ResNet-20 on CIFAR-10 to its initialization",
+        "precision": "float32",
+        "level_0": "uninterrupted",
+        "reshuffle": "replicate",
         "steps": 33_150,
         "milestones": (21_840, 27_690),
         "levels": 25,
@@ -94,15 +98,23 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
 
 
 def setting(scale: str) -> Setting:
-    """`paper` is the exact protocol of ResNet-20: 85 epochs, 25 rounds, three replicates; `mini` 624 steps, four
-    rounds, two replicates; `smoke` every stage on 512 synthetic images of the same shape."""
+    """`paper` is the protocol of ResNet-20: 85 epochs, 25 rounds, three replicates; what the paper does not say follows
+    open_lth. `mini` has 624 steps, four rounds, two replicates; `smoke` every stage on 512 synthetic images of the same
+    shape."""
     base, values = unmasking.setting(scale), _BY_SCALE[scale]
     of_paper = {name: text for name, text in unmasking.PAPER.sources.items() if hasattr(base, name)}
     note = f"{_MAENE}: 85 epochs, ÷10 at 56 and 71"
     if scale != "paper":
         note = f"{_OURS}: the {scale} scale of cifar10_resnet20, ÷10 at the same parts of it"
-    sources = {**of_paper, **_SOURCES, **dict.fromkeys(("steps", "milestones"), note)}
     full = scale == "paper"
+    choices = {} if full else {**unmasking.SOURCES_OF_0_1_0, "precision": _OURS}
+    sources = {
+        **of_paper,
+        **unmasking.SOURCES_OF_OPEN_LTH,
+        **choices,
+        **_SOURCES,
+        **dict.fromkeys(("steps", "milestones"), note),
+    }
     sources |= dict.fromkeys(("levels", "replicates"), f"{_TEXT}: 25 rounds, 3 seeds" if full else _OURS)
     sources |= {"path_points": f"{_TEXT}: 20 points" if full else _OURS, "control_levels": _OURS}
     return dataclasses.replace(base, **_COMMON, **values, sources=sources)

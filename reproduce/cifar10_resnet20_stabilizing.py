@@ -18,16 +18,20 @@ _COMMON: dict[str, Any] = {
     "dense_replicates": 0,
 }
 _SOURCES = {
-    **dict.fromkeys(("batch_size", "schedule", "lr", "momentum"), _FRANKLE),
+    **dict.fromkeys(("batch_size", "schedule", "lr", "lr_factor", "momentum"), _FRANKLE),
     **dict.fromkeys(("low_lr", "warmup_lr"), f"{_FRANKLE}: at these rates IMP wins from initialization"),
     "weight_decay": f"{_OURS}: that of Paul et al. 2022",
     "rewound_momentum": f"{_OURS}: that of Paul et al. 2022",
+    "level_0": "Frankle et al. 2019: the network is trained on from the rewind step to the end, then pruned",
     "reshuffle": f"{_OURS}: one order for all levels; stability to data order trains a second copy in another",
     "stability_levels": "16.7% of the weights remaining, as in the text of section 4",
 }
 _BY_SCALE: dict[str, dict[str, Any]] = {
     "paper": {
         "title": "Stability of the subnetworks of ResNet-20 on CIFAR-10",
+        "precision": "float32",
+        "level_0": "uninterrupted",
+        "reshuffle": "replicate",
         "steps": 30_000,
         "milestones": (20_000, 25_000),
         "levels": 8,
@@ -94,13 +98,20 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
 
 
 def setting(scale: str) -> Setting:
-    """`paper` is the exact protocol of ResNet-20, rewound to the steps of ours; `mini` 624 steps, four levels, two
-    replicates; `smoke` every stage on 512 synthetic images of the same shape."""
+    """`paper` is the protocol of ResNet-20, rewound to steps of ours; what the paper does not say follows open_lth, the
+    first author's later code. `mini` has 624 steps, four levels, two replicates; `smoke` every stage on 512 synthetic
+    images of the same shape."""
     base, values = unmasking.setting(scale), _BY_SCALE[scale]
     of_paper = {name: text for name, text in unmasking.PAPER.sources.items() if hasattr(base, name)}
-    note = (
-        _FRANKLE if scale == "paper" else f"{_OURS}: the {scale} scale of cifar10_resnet20, ÷10 at two thirds and 5/6"
-    )
-    sources = {**of_paper, **_SOURCES, **dict.fromkeys(("steps", "milestones"), note)}
+    full = scale == "paper"
+    note = _FRANKLE if full else f"{_OURS}: the {scale} scale of cifar10_resnet20, ÷10 at two thirds and 5/6"
+    choices = {} if full else {**unmasking.SOURCES_OF_0_1_0, "precision": _OURS}
+    sources = {
+        **of_paper,
+        **unmasking.SOURCES_OF_OPEN_LTH,
+        **choices,
+        **_SOURCES,
+        **dict.fromkeys(("steps", "milestones"), note),
+    }
     sources |= dict.fromkeys(("levels", "rewind_steps", "replicates", "control_levels"), _OURS)
     return dataclasses.replace(base, **_COMMON, **values, sources=sources)

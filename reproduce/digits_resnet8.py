@@ -1,4 +1,8 @@
-"""All of it on a laptop: ResNet-8 on scikit-learn's handwritten digits, minutes on two CPU cores."""
+"""All of it on a laptop: ResNet-8 on scikit-learn's handwritten digits, minutes on two CPU cores.
+
+The hyperparameters were chosen by looking at the test images: errors here are a demonstration, no estimate of what such
+a network errs on new digits. Choose those of a new setting under `validation_count`.
+"""
 
 import dataclasses
 
@@ -15,7 +19,8 @@ from sparselt.experiments.stability.options import RATES, StabilityOptions
 
 DEFAULT_SCALE = "mini"
 
-_OURS = "ours: a miniature in which the phenomena of the ImageNet and CIFAR settings can be seen"
+# A first sketch on these images found the values; its only measure was the error on the test images.
+_OURS = "ours, chosen by looking at the test images, so that the phenomena of the large settings can be seen"
 _PAUL = "Paul et al. 2022, appendix C"
 
 MINI = Setting(
@@ -98,13 +103,14 @@ MINI = Setting(
         "model": f"{_OURS}; CIFAR-style ResNet, one block a stage, widths 8-16-32, 19,464 prunable weights",
         "batch_size": _OURS,
         "steps": f"{_OURS}; 30 epochs",
-        "lr": f"{_OURS}; high enough that training is unstable to SGD noise at initialization, as in the big networks",
+        "lr": f"{_OURS}; high enough that training is unstable to SGD noise at initialization",
         "milestones": f"÷10 at half and three quarters, as {_PAUL} for CIFAR-10",
         "momentum": _PAUL,
         "weight_decay": _PAUL,
         "levels": _PAUL,
         "fraction": _PAUL,
         "scope": "global, as in the authors' code",
+        **dict.fromkeys(("init_batch_sizes", "init_warmup_steps", "low_lr", "warmup_lr_steps"), _OURS),
         "rewind_steps": f"{_OURS}; initialization, the ends of epochs 3 and 10: 10% and 33% of the training (in "
         "Frankle et al. 2019 0.1 to 7%, in Paul et al. 2022 3 to 31%)",
         "replicates": "ours: one more than the paper's four, the least that a claim is judged on here",
@@ -116,7 +122,7 @@ MINI = Setting(
         "variant_levels": "ours: as `stability_levels`",
         "path_points": "Paul et al. 2022, Fig. 2: positions 0.1, …, 0.9 and the ends",
         "stability_levels": "16.8% of the weights, as Frankle et al. 2019 (16.7%)",
-        "init_lr": "ours: a rate at which the batch size alone decides whether training is stable",
+        "init_lr": f"{_OURS}; a rate at which the batch size alone decides whether training is stable",
         "init_fraction": "ours: three rounds leave 12.5% of the weights, where nine of the paper's 20% leave 13.4%",
         "init_warmup_levels": "ours: as `stability_levels`, which shares the trainings",
         "repulsion_strengths": "Maene et al. 2021",

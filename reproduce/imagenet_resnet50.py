@@ -1,4 +1,4 @@
-"""ResNet-50 on ImageNet: the protocol of Paul et al. 2022, and a smoke scale: the same path on made-up images."""
+"""ResNet-50 on ImageNet: the protocol of Paul et al. 2022, a mini scale, and a smoke scale on made-up images."""
 
 import dataclasses
 
@@ -7,9 +7,11 @@ from sparselt.experiments.adaptive.options import AdaptiveOptions
 from sparselt.experiments.flatness.options import FlatnessOptions
 from sparselt.experiments.landscape.options import LandscapeOptions
 from sparselt.experiments.setting import Setting
+from sparselt.reproduce.cifar10_resnet20 import OF_0_1_0, SOURCES_OF_0_1_0
 
 _PAUL = "Paul et al. 2022, appendix C"
 _OURS = "ours; the paper does not say"
+_CODE = "as in lth_diet, the authors' code for CIFAR"
 
 PAPER = Setting(
     name="imagenet_resnet50",
@@ -35,9 +37,12 @@ PAPER = Setting(
     weight_decay=5e-4,
     decoupled_weight_decay=True,
     precision="bfloat16",
+    eval_precision="float32",
     threads=12,
     levels=12,
+    rule="open_lth",
     rewind_steps=(0, 1250, 5000),
+    level_0="rewound",
     replicates=4,
     control_levels=(3, 6, 9, 12),
     control_rewind_step=5000,
@@ -49,8 +54,11 @@ PAPER = Setting(
         ),
     ),
     main={"landscape_levels": ()},
+    differences=("Paul et al. 2022 add techniques that speed up training and do not name them; here there are none.",),
     sources={
         "model": "torchvision's ResNet-50; 25,502,912 prunable weights",
+        "initialization": f"{_OURS}: torchvision's own, which torch leaves",
+        "norm_scale": f"{_OURS}: torchvision's",
         "batch_size": _PAUL,
         "steps": _PAUL,
         "schedule": _PAUL,
@@ -62,13 +70,16 @@ PAPER = Setting(
         "train_size": f"{_OURS}: random resized crops of 224, without the Mosaic techniques that the authors add",
         "eval_size": f"{_OURS}: central crop of 224 from 256",
         "precision": _OURS,
+        "eval_precision": _OURS,
         "levels": _PAUL,
         "fraction": _PAUL,
-        "scope": "global, as in the authors' code",
+        "scope": f"global, {_CODE}",
+        "rule": _CODE,
         "rewind_steps": _PAUL,
+        "level_0": f"Paul et al. 2022, algorithm 1, line 4; {_CODE}",
         "replicates": _PAUL,
-        "reshuffle": f"one order for all levels, as in the authors' code; replicates independent, {_PAUL}",
-        "rewound_momentum": "a fresh optimizer whose clock stands at the rewind step, as in the authors' code",
+        "reshuffle": f"one order for all levels, {_CODE}; replicates independent, {_PAUL}",
+        "rewound_momentum": f"a fresh optimizer whose clock stands at the rewind step, {_CODE}",
         "control_levels": "ours: four densities",
         "path_points": "Paul et al. 2022, Fig. 2: positions 0.1, …, 0.9 and the ends",
     },
@@ -78,12 +89,15 @@ _SMOKE_NOTE = "a smoke test: every stage in minutes, no finding can be seen"
 
 
 def setting(scale: str) -> Setting:
-    """`paper` is the exact protocol; `mini` a tenth of its steps, half its levels, two replicates, on the same data;
-    `smoke` every stage on 256 synthetic images, in minutes on two CPU cores."""
+    """`paper` is the protocol of Paul et al. 2022, without the techniques that they add and do not name; `mini` a tenth
+    of its steps, half its levels, two replicates, on the same data; `smoke` every stage on 256 synthetic images, in
+    minutes on two CPU cores. Both smaller scales keep the choices of version 0.1.0."""
     if scale == "mini":
         return dataclasses.replace(
             PAPER,
             scale="mini",
+            **OF_0_1_0,
+            differences=(),
             steps=1597,
             warmup_steps=500,
             levels=6,
@@ -98,12 +112,19 @@ def setting(scale: str) -> Setting:
                     flatness_levels=(0, 3, 6), flatness_images=128, perturbation_level=3, perturbation_scales=(1.0,)
                 ),
             ),
-            sources={**PAPER.sources, "steps": "a tenth of the paper's", "levels": "half the paper's"},
+            sources={
+                **PAPER.sources,
+                **SOURCES_OF_0_1_0,
+                "steps": "a tenth of the paper's",
+                "levels": "half the paper's",
+            },
         )
     if scale == "smoke":
         return dataclasses.replace(
             PAPER,
             scale="smoke",
+            **OF_0_1_0,
+            differences=(),
             title="Smoke test of the ImageNet ResNet-50 protocol on synthetic images",
             source=SyntheticImages(train_count=256, test_count=64, classes=10, height=96, width=112, difficulty=0.2),
             classes=10,
@@ -137,6 +158,7 @@ def setting(scale: str) -> Setting:
             main={},
             sources={
                 **PAPER.sources,
+                **SOURCES_OF_0_1_0,
                 **dict.fromkeys(("batch_size", "steps", "lr", "levels", "replicates"), _SMOKE_NOTE),
             },
         )

@@ -6,6 +6,7 @@ from sparselt.experiments.setting import Setting
 from sparselt.reproduce import imagenet_resnet50 as plain
 
 _MILD = "Mosaic ResNet, mild recipe; Paul et al. 2022, appendix C, use its techniques without saying which"
+_DIFFERENCE = "Paul et al. 2022 do not name the techniques that they add; here they are those of one public recipe."
 
 
 def setting(scale: str) -> Setting:
@@ -19,6 +20,7 @@ def setting(scale: str) -> Setting:
         model="resnet50_blurpool",
         techniques="mild",
         train_size=size,
+        differences=(_DIFFERENCE,) if scale == "paper" else (),
         sources={
             **base.sources,
             "model": f"torchvision's ResNet-50 with blurred downsampling, 25,502,912 prunable weights; {_MILD}",

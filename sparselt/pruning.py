@@ -13,8 +13,10 @@ from sparselt.errors import CriterionError, SettingError, TrainingError
 from sparselt.kernels import magnitude_mask, magnitude_threshold
 from sparselt.masks import Mask, as_mask
 from sparselt.scopes import (
+    Rule,
     Scope,
     check_fraction,
+    check_rule,
     check_scope,
     count_to_prune,
     counts_to_keep,
@@ -33,8 +35,6 @@ __all__ = [
     "pruning_threshold",
     "weights_left",
 ]
-
-Rule = Literal["exact", "open_lth"]
 
 
 def magnitude_prune(
@@ -70,10 +70,7 @@ def magnitude_prune(
     """
     check_fraction(fraction)
     check_scope(scope)
-    if rule not in ("exact", "open_lth"):
-        raise SettingError(f"pruning rule is {rule!r}; expected 'exact' or 'open_lth'")
-    if rule == "open_lth" and scope != "global":
-        raise SettingError(f"pruning rule 'open_lth' goes with scope 'global', got {scope!r}; choose rule 'exact'")
+    check_rule(rule, scope)
     mask = as_mask(mask)
     weights, layers, live = _arguments(model, mask)
     kept = counts_to_keep(_shapes(mask), live, fraction, scope)

@@ -12,6 +12,7 @@ from sparselt.errors import SettingError
 
 Scope = Literal["global", "layerwise", "erk"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
+Rule = Literal["exact", "open_lth"]
 
 
 def check_fraction(fraction: float) -> None:
@@ -28,17 +29,30 @@ def check_scope(scope: str) -> None:
         raise SettingError(f"pruning scope is {scope!r}; expected 'global', 'layerwise' or 'erk'")
 
 
+def check_rule(rule: str, scope: str) -> None:
+    """Raises a SettingError unless `rule` is a pruning rule that goes with `scope`, see `magnitude_prune`."""
+    if rule not in get_args(Rule):
+        raise SettingError(f"pruning rule is {rule!r}; expected 'exact' or 'open_lth'")
+    if rule == "open_lth" and scope != "global":
+        raise SettingError(f"pruning rule 'open_lth' goes with scope 'global', got {scope!r}; choose rule 'exact'")
+
+
 def count_to_prune(fraction: float, live: int) -> int:
     """⌈fraction · live⌉, at least one weight if any is alive."""
     # Rounded before the ceiling: 0.1 · 30 is 3.0000000000000004 in floating point.
     return max(min(live, 1), math.ceil(round(fraction * live, 6)))
 
 
-def weights_left(sizes: Sequence[int], fraction: float, levels: int, scope: Scope = "global") -> int:
-    """The number of weights left in a dense network with layers of these sizes after `levels` prunings."""
+def weights_left(
+    sizes: Sequence[int], fraction: float, levels: int, scope: Scope = "global", rule: Rule = "exact"
+) -> int:
+    """The number of weights left in a dense network with layers of these sizes after `levels` prunings.
+
+    No two magnitudes tie.
+    """
     live = list(sizes) if scope == "layerwise" else [sum(sizes)]
     for _ in range(levels):
-        live = [number - count_to_prune(fraction, number) for number in live]
+        live = [number - count_to_prune(fraction, number) - (rule == "open_lth") for number in live]
     return sum(live)
 
 

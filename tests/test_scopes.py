@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sparselt.errors import SettingError
 from sparselt.models import prunable_shapes
-from sparselt.scopes import SCOPES, check_scope, counts_to_keep, erk_counts, shares, weights_left
+from sparselt.scopes import SCOPES, check_rule, check_scope, counts_to_keep, erk_counts, shares, weights_left
 
 shapes = st.lists(st.lists(st.integers(1, 7), min_size=2, max_size=4), min_size=1, max_size=6)
 
@@ -69,6 +69,15 @@ def test_shares_sum_to_the_total_and_are_proportional_within_one(total, weights)
 
 def test_an_erk_network_has_as_many_weights_left_as_a_global_one():
     assert weights_left([30, 700, 20], 0.2, 5, "erk") == weights_left([30, 700, 20], 0.2, 5, "global")
+
+
+def test_open_lths_rule_leaves_a_weight_less_at_each_level():
+    assert [weights_left([100], 0.2, levels, rule="open_lth") for levels in (1, 2)] == [79, 79 - 16 - 1]
+
+
+def test_an_unknown_rule_is_refused():
+    with pytest.raises(SettingError, match="rule is 'strict'; expected 'exact' or 'open_lth'"):
+        check_rule("strict", "global")
 
 
 def test_an_unknown_scope_is_refused_and_the_known_ones_named():

@@ -26,7 +26,7 @@ from sparselt.analysis.connectivity import check_positions, path_positions
 from sparselt.errors import SettingError
 from sparselt.kernels import interpolate
 from sparselt.masks import Mask, as_mask, random_generator
-from sparselt.pruning import Scope, check_fraction, magnitude_prune
+from sparselt.pruning import Rule, Scope, check_fraction, magnitude_prune
 from sparselt.training.folding import Folded
 from sparselt.training.loop import autocast, training_loss
 from sparselt.training.recipe import PLAIN, Techniques
@@ -110,6 +110,7 @@ def adaptive_fraction(
     fractions: Sequence[float] = FRACTIONS,
     positions: Sequence[float] = path_positions(11),
     scope: Scope = "global",
+    rule: Rule = "exact",
     minimum: float = MINIMUM,
     techniques: Techniques = PLAIN,
     precision: str = "float32",
@@ -129,7 +130,7 @@ def adaptive_fraction(
         batches: training images, each batch (images, labels, …); a random subsample may serve, see `subsample_indices`.
         threshold: step 1, a `TrainThreshold` or its value; the loss must stay strictly below.
         fractions, positions: increasing; positions from 0 to 1. The paper does not say how many there are on a path.
-        scope: as for `magnitude_prune`.
+        scope, rule: as for `magnitude_prune`.
         minimum: the least that is pruned.
         techniques: those of the training that the threshold was measured in; they decide which loss is meant.
         precision: `float32`, or `bfloat16` autocast.
@@ -146,7 +147,7 @@ def adaptive_fraction(
     _check(fractions, positions, minimum, threshold)
     check_state("the network", weights, model.state_dict(), weights)
     mask = as_mask(mask)
-    masks = [magnitude_prune(weights, mask, fraction, scope) for fraction in fractions]
+    masks = [magnitude_prune(weights, mask, fraction, scope, rule=rule) for fraction in fractions]
     networks = _Paths(model, weights, masks, positions[1:])
     (start, *others), _ = _losses(model, networks, batches, techniques, precision, on_batch)
     each = len(positions) - 1

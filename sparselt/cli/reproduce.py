@@ -26,7 +26,7 @@ class Reproduce:
     experiments: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Which experiments to run, by name; all that apply if none is given. main: each paper's main finding only."""
     scale: Annotated[str | None, tyro.conf.arg(metavar="paper|mini|smoke")] = None
-    """paper: the exact protocol; mini: the same with fewer steps, levels, replicates; smoke: every stage in minutes."""
+    """paper: the papers' protocol; mini: with fewer steps, levels, replicates; smoke: every stage in minutes."""
     replicates: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Independent repetitions."""
     seed: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -85,7 +85,7 @@ class Reproduce:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m sparselt.reproduce`; returns the exit code: 2 for bad input, 1 if a stage failed, 130 or 143 if stopped."""
+    """`python -m sparselt.reproduce`; returns the exit code: 2 for bad input, 1 if a stage failed, 130 or 143."""
     return run_command("reproduce", sys.argv[1:] if arguments is None else arguments, "python -m sparselt.reproduce")
 
 

@@ -49,6 +49,7 @@ _HOME = {
     "train_loader": "loaders",
     "train_transform": "loaders",
     "write_dataset": "writing",
+    "write_held_out": "resident",
     "write_resident": "resident",
 }
 

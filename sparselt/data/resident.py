@@ -1,7 +1,8 @@
 """Data sets that fit the device: the betons are read once, and all trainings map the same bytes."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from sparselt.data.batch import Batch, EvalLoader, TrainLoader, drawn, normalize
 from sparselt.data.beton import Beton
 from sparselt.data.dataset import Dataset
 from sparselt.data.manifest import SPLITS, Manifest
-from sparselt.data.order import Shard
+from sparselt.data.order import Shard, sample_order
 from sparselt.data.transforms import Normalize, PadCrop
 from sparselt.errors import DataError
 from sparselt.files import naming_errors, replacing
@@ -27,17 +28,21 @@ def write_resident(dataset: Dataset, folder: Path | str) -> None:
     Each holds images uint8 [N, C, H, W] and labels int64 [N], in the betons' order, and the manifest. FFCV is not
     needed, because nothing is decoded. Raises a DataError for pictures; only arrays of one size will do.
     """
-    from safetensors.numpy import save
-
     _check_arrays(dataset)
-    folder = Path(folder)
-    with naming_errors(str(folder), DataError, "free space or choose another folder"), contextlib.ExitStack() as stack:
-        folder.mkdir(parents=True, exist_ok=True)
-        for split in SPLITS:
-            images, labels = _read(dataset, split)
-            partial = stack.enter_context(replacing(folder / f"{split}.safetensors"))
-            metadata = {"manifest": dataset.manifest.to_json()}
-            partial.write_bytes(save({"images": images, "labels": labels}, metadata=metadata))
+    _write(Path(folder), dataset.manifest, ((split, *_read(dataset, split)) for split in SPLITS))
+
+
+def write_held_out(resident: "ResidentData", folder: Path | str, count: int, seed: int) -> None:
+    """Divides the training images: writes files as `write_resident` does, whose test split is `count` of them, drawn
+    from `seed`, and whose training split is the others. Both keep the betons' order; the test images are not read.
+    """
+    order = sample_order(seed, 0, resident.count("train"))
+    places = {"train": np.sort(order[count:]), "test": np.sort(order[:count])}
+    record = resident.manifest.splits["train"]
+    splits = {split: replace(record, count=len(chosen)) for split, chosen in places.items()}
+    images, labels = resident.images("train").numpy(), resident.labels("train").numpy()
+    parts = ((split, images[chosen], labels[chosen]) for split, chosen in places.items())
+    _write(Path(folder), replace(resident.manifest, splits=splits), parts)
 
 
 class ResidentData:
@@ -181,6 +186,18 @@ class ResidentEvalLoader(EvalLoader):
         parts = (tensor.split(self.batch_size) for tensor in (self._images, self._labels, self._indices))
         for images, labels, indices in zip(*parts, strict=True):
             yield Batch(normalized(images, indices, self.transform), labels, indices)
+
+
+def _write(folder: Path, manifest: Manifest, parts: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> None:
+    """Writes each split, images, labels of `parts` to a file of its own."""
+    from safetensors.numpy import save
+
+    with naming_errors(str(folder), DataError, "free space or choose another folder"), contextlib.ExitStack() as stack:
+        folder.mkdir(parents=True, exist_ok=True)
+        for split, images, labels in parts:
+            partial = stack.enter_context(replacing(folder / f"{split}.safetensors"))
+            metadata = {"manifest": manifest.to_json()}
+            partial.write_bytes(save({"images": images, "labels": labels}, metadata=metadata))
 
 
 def _read(dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -11,9 +11,9 @@ from sparselt.errors import SettingError
 from sparselt.experiments.measurement import check_stages
 from sparselt.experiments.setting import Setting, check_rewind_step
 from sparselt.models import model_digest
-from sparselt.scopes import Scope, check_fraction, check_scope
+from sparselt.scopes import Rule, Scope, check_fraction, check_rule, check_scope
 from sparselt.stages.criteria import PruneByCriterion
-from sparselt.stages.data import PrepareDataset, ReadPixels
+from sparselt.stages.data import HoldOut, Pixels, PrepareDataset, ReadPixels
 from sparselt.stages.images import Crop, RandomCrop, Shift, WholeImages
 from sparselt.stages.masks import DrawMask, Prune, Shuffle
 from sparselt.stages.paths import EvaluatePath
@@ -73,7 +73,7 @@ class Lab:
         return lab
 
     def dense(self, replicate: int) -> Train:
-        """Level 0: the dense network, trained from initialization. All rewind steps and experiments share it."""
+        """The dense network, trained from initialization without a stop. Rewind checkpoints are taken from it."""
         if replicate not in self._dense:
             self._dense[replicate] = self.training(self.seeds(replicate, 0), label=f"dense, replicate {replicate}")
         return self._dense[replicate]
@@ -98,15 +98,19 @@ class Lab:
     def ticket(self, replicate: int, rewind_step: int, level: int) -> Train:
         """IMP with weight rewinding: the network of `level`, rewound to `rewind_step` and trained to the end.
 
+        Level 0 is the dense network, or with the setting's `level_0` rewound, the dense network trained on from the
+        rewind step.
+
         Raises:
             SettingError: a level below 0, or a rewind step outside the training.
         """
         _check_level(level, 0)
         check_rewind_step(rewind_step, self.setting.steps)
-        if level == 0:
+        if level == 0 and (rewind_step == 0 or self.setting.level_0 == "uninterrupted"):
             return self.dense(replicate)
         label = f"replicate {replicate}, rewind {rewind_step}, level {level}"
-        return self.rewound(replicate, rewind_step, self.mask(replicate, rewind_step, level), label, level=level)
+        mask = self.mask(replicate, rewind_step, level) if level else None
+        return self.rewound(replicate, rewind_step, mask, label, level=level)
 
     def rewound(
         self, replicate: int, rewind_step: int, mask: StageFile | None, label: str, *, level: int = 1, copy: int = 0
@@ -167,14 +171,16 @@ class Lab:
         *,
         fraction: float | None = None,
         scope: Scope | None = None,
+        rule: Rule | None = None,
         equal: StageFile | None = None,
     ) -> StageFile:
         """The mask after pruning a trained network by the setting's criterion. mask: the network's; None if dense.
 
-        `fraction` and `scope` are the setting's unless given. With `equal`, a mask, as many weights are left as it has.
+        `fraction`, `scope` and `rule` are the setting's unless given. With `equal`, a mask, exactly as many weights are
+        left as it has, whatever the rule.
 
         Raises:
-            SettingError: a fraction outside (0, 1), an unknown scope.
+            SettingError: a fraction outside (0, 1), an unknown scope, a rule that does not go with the scope.
         """
         check_stages("lab.pruned(network, …)", network)
         setting = self.setting
@@ -183,11 +189,14 @@ class Lab:
             return self.pruned_by(setting.criterion, network.final, mask, label, **options)
         fraction = setting.fraction if fraction is None else fraction
         scope = setting.scope if scope is None else scope
+        rule = "exact" if equal is not None else rule or setting.rule
         check_fraction(fraction)
         check_scope(scope)
+        check_rule(rule, scope)
         stage = Prune(
             fraction=float(fraction) if equal is None else None,
             scope=scope,
+            rule=None if rule == "exact" else rule,
             weights=network.final,
             mask=mask,
             equal=equal,
@@ -225,7 +234,7 @@ class Lab:
             criterion_source=_criterion_digest(criterion),
             fraction=float(fraction) if equal is None else None,
             scope=scope,
-            samples=min(setting.criterion_images or 10 * setting.classes, setting.train_count),
+            samples=min(setting.criterion_images or 10 * setting.classes, setting.fitted_count),
             batch_size=setting.batch_size,
             seed=derive_seed(setting.seed, "criterion", replicate),
             techniques=setting.recipe.techniques,
@@ -267,14 +276,17 @@ class Lab:
         if setting.engine == "streaming":
             crop = Crop(setting.eval_size, setting.eval_ratio, setting.eval_interpolation, setting.batch_size)
             return common | {"evaluated": crop}
-        pixels = ReadPixels(dataset=note, label="pixels", work=self.dataset.work)
+        pixels: Pixels = ReadPixels(dataset=note, label="pixels", work=self.dataset.work)
+        if count := setting.validation_count:
+            seed, work = derive_seed(setting.seed, "validation"), setting.train_count
+            pixels = HoldOut(count=count, seed=seed, pixels=pixels.train, label="validation images", work=work)
         return common | {"evaluated": WholeImages(), "train_pixels": pixels.train, "test_pixels": pixels.test}
 
     @property
     def evaluating(self) -> dict[str, Any]:
         """`images` and the network, as arguments of a stage that evaluates (`sparselt.stages.images.Evaluation`)."""
         setting = self.setting
-        return {**self.images, **self.shape, "precision": setting.precision, "threads": setting.threads}
+        return {**self.images, **self.shape, "precision": setting.evaluated_in, "threads": setting.threads}
 
     def training(
         self,
@@ -304,6 +316,7 @@ class Lab:
             augmentation=Shift(setting.padding, setting.flip)
             if setting.engine == "resident"
             else RandomCrop(setting.train_size, setting.flip),
+            eval_precision=None if setting.evaluated_in == setting.precision else setting.evaluated_in,
             repulsion=repulsion if repelled else None,
             solutions=tuple(solutions) if repelled else (),
             weights=weights,
@@ -335,18 +348,23 @@ class Lab:
         for name, number in (("replicate", replicate), ("copy", copy)):
             if not isinstance(number, Integral) or number < 0:
                 raise SettingError(f"{name} is {number!r}; expected a whole number from 0")
-        varies: dict[str, tuple[int | str, ...]] = {
-            "never": (),
-            "replicate": (replicate,),
-            "level": (replicate, rewind_step, level) if level else (replicate, 0, 0),
+        setting, seed = self.setting, self.setting.seed
+        # Level 0 is no training of its own unless it is rewound.
+        own = (replicate, rewind_step if level or setting.level_0 == "rewound" else 0, level)
+        varies: dict[str, tuple[tuple[int | str, ...], tuple[int | str, ...]]] = {
+            "never": ((), ()),
+            "lth_diet": ((), (replicate,)),
+            "replicate": ((replicate,), (replicate,)),
+            "level": (own, own),
         }
-        key = ("copy", copy, replicate) if copy else varies[self.setting.reshuffle]
-        seed = self.setting.seed
+        order, augmentation = varies[setting.reshuffle]
+        if copy:
+            order = augmentation = ("copy", copy, replicate)
         initial = (replicate,) if initialization == "initialization" else (replicate, level)
         return Seeds(
             initialization=derive_seed(seed, initialization, *initial),
-            order=derive_seed(seed, "order", *key),
-            augmentation=derive_seed(seed, "augmentation", *key),
+            order=derive_seed(seed, "order", *order),
+            augmentation=derive_seed(seed, "augmentation", *augmentation),
         )
 
 

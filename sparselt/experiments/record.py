@@ -18,6 +18,7 @@ def run_record(setting: Setting, usual: Setting, device: str, lab: Lab, store: S
     crop: tuple = ()
     if setting.engine == "streaming":
         crop = (setting.eval_size, setting.eval_ratio, setting.eval_interpolation)
+    held_out = {"split": "validation", "count": setting.validation_count} if setting.validation_count else {}
     return {
         "setting": setting.name,
         "scale": setting.scale,
@@ -26,7 +27,7 @@ def run_record(setting: Setting, usual: Setting, device: str, lab: Lab, store: S
         "data": manifest.description,
         "data_fingerprint": manifest.fingerprint,
         "synthetic": manifest.synthetic,
-        "evaluation": evaluation_record(manifest, *crop),
+        "evaluation": evaluation_record(manifest, *crop) | held_out,
         "protocol": protocol(setting, usual),
         "replicates": setting.replicates,
         "rewind_steps": list(setting.rewind_steps),
@@ -36,6 +37,7 @@ def run_record(setting: Setting, usual: Setting, device: str, lab: Lab, store: S
         "versions": versions(),
         "device": _device_name(device),
         "seed": setting.seed,
+        **({"differences": list(setting.differences)} if setting.differences else {}),
         **({} if setting.criterion == "magnitude" else {"criterion": setting.criterion}),
     }
 

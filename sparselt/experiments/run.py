@@ -119,7 +119,7 @@ def run(
         speed = Speed({}, "")
         if any(stage.cost_follows for stage in missing):
             with console.status("timing a few steps"):
-                speed = estimate(plan, store, setting.train_size, setting.test_count, pool)
+                speed = estimate(plan, store, setting.train_size, setting.evaluated_count, pool)
             print_estimate(console, speed.total(missing, plan, workers), speed.basis, workers)
         if dry_run:
             return Outcome(None)
@@ -240,7 +240,7 @@ def _hash(setting: Setting, device: str, experiments: Mapping[str, Experiment], 
     values = {
         name: value
         for name, value in plain(setting).items()
-        if name not in ("sources", "source", "title", "paper", "main", "options")
+        if name not in ("sources", "source", "differences", "title", "paper", "main", "options")
     }
     # What an installed package varies counts only in runs of its own: installing one moves no other run's folder.
     kinds = {experiment.options for experiment in experiments.values()}

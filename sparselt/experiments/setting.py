@@ -17,7 +17,8 @@ from sparselt.experiments.values import Rule, nearest, parse, rules, typed, valu
 from sparselt.models import check_model, least_weights, prunable_shapes
 from sparselt.models.initialization import Initialization, NormScale
 from sparselt.optim import RECIPE_OPTIONS, check_optimizer, unread_options
-from sparselt.scopes import Scope, check_fraction, weights_left
+from sparselt.scopes import Rule as PruningRule
+from sparselt.scopes import Scope, check_fraction, check_rule, weights_left
 from sparselt.training.recipe import TECHNIQUES, Recipe, training_side
 from sparselt.training.schedule import Schedule
 
@@ -57,7 +58,8 @@ class Setting:
         source: the data set to write; None if the user must bring it (`--data`).
         options: for each experiment the values that it varies; experiments without them use the defaults.
         main: values under which `--experiments main` shows each paper's main finding.
-        sources: the source of each number, by field name.
+        sources: the source of each number, by field name: the paper, else the authors' code, else ours.
+        differences: what differs from paper and code beside these values, a sentence each.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Setting:
     options: tuple[Options, ...] = ()
     main: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+    differences: tuple[str, ...] = ()
 
     classes: int = value(help="classes of the data", in_protocol=False)
     channels: int = value(help="channels of the images", in_protocol=False)
@@ -75,6 +78,14 @@ class Setting:
     test_count: int = value(help="test images", in_protocol=False)
     engine: Literal["resident", "streaming"] = value(
         help="resident keeps decoded pixels in memory, streaming decodes JPEG in every epoch", in_protocol=False
+    )
+    validation_count: int = value(
+        0,
+        omit_default=True,
+        least=0,
+        at_most="train_count",
+        shown=lambda setting: setting.validation_count > 0,
+        help="training images that are held out, and evaluated on instead of the test images, to choose values by",
     )
     model: str = value(help="a name of `sparselt.models.MODELS`, or a function of yours as package.module:function")
     initialization: Initialization = value("torch", help="see `sparselt.models.initialize_`")
@@ -130,9 +141,22 @@ class Setting:
         False, omit_default=True, shown=_read("centered"), help="RMSprop divides by the standard deviation"
     )
     precision: Literal["float32", "bfloat16"] = value("float32", help="float32, or bfloat16 autocast")
+    eval_precision: Literal["as_trained", "float32", "bfloat16"] = value(
+        "as_trained",
+        omit_default=True,
+        shown=lambda setting: setting.eval_precision != "as_trained",
+        help="precision of test errors, paths and planes; as_trained: that of the training",
+    )
     levels: int = value(least=1, most=MOST_LEVELS, help="prunings")
     fraction: float = value(0.2, help="share of the live weights that each pruning removes")
     scope: Scope = value("global", help="weights are ranked all together, by layer, or by Erdős–Rényi-Kernel densities")
+    rule: PruningRule = value(
+        "exact",
+        omit_default=True,
+        shown=lambda setting: setting.rule != "exact",
+        help="exact removes exactly the fraction, open_lth one weight more and all that tie with it, see "
+        "`sparselt.magnitude_prune`",
+    )
     criterion: str = value(
         "magnitude",
         omit_default=True,
@@ -149,6 +173,14 @@ class Setting:
     )
     rewind_steps: tuple[int, ...] = value(step=True, help="steps to rewind to")
     rewound_momentum: Literal["zero", "restored"] = value("zero", help="what a rewound network starts with")
+    level_0: Literal["uninterrupted", "rewound"] = value(
+        "uninterrupted",
+        omit_default=True,
+        shown=lambda setting: setting.level_0 != "uninterrupted",
+        help="the network that level 1 prunes: the dense training, which all rewind steps share (uninterrupted), or "
+        "the dense network trained on from each rewind step as the tickets are (rewound), which costs one more "
+        "training for each rewind step above 0 and replicate; at rewind step 0 the two are the same",
+    )
     replicates: int = value(
         least=1, most=_MOST_REPLICATES, help="independent repetitions, from different initializations"
     )
@@ -160,10 +192,11 @@ class Setting:
         help="dense trainings for the matching threshold, if more than replicates",
         shown=lambda setting: setting.dense_replicates > setting.replicates,
     )
-    reshuffle: Literal["never", "replicate", "level"] = value(
+    reshuffle: Literal["never", "lth_diet", "replicate", "level"] = value(
         "replicate",
         help="data order and augmentation differ between replicates and are one for all levels of each (replicate), "
-        "are the same in all trainings (never), or differ in every one (level, as in open_lth)",
+        "are the same in all trainings (never), differ in every one (level, as in open_lth); or the order is the same "
+        "in all trainings, and augmentation differs between replicates (lth_diet)",
     )
     control_levels: tuple[int, ...] = value(
         least=1, levels_above=0, help="levels at which the two controls stand; those above levels fall away"
@@ -183,9 +216,24 @@ class Setting:
         return Recipe(**values, schedule=schedule, techniques=TECHNIQUES[self.techniques])
 
     @property
+    def evaluated_in(self) -> Literal["float32", "bfloat16"]:
+        """The precision of test errors, paths and planes."""
+        return self.precision if self.eval_precision == "as_trained" else self.eval_precision
+
+    @property
+    def fitted_count(self) -> int:
+        """The training images that are not held out."""
+        return self.train_count - self.validation_count
+
+    @property
+    def evaluated_count(self) -> int:
+        """The images that errors are measured on."""
+        return self.validation_count or self.test_count
+
+    @property
     def steps_per_epoch(self) -> int:
         """Full batches in an epoch."""
-        return self.train_count // self.batch_size
+        return self.fitted_count // self.batch_size
 
     @property
     def prunable_weights(self) -> list[int]:
@@ -244,6 +292,11 @@ class Setting:
         if self.criterion != "magnitude":
             shape = (self.classes, self.channels, self.train_size)
             check_criterion(self.criterion, self.model, *shape, TECHNIQUES[self.techniques])
+            if self.rule != "exact":
+                raise SettingError(
+                    f"rule is {self.rule!r}, but criterion {self.criterion!r} has rule 'exact' only; give both"
+                )
+        check_rule(self.rule, self.scope)
         self._check_options_of_optimizer(())
         self._check_schedule()
         sides = [self.train_size, self.eval_size]
@@ -251,8 +304,13 @@ class Setting:
             sides.append(training_side(self.train_size, 0, self.steps))
         for side in sides:
             check_model(self.model, self.channels, side, self.classes)
-        if self.batch_size > self.train_count:
-            raise SettingError(f"batch_size is {self.batch_size}, more than the {self.train_count} training images")
+        if self.batch_size > self.fitted_count:
+            raise SettingError(f"batch_size is {self.batch_size}, more than the {self.fitted_count} training images")
+        if self.validation_count and _streaming(self):
+            raise SettingError(
+                f"validation_count is {self.validation_count}, but images are held out in memory only, and "
+                f"{self.name} streams them; expected 0"
+            )
         if self.batch_size % self.micro_batches:
             raise SettingError(f"micro_batches is {self.micro_batches}: {self.batch_size} images are no multiple of it")
         if not self.rewind_steps:
@@ -276,7 +334,7 @@ class Setting:
         if weights_left([least_weights(self.model)], self.fraction, levels, scope):
             return  # in one layer, whatever is left of the others
         sizes = self.prunable_weights
-        if weights_left(sizes, self.fraction, levels, scope) < 1:
+        if weights_left(sizes, self.fraction, levels, scope, self.rule if scope == "global" else "exact") < 1:
             raise SettingError(
                 f"{name} is {levels}: pruning {self.fraction:.4g} of the weights so often leaves none of the "
                 f"{sum(sizes):,} of {self.model}; expected fewer levels or a smaller fraction"
@@ -325,7 +383,8 @@ class Setting:
                 raise SettingError(f"--set {name} is given twice; expected one value")
             _, kind, rule = self._known(name, known)
             batch_size = max(1, values.get("batch_size", self.batch_size))
-            values[name] = parse(name, text, kind, rule, max(1, self.train_count // batch_size))
+            fitted = self.train_count - values.get("validation_count", self.validation_count)
+            values[name] = parse(name, text, kind, rule, max(1, fitted // batch_size))
         return self.changed(**values)
 
     def changed(self, **values: Any) -> Self:

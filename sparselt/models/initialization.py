@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import nn
 
-Initialization = Literal["torch", "kaiming_normal", "glorot_normal"]
+Initialization = Literal["torch", "kaiming_normal", "glorot_normal", "low_res"]
 NormScale = Literal["ones", "uniform"]
 
 
@@ -14,17 +14,22 @@ def initialize_(model: "nn.Module", initialization: Initialization = "torch", no
 
     initialization: `torch` keeps the initial weights that each layer drew itself. `kaiming_normal` draws the weights of
         convolutions and fully connected layers from N(0, 2 / fan in) (He et al. 2015; open_lth's `kaiming_normal`),
-        `glorot_normal` from N(0, 2 / (fan in + fan out)) (Glorot and Bengio 2010). Both keep biases.
+        `glorot_normal` from N(0, 2 / (fan in + fan out)) (Glorot and Bengio 2010). Both keep biases. `low_res` draws
+        the weights of all convolutions but the first from N(0, 2 / fan out), as in torchvision's ResNet whose first
+        layer was replaced for small images (lth_diet's `low_res`, models/resnet.py).
     norm_scale: the scale of batch norms: `ones`, or drawn from [0, 1) (`uniform`, as in open_lth and the networks of
         Frankle et al.). The shift is 0 in both.
     """
     from torch import nn
 
-    weighted, norms = (nn.modules.conv._ConvNd, nn.Linear), nn.modules.batchnorm._BatchNorm
+    convolution, norms = nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm
+    first = next((module for module in model.modules() if isinstance(module, convolution)), None)
     draw = {"kaiming_normal": nn.init.kaiming_normal_, "glorot_normal": nn.init.xavier_normal_}.get(initialization)
     for module in model.modules():
-        if draw is not None and isinstance(module, weighted):
+        if draw is not None and isinstance(module, convolution | nn.Linear):
             draw(module.weight)
+        if initialization == "low_res" and isinstance(module, convolution) and module is not first:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if norm_scale == "uniform" and isinstance(module, norms) and module.affine:
             nn.init.uniform_(module.weight)
             nn.init.zeros_(module.bias)

@@ -3,13 +3,14 @@
 The report knows no experiment: how each is reported it takes from a `Section`, see `sparselt.report.data`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sparselt.report.data import Sections
+    from sparselt.report.data import Drawing, Sections
 
 __all__ = ["console_summary", "write_markdown", "write_report"]
 
@@ -26,10 +27,10 @@ def write_report(folder: str | Path, sections: "Sections") -> Path:
         sections: how each experiment is reported; rows of experiments without a section are tabulated plainly.
     """
     from sparselt.errors import StoreError
-    from sparselt.report.drawing import figure_style, save_drawings
+    from sparselt.report.drawing import figure_style, relabel, save_drawings
     from sparselt.report.page import page
     from sparselt.report.results import write_text
-    from sparselt.report.run import read_run
+    from sparselt.report.run import on_validation, read_run
 
     run = read_run(folder)
     figures = run.folder / "figures"
@@ -37,8 +38,14 @@ def write_report(folder: str | Path, sections: "Sections") -> Path:
         figures.mkdir(exist_ok=True)
     except OSError as error:
         raise StoreError(f"{figures} cannot be made: {error.strerror}.") from None
+
+    def save(drawings: "Mapping[str, Drawing]") -> dict[str, str]:
+        if on_validation(run.record):
+            relabel(drawings, run.labelled)
+        return save_drawings(figures, drawings)
+
     with figure_style():
-        html = page(run, sections, lambda drawings: save_drawings(figures, drawings))
+        html = page(run, sections, save)
     write_text(run.folder / "report.html", html)
     return run.folder / "report.html"
 
@@ -68,7 +75,7 @@ def console_summary(folder: str | Path, console: "Console", sections: "Sections"
     """Print the tables of a run and the papers' findings, as wide as the console allows, and where its files are."""
     from sparselt.report.claims import claims, claims_in_terminal
     from sparselt.report.others import others_tables
-    from sparselt.report.run import read_run
+    from sparselt.report.run import on_validation, read_run
 
     run = read_run(folder)
     data = run.data
@@ -83,7 +90,9 @@ def console_summary(folder: str | Path, console: "Console", sections: "Sections"
         console.print(table.rich(most=None if table in tables else 40))
         console.print()
     synthetic = "The data is synthetic: these numbers check the machinery and say nothing about lottery tickets."
-    for note in [*(table.note for table in tables if table.note), *[synthetic] * run.record["synthetic"]]:
+    validation = "All errors are of validation images, held out of the training set; no test image was evaluated."
+    notes = [*(table.note for table in tables if table.note), *[synthetic] * run.record["synthetic"]]
+    for note in [*map(run.labelled, notes), *[validation] * on_validation(run.record)]:
         console.print(note, highlight=False, markup=False)
     for section in sections.values():
         for warning in section.warnings(data):

@@ -94,6 +94,16 @@ def figure_style() -> Iterator[None]:
         yield
 
 
+def relabel(drawings: Mapping[str, Drawing], rename: Callable[[str], str]) -> None:
+    """Renames every text in the figures of the drawings."""
+    from matplotlib.text import Text
+
+    for drawing in drawings.values():
+        for text in drawing.figure.findobj(Text):
+            if (name := rename(text.get_text())) != text.get_text():
+                text.set_text(name)
+
+
 def save_drawings(folder: Path, drawings: Mapping[str, Drawing]) -> dict[str, str]:
     """Save drawings as `<folder>/<name>.png` and `.svg`, each under a temporary name first; the SVG text of each."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

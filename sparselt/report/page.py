@@ -26,7 +26,7 @@ def page(run: Run, sections: Sections, save: Callable[[Mapping[str, Drawing]], M
     data, contents = run.data, _contents(run, sections)
     protocol = [[_plain(cell) for cell in line] for line in run.record.get("protocol", [])]
     facts = [*contents["facts"], *contents["versions"]]
-    return _render(
+    html = _render(
         "page.html.j2",
         contents
         | {
@@ -39,11 +39,12 @@ def page(run: Run, sections: Sections, save: Callable[[Mapping[str, Drawing]], M
             "files": [name for name in _FILES if (run.folder / name).exists()],
         },
     )
+    return run.labelled(html)
 
 
 def markdown(run: Run, sections: Sections) -> str:
     """The findings of a run in Markdown, for a repository's docs."""
-    return _render("page.md.j2", _contents(run, sections))
+    return run.labelled(_render("page.md.j2", _contents(run, sections)))
 
 
 def _contents(run: Run, sections: Sections) -> dict[str, Any]:

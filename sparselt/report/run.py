@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,13 @@ class Run:
     def data(self) -> Data:
         """What the sections of the report are made from."""
         return Data(self.rows, self.record, self.ledger or ())
+
+    def labelled(self, text: str) -> str:
+        """The text of a report, in which errors on validation images are not called test errors."""
+        if not on_validation(self.record):
+            return text
+        names = {"Test": "Validation", "test": "validation"}
+        return re.sub(r"\b[Tt]est(?= (error|example))", lambda found: names[found[0]], text)
 
 
 def read_run(folder: str | Path) -> Run:
@@ -73,13 +81,19 @@ def statement(record: Mapping) -> str:
         text += f"; {count(record['replicates'], 'replicate')}"
     text += f". {record['data']}"
     if protocol := record.get("evaluation"):  # as sparselt.data.evaluation_record says it
-        text += f" Evaluated on {protocol['count']:,} test images"
+        images = "validation images, held out of the training set," if on_validation(record) else "test images"
+        text += f" Evaluated on {protocol['count']:,} {images}"
         text += (
             " as they are stored."
             if protocol["crop"] == "none"
             else f", cropped to {protocol['crop']}, resized {protocol['resize']} by {protocol['interpolation']}."
         )
     return text
+
+
+def on_validation(record: Mapping) -> bool:
+    """Whether errors are of validation images, held out of the training set."""
+    return record.get("evaluation", {}).get("split") == "validation"
 
 
 def costs(ledger: Iterable[Entry]) -> Table:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sparselt.scopes import Scope
+from sparselt.scopes import Rule, Scope
 from sparselt.stages.images import Evaluation, open_noted
 from sparselt.stages.masks import PrunedMask, live_weights
 from sparselt.stages.stage import Result, StageFile, Task, Value
@@ -23,7 +23,7 @@ class Sweep(Evaluation):
     Args:
         fractions: to try.
         points: on the path to each pruned network.
-        scope: how weights are ranked.
+        scope, rule: see `sparselt.pruning.magnitude_prune`; None: `exact`.
         minimum: the fraction to prune if none stays below the threshold.
         techniques: they define the training loss.
         subsample_seed, images: the subsample of training images for the losses; 0 images: all.
@@ -34,6 +34,7 @@ class Sweep(Evaluation):
     fractions: tuple[float, ...]
     points: int
     scope: Scope
+    rule: Rule | None = None
     minimum: float
     techniques: Techniques
     subsample_seed: int
@@ -64,6 +65,7 @@ class Sweep(Evaluation):
             fractions=self.fractions,
             positions=path_positions(self.points),
             scope=self.scope,
+            rule=self.rule or "exact",
             minimum=self.minimum,
             techniques=self.techniques,
             precision=self.precision,
@@ -88,7 +90,8 @@ class AdaptivePrune(PrunedMask, Sweep):
 
         mask = live_weights(task, self)
         search, points = self.search(task, mask)
-        pruned = magnitude_prune(task.weights(self.weights), mask, search.fraction, self.scope)
+        weights = task.weights(self.weights)
+        pruned = magnitude_prune(weights, mask, search.fraction, self.scope, rule=self.rule or "exact")
         values = [
             *self.save(task, pruned),
             Value("fraction", search.fraction),

@@ -65,14 +65,10 @@ class PrepareDataset(Stage):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ReadPixels(Stage):
-    """Reads every beton once and stores the pixels, which all trainings map into memory."""
+class Pixels(Stage):
+    """A stage that stores pixels and labels of both splits, which all trainings map into memory."""
 
-    kind = "resident"
-    title = "read the betons"
     unit = "images"
-
-    dataset: StageFile
 
     @property
     def train(self) -> StageFile:
@@ -81,8 +77,18 @@ class ReadPixels(Stage):
 
     @property
     def test(self) -> StageFile:
-        """Pixels and labels of the test images."""
+        """Pixels and labels of the images to evaluate on."""
         return self.file("test.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReadPixels(Pixels):
+    """Reads every beton once and stores the pixels."""
+
+    kind = "resident"
+    title = "read the betons"
+
+    dataset: StageFile
 
     def run(self, task: Task) -> int:
         """Reads the betons. Each image is a unit of work."""
@@ -91,3 +97,28 @@ class ReadPixels(Stage):
         dataset = open_noted(task.path(self.dataset))
         write_resident(dataset, task.folder)
         return dataset.count("train") + dataset.count("test")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HoldOut(Pixels):
+    """Divides the training images into those to train on and `count` others to evaluate on instead of the test images.
+
+    Args:
+        seed: decides which images are held out.
+        pixels: of all training images.
+    """
+
+    kind = "hold_out"
+    title = "hold out validation images"
+
+    count: int
+    seed: int
+    pixels: StageFile
+
+    def run(self, task: Task) -> int:
+        """Divides the images. Each is a unit of work."""
+        from sparselt.data import ResidentData, write_held_out
+
+        resident = ResidentData.open(task.path(self.pixels).parent)
+        write_held_out(resident, task.folder, self.count, self.seed)
+        return resident.count("train")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sparselt.scopes import Scope
+from sparselt.scopes import Rule, Scope
 from sparselt.stages.stage import Read, Stage, StageFile, Task, Value
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Prune(PrunedMask):
 
     Args:
         fraction: share of the live weights to prune.
-        scope: see `sparselt.pruning.magnitude_prune`.
+        scope, rule: see `sparselt.pruning.magnitude_prune`; None: `exact`.
         weights: the network.
         mask: the network's; None if it is dense.
         model, classes, channels, model_source: the network's shape; needed without a mask.
@@ -74,6 +74,7 @@ class Prune(PrunedMask):
 
     fraction: float | None = None
     scope: Scope
+    rule: Rule | None = None
     model: str | None = None
     classes: int | None = None
     channels: int | None = None
@@ -87,7 +88,8 @@ class Prune(PrunedMask):
 
         mask = live_weights(task, self)
         fraction = fraction_of(task, mask, self.fraction, self.equal)
-        pruned = magnitude_prune(task.weights(self.weights), mask, fraction, self.scope)
+        weights = task.weights(self.weights)
+        pruned = magnitude_prune(weights, mask, fraction, self.scope, rule=self.rule or "exact")
         task.write_values(self.save(task, pruned))
         return 1
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sparselt.stages.images import OnImages, RandomCrop, Shift
 from sparselt.stages.stage import Read, Result, Stage, StageFile, Task, Value, digest, named, numbered, plain
@@ -52,6 +52,7 @@ class Train(OnImages):
         recipe, seeds: the hyperparameters and the randomness.
         start_step: where schedule and data start.
         augmentation: of the training images.
+        eval_precision: `float32`, or `bfloat16` autocast, for the evaluation at the end; None: as in training.
         model_source: digest of the user's file that defines the network, see `sparselt.models.model_digest`.
         repulsion, solutions: λ of the repelling loss and the networks that repel, see
             `sparselt.training.repulsion.Repulsion`.
@@ -69,6 +70,7 @@ class Train(OnImages):
     seeds: Seeds
     start_step: int
     augmentation: Annotated[Shift | RandomCrop, named("train")]
+    eval_precision: Literal["float32", "bfloat16"] | None = None
     model_source: str | None = None
     repulsion: float | None = None
     solutions: Annotated[tuple[StageFile, ...], numbered("solution")] = ()
@@ -215,7 +217,8 @@ class Train(OnImages):
         from sparselt.training import loop
         from sparselt.training.checkpoint import save_tensors
 
-        error, loss = loop.evaluate(model, self.eval_images(task, self.recipe.threads), self.recipe.precision)
+        images, precision = self.eval_images(task, self.recipe.threads), self.eval_precision or self.recipe.precision
+        error, loss = loop.evaluate(model, images, precision)
         save_tensors(model.state_dict(), task.folder / self.final.name)
         density = 1.0 if mask is None else mask.density
         task.write(self.measured, Measurements(density, error, loss, trained.train_loss, trained.train_loss_std))

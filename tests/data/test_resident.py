@@ -19,6 +19,7 @@ from sparselt.data import (
     open_dataset,
     sample_order,
     write_dataset,
+    write_held_out,
     write_resident,
 )
 from sparselt.errors import DataError
@@ -57,6 +58,18 @@ def test_colour_arrays_survive_the_round_trip(tmp_path):
         samples = source.samples(split)
         expected = np.stack([samples[index][0] for index in range(len(samples))])
         assert np.array_equal(resident.images(split).numpy(), expected)
+
+
+def test_held_out_images_and_the_others_are_all_training_images_once(resident, tmp_path):
+    write_held_out(resident, tmp_path / "divided", 297, seed=7)
+    divided = ResidentData.open(tmp_path / "divided")
+    assert (divided.count("train"), divided.count("test")) == (1000, 297)
+    order = sample_order(7, 0, 1297)
+    for split, chosen in (("train", order[297:]), ("test", order[:297])):
+        places = np.sort(chosen)
+        assert torch.equal(divided.images(split), resident.images("train")[places])
+        assert torch.equal(divided.labels(split), resident.labels("train")[places])
+    assert divided.manifest.normalization == resident.manifest.normalization
 
 
 def test_training_batches_are_normalised_channels_last_and_complete(resident):

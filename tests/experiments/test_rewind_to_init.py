@@ -50,6 +50,17 @@ def test_rounds_are_repelled_from_all_earlier_solutions(bench):
     assert sorted(solutions) == [one, two, two]  # level 1, level 2, and the reinitialized control at level 2
 
 
+def test_a_repelled_reinitialization_and_the_one_without_the_loss_differ_in_nothing_else(bench):
+    lab = bench.lab(grids=dict(GRIDS, init_batch_sizes=(256,)), replicates=1)
+    found = {m.condition: m.stage for m in rewind_to_init(lab) if m.variant == "reinit"}
+    plain, repelled = found[STABLE], found[f"{STABLE} repulsion=2"]
+    assert {name: value for name, value in repelled.spec.items() if name != "repulsion"} == plain.spec
+    others = {name: need for name, need in repelled.needs.items() if not name.startswith("solution")}
+    assert others == plain.needs and "mask" in others
+    rounds = {m.level: m.stage for m in rewind_to_init(lab) if m.condition == STABLE and m.stage.kind == "train"}
+    assert [file.stage.key for file in repelled.solutions] == [rounds[level].key for level in (0, 1)]
+
+
 def test_warm_ups_over_their_own_rounds_share_the_trainings_of_stability(bench):
     grids = dict(GRIDS, init_warmup_levels=2, stability_levels=(2,), stability_rates=("warmup",))
     grids = dict(grids, warmup_lr=0.3, warmup_lr_steps=8, stability_rewind_steps=(0,))

@@ -1,4 +1,8 @@
-"""The keys of all stages of all settings, as version 0.1.0 made them (d0a51c7): what it stored is found again."""
+"""The keys of all stages of all settings, as version 0.1.0 made them (d0a51c7): what it stored is found again.
+
+Changed on purpose since, see CHANGELOG: scale paper of the papers' settings, and the reinitialization under a repelling
+loss.
+"""
 
 import hashlib
 import json

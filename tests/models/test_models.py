@@ -72,6 +72,21 @@ def test_kaiming_normal_has_its_variance_and_leaves_norms_alone():
     assert torch.equal(model.norm.weight, torch.ones(64))
 
 
+def test_low_res_has_the_variances_of_torchvisions_resnet_with_a_new_first_layer():
+    from torchvision.models import resnet18
+
+    torchvision = resnet18(weights=None, num_classes=10)
+    torchvision.conv1 = torch.nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+    model = build_model("resnet18", classes=10, channels=3, seed=0, initialization="low_res")
+
+    pairs = zip(prunable_parameters(model), prunable_parameters(torchvision), strict=True)
+    for (name, ours), (_, theirs) in pairs:
+        assert ours.shape == theirs.shape
+        # Each standard deviation of n draws is uncertain by 1 / sqrt(2n), of uniform ones by less.
+        assert ours.std().item() == pytest.approx(theirs.std().item(), rel=6 / (2 * ours.numel()) ** 0.5), name
+    assert model.conv.weight.abs().max() <= 27**-0.5 < 3 * model.conv.weight.std()  # uniform, as torch draws it
+
+
 def test_uniform_norm_scales_fill_0_to_1_with_shifts_of_0():
     model = build_model("resnet18", classes=10, channels=3, seed=0, norm_scale="uniform")
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]

@@ -164,6 +164,14 @@ def test_page_says_in_plain_words_whether_the_data_is_synthetic(tmp_path, invent
     assert "No data: the numbers were drawn at random for a test." in page.words
 
 
+@pytest.mark.parametrize("differences", [[], ["Crops are larger.", "The order is another."]])
+def test_page_names_what_else_differs_from_the_paper(tmp_path, invent, differences):
+    record = invent.record(**({"differences": differences} if differences else {}))
+    page = report(invent.run(tmp_path, invent.rows(levels=1), record))
+    said = "What else differs from the paper and its code: Crops are larger. The order is another."
+    assert (said in page.words) == bool(differences)
+
+
 def test_page_states_the_protocol_the_cost_and_the_record(reported):
     words = " ".join(" ".join(Checker((reported / "report.html").read_text(encoding="utf-8")).text).split())
     assert "learning rate 0.3 ours" in words

@@ -4,6 +4,7 @@ import pytest
 
 from sparselt.experiments import EXPERIMENTS, MAIN, Lab
 from sparselt.reproduce import SCALES, SETTINGS, load_setting
+from sparselt.reproduce.cifar10_resnet20 import OF_0_1_0
 from sparselt.runs.plan import Plan
 
 OF_THEIR_OWN = {
@@ -49,6 +50,27 @@ def test_the_main_findings_take_no_more_trainings_than_all_experiments(name, sca
         return len(Plan(stage for n in names for m in EXPERIMENTS[n](lab) for stage in m.stages).trainings())
 
     assert trainings(setting.changed(**setting.main), MAIN) <= trainings(setting, EXPERIMENTS)
+
+
+def test_only_scale_paper_follows_the_authors_code_in_what_version_0_1_0_chose_itself():
+    for name in set(SETTINGS) - {"digits_resnet8"}:
+        paper, mini, smoke = (load_setting(name, scale) for scale in ("paper", "mini", "smoke"))
+        assert (paper.rule, paper.evaluated_in) == ("open_lth", "float32"), name
+        for scaled in (mini, smoke):
+            assert {field: getattr(scaled, field) for field in OF_0_1_0} == OF_0_1_0
+            assert "version 0.1.0" in scaled.sources["rule"]
+            assert not scaled.differences
+
+
+def test_paper_settings_start_where_the_authors_code_does():
+    starts = {name: (s.initialization, s.norm_scale) for name in SETTINGS for s in [load_setting(name, "paper")]}
+    assert {name for name, start in starts.items() if start == ("kaiming_normal", "uniform")} == {
+        "cifar10_resnet20",
+        "cifar10_resnet20_stabilizing",
+        "cifar10_resnet20_maene",
+    }
+    assert starts["cifar100_resnet18"] == ("low_res", "ones")
+    assert starts["imagenet_resnet50"] == starts["digits_resnet8"] == ("torch", "ones")
 
 
 def test_recipes_of_different_papers_are_different_settings():

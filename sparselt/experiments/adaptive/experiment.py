@@ -61,6 +61,7 @@ def fixed_levels(setting: Setting) -> int:
 def sweeping(
     lab: Lab,
     replicate: int,
+    step: int,
     network: Train,
     mask: StageFile | None,
     fractions: Sequence[float],
@@ -70,26 +71,28 @@ def sweeping(
     """Arguments of a stage that sweeps pruning fractions at a trained network (`sparselt.stages.adaptive.Sweep`).
 
     Args:
+        step: the rewind step, whose level 0 gives the threshold.
         mask: the network's; None if it is dense.
         images: a subsample of the training set, 0 for all of it.
         more_networks: what else the stage evaluates, in networks on those images.
     """
     setting = lab.setting
     networks = 1 + len(fractions) * (setting.path_points - 1) + more_networks
-    evaluated = min(images or setting.train_count, setting.train_count)
+    evaluated = min(images or setting.fitted_count, setting.fitted_count)
     return {
         **lab.evaluating,
         "fractions": tuple(fractions),
         "points": setting.path_points,
         "scope": setting.scope,
+        "rule": None if setting.rule == "exact" else setting.rule,
         "minimum": setting.fraction,
         "techniques": setting.recipe.techniques,
         "subsample_seed": derive_seed(setting.seed, "training subsample", replicate),
         "images": images,
         "weights": network.final,
         "mask": mask,
-        "dense": lab.dense(replicate).measured,
-        "work": max(1, round(networks * evaluated / setting.test_count)),
+        "dense": lab.ticket(replicate, step, 0).measured,
+        "work": max(1, round(networks * evaluated / setting.evaluated_count)),
     }
 
 
@@ -105,10 +108,10 @@ def _adaptive(lab: Lab, replicate: int, condition: str) -> Iterator[Measurement]
     options = lab.setting.option(AdaptiveOptions)
     step = options.adaptive_rewind_step
     place = ("adaptive", "adaptive", replicate, step)
-    network, mask, level = lab.dense(replicate), None, 0
+    network, mask, level = lab.ticket(replicate, step, 0), None, 0
     while True:
         label = f"adaptive search, replicate {replicate}, rewind {step}, level {level}"
-        sweep = sweeping(lab, replicate, network, mask, _TENTHS, options.adaptive_images)
+        sweep = sweeping(lab, replicate, step, network, mask, _TENTHS, options.adaptive_images)
         search = AdaptivePrune(**sweep, label=label)
         yield Measurement(*place, level, search, network=network, condition=condition)
         found = lab.found(search.measured)

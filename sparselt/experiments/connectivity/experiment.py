@@ -23,7 +23,8 @@ def connectivity(lab: Lab) -> Iterator[Measurement]:
     Condition `between=copies` (`instability_levels`): the line between two copies of one network that start from the
     same step and differ in data order and augmentation (Frankle et al. 2020, Linear Mode Connectivity). Variants:
     `dense` (level 0), `imp` (the ticket of the level), `random` (a mask of its layerwise densities). A copy starts with
-    a fresh optimizer; the first copy of the dense network is the dense network itself, which was never interrupted.
+    a fresh optimizer; so does the first copy of the dense network with `level_0` rewound, else it is the dense network
+    itself, which was never interrupted.
     """
     setting = lab.setting
     for replicate in range(setting.replicates):
@@ -82,7 +83,7 @@ def _copies(lab: Lab, replicate: int, rewind_step: int) -> Iterator[Measurement]
             }
         for variant, mask in masks.items():
             label = f"{variant}, replicate {replicate}, rewind {rewind_step}, level {level}"
-            first = lab.dense(replicate)
+            first = lab.ticket(replicate, rewind_step, 0)
             if mask is not None:
                 first = lab.rewound(replicate, rewind_step, mask, label, level=level)
             copy = lab.rewound(replicate, rewind_step, mask, f"{label}, in another data order", level=level, copy=1)

@@ -46,7 +46,7 @@ def _one_shot(lab: Lab, criterion: str, replicate: int, level: int) -> Iterator[
     late = lab.setting.control_rewind_step
     scored = {
         "initialization": (lab.checkpoint(replicate, 0), 0),
-        "training": (lab.dense(replicate).final, late),
+        "training": (lab.ticket(replicate, late, 0).final, late),
     }
     for when, (weights, step) in scored.items():
         label = f"{criterion} at {when}, replicate {replicate}, level {level}"

@@ -23,8 +23,8 @@ def flatness(lab: Lab) -> Iterator[Measurement]:
     `imp`: `eigenvalue_1`, …, `trace` and `largest_prunable_fraction` of each level of the grid, see
     `sparselt.stages.flatness`. Variants `perturbed` (a level of the grid) and `perturbed_dense` (level 0): the
     rewound network moved in a random direction by `scale` times what the next pruning moves it by, trained, and the
-    path between its solution and the unperturbed one. The dense network's is at scale 1, as in appendix D; its
-    unperturbed solution is the dense training's own, which did not stop at the rewind step.
+    path between its solution and the unperturbed one. The dense network's is at scale 1, as in appendix D. Unless
+    `level_0` is rewound, its unperturbed solution is the dense training's own, which did not stop at the rewind step.
     """
     setting, options = lab.setting, lab.setting.option(FlatnessOptions)
     for replicate in range(setting.replicates):
@@ -50,7 +50,7 @@ def _flatness(lab: Lab, replicate: int, step: int, level: int) -> MeasureFlatnes
     mask = lab.mask(replicate, step, level) if level else None
     network, more = lab.ticket(replicate, step, level), _WORK_OF_A_PRODUCT * 2 * samples
     return MeasureFlatness(
-        **sweeping(lab, replicate, network, mask, _TWENTIETHS, options.flatness_images, more),
+        **sweeping(lab, replicate, step, network, mask, _TWENTIETHS, options.flatness_images, more),
         eigenvalues=options.flatness_eigenvalues,
         tolerance=0.01,
         products=options.flatness_products,

@@ -1,6 +1,7 @@
 """Iterative magnitude pruning, its controls and its variants: error against density (Paul et al. 2022, Fig. 5)."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.imp.options import ImpOptions
@@ -19,7 +20,10 @@ def imp(lab: Lab) -> Iterator[Measurement]:
     """Iterative magnitude pruning with weight rewinding, its controls and variants (Paul et al. 2022, Fig. 5).
 
     Test error of the dense network (`dense`, level 0), of every level at every rewind step (`imp`), and at the control
-    rewind step of what `variants` names. At the control levels, with as many weights as the ticket:
+    rewind step of what `variants` names. With `level_0` rewound, `imp` has a level 0 at every rewind step, which its
+    level 1, `one_shot` and the chains prune; else they prune `dense`.
+
+    Controls and variants at the control levels, with as many weights as the ticket:
 
     - `random`: a random mask of the ticket's layerwise densities, on the same rewound weights;
     - `reinit`: the ticket's mask on a fresh initialization, trained in full (both Frankle et al. 2019);
@@ -46,7 +50,7 @@ def imp(lab: Lab) -> Iterator[Measurement]:
         yield Measurement("imp", "dense", replicate, None, 0, lab.dense(replicate))
     for replicate in range(setting.replicates):
         for step in setting.rewind_steps:
-            for level in range(1, setting.levels + 1):
+            for level in range(0 if setting.level_0 == "rewound" else 1, setting.levels + 1):
                 yield Measurement("imp", "imp", replicate, step, level, lab.ticket(replicate, step, level))
         step = setting.control_rewind_step
         others = replicate < (options.variant_replicates or setting.replicates)
@@ -71,7 +75,7 @@ def _controls(lab: Lab, replicate: int, step: int, level: int, others: bool) -> 
         network = lab.training(seeds, start_step=step, label=f"shuffled weights, {place}", weights=weights, mask=mask)
         yield Measurement("imp", "shuffled", replicate, step, level, network)
     if "one_shot" in variants:
-        once = lab.pruned(lab.dense(replicate), None, f"one-shot mask, {place}", equal=mask)
+        once = lab.pruned(lab.ticket(replicate, step, 0), None, f"one-shot mask, {place}", equal=mask)
         network = lab.rewound(replicate, step, once, f"one-shot, {place}", level=level)
         yield Measurement("imp", "one_shot", replicate, step, level, network)
 
@@ -99,12 +103,12 @@ def _retrained(lab: Lab, replicate: int, step: int) -> dict[str, Retrain]:
 
 def _chain(lab: Lab, variant: str, retrain: Retrain, replicate: int, step: int) -> Iterator[Measurement]:
     """Prunes and trains in turn."""
-    scope = "layerwise" if variant == "layerwise" else lab.setting.scope
-    network, mask = lab.dense(replicate), None
+    how: dict[str, Any] = {"scope": "layerwise", "rule": "exact"} if variant == "layerwise" else {}
+    network, mask = lab.ticket(replicate, step, 0), None
     last = lab.setting.option(ImpOptions).variant_levels or max(lab.setting.control_levels, default=0)
     for level in range(1, last + 1):
         label = f"{variant} mask, replicate {replicate}, level {level}"
-        mask = lab.pruned(network, mask, label, scope=scope)
+        mask = lab.pruned(network, mask, label, **how)
         network = retrain(network, mask, level)
         yield Measurement("imp", variant, replicate, step, level, network)
 

@@ -43,7 +43,7 @@ class Level:
 class Levels:
     """All levels of a run, and the test errors of its dense networks (n = 0 where there is none).
 
-    Level 0 of the tickets is the dense network, whatever the rewind step; only its barrier to level 1 differs.
+    Level 0 of the tickets is the dense network, whatever the rewind step, unless it was trained for each of them.
     """
 
     dense: Statistic
@@ -142,7 +142,8 @@ def levels(data: Data) -> Levels:
     first = ("dense", None, 0)
     dense = errors.get(first, Values()).statistic
     for step in {step for variant, step, _ in [*errors, *barriers] if variant == "imp"} if first in errors else ():
-        errors["imp", step, 0], densities["imp", step, 0] = errors[first], densities[first]
+        errors.setdefault(("imp", step, 0), errors[first])
+        densities.setdefault(("imp", step, 0), densities[first])
     found = []
     for key in sorted(errors, key=lambda key: (key[0], -1 if key[1] is None else key[1], key[2])):
         (variant, step, level), error, matching = key, errors[key].statistic, None

@@ -195,7 +195,7 @@ def _lines(data: Data) -> "draw.Figure":
 
 
 def _planes(data: Data, replicate: int) -> "draw.Figure":
-    """A panel for each rewind step (down) and level (across)."""
+    """A panel for each rewind step (down) and level (across, four in a row)."""
     from matplotlib.colors import LogNorm
 
     place = {"experiment": "landscape", "replicate": replicate, "condition": {"plane": "grid"}}
@@ -205,10 +205,12 @@ def _planes(data: Data, replicate: int) -> "draw.Figure":
     # What matches by far needs no colours of its own.
     floor = max(min(values), 0.5 * (levels(data).threshold or 0.0), 1e-3)
     top = max(max(values), 2 * floor)
-    width = max(6.2, 0.9 + 2.1 * len(across))
-    height = 0.5 + min(2.6, (width - 0.9) / len(across)) * len(steps)
-    figure, panels = draw.canvas(height, len(steps), len(across), width=width)
-    for axes, (step, level) in zip(panels, itertools.product(steps, across), strict=True):
+    columns = min(len(across), 4)
+    places = [*across, *[-1] * (-len(across) % columns)]  # no network has level -1: its panel stays empty
+    width = max(6.2, 0.9 + 2.1 * columns)
+    down = len(steps) * len(places) // columns
+    figure, panels = draw.canvas(0.5 + min(2.6, (width - 0.9) / columns) * down, down, columns, width=width)
+    for axes, (step, level) in zip(panels, itertools.product(steps, places), strict=True):
         rows = data.select(rewind_step=step, level=level, **place)
         if not any(row.metric == "plane_error" for row in rows):
             axes.set_visible(False)

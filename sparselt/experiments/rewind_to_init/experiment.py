@@ -1,5 +1,6 @@
 """Can a network be rewound to its initialization if its training is stable? (Maene et al. 2021)"""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 from sparselt.errors import SettingError
@@ -80,9 +81,11 @@ def _rounds(lab: Lab, condition: str, replicate: int) -> Iterator[Measurement]:
 
 
 def _repelled(lab: Lab, strength: float, levels: int, replicate: int) -> Iterator[Measurement]:
-    """IMP in which every round is repelled from all earlier solutions, or attracted; its masks reinitialized.
+    """IMP in which every round is repelled from all earlier solutions, or attracted.
 
-    The control stands at the last level: on a fresh initialization, with the loss, and without on the masks of IMP.
+    The control of a repelling loss stands at the last level: the mask of IMP without the loss on a fresh
+    initialization, and the same training repelled from the solutions of IMP at the levels before. The two differ in the
+    loss alone.
     """
     plain = _condition(lab)
     condition = f"{plain} repulsion={strength:g}"
@@ -91,27 +94,22 @@ def _repelled(lab: Lab, strength: float, levels: int, replicate: int) -> Iterato
     for level in range(1, levels + 1):
         place = f"replicate {replicate}, level {level}"
         masks.append(lab.pruned(networks[-1], masks[-1] if masks else None, f"mask, {condition}, {place}"))
-        solutions = finals(networks)
-        if strength > 0 and level == levels:
-            fresh = lab.seeds(replicate, level, initialization="reinitialization")
-            control = lab.training(
-                fresh,
-                label=f"reinitialized, {condition}, {place}",
-                repulsion=strength,
-                solutions=solutions,
-                mask=masks[-1],
-            )
-            for network, name in ((control, condition), (lab.reinit_control(replicate, 0, level), plain)):
-                yield Measurement("rewind_to_init", "reinit", replicate, 0, level, network, condition=name)
         repelled = lab.training(
             lab.seeds(replicate, level),
             label=f"{condition}, {place}",
             repulsion=strength,
-            solutions=solutions,
+            solutions=finals(networks),
             weights=lab.checkpoint(replicate, 0),
             mask=masks[-1],
         )
         networks.append(repelled)
+    if strength > 0:
+        control = lab.reinit_control(replicate, 0, levels)
+        earlier = finals(lab.ticket(replicate, 0, level) for level in range(levels))
+        label = f"{control.label} repulsion={strength:g}"
+        with_loss = dataclasses.replace(control, repulsion=strength, solutions=earlier, label=label)
+        for network, name in ((with_loss, condition), (control, plain)):
+            yield Measurement("rewind_to_init", "reinit", replicate, 0, levels, network, condition=name)
     yield from _errors(networks, condition, replicate)
     yield _angles(lab, networks, masks, condition, replicate)
 

@@ -27,8 +27,9 @@ def siblings(lab: Lab) -> Iterator[Measurement]:
     `intersection` and the chance of each; `union` and `intersection`, the combined masks retrained from the shared
     weights, with the metric `sibling_density` that reaches them, and `layer_density` by condition `layer`; `single`,
     the mask of the first sibling, and `random`, a random mask of the largest union's layerwise densities, retrained
-    alike; `dense`. All masks of a density hold equally many weights. Column level: prunings of each sibling, 1 for
-    one-shot. Conditions: `siblings`, how many are compared or combined, and `density`, what was asked for.
+    alike; `dense`. All masks of a density hold equally many weights, whatever the setting's `rule`. Column level:
+    prunings of each sibling, 1 for one-shot. Conditions: `siblings`, how many are compared or combined, and `density`,
+    what was asked for.
     """
     setting, options = lab.setting, lab.setting.option(SiblingsOptions)
     for replicate in range(setting.replicates):
@@ -123,7 +124,8 @@ class _Family:
         for level in range(1, self.levels + 1):
             label = self._label(f"sibling {copy}" + (f" at level {level - 1}" if level > 1 else ""))
             network = self.lab.rewound(self.replicate, self.pretraining, worn, label, level=level, copy=copy)
-            mask = self.lab.pruned(network, worn, self._label(f"mask of sibling {copy}"), fraction=fraction)
+            label = self._label(f"mask of sibling {copy}")
+            mask = self.lab.pruned(network, worn, label, fraction=fraction, rule="exact")
             found, worn = _Sibling(network, worn, mask), mask
         return found
 

@@ -15,7 +15,7 @@ from sparselt.stages.stage import StageFile
 def stability(lab: Lab) -> Iterator[Measurement]:
     """How far subnetworks end from the dense network, and from themselves trained in another data order.
 
-    Frankle et al. 2019. Stability to pruning compares a subnetwork with the dense network restricted to its
+    Frankle et al. 2019. Stability to pruning compares a subnetwork with the dense network of level 0 restricted to its
     mask, both trained on one data order; stability to data order compares two copies of it that differ in that order.
 
     Variants: `dense`, `imp`, and `random`, a random mask of the same layerwise densities on the same rewound weights.
@@ -62,7 +62,7 @@ def _measured(
     network = lab.rewound(replicate, step, mask, label(f"{variant} mask"), level=level)
     copy = lab.rewound(replicate, step, mask, label(f"{variant} mask in another data order"), level=level, copy=1)
     yield Measurement("stability", variant, replicate, step, level, network, condition=condition)
-    for name, other in (("pruning", lab.dense(replicate)), ("order", copy)):
+    for name, other in (("pruning", lab.ticket(replicate, step, 0)), ("order", copy)):
         stage = MeasureDistance(
             threads=lab.setting.threads,
             first=other.final,
