@@ -1,6 +1,7 @@
 """ResNet-20 on CIFAR-10: the protocol of Paul et al. 2022, a mini scale for two CPU cores, and a smoke scale."""
 
 import dataclasses
+from typing import Any
 
 from sparselt.data import CIFAR10, SyntheticImages
 from sparselt.experiments.adaptive.options import AdaptiveOptions
@@ -133,7 +134,7 @@ PAPER = Setting(
     ),
 )
 
-OF_0_1_0 = {
+OF_0_1_0: dict[str, Any] = {
     "initialization": "torch",
     "norm_scale": "ones",
     "eval_precision": "as_trained",
