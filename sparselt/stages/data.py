@@ -47,7 +47,6 @@ class PrepareDataset(Stage):
 
     @property
     def note(self) -> Result[DatasetNote]:
-        """The note of the betons' folder."""
         return self.result("dataset.json", DatasetNote)
 
     def run(self, task: Task) -> int:
@@ -76,12 +75,10 @@ class ReadPixels(Stage):
 
     @property
     def train(self) -> StageFile:
-        """Pixels and labels of the training images."""
         return self.file("train.safetensors")
 
     @property
     def test(self) -> StageFile:
-        """Pixels and labels of the test images."""
         return self.file("test.safetensors")
 
     def run(self, task: Task) -> int:
