@@ -147,7 +147,6 @@ class Criterion:
 
     @property
     def name(self) -> str:
-        """The name of its function."""
         return getattr(self.scores, "__name__", type(self.scores).__name__)
 
 

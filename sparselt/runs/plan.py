@@ -69,7 +69,6 @@ class Plan:
         return rows
 
     def trainings(self) -> list[Train]:
-        """The training stages."""
         return [stage for stage in self.stages if isinstance(stage, Train)]
 
     def remaining_work(self) -> dict[str, float]:

@@ -47,7 +47,6 @@ class PrepareDataset(Stage):
 
     @property
     def note(self) -> Result[DatasetNote]:
-        """The note of the betons' folder."""
         return self.result("dataset.json", DatasetNote)
 
     def run(self, task: Task) -> int:
@@ -72,7 +71,6 @@ class Pixels(Stage):
 
     @property
     def train(self) -> StageFile:
-        """Pixels and labels of the training images."""
         return self.file("train.safetensors")
 
     @property

@@ -106,7 +106,6 @@ class Perturb(Stage):
 
     @property
     def perturbed(self) -> StageFile:
-        """The checkpoint."""
         return self.file("weights.safetensors")
 
     def run(self, task: Task) -> int:

@@ -20,7 +20,6 @@ class MakesMask(Stage):
 
     @property
     def made_mask(self) -> StageFile:
-        """The mask."""
         return self.file("mask.safetensors")
 
     def empty_layers(self, read: Read) -> Iterator[Value]:
@@ -134,7 +133,6 @@ class Shuffle(Stage):
 
     @property
     def shuffled(self) -> StageFile:
-        """The checkpoint."""
         return self.file("weights.safetensors")
 
     def run(self, task: Task) -> int:

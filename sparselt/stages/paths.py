@@ -38,7 +38,6 @@ class OnLines(Evaluation):
     batch_norm_images: int | None = None
 
     def conditions(self, task: Task) -> dict[str, Any]:
-        """Options of the evaluation."""
         options: dict[str, Any] = {
             "buffers": self.batch_norm,
             "precision": self.precision,
@@ -63,11 +62,9 @@ class EvaluatePath(OnLines):
 
     @property
     def measured(self) -> Result[PathResult]:
-        """Errors, losses and barriers."""
         return self.result("path.json", PathResult)
 
     def values(self, read: Read) -> Iterator[Value]:
-        """Error and loss at each position, then the barriers."""
         path = read(self.measured)
         for position, error, loss in zip(path.positions, path.errors, path.losses, strict=True):
             yield Value("path_error", error, position=position)

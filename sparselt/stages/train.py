@@ -93,7 +93,6 @@ class Train(OnImages):
 
     @property
     def measured(self) -> Result[Measurements]:
-        """The measurements of the network."""
         return self.result("measurements.json", Measurements)
 
     def values(self, read: Read) -> Iterator[Value]:
@@ -200,7 +199,6 @@ class Train(OnImages):
         return model, mask
 
     def batches(self, task: Task) -> Any:
-        """The training batches, see `OnImages.train_images`."""
         return self.train_images(task, self.augmentation, self.recipe.batch_size, self.seeds, self.recipe.threads)
 
     def _repulsion(self, task: Task, model: "torch.nn.Module", mask: "Mask | None") -> "Repulsion | None":
@@ -213,7 +211,6 @@ class Train(OnImages):
         return Repulsion(solutions, Mask.ones_like(model) if mask is None else mask, self.repulsion)
 
     def write(self, task: Task, model: "torch.nn.Module", mask: "Mask | None", trained: "Trained") -> None:
-        """Writes the trained network and its measurements."""
         from sparselt.training import loop
         from sparselt.training.checkpoint import save_tensors
 
