@@ -12,6 +12,7 @@ from sparselt.experiments.connectivity.options import ConnectivityOptions
 from sparselt.experiments.flatness.options import FlatnessOptions
 from sparselt.experiments.imp.options import VARIANTS, ImpOptions
 from sparselt.experiments.landscape.options import LandscapeOptions
+from sparselt.experiments.retraining.options import CHAINS, RetrainingOptions
 from sparselt.experiments.rewind_to_init.options import RewindToInitOptions
 from sparselt.experiments.setting import Setting
 from sparselt.experiments.siblings.options import SiblingsOptions
@@ -81,6 +82,7 @@ MINI = Setting(
             repulsion_strengths=(2.0, -1.0),
             repulsion_levels=3,
         ),
+        RetrainingOptions(retraining_chains=CHAINS, retraining_levels=8, retraining_replicates=3),
         FlatnessOptions(
             flatness_levels=(0, 4, 8, 12), flatness_images=256, perturbation_level=6, perturbation_scales=(1.0,)
         ),
@@ -158,6 +160,7 @@ _SMOKE = (
         repulsion_strengths=(2.0, -1.0),
         repulsion_levels=2,
     ),
+    RetrainingOptions(retraining_chains=CHAINS, retraining_levels=1),
     FlatnessOptions(flatness_levels=(0, 1), flatness_images=64, flatness_eigenvalues=2, perturbation_scales=(1.0,)),
 )
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from sparselt.errors import SettingError, TrainingError
 from sparselt.masks import Mask, as_mask
 from sparselt.pruning import pruning_threshold
+from sparselt.scopes import count_to_prune
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,37 @@ def weight_histogram(
         threshold_ratio=threshold / median if median else math.nan,
         bimodality=bimodality_coefficient(torch.cat([_in_own_scale(layer) for layer in layers])),
     )
+
+
+def pruned_size(weights: Mapping[str, Tensor], mask: Mask, fraction: float) -> float:
+    """The size of the weights that the next pruning removes: their root mean square over that of all live weights.
+
+    Ours, for the finding of Paul et al. 2022 (ICLR version) that retraining makes new small weights to prune. The live
+    weights with the smallest magnitudes of all layers together go, `fraction` of them. 0 if they are all 0, 1 if all
+    magnitudes are equal.
+
+    Raises:
+        MaskError: weights of another model than the mask's.
+        SettingError: no live weight, or all are 0.
+    """
+    mask = as_mask(mask)
+    mask.check_fits(weights)
+    squares = torch.cat([weights[name][layer].detach().cpu().double().square() for name, layer in mask.items()])
+    if not len(squares) or not squares.any():
+        raise SettingError("no weight is alive in the mask, or all are zero, so that none is smaller than another")
+    count = count_to_prune(fraction, len(squares))
+    return float((squares.sort().values[:count].mean() / squares.mean()).sqrt())
+
+
+def magnitude_shares(weights: Mapping[str, Tensor], mask: Mask, bins: int) -> list[tuple[float, float]]:
+    """For bins of equal width from 0 to 3, the middle and the share of the live weights whose magnitude lies there.
+
+    Magnitudes are those of all masked layers together, over their root mean square; larger ones are in no bin.
+    """
+    values = torch.cat([weights[name][layer].detach().cpu().double().abs() for name, layer in as_mask(mask).items()])
+    counts, edges = np.histogram((values / values.square().mean().sqrt()).numpy(), bins=bins, range=(0, 3))
+    middles = (edges[1:] + edges[:-1]) / 2
+    return list(zip(middles.tolist(), (counts / len(values)).tolist(), strict=True))
 
 
 def bimodality_coefficient(values: Tensor) -> float:

@@ -119,3 +119,42 @@ class CountWeights(OfRounds):
                     values.append(Value("weight_share", share, level=level, density=mask.density, position=middle))
         task.write_values(values)
         return len(masks)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CompareRetrained(OfRounds):
+    """How small the weights are that a next pruning removes, after each round's training and without it.
+
+    For each round from 1 on, `pruned_size` (`sparselt.analysis.histograms`) of the round's solution and, with the same
+    mask, of the solution before, which is what there would be to prune without training again; and histograms of the
+    magnitudes over their root mean square. Condition: `retrained=yes` or `retrained=no`.
+
+    Args:
+        fraction: share of the live weights that the next pruning removes.
+        bins: of the histograms, from 0 to 3 times the root mean square.
+        drawn: rounds whose histograms are given: for each bin the share of the live weights, at the middle of the bin.
+    """
+
+    kind = "retraining"
+    title = "compare weights before and after retraining"
+    unit = "networks"
+
+    fraction: float
+    bins: int
+    drawn: tuple[int, ...]
+
+    def run(self, task: Task) -> int:
+        from sparselt.analysis.histograms import magnitude_shares, pruned_size
+
+        masks = self.load_masks(task)
+        states = [task.weights(file) for file in self.weights]
+        values = []
+        for level, mask in enumerate(masks[1:], 1):
+            for retrained, state in (("yes", states[level]), ("no", states[level - 1])):
+                place = {"level": level, "density": mask.density, "condition": f"retrained={retrained}"}
+                values.append(Value("pruned_size", pruned_size(state, mask, self.fraction), **place))
+                if level in self.drawn:
+                    for position, share in magnitude_shares(state, mask, self.bins):
+                        values.append(Value("magnitude_share", share, position=position, **place))
+        task.write_values(values)
+        return len(masks)

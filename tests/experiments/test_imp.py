@@ -10,7 +10,7 @@ from stage_cases import given, task
 from sparselt import Mask, magnitude_prune
 from sparselt.errors import SettingError
 from sparselt.experiments import EXPERIMENTS, Lab, Measurement
-from sparselt.experiments.imp.experiment import fine_tuning_rate
+from sparselt.experiments.chains import fine_tuning_rate
 from sparselt.experiments.imp.options import VARIANTS
 from sparselt.models import build_model, prunable_shapes
 from sparselt.reproduce.digits_resnet8 import MINI
