@@ -17,8 +17,8 @@ _BINS = 30
 def retraining(lab: Lab) -> Iterator[Measurement]:
     """How small the weights are that the next level prunes, with the training of a level and without it.
 
-    Paul et al. 2023 (Unmasking, ICLR): retraining finds a network with new small weights to prune. At the control rewind
-    step, for IMP (weight rewinding), learning-rate rewinding and fine-tuning.
+    Paul et al. 2023 (Unmasking, ICLR): retraining finds a network with new small weights to prune. At the control
+    rewind step, for IMP (weight rewinding), learning-rate rewinding and fine-tuning.
 
     Variants: those of `retraining_chains`. Conditions: `retrained=yes`, the level's solution; `retrained=no`, the
     solution before it under the level's mask. Metrics: `pruned_size` (root mean square of what the next pruning
