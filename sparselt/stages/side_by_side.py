@@ -11,10 +11,9 @@ from sparselt.errors import SparseltError
 from sparselt.masks import Mask
 from sparselt.models import build_model
 from sparselt.stages.stage import Task
-from sparselt.stages.train import Train, checkpoint_name, momentum_name
+from sparselt.stages.train import Train
 from sparselt.training.captured import pinned_algorithms
-from sparselt.training.checkpoint import save_tensors
-from sparselt.training.cohort import Cohort, Member, Network
+from sparselt.training.cohort import Cohort, Member
 from sparselt.training.cpu import cpu_threads
 from sparselt.training.joining import reason_against
 
@@ -100,13 +99,6 @@ def best_size(speed: Callable[[int], float | None]) -> int:
 
 
 def _member(stage: Train, task: Task, model: torch.nn.Module, mask: Mask | None) -> Member:
-    def on_step(step: int, network: Network) -> None:
-        task.report(step - stage.start_step)
-        if (wanted := checkpoint_name(step)) in task.outputs:
-            save_tensors(network.model.state_dict(), task.folder / wanted)
-        if (wanted := momentum_name(step)) in task.outputs:
-            save_tensors(network.momentum(), task.folder / wanted)
-
     return Member(
         stage.recipe,
         stage.batches(task),
@@ -114,7 +106,7 @@ def _member(stage: Train, task: Task, model: torch.nn.Module, mask: Mask | None)
         start_step=stage.start_step,
         mask=mask,
         momentum=None if stage.momentum is None else task.weights(stage.momentum),
-        on_step=on_step,
+        on_step=lambda step, network: stage.keep(task, step, network.model, network.momentum),
     )
 
 

@@ -1,6 +1,6 @@
 """The stage that trains a network."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
@@ -124,7 +124,7 @@ class Train(OnImages):
         from sparselt.optim import build_optimizer
         from sparselt.training import loop
         from sparselt.training.captured import pinned_algorithms
-        from sparselt.training.checkpoint import restore_momentum, save_momentum, save_tensors
+        from sparselt.training.checkpoint import momentum_of, restore_momentum
         from sparselt.training.cpu import cpu_threads
 
         recipe = self.recipe
@@ -135,24 +135,29 @@ class Train(OnImages):
             if self.momentum is not None:
                 restore_momentum(model, optimizer, task.weights(self.momentum))
 
-            def on_step(step: int) -> None:
-                task.report(step - self.start_step)
-                if (wanted := checkpoint_name(step)) in task.outputs:
-                    save_tensors(model.state_dict(), task.folder / wanted)
-                if (wanted := momentum_name(step)) in task.outputs:
-                    save_momentum(model, optimizer, task.folder / wanted)
-
             trained = loop.train(
                 model,
                 optimizer,
                 self.batches(task),
                 recipe,
                 start_step=self.start_step,
-                on_step=on_step,
+                on_step=lambda step: self.keep(task, step, model, lambda: momentum_of(model, optimizer)),
                 penalty=self._repulsion(task, model, mask),
             )
             self.write(task, model, mask, trained)
         return trained.steps
+
+    def keep(
+        self, task: Task, step: int, model: "torch.nn.Module", momentum: "Callable[[], Mapping[str, torch.Tensor]]"
+    ) -> None:
+        """Reports `step`, and writes the weights and the momentum if they are wanted at it."""
+        from sparselt.training.checkpoint import save_tensors
+
+        task.report(step - self.start_step)
+        if (wanted := checkpoint_name(step)) in task.outputs:
+            save_tensors(model.state_dict(), task.folder / wanted)
+        if (wanted := momentum_name(step)) in task.outputs:
+            save_tensors(momentum(), task.folder / wanted)
 
     def start(self, task: Task) -> "tuple[torch.nn.Module, Mask | None]":
         """The network on the CPU as its training begins, and its mask."""

@@ -53,14 +53,14 @@ def rewind_(model: nn.Module, checkpoint: Mapping[str, Tensor], mask: Mask | Non
         mask.apply_(model)
 
 
-def save_momentum(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Writes the optimizer's state, under the names of `flat_state`."""
+def momentum_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state, under the names of `flat_state`."""
     state = optimizer.state_dict()["state"]
-    save_tensors(flat_state({name: state[i] for i, name in _places(model, optimizer) if i in state}), path)
+    return flat_state({name: state[i] for i, name in _places(model, optimizer) if i in state})
 
 
 def restore_momentum(model: nn.Module, optimizer: torch.optim.Optimizer, momentum: Mapping[str, Tensor]) -> None:
-    """Gives `optimizer` the state that `save_momentum` wrote; its mask stays in force."""
+    """Gives `optimizer` a state from `momentum_of`; its mask stays in force."""
     saved, state = nested_state(momentum), optimizer.state_dict()
     state["state"].update({i: saved[name] for i, name in _places(model, optimizer) if name in saved})
     optimizer.load_state_dict(state)
