@@ -1,7 +1,6 @@
 """The batch-norm statistics of networks between trained ones. There are several choices; every result names its own."""
 
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
 import torch
@@ -52,9 +51,8 @@ def reestimate_statistics_(model: nn.Module, batches: Iterable, precision: str =
     Raises:
         SettingError: no batch at all.
     """
-    for layer in _layers(model):
-        layer.reset_running_stats()
-    _collect([lambda: model], model, batches, precision)
+    rows = {name: tensor[None] for name, tensor in model.state_dict().items()}
+    reestimate_together_(model, rows, batches, precision)
 
 
 @torch.no_grad()
@@ -64,6 +62,8 @@ def reestimate_together_(model: nn.Module, rows: Mapping[str, Tensor], batches: 
     model: a network of the architecture, used as workspace.
     """
     layers = _layers(model)
+    if not layers:
+        return
     for name, module in model.named_modules():
         if module in layers:
             prefix = f"{name}." if name else ""
@@ -71,14 +71,6 @@ def reestimate_together_(model: nn.Module, rows: Mapping[str, Tensor], batches: 
             rows[f"{prefix}running_var"].fill_(1)
             rows[f"{prefix}num_batches_tracked"].zero_()
     networks = SideBySide(model, rows)
-    _collect([functools.partial(networks.__getitem__, k) for k in range(len(networks))], model, batches, precision)
-
-
-def _collect(networks: Sequence[Callable[[], nn.Module]], model: nn.Module, batches: Iterable, precision: str) -> None:
-    """Runs the batches through the networks, so that batch norms take the mean. Each call loads one into `model`."""
-    layers = _layers(model)
-    if not layers:
-        return
     modes, momenta = {module: module.training for module in model.modules()}, [layer.momentum for layer in layers]
     model.eval()
     for layer in layers:
@@ -88,8 +80,8 @@ def _collect(networks: Sequence[Callable[[], nn.Module]], model: nn.Module, batc
     try:
         for count, (images, *_) in enumerate(batches, 1):  # noqa: B007
             with autocast(images.device, precision):
-                for network in networks:
-                    network()(images)
+                for k in range(len(networks)):
+                    networks[k](images)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

@@ -11,9 +11,8 @@ from sparselt.errors import SparseltError
 from sparselt.masks import Mask
 from sparselt.models import build_model
 from sparselt.stages.stage import Task
-from sparselt.stages.train import Train, checkpoint_name, momentum_name
+from sparselt.stages.train import Train
 from sparselt.training.captured import pinned_algorithms
-from sparselt.training.checkpoint import save_tensors
 from sparselt.training.cohort import Cohort, Member, Network
 from sparselt.training.cpu import cpu_threads
 from sparselt.training.joining import reason_against
@@ -105,18 +104,14 @@ def _member(stage: Train, task: Task, model: torch.nn.Module, mask: Mask | None)
     first = stage.start_step if saved is None else saved.step
 
     def on_step(step: int, network: Network) -> None:
-        task.report(step - stage.start_step)
         if step == first:
             task.signals.trainings += 1
+        stage.keep(task, step, network.model, network.momentum)
         if step < stage.recipe.steps:
             progress.keep(step, network.saved)
         else:
             task.signals.trainings -= 1
             progress.clear()
-        if (wanted := checkpoint_name(step)) in task.outputs:
-            save_tensors(network.model.state_dict(), task.folder / wanted)
-        if (wanted := momentum_name(step)) in task.outputs:
-            save_tensors(network.momentum(), task.folder / wanted)
 
     return Member(
         stage.recipe,

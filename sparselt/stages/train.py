@@ -1,7 +1,7 @@
 """The stage that trains a network."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -128,7 +128,7 @@ class Train(OnImages):
         from sparselt.optim import build_optimizer
         from sparselt.training import loop
         from sparselt.training.captured import pinned_algorithms
-        from sparselt.training.checkpoint import load_state, save_tensors, state_of
+        from sparselt.training.checkpoint import load_state, state_of
         from sparselt.training.cpu import cpu_threads
 
         recipe = self.recipe
@@ -139,13 +139,6 @@ class Train(OnImages):
             if self.momentum is not None:
                 load_state(model, optimizer, task.weights(self.momentum))
 
-            def on_step(step: int) -> None:
-                task.report(step - self.start_step)
-                if (wanted := checkpoint_name(step)) in task.outputs:
-                    save_tensors(model.state_dict(), task.folder / wanted)
-                if (wanted := momentum_name(step)) in task.outputs:
-                    save_tensors(state_of(model, optimizer), task.folder / wanted)
-
             progress = self.progress(task)
             task.signals.trainings += 1
             trained = loop.train(
@@ -154,7 +147,7 @@ class Train(OnImages):
                 self.batches(task),
                 recipe,
                 start_step=self.start_step,
-                on_step=on_step,
+                on_step=lambda step: self.keep(task, step, model, lambda: state_of(model, optimizer)),
                 penalty=self._repulsion(task, model, mask),
                 progress=progress,
                 seed=self.seeds.augmentation,
@@ -172,6 +165,18 @@ class Train(OnImages):
         return Progress(
             task.folder, task.save_seconds, task.signals, lambda step: step <= min(missing, default=self.recipe.steps)
         )
+
+    def keep(
+        self, task: Task, step: int, model: "torch.nn.Module", momentum: "Callable[[], Mapping[str, torch.Tensor]]"
+    ) -> None:
+        """Reports `step`, and writes the weights and the momentum if they are wanted at it."""
+        from sparselt.training.checkpoint import save_tensors
+
+        task.report(step - self.start_step)
+        if (wanted := checkpoint_name(step)) in task.outputs:
+            save_tensors(model.state_dict(), task.folder / wanted)
+        if (wanted := momentum_name(step)) in task.outputs:
+            save_tensors(momentum(), task.folder / wanted)
 
     def start(self, task: Task) -> "tuple[torch.nn.Module, Mask | None]":
         """The network on the CPU as its training begins, and its mask."""
