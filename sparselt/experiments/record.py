@@ -36,6 +36,7 @@ def run_record(setting: Setting, usual: Setting, device: str, lab: Lab, store: S
         "versions": versions(),
         "device": _device_name(device),
         "seed": setting.seed,
+        "explored_seeds": list(setting.explored_seeds),
         **({} if setting.criterion == "magnitude" else {"criterion": setting.criterion}),
     }
 

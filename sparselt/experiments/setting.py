@@ -52,6 +52,8 @@ class Setting:
         options: for each experiment the values that it varies; experiments without them use the defaults.
         main: values under which `--experiments main` shows each paper's main finding.
         sources: the source of each number, by field name.
+        explored_seeds: seeds on whose results its values, or the rules of the report, were chosen; a run of one of
+            them explores, a run of another seed confirms.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Setting:
     options: tuple[Options, ...] = ()
     main: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+    explored_seeds: tuple[int, ...] = ()
 
     classes: int = value(help="classes of the data", in_protocol=False)
     channels: int = value(help="channels of the images", in_protocol=False)
