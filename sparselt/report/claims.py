@@ -35,9 +35,7 @@ def claims_table(found: Sequence[Claim]) -> Table:
     corrected = iter(rules.adjusted([claim.p for claim in found if claim.p is not None]))
     lines = []
     for claim in found:
-        numbers = (
-            ("–",) * 3 if claim.p is None else (p_text(p).removeprefix("p = ") for p in (claim.p, *next(corrected)))
-        )
+        numbers = ("–",) * 3 if claim.p is None else (p_text(p).lstrip("p= ") for p in (claim.p, *next(corrected)))
         statistic = f"{claim.statistic}; n = {claim.n}"
         lines.append((claim.paper, claim.claim, claim.here, claim.verdict, statistic, *numbers))
     return Table(("paper", "finding", "here", "agrees?", "statistic", "p", "Holm", "BH"), lines, text=5)
@@ -64,7 +62,7 @@ def standing(record: Mapping) -> str:
     text = f"Judged by version {rules.VERSION} of the rules (sparselt/report/rules.py, {rules.digest()})."
     before = sorted({of_run.get("version", 1), *of_run.get("judged_before", ())} - {rules.VERSION})
     if before:
-        text += f" Its results were judged before, by version {listing(before)}; these rules are younger: exploratory."
+        text += f" Its results were judged before, by version {listing(before)}; these rules are newer than its results: exploratory."
     elif seed in seen:
         text += (
             f" Exploratory: rules and hyperparameters were chosen on results of seed {listing(seen)}, this run's too."
@@ -88,9 +86,9 @@ def notes(found: Sequence[Claim], data: Data) -> list[str]:
     )
     agreeing = sum(claim.verdict == "agrees" for claim in tests)
     texts = [
-        "agrees: p < 0.05, p being that of the measurements if the finding did not hold; does not agree: the contrary "
-        "has p < 0.05; cannot be seen at this scale: neither, or both; not judged: nothing was tested, and the "
-        "statistic says why. ± is the standard deviation over replicates.",
+        "agrees: p < 0.05, the chance of measurements at least so favourable if the finding did not hold; does not "
+        "agree: the contrary has p < 0.05; cannot be seen at this scale: neither, or both; not judged: nothing was "
+        "tested, and the statistic says why. ± is the standard deviation over replicates, ε that of the dense error.",
         f"Each verdict is that of its row alone. Corrected for all {len(tests)} tests of this page, {kept[0]} of the "
         f"{agreeing} that agree keep p < 0.05 by Holm, {kept[1]} by Benjamini and Hochberg (BH).",
     ]

@@ -14,8 +14,11 @@ from pathlib import Path
 
 FROZEN = Path(__file__).with_name("results.json")
 PER_CALL = ("versions", "command", "device")
+SINCE = ("rules", "explored_seeds")
 CHANGES = {
     "protocol": "options of an experiment stand in the order of the experiments: compared as a set of lines",
+    "rules": "the record names the rules that judge the run: left out, 0.1.0 named none",
+    "explored_seeds": "the record names the seeds that were explored: left out, 0.1.0 named none",
 }
 """What was changed on purpose, and how it is compared instead."""
 
@@ -24,7 +27,7 @@ def frozen(folder: Path) -> tuple[str, dict]:
     """What is kept of a run."""
     record = json.loads((folder / "record.json").read_text())
     key = " ".join([record["setting"], record["scale"], *sorted(record["experiments"])])
-    kept = {name: value for name, value in record.items() if name not in PER_CALL}
+    kept = {name: value for name, value in record.items() if name not in PER_CALL + SINCE}
     kept["protocol"] = sorted(map(json.dumps, record["protocol"]))
     data = (folder / "results.csv").read_bytes()
     return key, {"results_csv": hashlib.sha256(data).hexdigest(), "record": kept}

@@ -55,8 +55,8 @@ RULES = {"version": rules.VERSION, "digest": rules.digest(), "judged_before": []
 @pytest.mark.parametrize(
     ("record", "says"),
     [
-        ({}, "Its results were judged before, by version 1; these rules are younger: exploratory."),
-        ({"rules": RULES | {"judged_before": [1]}}, "judged before, by version 1; these rules are younger"),
+        ({}, "Its results were judged before, by version 1; these rules are newer than its results: exploratory."),
+        ({"rules": RULES | {"judged_before": [1]}}, "judged before, by version 1; these rules are newer"),
         (
             {"rules": RULES, "explored_seeds": [0, 3]},
             "Exploratory: rules and hyperparameters were chosen on results of",

@@ -62,7 +62,7 @@ def test_barriers_exactly_where_levels_fail_agree():
     assert coincide.p == pytest.approx(1 / 35)
     assert "0.1 ± 0.0 points rewound to step 60, 17.2 ± 0.0 to step 0, from level 1 to 8" in piecewise.here
     assert "over 7 pairs that match" in none.here and "margin" not in none.statistic
-    assert ", below ε = 0.11 points, the standard deviation of the dense error (below the 2 points" in none.statistic
+    assert ", below ε = 0.11 points (below 2 points: p < 0.0001)" in none.statistic
     assert "dense" in dense.claim and "41.0% of the weights" in ticket.here
 
 

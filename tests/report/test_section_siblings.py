@@ -61,7 +61,7 @@ def test_every_finding_of_the_abstract_is_a_claim_with_n_and_p():
     assert "10 siblings" in found[-1].claim
     for way, claims in (("(one-shot,", found[2:5]), ("(in 2 prunings,", found[5:])):
         assert all(way in claim.claim for claim in claims)
-        assert all("the standard deviation of the dense error" in claim.statistic for claim in claims)
+        assert all("two one-sided t, margin ε = " in claim.statistic for claim in claims)
 
 
 def test_iterative_siblings_are_judged_apart_from_one_shot_ones():
@@ -90,7 +90,7 @@ def test_combined_masks_that_err_less_by_more_than_epsilon_do_not_match_either()
 
 def test_masks_near_layerwise_chance_and_far_above_global_chance_are_more_similar_than_chance():
     near = SECTION.claims(data())[0]
-    assert near.verdict == "agrees" and near.statistic.count("a limit of ours") == 2
+    assert near.verdict == "agrees" and near.statistic.count("below a tenth of the way, ours") == 2
     apart = [
         dataclasses.replace(row, value=row.value - 0.05) if row.metric == "jaccard_chance" else row for row in rows()
     ]

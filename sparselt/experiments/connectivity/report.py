@@ -111,6 +111,7 @@ def _coincidence(data: Data) -> Iterator[Claim]:
         return
     tables = [[len(pairs) for pairs in agreement.cells] for agreement in found]
     both, separated, connected, neither = (sum(cells) for cells in zip(*tables, strict=True))
+    beside = sum(agreement.agreeing for agreement in agreements(data, STABLE.value))
     replicates = data.values(experiment="connectivity", variant="imp", metric="barrier")
     yield coincidence(tables, len(replicates)).claim(
         PAUL,
@@ -118,7 +119,7 @@ def _coincidence(data: Data) -> Iterator[Claim]:
         "only if both match",
         f"both or neither at {both + neither} of {count(both + separated + connected + neither, 'pair')}: of "
         f"{both + separated} that match {both} without a barrier, of {connected + neither} that do not {neither} with "
-        f"one; up to {STABLE.text}, at {sum(of.agreeing for of in agreements(data, STABLE.value))}",
+        f"one; up to the {STABLE.text} of Linear Mode Connectivity, at {beside}",
     )
 
 

@@ -137,7 +137,7 @@ def _coincidence(data: Data) -> str:
     text = (
         f"The paper finds {claim} (level 0 apart). Counting a mean barrier up to ε = {points(summary.epsilon or 0.0)} "
         f"points as none, the two coincide at {'all' if agreeing == pairs else f'{agreeing} of'} "
-        f"{count(pairs, 'pair')} of levels here (up to {STABLE.text}, at {beside})."
+        f"{count(pairs, 'pair')} of levels here (up to the {STABLE.text} of Linear Mode Connectivity, at {beside})."
     )
     text += _exceptions("Connected although not both match", {a.rewind_step: a.failing_connected for a in found})
     text += _exceptions("Separated although both match", {a.rewind_step: a.matching_separated for a in found})
