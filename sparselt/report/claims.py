@@ -62,11 +62,9 @@ def standing(record: Mapping) -> str:
     text = f"Judged by version {rules.VERSION} of the rules (sparselt/report/rules.py, {rules.digest()})."
     before = sorted({of_run.get("version", 1), *of_run.get("judged_before", ())} - {rules.VERSION})
     if before:
-        text += f" Its results were judged before, by version {listing(before)}; these rules are newer than its results: exploratory."
+        text += f" Exploratory: the rules are newer than its results, judged before by version {listing(before)}."
     elif seed in seen:
-        text += (
-            f" Exploratory: rules and hyperparameters were chosen on results of seed {listing(seen)}, this run's too."
-        )
+        text += f" Exploratory: rules and hyperparameters were chosen on results of seed {listing(seen)}."
     elif seen:
         text += f" Confirmatory: its seed is {seed}; rules and hyperparameters were chosen on seed {listing(seen)}."
     return text

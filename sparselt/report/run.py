@@ -139,9 +139,9 @@ def _check_rules(path: Path, of_run: object) -> None:
         raise StoreError(f"{path}: 'rules' is {of_run!r}; expected a mapping with a version of the rules, from 1 on.")
     if version > rules.VERSION or (version == rules.VERSION and digest != rules.digest()):
         raise StoreError(
-            f"{path}: the run was judged by version {version} of the rules ({digest}), which this installation does not "
-            f"have: its version is {rules.VERSION} ({rules.digest()}). Install the version of sparselt that made the "
-            "run, or give its command again to judge it by the rules of this one."
+            f"{path}: the run was judged by version {version} of the rules ({digest}), and this installation has "
+            f"version {rules.VERSION} ({rules.digest()}). Install the version of sparselt that made the run, or give "
+            "its command again to judge it by the rules of this one."
         )
 
 

@@ -55,8 +55,8 @@ RULES = {"version": rules.VERSION, "digest": rules.digest(), "judged_before": []
 @pytest.mark.parametrize(
     ("record", "says"),
     [
-        ({}, "Its results were judged before, by version 1; these rules are newer than its results: exploratory."),
-        ({"rules": RULES | {"judged_before": [1]}}, "judged before, by version 1; these rules are newer"),
+        ({}, "Exploratory: the rules are newer than its results, judged before by version 1."),
+        ({"rules": RULES | {"judged_before": [1]}}, "Exploratory: the rules are newer than its results"),
         (
             {"rules": RULES, "explored_seeds": [0, 3]},
             "Exploratory: rules and hyperparameters were chosen on results of",
@@ -79,8 +79,8 @@ def test_the_page_says_which_version_judges_and_what_is_explored_and_what_confir
 @pytest.mark.parametrize(
     ("of_run", "says"),
     [
-        ({"version": rules.VERSION + 1, "digest": "f00"}, rf"version {rules.VERSION + 1} of the rules \(f00\), which"),
-        ({"version": rules.VERSION, "digest": "edited"}, "does not have: its version is .* Install the version of"),
+        ({"version": rules.VERSION + 1, "digest": "f00"}, rf"version {rules.VERSION + 1} of the rules \(f00\), and"),
+        ({"version": rules.VERSION, "digest": "edited"}, "this installation has version .* Install the version of"),
         ({"version": "two"}, "expected a mapping with a version of the rules"),
         ("two", "expected a mapping with a version of the rules"),
     ],

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from sparselt.report import drawing as draw
 from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
 from sparselt.report.results import conditions
-from sparselt.report.rules import REPLICATES, dense_errors, judged_level, lower, matches
+from sparselt.report.rules import dense_errors, judged_level, lower, matches
 from sparselt.report.statistic import Statistic, Values
 from sparselt.report.table import MARK, Table
 from sparselt.report.wording import count, mean_and_std, percent, points, ranges
@@ -73,8 +73,6 @@ def findings(data: Data) -> Iterator[str]:
     for criterion in _criteria(data):
         texts = [f"{_error(data, (criterion, when), level)}% {text}" for when, text in _WHEN.items()]
         yield f"Pruned once by {_name(criterion)} to the same number of weights: {', '.join(texts)}."
-    if max(map(len, errors(data)[IMP].values())) < REPLICATES:
-        yield "Fewer than three replicates: no finding is judged."
 
 
 @listed

@@ -66,7 +66,7 @@ def findings(data: Data) -> Iterator[str]:
         for line, name in LINES.items():
             rises = {level: values for (at, level), values in _rises(data, line).items() if at == step}
             inside = [level for level in sorted(rises) if _inside(data, line, step, level)]
-            held = [allowed(Statistic.of([rise]), limit) for values in rises.values() for rise in values.values()]
+            held = [bool(allowed(Statistic.of([rise]), limit)) for values in rises.values() for rise in values.values()]
             on_average.append(f"{name} at {len(inside)} of {count(len(rises), 'level')} ({ranges(inside) or 'none'})")
             one_by_one.append(f"{name} in {sum(held)} of {len(held)}")
         yield (
@@ -87,20 +87,17 @@ SECTION = Section("The error landscape between a level and the next", drawings, 
 
 def _next_solutions(data: Data) -> Iterator[Claim]:
     summary = levels(data)
-    tables: dict[int, dict[tuple[bool, bool], int]] = {}
+    tables: dict[int, list[int]] = {}  # by rewind step: both, only matching, only inside, neither
     for step, level in _rises(data, "next"):
         ends = [entry.matching for entry in summary.select("imp", step) if entry.level in (level, level + 1)]
         inside = _inside(data, "next", step, level)
         if level > 0 and len(ends) == 2 and None not in (*ends, inside):
-            cells = tables.setdefault(step, dict.fromkeys(itertools.product((True, False), repeat=2), 0))
-            cells[all(ends), bool(inside)] += 1
+            tables.setdefault(step, [0] * 4)[2 * (not all(ends)) + (not inside)] += 1
     if not tables:
         return
-    both, outside, inside, neither = (
-        sum(cells) for cells in zip(*(of.values() for of in tables.values()), strict=True)
-    )
+    both, outside, inside, neither = (sum(cells) for cells in zip(*tables.values(), strict=True))
     replicates = len(set().union(*_rises(data, "next").values()))
-    yield coincidence([[*cells.values()] for cells in tables.values()], replicates).claim(
+    yield coincidence([*tables.values()], replicates).claim(
         PAPER,
         "the next solution lies in the LCS-set of w(L) if and only if IMP succeeds (here: level 0 apart)",
         f"of {count(both + outside, 'pair')} that match {both} inside, of {inside + neither} that do not {neither} "
