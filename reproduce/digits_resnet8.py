@@ -50,6 +50,7 @@ MINI = Setting(
     dense_replicates=12,
     control_levels=(8, 12),
     control_rewind_step=200,
+    explored_seeds=(0,),
     options=(
         ImpOptions(variants=VARIANTS, variant_replicates=3, variant_levels=8),
         ConnectivityOptions(instability_levels=(0, 8)),

@@ -38,6 +38,7 @@ def run_record(setting: Setting, usual: Setting, device: str, lab: Lab, store: S
         "device": _device_name(device),
         "seed": setting.seed,
         **({"differences": list(setting.differences)} if setting.differences else {}),
+        "explored_seeds": list(setting.explored_seeds),
         **({} if setting.criterion == "magnitude" else {"criterion": setting.criterion}),
     }
 

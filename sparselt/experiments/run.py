@@ -240,7 +240,7 @@ def _hash(setting: Setting, device: str, experiments: Mapping[str, Experiment], 
     values = {
         name: value
         for name, value in plain(setting).items()
-        if name not in ("sources", "source", "differences", "title", "paper", "main", "options")
+        if name not in ("sources", "source", "differences", "title", "paper", "main", "options", "explored_seeds")
     }
     # What an installed package varies counts only in runs of its own: installing one moves no other run's folder.
     kinds = {experiment.options for experiment in experiments.values()}
@@ -258,7 +258,9 @@ def _write(
     entries: Iterable[Entry],
 ) -> None:
     from sparselt.report.results import write_results, write_text
+    from sparselt.report.run import rules_record
 
+    record = {**record, "rules": rules_record(folder)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_results(folder, rows, record)

@@ -60,6 +60,8 @@ class Setting:
         main: values under which `--experiments main` shows each paper's main finding.
         sources: the source of each number, by field name: the paper, else the authors' code, else ours.
         differences: what differs from paper and code beside these values, a sentence each.
+        explored_seeds: seeds on whose results its values, or the rules of the report, were chosen; a run of one of
+            them explores, a run of another seed confirms.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Setting:
     main: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
+    explored_seeds: tuple[int, ...] = ()
 
     classes: int = value(help="classes of the data", in_protocol=False)
     channels: int = value(help="channels of the images", in_protocol=False)

@@ -73,7 +73,7 @@ def write_markdown(folder: str | Path, path: str | Path, sections: "Sections") -
 
 def console_summary(folder: str | Path, console: "Console", sections: "Sections") -> None:
     """Print the tables of a run and the papers' findings, as wide as the console allows, and where its files are."""
-    from sparselt.report.claims import claims, claims_in_terminal
+    from sparselt.report.claims import claims, claims_in_terminal, notes, standing
     from sparselt.report.others import others_tables
     from sparselt.report.run import on_validation, read_run
 
@@ -101,6 +101,9 @@ def console_summary(folder: str | Path, console: "Console", sections: "Sections"
     found, not_judged = claims(data, sections)
     if found:
         console.print(claims_in_terminal(found).rich(padding=2))
+        console.print()
+        for note in (standing(run.record), *notes(found, data)[1:]):
+            console.print(note, highlight=False, markup=False)
         console.print()
     elif not_judged:
         console.print(not_judged, highlight=False, markup=False)

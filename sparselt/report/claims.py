@@ -1,14 +1,19 @@
-"""The findings of the papers beside this run's figures: *paper / here / agrees?*."""
+"""The findings of the papers beside this run's figures: *paper / here / agrees?*, and the rules that judge them."""
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
+from sparselt.report import rules
 from sparselt.report.data import Claim, Data, Sections
 from sparselt.report.table import Table
+from sparselt.report.wording import listing, p_text, points
 
 _SHORT = {
     "agrees": ("agrees", "bold green"),
     "does not agree": ("does not", "bold red"),
     "cannot be seen at this scale": ("not seen", ""),
+    "not judged": ("not judged", "dim"),
 }
 
 
@@ -26,12 +31,14 @@ def claims(data: Data, sections: Sections) -> tuple[list[Claim], str]:
 
 
 def claims_table(found: Sequence[Claim]) -> Table:
-    """The claims for the page and in Markdown."""
+    """The claims for the page and in Markdown, each p beside those that are corrected for the number of tests."""
+    corrected = iter(rules.adjusted([claim.p for claim in found if claim.p is not None]))
     lines = []
     for claim in found:
-        tested = f"{claim.statistic}; n = {claim.n}" + ("" if claim.p is None else f", {_p(claim.p)}")
-        lines.append((claim.paper, claim.claim, claim.here, tested, claim.verdict))
-    return Table(("paper", "finding", "here", "statistic", "agrees?"), lines, text=5)
+        numbers = ("–",) * 3 if claim.p is None else (p_text(p).lstrip("p= ") for p in (claim.p, *next(corrected)))
+        statistic = f"{claim.statistic}; n = {claim.n}"
+        lines.append((claim.paper, claim.claim, claim.here, claim.verdict, statistic, *numbers))
+    return Table(("paper", "finding", "here", "agrees?", "statistic", "p", "Holm", "BH"), lines, text=5)
 
 
 def claims_in_terminal(found: Sequence[Claim]) -> Table:
@@ -43,11 +50,53 @@ def claims_in_terminal(found: Sequence[Claim]) -> Table:
         lines.append((Text(), Text(paper, "bold")))
         for claim in found:
             if claim.paper == paper:
-                tested = f" (n = {claim.n}, {claim.statistic if claim.p is None else _p(claim.p)})"
+                tested = f" (n = {claim.n}, {claim.statistic if claim.p is None else p_text(claim.p)})"
                 text = Text.assemble(claim.claim, ": ", (claim.here + tested, "dim"))
                 lines.append((Text(*_SHORT[claim.verdict]), text))
     return Table(("agrees?", "what the papers find, and what was measured here"), lines, text=2)
 
 
-def _p(value: float) -> str:
-    return "p < 0.0001" if value < 1e-4 else f"p = {value:.2g}"
+def standing(record: Mapping) -> str:
+    """Which version of the rules judges a run, and whether it explores or confirms."""
+    of_run, seen, seed = record.get("rules") or {}, record.get("explored_seeds") or (), record.get("seed")
+    text = f"Judged by version {rules.VERSION} of the rules (sparselt/report/rules.py, {rules.digest()})."
+    before = sorted({of_run.get("version", 1), *of_run.get("judged_before", ())} - {rules.VERSION})
+    if before:
+        text += f" Exploratory: the rules are newer than its results, judged before by version {listing(before)}."
+    elif seed in seen:
+        text += f" Exploratory: rules and hyperparameters were chosen on results of seed {listing(seen)}."
+    elif seen:
+        text += f" Confirmatory: its seed is {seed}; rules and hyperparameters were chosen on seed {listing(seen)}."
+    return text
+
+
+def notes(found: Sequence[Claim], data: Data) -> list[str]:
+    """What verdicts mean, how many remain after correction, and what the number of test images allows to see."""
+    tests = [claim for claim in found if claim.p is not None]
+    if not tests:
+        return []
+    corrected = rules.adjusted([claim.p for claim in tests if claim.p is not None])
+    kept = Counter(
+        k
+        for claim, of in zip(tests, corrected, strict=True)
+        for k in (0, 1)
+        if claim.verdict == "agrees" and of[k] < rules.SIGNIFICANT
+    )
+    agreeing = sum(claim.verdict == "agrees" for claim in tests)
+    texts = [
+        "agrees: p < 0.05, the chance of measurements at least so favourable if the finding did not hold; does not "
+        "agree: the contrary has p < 0.05; cannot be seen at this scale: neither, or both; not judged: nothing was "
+        "tested, and the statistic says why. ± is the standard deviation over replicates, ε that of the dense error.",
+        f"Each verdict is that of its row alone. Corrected for all {len(tests)} tests of this page, {kept[0]} of the "
+        f"{agreeing} that agree keep p < 0.05 by Holm, {kept[1]} by Benjamini and Hochberg (BH).",
+    ]
+    images, dense = (data.record.get("evaluation") or {}).get("count"), rules.dense_errors(data).mean
+    if images:
+        text = f"One of the {images:,} test images is {points(1 / images)} points"
+        if dense > 0:
+            spread = points(math.sqrt(dense * (1 - dense) / images))
+            text += (
+                f"; with as many other images, the dense error of {points(dense)}% would move by {spread} (one sigma)"
+            )
+        texts.append(f"{text}. All replicates share these images, and the verdicts hold for them.")
+    return texts

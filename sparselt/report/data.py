@@ -14,7 +14,7 @@ from sparselt.runs.ledger import Entry
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Verdict = Literal["agrees", "does not agree", "cannot be seen at this scale"]
+Verdict = Literal["agrees", "does not agree", "cannot be seen at this scale", "not judged"]
 Result = TypeVar("Result")
 
 
@@ -102,8 +102,8 @@ class Claim:
     """A finding of a paper beside what this run says of it.
 
     paper: authors and year; claim: the finding, in a sentence; here: what was measured, with mean and standard
-    deviation; statistic: the test and its value, or how it was counted; n: what it rests on (replicates, pairs); p: of
-    the test, None where nothing was tested.
+    deviation; statistic: the test and its value, or why nothing was tested; n: what it rests on (replicates, pairs);
+    p: of the test, None where nothing was tested; verdict: see `sparselt.report.rules`.
     """
 
     paper: str

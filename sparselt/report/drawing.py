@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparselt.report.data import Drawing
 from sparselt.report.results import write_bytes
-from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic, Values
+from sparselt.report.rules import STABLE
+from sparselt.report.statistic import Statistic, Values
 from sparselt.report.wording import percent
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ def error_axis(axes: "Axes", errors: Iterable[Statistic], tops: Sequence[float] 
 
 def barrier_axis(axes: "Axes", largest: float, name: str = "error barrier") -> None:
     """Linear up to 10 points; beyond, linear to 1 and logarithmic above, so that near zero and tens both show."""
-    limit = 100 * NEAR_ZERO_BARRIER
+    limit = 100 * STABLE.value
     axes.set_ylabel(f"{name}, points")
     axes.axhline(limit, color=GREY, linewidth=0.7, linestyle=DASHED)
     if largest <= 10:

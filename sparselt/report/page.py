@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
-from sparselt.report.claims import claims, claims_table
+from sparselt.report.claims import claims, claims_table, notes, standing
 from sparselt.report.data import Drawing, Sections
 from sparselt.report.drawing import COLOURS, GREY, INK
 from sparselt.report.others import others_tables, others_titles
@@ -57,6 +57,8 @@ def _contents(run: Run, sections: Sections) -> dict[str, Any]:
         "statement": statement(record),
         "leads": [section.lead for section in sections.values() if section.lead and section.lead.concerns(data)],
         "claims": claims_table(found),
+        "standing": standing(record) if found else "",
+        "notes": notes(found, data),
         "not_judged": not_judged,
         "warnings": [text for section in sections.values() for text in section.warnings(data)],
         "sections": [

@@ -1,5 +1,6 @@
 """A run folder as the report reads it: the measurements, the record of what was asked, the ledger of what it cost."""
 
+import contextlib
 import csv
 import io
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from sparselt.errors import StoreError
+from sparselt.report import rules
 from sparselt.report.data import Data
 from sparselt.report.results import Row, read_results, read_text
 from sparselt.report.table import Table
@@ -64,6 +66,15 @@ def read_run(folder: str | Path) -> Run:
         )
     path = folder / "ledger.csv"
     return Run(folder, tuple(rows), record, _read_ledger(path) if path.exists() else None)
+
+
+def rules_record(folder: Path) -> dict:
+    """What the record of a run to be written into `folder` says of the rules that judge it, and of those that have."""
+    before: set[int] = set()
+    with contextlib.suppress(OSError, ValueError):  # the first run in a folder, or a record that nobody could read
+        of_run = json.loads((folder / "record.json").read_bytes()).get("rules", {})
+        before = {of_run.get("version", 1), *of_run.get("judged_before", ())} - {rules.VERSION}
+    return {"version": rules.VERSION, "digest": rules.digest(), "judged_before": sorted(before)}
 
 
 def statement(record: Mapping) -> str:
@@ -131,7 +142,21 @@ def _read_record(path: Path) -> dict:
     protocol = record.get("protocol", [])
     if not isinstance(protocol, list) or any(not isinstance(line, list) or len(line) != 3 for line in protocol):
         raise StoreError(f"{path}: 'protocol' is not a list of [name, value, source].")
+    _check_rules(path, record.get("rules", {"version": 1}))
     return record
+
+
+def _check_rules(path: Path, of_run: object) -> None:
+    """Raises a StoreError for rules that this installation does not have. Records before version 2 name none."""
+    version, digest = (of_run.get(name) if isinstance(of_run, dict) else None for name in ("version", "digest"))
+    if not isinstance(version, int) or version < 1:
+        raise StoreError(f"{path}: 'rules' is {of_run!r}; expected a mapping with a version of the rules, from 1 on.")
+    if version > rules.VERSION or (version == rules.VERSION and digest != rules.digest()):
+        raise StoreError(
+            f"{path}: the run was judged by version {version} of the rules ({digest}), and this installation has "
+            f"version {rules.VERSION} ({rules.digest()}). Install the version of sparselt that made the run, or give "
+            "its command again to judge it by the rules of this one."
+        )
 
 
 def _read_ledger(path: Path) -> tuple[Entry, ...]:

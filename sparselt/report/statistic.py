@@ -5,10 +5,6 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-NEAR_ZERO_BARRIER = 0.02
-"""A mean barrier below this fraction counts as near zero: the threshold of stability in Linear Mode Connectivity
-(Frankle et al. 2020), which calls a network stable when its error rises by less than 2 points along the path."""
-
 
 @dataclass(frozen=True)
 class Statistic:

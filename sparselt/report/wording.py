@@ -20,6 +20,11 @@ def points(fraction: float, decimals: int = 2) -> str:
     return "diverged" if math.isnan(fraction) else f"{100 * fraction:.{decimals}f}"
 
 
+def p_text(p: float) -> str:
+    """`p = 0.012`, `p < 0.0001`."""
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+
+
 def mean_and_std(statistic: Statistic | None, decimals: int = 2, *, tight: bool = False) -> str:
     """`1.40 ± 0.23`; without the deviation for one replicate; with a mark where some replicates diverged."""
     if statistic is None:

@@ -31,7 +31,7 @@ class Member:
             state: all weights and buffers at the start, on any device; masked weights are taken as 0.
             start_step: where schedule and data start.
             mask: None: dense.
-                momentum: the optimizer's state, as `checkpoint.state_of` returns it; None: zero. Parameters may be missing.
+        momentum: the optimizer's state, as from `checkpoint.state_of`; None: zero. Parameters may be missing.
                 on_step: called with the number of steps made and the network, as in `loop.train`. On a GPU the host runs ahead
                 of the device, and reading the network waits for it.
             saved: what an earlier run saved of this training (`Network.saved`). It goes on from there.

@@ -14,11 +14,14 @@ from pathlib import Path
 
 FROZEN = Path(__file__).with_name("results.json")
 PER_CALL = ("versions", "command", "device")
+SINCE = ("rules", "explored_seeds")
 CHANGES = {
     "protocol": "options of an experiment stand in the order of the experiments, and sources say more: compared as a "
     "set of names and values",
     "results.csv": "reinitializations under the repelling loss wear the masks of those without: digits_resnet8 smoke "
     "was frozen anew, digits_resnet8 mini with all experiments differs in these rows until it is",
+    "rules": "the record names the rules that judge the run: left out, 0.1.0 named none",
+    "explored_seeds": "the record names the seeds that were explored: left out, 0.1.0 named none",
 }
 """What was changed on purpose, and how it is compared instead."""
 
@@ -27,7 +30,7 @@ def frozen(folder: Path) -> tuple[str, dict]:
     """What is kept of a run."""
     record = json.loads((folder / "record.json").read_text())
     key = " ".join([record["setting"], record["scale"], *sorted(record["experiments"])])
-    kept = {name: value for name, value in record.items() if name not in PER_CALL}
+    kept = {name: value for name, value in record.items() if name not in PER_CALL + SINCE}
     kept["protocol"] = sorted(json.dumps(line[:2]) for line in record["protocol"])
     data = (folder / "results.csv").read_bytes()
     return key, {"results_csv": hashlib.sha256(data).hexdigest(), "record": kept}

@@ -1,69 +1,19 @@
-"""Tests of claims over replicates, and how claims are shown."""
+"""How claims are shown, and what the page says of the rules that judge them."""
 
-import math
+import io
+import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from rich.console import Console
 
-from sparselt.errors import SettingError, StoreError
+from sparselt.errors import StoreError
 from sparselt.experiments import EXPERIMENTS
 from sparselt.experiments.sections import sections_of
-from sparselt.report import write_markdown, write_report
-from sparselt.report.claims import claims_table
-from sparselt.report.data import Claim, Section
-from sparselt.report.inference import equivalent, paired
-from sparselt.report.results import condition_text, conditions
-
-numbers = st.lists(st.floats(-1, 1, width=16), min_size=3, max_size=8, unique=True)
-
-
-def test_paired_t_is_that_of_a_textbook():
-    # Student 1908, table of hours of sleep gained under two drugs, as printed by Fisher 1925, section 24: t = 4.06.
-    first = dict(enumerate([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]))
-    second = dict(enumerate([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]))
-    found = paired(first, second)
-    assert found.text == "paired t(9) = 4.06" and found.n == 10
-    assert found.p == pytest.approx(0.00283, abs=1e-5) and found.mean == pytest.approx(1.58)
-
-
-@given(numbers, numbers)
-def test_swapping_the_sides_mirrors_the_test(first, second):
-    first, second = (dict(enumerate(values)) for values in (first, second))
-    there, back = paired(first, second, "greater"), paired(second, first, "less")
-    assert there.p == pytest.approx(back.p) and there.mean == pytest.approx(-back.mean)
-
-
-@given(numbers)
-def test_equal_sides_are_equivalent_within_any_margin_and_different_by_no_test(values):
-    same = dict(enumerate(values))
-    assert equivalent(same, same, 0.01).p == 0.5 ** len(values) and paired(same, same).p == 1.0
-
-
-def test_a_difference_beyond_the_margin_is_not_equivalence():
-    first, second = {0: 0.10, 1: 0.12, 2: 0.11}, {0: 0.05, 1: 0.06, 2: 0.07}
-    assert equivalent(first, second, 0.01).p > 0.9 and equivalent(first, second, 0.2).p < 0.01
-
-
-def test_replicates_that_diverged_or_stand_alone_are_left_out():
-    assert paired({0: 1.0, 1: 2.0, 2: math.nan, 3: 5.0}, {0: 0.0, 1: 0.5, 2: 1.0, 4: 1.0}).n == 2
-    assert equivalent({0: 1.0, 1: 2.0, 2: math.nan}, {0: 1.0, 1: 2.1, 2: 1.0}, 1.0).n == 2
-
-
-def test_too_few_replicates_and_a_margin_of_nothing_are_refused():
-    with pytest.raises(SettingError, match="at least two replicates, got 1"):
-        paired({0: 1.0}, {0: 2.0})
-    with pytest.raises(SettingError, match="margin is 0"):
-        equivalent({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}, 0)
-
-
-def test_without_spread_the_signs_are_tested():
-    low = {0: 0.1, 1: 0.3, 2: 0.7}
-    high = {k: value + 0.2 for k, value in low.items()}  # apart by 0.2, but for the last bit
-    found = paired(high, low, "greater")
-    assert found.text == "sign test, no spread" and found.p == 0.125
-    assert paired(high, low).p == 0.25 and paired(low, low).p == 1.0
-    assert paired(high, low, "less").p == paired(low, low, "less").p == 1.0
+from sparselt.report import console_summary, rules, write_markdown, write_report
+from sparselt.report.claims import claims_table, notes
+from sparselt.report.data import Claim, Data, Section
+from sparselt.report.results import Row, condition_text, conditions
+from sparselt.report.run import rules_record
 
 
 def test_claims_are_escaped_on_the_page_and_in_markdown(tmp_path, invent):
@@ -74,7 +24,7 @@ def test_claims_are_escaped_on_the_page_and_in_markdown(tmp_path, invent):
     claim = Claim("A & B 2021", "x < y", "1.0 | 2.0", "paired t(4) = 3.1", 5, 0.036, "agrees")
     assert "A &amp; B 2021" in page_of(claim) and "x &lt; y" in page_of(claim)
     line = claims_table([claim]).markdown().splitlines()[2]
-    assert "1.0 \\| 2.0" in line and "n = 5, p = 0.036" in line and line.endswith("| agrees |")
+    assert "1.0 \\| 2.0 | agrees | paired t(4) = 3.1; n = 5 | 0.036 | 0.036 | 0.036 |" in line
     assert claims_table([]).lines == []
 
 
@@ -97,3 +47,82 @@ def test_the_markdown_page_is_made_from_the_run_and_leaves_nothing_where_it_cann
     with pytest.raises(StoreError, match="is a file of the run itself"):
         write_markdown(folder, folder / "results.csv", sections_of(EXPERIMENTS))
     assert (folder / "results.csv").read_bytes() == kept
+
+
+RULES = {"version": rules.VERSION, "digest": rules.digest(), "judged_before": []}
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ({}, "Exploratory: the rules are newer than its results, judged before by version 1."),
+        ({"rules": RULES | {"judged_before": [1]}}, "Exploratory: the rules are newer than its results"),
+        (
+            {"rules": RULES, "explored_seeds": [0, 3]},
+            "Exploratory: rules and hyperparameters were chosen on results of",
+        ),
+        ({"rules": RULES, "explored_seeds": [3]}, "Confirmatory: its seed is 0; rules and hyperparameters were chosen"),
+    ],
+)
+def test_the_page_says_which_version_judges_and_what_is_explored_and_what_confirmed(tmp_path, invent, record, says):
+    folder = invent.run(tmp_path / "run", invent.rows(levels=8), invent.record(**record))
+    write_markdown(folder, tmp_path / "page.md", sections_of(EXPERIMENTS))
+    console = Console(width=200, file=io.StringIO())
+    console_summary(folder, console, sections_of(EXPERIMENTS))
+    page = write_report(folder, sections_of(EXPERIMENTS)).read_text()
+    for text in (page, (tmp_path / "page.md").read_text(), console.file.getvalue()):
+        text = " ".join(text.split())
+        assert f"Judged by version {rules.VERSION} of the rules (sparselt/report/rules.py, {rules.digest()})." in text
+        assert says in text
+
+
+@pytest.mark.parametrize(
+    ("of_run", "says"),
+    [
+        ({"version": rules.VERSION + 1, "digest": "f00"}, rf"version {rules.VERSION + 1} of the rules \(f00\), and"),
+        ({"version": rules.VERSION, "digest": "edited"}, "this installation has version .* Install the version of"),
+        ({"version": "two"}, "expected a mapping with a version of the rules"),
+        ("two", "expected a mapping with a version of the rules"),
+    ],
+)
+def test_a_run_that_is_judged_by_rules_that_are_not_here_is_refused(tmp_path, invent, of_run, says):
+    folder = invent.run(tmp_path, invent.rows(levels=1), invent.record(rules=of_run))
+    with pytest.raises(StoreError, match=says):
+        write_report(folder, sections_of(EXPERIMENTS))
+    assert not (folder / "report.html").exists()
+
+
+def test_a_run_written_into_a_folder_remembers_the_rules_that_judged_it_before(tmp_path):
+    path = tmp_path / "record.json"
+    assert rules_record(tmp_path) == RULES
+    for before, judged in (
+        ({"seed": 0}, [1]),
+        ({"rules": RULES}, []),
+        ({"rules": RULES | {"judged_before": [1]}}, [1]),
+    ):
+        path.write_text(json.dumps(before))
+        assert rules_record(tmp_path) == RULES | {"judged_before": judged}
+    path.write_text("damaged")
+    assert rules_record(tmp_path) == RULES
+
+
+def test_each_p_stands_beside_those_corrected_for_the_tests_of_the_page_and_the_agreeing_are_counted():
+    def claim(p, verdict="agrees"):
+        return Claim("paper", "claim", "here", "t", 5, p, verdict)
+
+    found = [claim(0.03), claim(None, "not judged"), claim(0.01), claim(0.5, "does not agree"), claim(0.02)]
+    lines = [line[-3:] for line in claims_table(found).lines]
+    assert lines[:3] == [("0.03", "0.06", "0.04"), ("–", "–", "–"), ("0.01", "0.04", "0.04")]
+    data = Data([], {"evaluation": {"count": 500}})
+    _, many, images = notes(found, data)
+    assert "for all 4 tests of this page, 1 of the 3 that agree keep p < 0.05 by Holm, 3 by Benjamini" in many
+    assert images.startswith("One of the 500 test images is 0.20 points. All replicates share")
+    assert notes([claim(None, "not judged")], data) == [] == notes([], data)
+
+
+def test_what_the_number_of_test_images_allows_is_computed_from_it():
+    dense = [Row("i", "mini", "imp", "dense", k, None, 0, 1.0, "test_error", 0.02) for k in range(3)]
+    claim = Claim("paper", "claim", "here", "t", 5, 0.03, "agrees")
+    text = notes([claim], Data(dense, {"evaluation": {"count": 10_000}}))[-1]
+    assert "One of the 10,000 test images is 0.01 points" in text
+    assert "the dense error of 2.00% would move by 0.14 (one sigma)" in text  # √(0.02 · 0.98 / 10,000)

@@ -9,7 +9,8 @@ from sparselt.experiments.imp.levels import levels
 from sparselt.report.data import Data
 from sparselt.report.results import Row
 
-LEVELS = 6
+LEVELS = 8
+FAR = 6
 
 
 def row(experiment, variant, replicate, step, level, metric, value, to_level=None, condition="") -> Row:
@@ -17,24 +18,29 @@ def row(experiment, variant, replicate, step, level, metric, value, to_level=Non
     return Row(*place, to_level=to_level, condition=condition)
 
 
-def invented(replicates=5, early=0.3, late=0.002, rise=0.05) -> list[Row]:
-    """Rewound to 0 no level matches and barriers are `early`; rewound to 60 all match and barriers are `late`."""
+def invented(replicates=5, early=0.3, late=0.0005, rise=0.05) -> list[Row]:
+    """Rewound to 60 all levels match and barriers are `late`. Rewound to 0 so do those up to level 4; later ones err by
+    `rise` more, and barriers are `early`. ε is 0.11 points."""
     rows = []
     for k in range(replicates):
         wobble = 0.002 * (k % 2) - 0.001
         rows.append(row("imp", "dense", k, None, 0, "test_error", 0.02 + wobble))
-        for step, error, height in ((0, 0.02 + rise, early), (60, 0.02, late)):
-            rows += [row("imp", "imp", k, step, level, "test_error", error + wobble) for level in range(1, LEVELS + 1)]
-            for level in range(LEVELS):
-                barrier = height + 0.0001 * k * (1 + (step == 0))
+        for step in (0, 60):
+            for level in range(LEVELS + 1):
+                good = step or level <= 4
+                error = 0.02 + (0.0 if good else rise) + wobble
+                rows += [row("imp", "imp", k, step, level, "test_error", error)] if level else []
+                if level == LEVELS:
+                    break
+                barrier = (late if step or 0 < level < 4 else early) + 0.0001 * k * (1 + (step == 0))
                 rows.append(row("connectivity", "imp", k, step, level, "barrier", barrier, level + 1))
             for variant, level in (("dense", 0), ("imp", 4), ("random", 4)):
                 value = (0.5 if step == 0 else 0.01) + wobble * (1 + k)
                 place = ("connectivity", variant, k, step, level)
                 rows.append(row(*place, "instability", value, level, "between=copies"))
-        for i in range(LEVELS + 1):
+        for i in range(FAR + 1):
             rows.append(row("connectivity", "imp", k, 60, i, "max_error", 0.02, i, "between=levels"))
-            for j in range(i + 1, LEVELS + 1):
+            for j in range(i + 1, FAR + 1):
                 values = {"max_error": 0.02 + 0.01 * (j - i), "barrier": late * (j - i), "instability": late}
                 rows += [
                     row("connectivity", "imp", k, 60, i, metric, value, j, "between=levels")
@@ -51,26 +57,57 @@ def test_barriers_exactly_where_levels_fail_agree():
     claims = SECTION.claims(Data(invented(), {}))
     assert [claim.verdict for claim in claims] == ["agrees"] * 5
     coincide, piecewise, none, dense, ticket = claims
-    assert coincide.n == 2 * (LEVELS - 1) and "both or neither at 10 of 10 pairs" in coincide.here
-    assert "hang" not in coincide.here
-    # All ten pairs on the diagonal: 1 / C(10, 5).
-    assert coincide.p == pytest.approx(1 / 252)
-    assert "0.2 ± 0.0 points rewound to step 60, 30.0 ± 0.0 to step 0" in piecewise.here
-    assert "over 5 pairs that match" in none.here
+    assert coincide.n == 2 * (LEVELS - 1) and "both or neither at 14 of 14 pairs" in coincide.here
+    # Of the seven pairs rewound to 0 the three that match are those without a barrier: 1 / C(7, 3).
+    assert coincide.p == pytest.approx(1 / 35)
+    assert "0.1 ± 0.0 points rewound to step 60, 17.2 ± 0.0 to step 0, from level 1 to 8" in piecewise.here
+    assert "over 7 pairs that match" in none.here and "margin" not in none.statistic
+    assert ", below ε = 0.11 points (below 2 points: p < 0.0001)" in none.statistic
     assert "dense" in dense.claim and "41.0% of the weights" in ticket.here
 
 
 def test_barriers_where_levels_match_and_none_where_they_fail_do_not_agree():
-    assert verdicts(invented(early=0.002, late=0.3))[:3] == ["does not agree"] * 3
+    assert verdicts(invented(early=0.0002, late=0.3))[:3] == ["does not agree"] * 3
+
+
+def test_a_barrier_above_epsilon_is_one_although_it_is_below_two_points():
+    separated = invented(late=0.005)
+    assert verdicts(separated)[:3] == ["does not agree"] * 3
+    # With the 2 points it would coincide at all pairs.
+    assert SECTION.claims(Data(separated, {}))[0].here.endswith("Linear Mode Connectivity, at 14")
+
+
+def test_where_a_step_shows_one_side_only_it_tells_nothing_of_the_coincidence():
+    """Rewound to 0 nothing matches and all is separated, to 60 the reverse: the rewind step may be all there is."""
+    rows = [r for r in invented() if r.rewind_step != 0 or r.level > 4 or r.experiment != "imp"]
+    rows += [row("imp", "imp", k, 0, level, "test_error", 0.5) for k in range(5) for level in range(1, 5)]
+    rows = [
+        row("connectivity", "imp", r.replicate, 0, r.level, "barrier", 0.3, r.to_level)
+        if (r.metric, r.rewind_step, r.condition) == ("barrier", 0, "")
+        else r
+        for r in rows
+    ]
+    claim = SECTION.claims(Data(rows, {}))[0]
+    assert "both or neither at 14 of 14 pairs" in claim.here
+    assert (claim.p, claim.verdict) == (1.0, "cannot be seen at this scale")
+
+
+def test_copies_that_stay_unstable_do_not_become_stable_although_they_become_more_so():
+    rows = [
+        row("connectivity", r.variant, r.replicate, 60, r.level, "instability", 0.1 + 0.001 * r.replicate, r.to_level,
+            r.condition) if (r.metric, r.rewind_step) == ("instability", 60) and "copies" in r.condition else r
+        for r in invented()
+    ]  # fmt: skip
+    assert verdicts(rows)[3:] == ["does not agree"] * 2
 
 
 def test_a_run_that_shows_one_side_only_cannot_be_judged():
-    assert verdicts(invented(rise=0.0, early=0.001))[0] == "cannot be seen at this scale"
+    assert verdicts(invented(rise=0.0, early=0.0001))[0] == "cannot be seen at this scale"
 
 
 def test_one_replicate_is_judged_by_nobody():
     claims = SECTION.claims(Data(invented(replicates=1), {}))
-    assert {claim.verdict for claim in claims} == {"cannot be seen at this scale"}
+    assert {(claim.verdict, claim.statistic) for claim in claims} == {("not judged", "fewer than three replicates")}
 
 
 def test_far_pairs_and_copies_are_told():
@@ -92,7 +129,9 @@ def test_both_figures_are_drawn_and_none_without_their_rows():
 
 def test_without_the_networks_own_errors_matching_is_not_judged_but_barriers_are():
     data = Data([r for r in invented() if r.experiment == "connectivity"], {})
-    assert [claim.verdict for claim in SECTION.claims(data)] == ["agrees"] * 3
+    piecewise, *copies = SECTION.claims(data)
+    assert piecewise.verdict == "not judged" and piecewise.statistic.startswith("ε is not known")
+    assert [claim.verdict for claim in copies] == ["agrees"] * 2
     assert len(SECTION.drawings(data)) == 2 and "matching" not in SECTION.findings(data)[0]
 
 

@@ -1,5 +1,6 @@
 """What the report says of IMP's controls and variants, from invented errors."""
 
+import dataclasses
 import math
 
 import pytest
@@ -39,8 +40,8 @@ def test_tickets_that_match_early_only_and_beat_their_controls_agree():
     claims = SECTION.claims(Data(invented(early=0.05), {}))
     assert [claim.verdict for claim in claims] == ["agrees"] * 3
     assert all(claim.n == 5 for claim in claims)
-    assert "51.2% of the weights, the sparsest level that matches" in claims[0].here
-    assert "levels that match: none" in claims[0].here
+    assert "at 51.2% of the weights error 1.98 ± 0.11% rewound to step 60, 7.00 ± 0.11% to step 0" in claims[0].here
+    assert "levels whose mean matches: 1–3 rewound to step 60, none to step 0" in claims[0].here
 
 
 def test_tickets_that_match_from_step_0_and_lose_to_their_controls_do_not_agree():
@@ -51,19 +52,37 @@ def test_rewinding_to_0_that_matches_although_it_is_worse_does_not_agree():
     assert verdicts(invented(early=0.0004))[0] == "does not agree"
 
 
-def test_where_nothing_matches_rewinding_cannot_be_judged():
-    claim = SECTION.claims(Data(invented(early=0.3, late=0.2), {}))[0]
-    assert (claim.verdict, claim.n, claim.p) == ("cannot be seen at this scale", 0, None)
+@pytest.mark.parametrize("late", [0.2, -0.01])
+def test_errors_that_differ_from_the_dense_one_by_more_than_epsilon_either_way_do_not_match(late):
+    rows = [
+        dataclasses.replace(r, value=r.value + 0.0001 * r.replicate) if r.rewind_step == 60 else r
+        for r in invented(early=0.3, late=late)
+    ]
+    assert verdicts(rows)[0] == "does not agree"
+    unknown = SECTION.claims(Data([*rows, row("dense", 5, None, 0, math.nan)], {}))[0]
+    assert unknown.verdict == "not judged" and unknown.statistic.startswith("ε is not known")
+
+
+def test_level_and_step_are_those_nearest_to_a_sixth_and_of_the_protocol_whatever_the_errors_are():
+    rows = invented(early=0.05, levels=range(1, 13))
+    rows += [row("imp", k, 30, level, 0.5) for k in range(5) for level in range(1, 13)]
+    for declared, step in ((30, 30), (60, 60), (90, 60)):
+        claim = SECTION.claims(Data(rows, {"protocol": [["control_rewind_step", declared, ""]]}))[0]
+        assert f"at 16.8% of the weights error {'50' if step == 30 else '1.98'}" in claim.here
+        assert claim.verdict == ("agrees" if step == 60 else "does not agree")
 
 
 def test_one_replicate_is_judged_by_nobody():
-    assert set(verdicts(invented(replicates=1, early=0.05))) == {"cannot be seen at this scale"}
+    claims = SECTION.claims(Data(invented(replicates=1, early=0.05), {}))
+    assert {(claim.verdict, claim.statistic) for claim in claims} == {("not judged", "fewer than three replicates")}
 
 
 def test_every_variant_is_compared_at_its_sparsest_level():
     texts = SECTION.findings(Data(invented(), {}))
     assert len(texts) == len(VARIANTS)
-    assert texts[0].startswith("Shuffled weights: 6.") and "n = 5, p = " in texts[0] and "0 of 1 level." in texts[0]
+    assert (
+        texts[0].startswith("Shuffled weights: 6.") and "n = 5, p < 0.0001" in texts[0] and "0 of 1 level." in texts[0]
+    )
     assert "below IMP's at 3 of 3 levels" in texts[-1] and texts[-1].startswith("Fine-tuned")
 
 

@@ -9,7 +9,7 @@ from sparselt.experiments.landscape.report import SECTION
 from sparselt.report.data import Data
 from sparselt.report.results import Row
 
-LEVELS = 6
+LEVELS = 8
 SIDE = 7
 
 
@@ -20,14 +20,17 @@ def row(experiment, replicate, step, level, metric, value, condition="", at=(Non
 
 
 def invented(replicates=5, far=0.3, near=0.0, rising=True, planes=True) -> list[Row]:
-    """The error rises by `far` on the way to the next solution rewound to 0, where IMP fails, by `near` to 60."""
+    """The error rises by `far` on the way to the next solution where IMP fails, rewound to 0 from level 5 on, by `near`
+    where it matches."""
     rows = []
     for k in range(replicates):
         wobble = 0.004 * (k % 2) - 0.002
         rows.append(row("imp", k, None, 0, "test_error", 0.02 + wobble, variant="dense"))
-        for step, error, rise in ((0, 0.07, far), (60, 0.02, near)):
-            rows += [row("imp", k, step, level, "test_error", error + wobble) for level in range(1, LEVELS + 1)]
+        for step in (0, 60):
+            errors_of = [0.02 if step or level <= 4 else 0.07 for level in range(LEVELS + 1)]
+            rows += [row("imp", k, step, n, "test_error", error + wobble) for n, error in enumerate(errors_of) if n]
             for level in range(LEVELS):
+                error, rise = errors_of[level], near if step or 0 < level < 4 else far
                 away = 0.002 * (level if rising else LEVELS - level) ** 2 + 0.00005 * k * level
                 for line, height in (("projection", away), ("next", rise)):
                     place = ("landscape", k, step, level)
@@ -59,17 +62,31 @@ def test_next_solutions_inside_exactly_where_imp_succeeds_agree():
     following, projections = SECTION.claims(Data(invented(), {}))
     assert (following.verdict, projections.verdict) == ("agrees", "agrees")
     assert following.n == 2 * (LEVELS - 1)
-    assert following.here == "of 5 pairs that match 5 inside, of 5 that do not 5 outside"
-    assert "ρ = 1.00 ± 0.00" in projections.here and projections.n == 5
+    assert following.here == "of 10 pairs that match 10 inside, of 4 that do not 4 outside"
+    assert following.p == pytest.approx(1 / 35)
+    assert "by 0.00 ± 0.00 points at level 0 and by 9.87 ± 0.06 at level 7 (21.0% of the weights)" in projections.here
+    assert "on average inside from level 0–1 of 0–7" in projections.here and projections.n == 5
+
+
+def test_a_projection_that_stays_inside_or_is_never_inside_does_not_leave_the_set():
+    for shift in (-0.0985, 0.1):
+        rows = [
+            dataclasses.replace(r, value=r.value + shift + 0.00001 * r.replicate)
+            if (r.metric, r.condition) == ("max_error", "line=projection")
+            else r
+            for r in invented(planes=False)
+        ]
+        assert verdicts(rows)[1] == "does not agree"
 
 
 def test_next_solutions_inside_where_imp_fails_do_not_agree():
-    assert verdicts(invented(far=0.0, near=0.3, rising=False)) == ["does not agree", "does not agree"]
+    assert verdicts(invented(far=0.0, near=0.3, rising=False, replicates=6)) == ["does not agree", "does not agree"]
 
 
 def test_one_replicate_is_judged_by_nobody():
     data = Data(invented(replicates=1), {})
-    assert SECTION.claims(data) == [] and "cannot be judged" in SECTION.findings(data)[0]
+    assert [claim.verdict for claim in SECTION.claims(data)] == ["not judged"]
+    assert "cannot be judged" in SECTION.findings(data)[0]
     assert set(SECTION.drawings(data)) == {"planes", "rise_along_lines"}
 
 
@@ -77,11 +94,10 @@ def test_membership_is_counted_on_average_and_one_by_one():
     texts = SECTION.findings(Data(invented(), {}))
     # ε is 0.0022: of the projections' rises, 0.002 a squared level, those at levels 0 and 1 are within it.
     assert (
-        texts[0].startswith("Rewound to step 0, the LCS-set")
-        and "the next solution at 0 of 6 levels (none)" in texts[0]
+        texts[0].startswith("Rewound to step 0, the LCS-set") and "the next solution at 3 of 8 levels (1–3)" in texts[0]
     )
-    assert "its projection at 2 of 6 levels (0–1) and the next solution at 6 of 6 levels (0–5)" in texts[1]
-    assert "the next solution in 30 of 30" in texts[1]
+    assert "its projection at 2 of 8 levels (0–1) and the next solution at 8 of 8 levels (0–7)" in texts[1]
+    assert "the next solution in 40 of 40" in texts[1]
 
 
 def test_planes_are_drawn_where_there_are_some():

@@ -78,18 +78,26 @@ def test_where_a_later_step_is_more_stable_but_errs_more_the_two_do_not_improve_
     ]
     claim = SECTION.claims(Data(worse, {}))[-1]
     assert claim.verdict == UNSEEN and claim.p < 0.05
-    assert "from step 60 to 200 one improves and the other worsens" in claim.statistic
+    assert "but from one step to the next one rises and the other falls; the contrary: p = " in claim.statistic
 
 
-def test_imp_is_judged_where_it_succeeds():
-    def imp(variant, replicate, step, level, value):
-        where = ("i", "mini", "imp", variant, replicate, step, level, 0.8**level, "test_error", value)
-        return Row(*where, None, None, None, "")
-
-    errors = [imp("dense", k, None, 0, 0.01 + 0.001 * k) for k in range(5)]
+def test_imp_is_judged_at_the_step_of_the_protocol_and_at_the_last_without():
     assert "at step 200 " in SECTION.claims(data())[0].here
-    errors += [imp("imp", k, step, 8, 0.01 if step == 60 else 0.05) for k in range(5) for step in (0, 60, 200)]
-    assert "at step 60 " in SECTION.claims(Data([*data().rows, *errors], {}))[0].here
+    declared = {"protocol": [["control_rewind_step", 60, ""]]}
+    assert "at step 60 " in SECTION.claims(Data(data().rows, declared))[0].here
+
+
+def test_of_two_levels_the_one_nearest_to_a_sixth_is_judged():
+    assert all("16.8% of the weights" in c.here for c in SECTION.claims(data(levels=(4, 8, 12))) if "weights" in c.here)
+
+
+def test_the_later_the_more_stable_takes_every_step():
+    late = [
+        dataclasses.replace(row, value=row.value + 15) if (row.rewind_step, row.metric) == (200, "angle") else row
+        for row in data().rows
+    ]
+    claim = next(c for c in SECTION.claims(Data(late, {})) if "the later the step" in c.claim)
+    assert claim.verdict == "does not agree"  # 86, 17 and 25 degrees
 
 
 CASES = {
@@ -117,7 +125,7 @@ def test_odd_runs_are_reported_without_a_number_that_is_none(shape):
 
 
 def test_one_replicate_judges_nothing():
-    assert set(verdicts(replicates=1)) == {UNSEEN}
+    assert set(verdicts(replicates=1)) == {"not judged"}
 
 
 def test_each_level_has_its_figure_and_the_rates_one():

@@ -1,5 +1,6 @@
 """The file of what a user brings is part of the stages' keys, and an edit during a run ends it."""
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 
@@ -85,3 +86,10 @@ def test_an_installed_experiment_moves_no_folder_of_other_runs():
     one, other = Experiment(print, "nobody"), Experiment(print, "nobody", options=Depths)
     assert hashed({}, {"one": one}) == hashed({"other": other}, {"one": one})
     assert hashed({"other": other}, {"other": other}) != hashed({}, {"other": one})
+
+
+def test_a_seed_that_was_explored_since_moves_no_folder():
+    setting, experiments = digits_resnet8.setting("smoke"), {"one": Experiment(print, "nobody")}
+    assert setting.explored_seeds == (0,)
+    other = dataclasses.replace(setting, explored_seeds=())
+    assert _hash(setting, "cpu", experiments, Lab(setting)) == _hash(other, "cpu", experiments, Lab(other))

@@ -16,6 +16,7 @@ from sparselt.data import SyntheticImages, write_dataset
 from sparselt.experiments import EXPERIMENTS
 from sparselt.experiments.run import Where, chosen, run
 from sparselt.reproduce import load_setting
+from sparselt.report import rules
 
 
 def run_folder(folder: Path) -> Path:
@@ -40,7 +41,9 @@ def test_a_run_leaves_the_plan_on_screen_and_every_promised_file(finished):
     assert {row["rewind_step"] for row in rows if row["variant"] == "imp"} == {"0", "20"}, (
         "1ep is 20 steps of 64 images"
     )
-    assert json.loads((run_folder(folder) / "results.json").read_text())["record"]["synthetic"] is False
+    record = json.loads((run_folder(folder) / "results.json").read_text())["record"]
+    assert record["synthetic"] is False and record["explored_seeds"] == [0]
+    assert record["rules"] == {"version": rules.VERSION, "digest": rules.digest(), "judged_before": []}
 
 
 def test_the_ledger_counts_each_stage_once_with_its_cost(finished):

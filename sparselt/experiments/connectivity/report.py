@@ -1,12 +1,10 @@
 """Linear connectivity of levels and of copies (Paul et al. 2022, Figs. 2 and 6; Frankle et al. 2020).
 
-Connected if and only if both match (Paul et al., level 0 apart, appendix D), counted over pairs of successive levels at
-all rewind steps, on means over replicates: `verdicts.coincidence` of matching with a barrier below 2 points; in doubt
-are pairs that hang on a level within a standard error of matching. Pairs of one rewind step are not independent.
-Piecewise connected: the mean barrier over levels from 1 on, by replicate, is lower at the last rewind step than at step
-0 (one-sided paired t); over the pairs that match at the last step it is below the 2 points of Linear Mode Connectivity
-(one-sided t). Stable: instability, the largest error between two copies minus the mean of their own, is lower at the
-last rewind step than at the first (one-sided paired t).
+Connected if and only if both match (Paul et al., level 0 apart, appendix D), over pairs of successive levels at all
+rewind steps. Piecewise connected: the chain from level 1 to the judged one has no barrier on average rewound to the
+judged step, and has one rewound to step 0. Between levels that match: the mean over the pairs that do at the judged
+step. Becomes stable: two copies that part at the judged step are, and copies that part at the first one are not; their
+instability is the largest error between them minus the mean of their own. See `sparselt.report.rules`.
 """
 
 import math
@@ -17,8 +15,18 @@ from typing import Any
 from sparselt.experiments.imp.levels import agreements, levels
 from sparselt.report import drawing as draw
 from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
-from sparselt.report.statistic import NEAR_ZERO_BARRIER, Values
-from sparselt.report.verdicts import PAIRS_OF_LEVELS, coincidence, in_doubt, lower, lower_than
+from sparselt.report.rules import (
+    STABLE,
+    above,
+    all_of,
+    below,
+    coincidence,
+    epsilon,
+    judged_level,
+    judged_step,
+    no_barrier,
+)
+from sparselt.report.statistic import Values
 from sparselt.report.wording import count, mean_and_std, percent, points
 
 PAUL = "Paul et al. 2022 (Unmasking)"
@@ -37,7 +45,7 @@ def drawings(data: Data) -> dict[str, Drawing]:
     found = {}
     if _pairs(data, "max_error"):
         epsilon = levels(data).epsilon
-        darkest = f"{points(NEAR_ZERO_BARRIER, 0)} points"
+        darkest = f"{points(STABLE.value, 0)} points"
         if epsilon:
             darkest = (
                 f"ε = {points(epsilon)} points, the rise that Unmasking's Def. A.1 allows a line without a barrier"
@@ -56,7 +64,7 @@ def drawings(data: Data) -> dict[str, Drawing]:
             "Instability to SGD noise",
             "Two copies of a network start from the same step and differ in data order and augmentation. Instability: "
             "the largest error on the straight line between their solutions, minus the mean of their own errors. "
-            f"Lines: means; short dashes: replicates. Dashed line: the {points(NEAR_ZERO_BARRIER, 0)} points below "
+            f"Lines: means; short dashes: replicates. Dashed line: the {points(STABLE.value, 0)} points below "
             "which Linear Mode Connectivity (Frankle et al. 2020) speaks of stability.",
         )
     return found
@@ -77,20 +85,20 @@ def findings(data: Data) -> Iterator[str]:
 
 @listed
 def claims(data: Data) -> Iterator[Claim]:
-    """Connected exactly where both match; barriers at step 0 and not later; instability falls with the rewind step."""
+    """Connected exactly where both match; barriers at step 0 and not later; copies that part later are stable."""
     yield from _coincidence(data)
     yield from _piecewise(data)
+    densities = {level: _density(data, level) or 1.0 for _, level in _instability(data)}
     for (variant, level), curve in _instability(data).items():
-        first, last = min(curve), max(curve)
-        if variant == "random" or first == last:
+        first, late = min(curve), judged_step(data, curve)
+        if (variant, level) not in (("dense", 0), ("imp", judged_level(densities))) or first >= late:
             continue
         what = "the dense network" if variant == "dense" else "the subnetwork that IMP finds"
-        density = _density(data, level)
-        yield lower(curve[last], curve[first]).claim(
+        yield all_of(above(curve[first], STABLE), below(curve[late], STABLE)).claim(
             LMC,
             f"{what} becomes stable to SGD noise when its copies part later in training",
-            f"instability {curve[first]:.1p} points from step {first:,}, {curve[last]:.1p} from step {last:,}"
-            + (f", at {percent(density)} of the weights" if density else ""),
+            f"instability {curve[first]:.1p} points from step {first:,}, {curve[late]:.1p} from step {late:,}"
+            + (f", at {percent(densities[level])} of the weights" if level else ""),
         )
 
 
@@ -101,42 +109,41 @@ def _coincidence(data: Data) -> Iterator[Claim]:
     found = agreements(data)
     if not found:
         return
-    # In the order of a table of counts: both, the first alone, the second alone, neither.
-    places = [[(a.rewind_step, level) for a in found for level in a.cells[cell]] for cell in range(4)]
-    cells = [len(pairs) for pairs in places]
-    doubtful = [sum(levels(data).in_doubt(*pair) for pair in pairs) for pairs in places]
+    tables = [[len(pairs) for pairs in agreement.cells] for agreement in found]
+    both, separated, connected, neither = (sum(cells) for cells in zip(*tables, strict=True))
+    beside = sum(agreement.agreeing for agreement in agreements(data, STABLE.value))
     replicates = data.values(experiment="connectivity", variant="imp", metric="barrier")
-    yield coincidence(cells, doubtful, PAIRS_OF_LEVELS, len(replicates)).claim(
+    yield coincidence(tables, len(replicates)).claim(
         PAUL,
         "at higher sparsities (here: level 0 apart) successive levels are linearly connected without a barrier if and "
         "only if both match",
-        f"both or neither at {cells[0] + cells[3]} of {count(sum(cells), 'pair')}: of {cells[0] + cells[1]} that match "
-        f"{cells[0]} without a barrier, of {cells[2] + cells[3]} that do not {cells[3]} with one{in_doubt(doubtful)}",
+        f"both or neither at {both + neither} of {count(both + separated + connected + neither, 'pair')}: of "
+        f"{both + separated} that match {both} without a barrier, of {connected + neither} that do not {neither} with "
+        f"one; up to the {STABLE.text} of Linear Mode Connectivity, at {beside}",
     )
 
 
 def _piecewise(data: Data) -> Iterator[Claim]:
     lines = data.by("rewind_step", experiment="connectivity", variant="imp", condition={}, metric="barrier")
-    last = max((step for step in lines if step is not None), default=None)
-    if last is None:
-        return
-    early, late = (_mean_barrier(data, step, lambda level: level > 0) for step in (0, last))
-    if last > 0 and early and late:
-        yield lower(late, early).claim(
+    densities = {row.level: row.density for row in data.select(variant="imp", condition={})}
+    step, last, limit = judged_step(data, lines), judged_level(densities), epsilon(levels(data).dense)
+    early, late = (_mean_barrier(data, of, lambda level: 0 < level < last) for of in (0, step))
+    if step > 0 and early and late:
+        yield all_of(no_barrier(late, limit), above(early, limit)).claim(
             PAUL,
             "the solutions of successive levels are piecewise linearly connected where IMP rewinds to a matching step, "
             "and are not where it rewinds to initialization",
-            f"mean barrier {late:.1p} points rewound to step {last:,}, {early:.1p} to step 0",
+            f"mean barrier {late:.1p} points rewound to step {step:,}, {early:.1p} to step 0, from level 1 to {last}",
         )
-    together = [agreement for agreement in agreements(data) if agreement.rewind_step == last]
+    together = [agreement for agreement in agreements(data) if agreement.rewind_step == step]
     matching = {n for agreement in together for n in agreement.matching_connected + agreement.matching_separated}
     if matching:
-        values = _mean_barrier(data, last, lambda level: level in matching)
-        yield lower_than(values, NEAR_ZERO_BARRIER).claim(
+        values = _mean_barrier(data, step, lambda level: level in matching)
+        yield no_barrier(values, limit).claim(
             PAUL,
             "between successive levels that both match there is no error barrier",
             f"mean barrier {values:.2p} points over {count(len(matching), 'pair')} that match, rewound to step "
-            f"{last:,}",
+            f"{step:,}",
         )
 
 
@@ -144,7 +151,7 @@ def _far_pairs(data: Data) -> Iterator[str]:
     barriers, summary = _pairs(data, "barrier"), levels(data)
     if not barriers:
         return
-    near = sum(value < NEAR_ZERO_BARRIER for value in barriers.values())
+    near = sum(value < STABLE.value for value in barriers.values())
     farthest = max(barriers, key=lambda pair: pair[1] - pair[0])
     worst = max(barriers, key=lambda pair: barriers[pair])
     within = ""
@@ -153,7 +160,7 @@ def _far_pairs(data: Data) -> Iterator[str]:
     last = max(row.rewind_step or 0 for row in data.select(experiment="connectivity", condition=PAIRS))
     text = (
         f"Of {count(len(barriers), 'pair')} of levels, rewound to step {last:,}, {near} have a mean barrier below "
-        f"{points(NEAR_ZERO_BARRIER, 0)} points on the straight line{within}; from level {farthest[0]} to "
+        f"{points(STABLE.value, 0)} points on the straight line{within}; from level {farthest[0]} to "
         f"{farthest[1]} it is {points(barriers[farthest], 1)}, and it is largest, {points(barriers[worst], 1)}, from "
         f"level {worst[0]} to {worst[1]}."
     )
@@ -179,7 +186,7 @@ def _heat_map(data: Data) -> "draw.Figure":
         picture = np.full((size, size), np.nan)
         for (first, second), value in values.items():
             picture[first, second] = picture[second, first] = 100 * value
-        floor = 100 * (summary.epsilon or NEAR_ZERO_BARRIER)
+        floor = 100 * (summary.epsilon or STABLE.value)
         if label == "largest error, %":
             floor = 100 * (summary.threshold or min(values.values()))
         else:

@@ -3,11 +3,8 @@
 The abstract says of SNIP, GraSP, SynFlow and magnitude pruning, all at initialization, that they surpass random pruning
 and remain below the accuracy of magnitude pruning after training. Each of the two is a claim for each of the four.
 
-All claims are judged at one density, chosen by IMP alone: the sparsest compared level at which IMP matches the dense
-network (mean error at most dense mean + ε, none diverged), or the sparsest compared level where it matches at none. The
-rule was written before any criterion was measured. Magnitude pruning after training is IMP, which every run has; the
-error of one magnitude pruning after training is stated beside it and not tested. Tests are one-sided paired t over
-replicates, see `sparselt.report.verdicts`.
+Magnitude pruning after training is IMP, which every run has; the error of one magnitude pruning after training is
+stated beside it and not tested. Which level is judged, and how, see `sparselt.report.rules`.
 """
 
 from collections import defaultdict
@@ -16,16 +13,15 @@ from collections.abc import Iterable, Iterator
 from sparselt.report import drawing as draw
 from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
 from sparselt.report.results import conditions
+from sparselt.report.rules import dense_errors, judged_level, lower, matches
 from sparselt.report.statistic import Statistic, Values
 from sparselt.report.table import MARK, Table
-from sparselt.report.verdicts import REPLICATES, lower
 from sparselt.report.wording import count, mean_and_std, percent, points, ranges
 
 PAPER = "Frankle et al. 2021 (Missing the Mark)"
 _JUDGED = ("magnitude", "snip", "grasp", "synflow")
 _NAMES = {"snip": "SNIP", "grasp": "GraSP", "synflow": "SynFlow"}
 _WHEN = {"initialization": "at initialization", "training": "after training"}
-_ROUNDING = 1e-12  # equal means of fractions, summed in different ways, differ by less
 
 Method = tuple[str, str]
 """A criterion, and `initialization` or `training`."""
@@ -61,40 +57,29 @@ def densities(data: Data) -> dict[int, float]:
 
 def dense(data: Data) -> Statistic:
     """Test errors of the dense network."""
-    return Statistic.of(data.values(experiment="criteria", variant="dense", metric="test_error").values())
-
-
-def judged_level(data: Data) -> int | None:
-    """The level at which the claims are judged, see the module; None where IMP was not measured."""
-    of_imp = errors(data).get(IMP, {})
-    return max([level for level in of_imp if _matches(data, IMP, level)] or of_imp, default=None)
+    return dense_errors(data).statistic
 
 
 @listed
 def findings(data: Data) -> Iterator[str]:
-    """Where the claims are judged and why there, and what each criterion comes to at that density."""
-    level = judged_level(data)
-    if level is None:
+    """Where the claims are judged, and what each criterion comes to at that density."""
+    level = _judged(data)
+    if not level:
         return
-    why = "the sparsest compared at which IMP matches the dense network"
-    if not _matches(data, IMP, level):
-        why = "the sparsest compared, for IMP is known to match the dense network at none of them"
     yield (
-        f"At {percent(densities(data)[level])} of the weights, {why}: IMP errs on {_error(data, IMP, level)}%, the "
-        f"dense network on {mean_and_std(dense(data))}%."
+        f"At {percent(densities(data)[level])} of the weights, the level that is judged: IMP errs on "
+        f"{_error(data, IMP, level)}%, the dense network on {mean_and_std(dense(data))}%."
     )
     for criterion in _criteria(data):
         texts = [f"{_error(data, (criterion, when), level)}% {text}" for when, text in _WHEN.items()]
         yield f"Pruned once by {_name(criterion)} to the same number of weights: {', '.join(texts)}."
-    if max(map(len, errors(data)[IMP].values())) < REPLICATES:
-        yield "Fewer than three replicates: no finding is judged."
 
 
 @listed
 def claims(data: Data) -> Iterator[Claim]:
     """Each criterion at initialization against IMP, and against random pruning at initialization."""
-    level = judged_level(data)
-    if level is None:
+    level = _judged(data)
+    if not level:
         return
     where = f"at {percent(densities(data)[level])} of the weights"
     random, once_trained = ("random", "initialization"), ("magnitude", "training")
@@ -126,7 +111,10 @@ def tables(data: Data) -> Iterator[Table]:
     levels = list(densities(data))
     lines = []
     for method in errors(data):
-        cells = [_error(data, method, level) + MARK * _matches(data, method, level) for level in levels]
+        cells = [
+            _error(data, method, level) + MARK * bool(matches(_statistic(data, method, level), dense(data)))
+            for level in levels
+        ]
         name = "IMP" if method == IMP else _name(method[0])
         lines.append((name, _WHEN.get(method[1], "level by level"), *cells))
     numbers = sorted({len(values) for of in errors(data).values() for values in of.values()})
@@ -196,10 +184,9 @@ def _statistics(data: Data, methods: Iterable[Method]) -> list[Statistic]:
     return [error for error in every if error.n]
 
 
-def _matches(data: Data, method: Method, level: int) -> bool:
-    """Whether the mean error of a method is known to match the dense network's."""
-    error, limit = _statistic(data, method, level), dense(data).limit
-    return bool(error.n and not error.diverged and limit is not None and error.mean <= limit + _ROUNDING)
+def _judged(data: Data) -> int:
+    """The level at which the claims are judged, of those at which IMP was measured; 0 without any."""
+    return judged_level({level: densities(data)[level] for level in errors(data).get(IMP, {})})
 
 
 def _reach(places: Iterable[float]) -> tuple[float, float]:

@@ -1,11 +1,9 @@
 """Flatness and pruning, perturbations early in training (Paul et al., the version of ICLR 2023; 2022, appendix D).
 
 Flatness limits pruning: Spearman's rank correlation between the Hessian's largest eigenvalue and the largest fraction
-that one level can prune, over the levels and rewind steps of a replicate, at least four networks; their mean is below
-zero by a one-sided t test over replicates. Both also follow the level: what is left of the correlation at a given level
-is the partial one, and where that is significantly above zero (two-sided t test) the finding cannot be seen. Robust
-early in training: at the last rewind step and scale 1, the barrier to the unperturbed solution is below the 2 points of
-Linear Mode Connectivity by a one-sided t test.
+that one level can prune, over the levels and rewind steps of a replicate, at least four networks, is below zero. Both
+also follow the level: the partial correlation, at a given level, is below zero too. Robust early in training: at the
+judged rewind step and scale 1 there is no barrier to the unperturbed solution. See `sparselt.report.rules`.
 """
 
 import math
@@ -14,10 +12,9 @@ from collections.abc import Iterator
 from sparselt.experiments.flatness import figures
 from sparselt.experiments.flatness.figures import barriers_of, by_network, correlations, given_level, number_text
 from sparselt.report.data import Claim, Data, Section, listed
-from sparselt.report.inference import Test, paired
-from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic, Values
-from sparselt.report.verdicts import REPLICATES, SIGNIFICANT, TOO_FEW, lower, lower_than, only_if
-from sparselt.report.wording import count, listing, percent
+from sparselt.report.rules import STABLE, Judged, all_of, below, dense_errors, epsilon, judged_step, lower, no_barrier
+from sparselt.report.statistic import Statistic, Values
+from sparselt.report.wording import count, listing, p_text, percent
 
 PAPER = "Paul et al. 2023 (Unmasking, ICLR)"
 
@@ -28,9 +25,7 @@ def findings(data: Data) -> Iterator[str]:
     for metric, limit in figures.FRACTIONS.items():
         rhos, pooled, number = correlations(data, metric)
         if number:
-            judged = lower_than(rhos, 0.0)
-            tested = judged.statistic if judged.p is None else f"{judged.statistic}, p = {judged.p:.2g}, below 0"
-            within = f"{rhos:.2f} within replicates ({count(len(rhos), 'replicate')}: {tested})"
+            within = f"{rhos:.2f} within replicates ({count(len(rhos), 'replicate')}: {_tested(below(rhos))})"
             yield (
                 "Rank correlation of the largest eigenvalue of the Hessian with the largest fraction that one level "
                 f"can prune with a training loss {limit}: "
@@ -59,10 +54,7 @@ def claims(data: Data) -> Iterator[Claim]:
     if number:
         own, _, _ = correlations(data, "largest_own_fraction")
         given = given_level(data, "largest_prunable_fraction")
-        left = _left(given)
-        reverse = left is not None and left.mean > 0 and left.p < SIGNIFICANT
-        otherwise = "it is the levels': at a given one the reverse is significant"
-        yield only_if(lower_than(rhos, 0.0), not reverse, otherwise).claim(
+        yield all_of(below(rhos), below(given)).claim(
             PAPER,
             "the flatness of the error landscape at the end of training limits the fraction of weights that can be "
             "pruned at each level",
@@ -71,14 +63,13 @@ def claims(data: Data) -> Iterator[Claim]:
             f"{given:.2f}; with the solution's own loss as the limit {own:.2f}",
         )
     barriers = barriers_of(data, "perturbed")
-    first, last = (of((step for step, _ in barriers), default=0) for of in (min, max))
+    first, last = min((step for step, _ in barriers), default=0), judged_step(data, (step for step, _ in barriers))
     if (last, 1.0) in barriers:
         here = f"barrier at scale 1 {barriers[last, 1.0]:.1p} points at rewind step {last:,}"
         if first < last and (first, 1.0) in barriers:
-            test = lower(barriers[last, 1.0], barriers[first, 1.0])
-            p = "" if test.p is None else f", p = {test.p:.2g}"
-            here += f", {barriers[first, 1.0]:.1p} at {first:,} ({test.statistic}{p})"
-        yield lower_than(barriers[last, 1.0], NEAR_ZERO_BARRIER).claim(
+            test = _tested(lower(barriers[last, 1.0], barriers[first, 1.0]))
+            here += f", {barriers[first, 1.0]:.1p} at {first:,} ({test})"
+        yield no_barrier(barriers[last, 1.0], epsilon(dense_errors(data).statistic)).claim(
             PAPER, "SGD returns to the same mode despite strong perturbations early in training", here
         )
 
@@ -106,7 +97,7 @@ def _robust(data: Data) -> Iterator[str]:
         )
         if variant == "perturbed_dense":
             last = max(barriers)
-            near = barriers[last].mean < NEAR_ZERO_BARRIER
+            near = barriers[last].mean < STABLE.value
             yield (
                 "Appendix D of the paper finds the dense network not robust at the rewind step"
                 + (f"; here it is, at step {last:,}" if near else "")
@@ -119,11 +110,8 @@ def _at_a_level(given: Values) -> str:
     """A sentence on the correlation that is left at a given level; empty where none is defined."""
     if not given:
         return ""
-    left = _left(given)
-    tested = TOO_FEW if left is None else f"{left.text}, p = {left.p:.2g}, two-sided"
-    return f" At a given level (partial correlation within replicates) it is {given:.2f} ({tested})."
+    return f" At a given level (partial correlation within replicates) it is {given:.2f} ({_tested(below(given))})."
 
 
-def _left(given: Values) -> Test | None:
-    """Whether anything is left at a given level; None for too few replicates."""
-    return paired(given, dict.fromkeys(given, 0.0)) if len(given) >= REPLICATES else None
+def _tested(judged: Judged) -> str:
+    return judged.statistic + ("" if judged.p is None else f", {p_text(judged.p)}")

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from sparselt.experiments.imp.levels import CONTROLS, Level, levels
 from sparselt.report import drawing as draw
 from sparselt.report.data import Data, Drawing
-from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic, Values
+from sparselt.report.rules import STABLE
+from sparselt.report.statistic import Statistic, Values
 from sparselt.report.wording import listing, points
 
 VARIANTS = {
@@ -48,7 +49,7 @@ def lead_drawings(data: Data) -> dict[str, Drawing]:
             "Error barriers between successive levels",
             "The barrier of Unmasking, Def. A.1, at each line of the path above: how far the error rises over the "
             "straight line between the errors of its ends. Lines: means; short dashes: replicates. Dashed line: the "
-            f"{points(NEAR_ZERO_BARRIER, 0)} points below which Linear Mode Connectivity (Frankle et al. 2020) speaks "
+            f"{points(STABLE.value, 0)} points below which Linear Mode Connectivity (Frankle et al. 2020) speaks "
             "of stability.",
         ),
     }

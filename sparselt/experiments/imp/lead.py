@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from sparselt.experiments.imp.figures import lead_drawings
 from sparselt.experiments.imp.levels import CONTROLS, Level, Levels, agreements, concerns, levels
 from sparselt.report.data import Data, Lead
-from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic
+from sparselt.report.rules import STABLE
+from sparselt.report.statistic import Statistic
 from sparselt.report.table import MARK, Table
 from sparselt.report.wording import DIVERGED_MARK, count, mean_and_std, percent, points, ranges
 
@@ -86,7 +87,7 @@ def _rewound(summary: Levels, step: int) -> str:
         last = pruned[-1]
         error = f"the error is {mean_and_std(last.error)}%" if last.error.n else "every replicate diverged"
         texts.append(f"At {percent(last.density)} of the weights {error}.")
-    barriers = {e.level: e.barrier.mean for e in entries if e.barrier is not None and e.connected is not None}
+    barriers = {e.level: e.barrier.mean for e in entries if e.barrier is not None and e.barrier.n}
     return f"Rewound to step {step:,}: " + " ".join([*texts, _barriers(barriers)])
 
 
@@ -130,12 +131,13 @@ def _coincidence(data: Data) -> str:
             takes = "it takes barriers and at least two dense runs."
         return f"The paper's finding, {claim}, cannot be judged here: {takes}"
     pairs, agreeing = sum(a.pairs for a in found), sum(a.agreeing for a in found)
+    beside = sum(a.agreeing for a in agreements(data, STABLE.value))
     separated = sum(len(a.matching_separated) + len(a.failing_separated) for a in found)
     failing = sum(len(a.failing_connected) + len(a.failing_separated) for a in found)
     text = (
-        f"The paper finds {claim} (level 0 apart). Counting a mean barrier below {points(NEAR_ZERO_BARRIER, 0)} points "
-        f"as none, the two coincide at {'all' if agreeing == pairs else f'{agreeing} of'} {count(pairs, 'pair')} of "
-        "levels here."
+        f"The paper finds {claim} (level 0 apart). Counting a mean barrier up to ε = {points(summary.epsilon or 0.0)} "
+        f"points as none, the two coincide at {'all' if agreeing == pairs else f'{agreeing} of'} "
+        f"{count(pairs, 'pair')} of levels here (up to the {STABLE.text} of Linear Mode Connectivity, at {beside})."
     )
     text += _exceptions("Connected although not both match", {a.rewind_step: a.failing_connected for a in found})
     text += _exceptions("Separated although both match", {a.rewind_step: a.matching_separated for a in found})

@@ -1,17 +1,15 @@
 """The dense network, IMP and its controls, level by level: errors, matching, and the barriers between levels."""
 
 import itertools
-import math
 from collections import defaultdict
 from dataclasses import dataclass
 
 from sparselt.report.data import Data, once
-from sparselt.report.statistic import NEAR_ZERO_BARRIER, Statistic, Values
+from sparselt.report.rules import allowed, dense_errors, matches
+from sparselt.report.statistic import Statistic
 
 CONTROLS = {"random": "random mask", "reinit": "reinitialized"}
 """The controls by variant: the layerwise densities with a random mask; the IMP mask on fresh weights."""
-
-_ROUNDING = 1e-12  # equal means of fractions, summed in different ways, differ by less
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class Level:
     """One variant, rewound to one step, at one level.
 
     error    test error over the replicates, a fraction
-    matching error.mean <= dense mean + epsilon; None where it cannot be judged; False where a replicate diverged
+    matching see `sparselt.report.rules.matches`; None at level 0 and where it cannot be judged
     barrier  error barrier to the next level (Unmasking, Def. A.1), a fraction; None where it was not measured
     """
 
@@ -31,12 +29,9 @@ class Level:
     matching: bool | None
     barrier: Statistic | None
 
-    @property
-    def connected(self) -> bool | None:
-        """Whether the mean barrier to the next level is near zero; None where it was not measured or not finite."""
-        if self.barrier is None or math.isnan(self.barrier.mean):
-            return None
-        return self.barrier.mean < NEAR_ZERO_BARRIER and not self.barrier.diverged
+    def connected(self, limit: float) -> bool | None:
+        """Whether the mean barrier to the next level is within a limit; None where it is not known."""
+        return None if self.barrier is None or not self.barrier.n else allowed(self.barrier, limit)
 
 
 @dataclass(frozen=True)
@@ -83,24 +78,12 @@ class Levels:
         """The sparsest level that a variant was measured at; None if it was not."""
         return max(self.select(variant), key=lambda entry: entry.level, default=None)
 
-    def in_doubt(self, rewind_step: int, level: int) -> bool:
-        """Whether `level` and the next both match may be said either way: a mean is within its standard error of the
-        threshold, and the other level does not decide."""
-        ends = [entry for entry in self.select("imp", rewind_step) if entry.level in (level, level + 1)]
-        if self.threshold is None or any(not entry.error.n or entry.error.diverged for entry in ends):
-            return False
-        reach = [(entry.error.std or 0.0) / math.sqrt(entry.error.n) for entry in ends]
-        above = [entry.error.mean - self.threshold for entry in ends]
-        fails = any(over > far for over, far in zip(above, reach, strict=True))
-        matches = all(over <= -far for over, far in zip(above, reach, strict=True))
-        return not fails and not matches
-
 
 @dataclass(frozen=True)
 class Agreement:
-    """Pairs of successive levels, level 0 apart, of one rewind step: do matching and a near-zero barrier coincide?
+    """Pairs of successive levels, level 0 apart, of one rewind step: do matching and no barrier coincide?
 
-    Each field holds the lower level of the pairs: both levels match or not, the mean barrier is near zero or not.
+    Each field holds the lower level of the pairs: both levels match or not, the mean barrier is within a limit or not.
     """
 
     rewind_step: int
@@ -140,33 +123,33 @@ def levels(data: Data) -> Levels:
     paths = data.by("variant", "rewind_step", "level", "to_level", metric="barrier", **columns)
     barriers = {key[:3]: values.statistic for key, values in paths.items() if key[3] == key[2] + 1}
     first = ("dense", None, 0)
-    dense = errors.get(first, Values()).statistic
+    dense = dense_errors(data).statistic
     for step in {step for variant, step, _ in [*errors, *barriers] if variant == "imp"} if first in errors else ():
         errors.setdefault(("imp", step, 0), errors[first])
         densities.setdefault(("imp", step, 0), densities[first])
     found = []
     for key in sorted(errors, key=lambda key: (key[0], -1 if key[1] is None else key[1], key[2])):
-        (variant, step, level), error, matching = key, errors[key].statistic, None
-        if level > 0 and dense.limit is not None:
-            matching = not error.diverged and error.mean <= dense.limit + _ROUNDING
+        (variant, step, level), error = key, errors[key].statistic
+        matching = matches(error, dense) if level else None
         found.append(Level(variant, step, level, densities[key], error, matching, barriers.get(key)))
     return Levels(dense, tuple(found))
 
 
 @once
-def agreements(data: Data) -> list[Agreement]:
-    """One for each rewind step that has a pair to judge; Unmasking's finding leaves level 0 apart (App. D)."""
+def agreements(data: Data, limit: float | None = None) -> list[Agreement]:
+    """One for each rewind step that has a pair to judge; Unmasking's finding leaves level 0 apart (App. D).
+
+    limit: the largest mean barrier that is none; by default ε. Nothing is judged where ε is unknown.
+    """
+    limit = levels(data).epsilon if limit is None else limit
     order = ((True, True), (True, False), (False, True), (False, False))
     found = []
     for step in levels(data).rewind_steps:
         of_step, cells = levels(data).select("imp", step), defaultdict(list)
         for entry, following in itertools.pairwise(of_step):
-            if 0 < entry.level == following.level - 1 and None not in (
-                entry.matching,
-                following.matching,
-                entry.connected,
-            ):
-                cells[entry.matching and following.matching, entry.connected].append(entry.level)
+            connected = None if limit is None else entry.connected(limit)
+            if 0 < entry.level == following.level - 1 and None not in (entry.matching, following.matching, connected):
+                cells[entry.matching and following.matching, connected].append(entry.level)
         if cells:
             found.append(Agreement(step, *(tuple(cells[cell]) for cell in order)))
     return found

@@ -1,12 +1,9 @@
 """Iterative magnitude pruning, its controls and variants (all four papers; Renda et al. 2020 for two variants).
 
-Rewinding early succeeds where rewinding to step 0 fails (Frankle et al. 2019): at the sparsest level at which some
-later rewind step matches on average, the error rewound to 0 is larger by a one-sided paired t test, and does not match;
-of several later steps the latest that matches there is taken. Controls: the ticket's error at the sparsest control
-level is lower, one-sided paired t. Matching is that of `levels`: the mean over replicates, at most dense mean + ε.
+Rewinding early succeeds where rewinding to step 0 fails (Frankle et al. 2019): rewound to the judged step tickets match
+the dense network, rewound to step 0 they do not. Controls: the ticket's error is lower. See `sparselt.report.rules`.
 """
 
-import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterator
@@ -15,11 +12,22 @@ from sparselt.experiments.imp.figures import VARIANTS, drawings
 from sparselt.experiments.imp.lead import LEAD
 from sparselt.experiments.imp.levels import Level, levels
 from sparselt.report.data import Claim, Data, Section, listed
-from sparselt.report.inference import paired
 from sparselt.report.results import condition_text, conditions
+from sparselt.report.rules import (
+    REPLICATES,
+    above,
+    all_of,
+    below,
+    dense_errors,
+    epsilon,
+    judged_level,
+    judged_step,
+    lower,
+    student,
+    within,
+)
 from sparselt.report.statistic import Statistic, Values
-from sparselt.report.verdicts import TOO_FEW, lower
-from sparselt.report.wording import count, listing, mean_and_std, percent, points, ranges
+from sparselt.report.wording import count, listing, mean_and_std, p_text, percent, points, ranges
 
 _STABILIZING = "Frankle et al. 2019 (Stabilizing)"
 _CONTROLS = {
@@ -35,11 +43,11 @@ def findings(data: Data) -> Iterator[str]:
         entry = levels(data).sparsest(variant)
         if entry is None:
             continue
-        first, second = (_errors(data, entry, of) for of in (variant, "imp"))
-        tested = TOO_FEW
-        if lower(first, second).p is not None:
-            test = paired(first, second)
-            tested = f"difference {points(test.mean)} points, {test.text}, n = {test.n}, p = {test.p:.2g}"
+        difference = (_errors(data, entry, variant) - _errors(data, entry, "imp")).finite
+        tested = below(difference).statistic
+        if len(difference) >= REPLICATES:
+            test, p = student([*difference.values()], "two-sided")
+            tested = f"difference {points(difference.mean)} points, paired {test}, n = {len(difference)}, {p_text(p)}"
         pairs = [(other.error, _beside(data, other)) for other in levels(data).select(variant)]
         differences = [error.mean - ticket.mean for error, ticket in pairs if ticket]
         differences = [difference for difference in differences if math.isfinite(difference)]
@@ -55,13 +63,13 @@ def claims(data: Data) -> Iterator[Claim]:
     """Early rewinding against step 0; the ticket against its controls."""
     yield from _rewinding(data)
     for variant, (what, paper) in _CONTROLS.items():
-        if control := levels(data).sparsest(variant):
-            ticket = levels(data).at("imp", control.rewind_step, control.level)
-            yield lower(_errors(data, control, "imp"), _errors(data, control)).claim(
+        controls = {entry.level: entry for entry in levels(data).select(variant)}
+        if level := judged_level({level: entry.density for level, entry in controls.items()}):
+            ticket, control = (_errors(data, controls[level], of) for of in ("imp", variant))
+            yield lower(ticket, control).claim(
                 paper,
                 f"the subnetwork that IMP finds errs less than {what}, at equal density",
-                f"{mean_and_std(ticket.error if ticket else None)}% against {mean_and_std(control.error)}% at "
-                f"{percent(control.density)} of the weights",
+                f"{ticket:.2%} against {control:.2%} at {percent(controls[level].density)} of the weights",
             )
 
 
@@ -98,32 +106,23 @@ SECTION = Section("Variants of iterative magnitude pruning", drawings, findings,
 
 
 def _rewinding(data: Data) -> Iterator[Claim]:
-    summary = levels(data)
-    later = [step for step in summary.rewind_steps if step > 0]
-    if summary.threshold is None or 0 not in summary.rewind_steps or not later:
+    summary, dense = levels(data), dense_errors(data)
+    steps = [step for step in summary.rewind_steps if step > 0]
+    step, level = judged_step(data, steps), judged_level(summary.density)
+    late, start = summary.at("imp", step, level), summary.at("imp", 0, level)
+    if not step or not level or not late or not start:
         return
-    claim = (
+    above_dense = [_errors(data, entry) - dense for entry in (start, late)]
+    margin = epsilon(summary.dense)
+    matched = [ranges([entry.level for entry in summary.select("imp", at) if entry.matching]) for at in (step, 0)]
+    yield all_of(above(above_dense[0], margin), within(above_dense[1], margin)).claim(
+        _STABILIZING,
         "IMP that rewinds to initialization does not find subnetworks that match the dense network; IMP that rewinds "
-        "to a step early in training does"
+        "to a step early in training does",
+        f"at {percent(late.density)} of the weights error {mean_and_std(late.error)}% rewound to step {step:,}, "
+        f"{mean_and_std(start.error)}% to step 0 (dense {mean_and_std(summary.dense)}%); levels whose mean matches: "
+        f"{matched[0] or 'none'} rewound to step {step:,}, {matched[1] or 'none'} to step 0",
     )
-    matching = [entry for step in later for entry in summary.select("imp", step) if entry.matching]
-    if not matching:
-        here = f"rewound to step {listing([f'{step:,}' for step in later])} no level matches"
-        yield Claim(_STABILIZING, claim, here, "no level to test", 0, None, "cannot be seen at this scale")
-        return
-    found = max(matching, key=lambda entry: (entry.level, entry.rewind_step))
-    start = summary.at("imp", 0, found.level)
-    judged = lower(_errors(data, found), _errors(data, dataclasses.replace(found, rewind_step=0)))
-    if start is not None and start.matching and judged.verdict == "agrees":
-        judged = dataclasses.replace(judged, verdict="does not agree")
-    matched = [entry.level for entry in summary.select("imp", 0) if entry.matching]
-    here = (
-        f"at {percent(found.density)} of the weights, the sparsest level that matches: error "
-        f"{mean_and_std(found.error)}% rewound to step {found.rewind_step:,}, "
-        f"{mean_and_std(start.error if start else None)}% to step 0 (dense {mean_and_std(summary.dense)}%); rewound to "
-        f"step 0, levels that match: {ranges(matched) if matched else 'none'}"
-    )
-    yield judged.claim(_STABILIZING, claim, here)
 
 
 def _beside(data: Data, entry: Level) -> Statistic | None:

@@ -3,13 +3,10 @@
 A network is in the LCS-set of w(L) where the largest error on the straight line to it is at most E(w(L)) + ε; here the
 means over replicates of that largest error and of E(w(L)) are compared, ε being the standard deviation of the dense
 error. The next solution is in the set exactly where both levels match (level 0 apart, as for the barrier), over pairs
-of levels at all rewind steps: `verdicts.coincidence`; in doubt are pairs that hang on a level within a standard error
-of matching, or whose rise is within one of ε. The projection leaves the set as sparsity grows: at the last rewind step,
-Spearman's rank correlation between the level and the rise of the error on the way to the projection is above zero over
-replicates (one-sided t); the first projection has to be in the set.
+of levels at all rewind steps. The projection leaves the set as sparsity grows: at the judged step the rise of the error
+on the way to it is below ε at the first level and above ε at the judged one. See `sparselt.report.rules`.
 """
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -19,13 +16,12 @@ from sparselt.experiments.imp.levels import levels
 from sparselt.report import drawing as draw
 from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
 from sparselt.report.results import Row
+from sparselt.report.rules import above, all_of, allowed, below, coincidence, epsilon, judged_level, judged_step
 from sparselt.report.statistic import Statistic, Values
-from sparselt.report.verdicts import PAIRS_OF_LEVELS, coincidence, in_doubt, lower
-from sparselt.report.wording import count, ranges
+from sparselt.report.wording import count, percent, ranges
 
 PAPER = "Paul et al. 2022 (Unmasking)"
 LINES = {"projection": "its projection", "next": "the next solution"}
-_ROUNDING = 1e-12
 
 
 def drawings(data: Data) -> dict[str, Drawing]:
@@ -61,8 +57,8 @@ def drawings(data: Data) -> dict[str, Drawing]:
 @listed
 def findings(data: Data) -> Iterator[str]:
     """At which levels the projection and the next solution lie in the LCS-set."""
-    epsilon = levels(data).epsilon
-    if epsilon is None:
+    limit = levels(data).epsilon
+    if limit is None:
         yield "LCS-sets cannot be judged: ε, the standard deviation of the dense error, takes two finite dense runs."
         return
     for step in sorted({step for step, _ in _rises(data, "next")}):
@@ -70,7 +66,7 @@ def findings(data: Data) -> Iterator[str]:
         for line, name in LINES.items():
             rises = {level: values for (at, level), values in _rises(data, line).items() if at == step}
             inside = [level for level in sorted(rises) if _inside(data, line, step, level)]
-            held = [value <= epsilon + _ROUNDING for values in rises.values() for value in values.values()]
+            held = [bool(allowed(Statistic.of([rise]), limit)) for values in rises.values() for rise in values.values()]
             on_average.append(f"{name} at {len(inside)} of {count(len(rises), 'level')} ({ranges(inside) or 'none'})")
             one_by_one.append(f"{name} in {sum(held)} of {len(held)}")
         yield (
@@ -82,9 +78,8 @@ def findings(data: Data) -> Iterator[str]:
 @listed
 def claims(data: Data) -> Iterator[Claim]:
     """The next solution is in the set where both match; the projection leaves it with sparsity."""
-    if levels(data).epsilon is not None:
-        yield from _next_solutions(data)
-        yield from _projections(data)
+    yield from _next_solutions(data)
+    yield from _projections(data)
 
 
 SECTION = Section("The error landscape between a level and the next", drawings, findings, claims)
@@ -92,65 +87,40 @@ SECTION = Section("The error landscape between a level and the next", drawings, 
 
 def _next_solutions(data: Data) -> Iterator[Claim]:
     summary = levels(data)
-    cells = {(matching, inside): 0 for matching in (True, False) for inside in (True, False)}
-    doubtful = dict(cells)
+    tables: dict[int, list[int]] = {}  # by rewind step: both, only matching, only inside, neither
     for step, level in _rises(data, "next"):
-        ends = [entry for entry in summary.select("imp", step) if entry.level in (level, level + 1)]
+        ends = [entry.matching for entry in summary.select("imp", step) if entry.level in (level, level + 1)]
         inside = _inside(data, "next", step, level)
-        if level > 0 and len(ends) == 2 and inside is not None and None not in (end.matching for end in ends):
-            cell = all(end.matching for end in ends), inside
-            cells[cell] += 1
-            doubtful[cell] += summary.in_doubt(step, level) or _near_the_edge(data, step, level)
-    if not any(cells.values()):
+        if level > 0 and len(ends) == 2 and None not in (*ends, inside):
+            tables.setdefault(step, [0] * 4)[2 * (not all(ends)) + (not inside)] += 1
+    if not tables:
         return
-    here = (
-        f"of {count(cells[True, True] + cells[True, False], 'pair')} that match {cells[True, True]} inside, of "
-        f"{cells[False, True] + cells[False, False]} that do not {cells[False, False]} outside"
-        f"{in_doubt([*doubtful.values()], ' or a rise so near to ε')}"
-    )
+    both, outside, inside, neither = (sum(cells) for cells in zip(*tables.values(), strict=True))
     replicates = len(set().union(*_rises(data, "next").values()))
-    yield coincidence([*cells.values()], [*doubtful.values()], PAIRS_OF_LEVELS, replicates).claim(
-        PAPER, "the next solution lies in the LCS-set of w(L) if and only if IMP succeeds (here: level 0 apart)", here
+    yield coincidence([*tables.values()], replicates).claim(
+        PAPER,
+        "the next solution lies in the LCS-set of w(L) if and only if IMP succeeds (here: level 0 apart)",
+        f"of {count(both + outside, 'pair')} that match {both} inside, of {inside + neither} that do not {neither} "
+        "outside",
     )
-
-
-def _near_the_edge(data: Data, step: int, level: int) -> bool:
-    """Whether the mean rise on the way to the next solution is within its standard error of ε."""
-    rise, epsilon = _rises(data, "next")[step, level].statistic, levels(data).epsilon or 0.0
-    return not rise.diverged and abs(rise.mean - epsilon) <= (rise.std or 0.0) / math.sqrt(rise.n)
 
 
 def _projections(data: Data) -> Iterator[Claim]:
-    rises = _rises(data, "projection")
-    if not rises:
-        return
-    step = max(step for step, _ in rises)
+    rises, summary = _rises(data, "projection"), levels(data)
+    step = judged_step(data, (step for step, _ in rises))
     measured = sorted(level for at, level in rises if at == step)
-    correlations = _correlations({level: rises[step, level] for level in measured})
-    judged = lower(dict.fromkeys(correlations, 0.0), correlations)
-    if judged.p is not None:
-        judged = dataclasses.replace(judged, statistic=f"Spearman's ρ by replicate, {judged.statistic}")
+    last = judged_level({level: summary.density[level] for level in measured if level in summary.density})
+    if not measured or measured[0] >= last:
+        return
+    limit, (first, late) = epsilon(summary.dense), (rises[step, level] for level in (measured[0], last))
     inside = [level for level in measured if _inside(data, "projection", step, level)]
-    if measured[0] not in inside and judged.verdict == "agrees":
-        judged = dataclasses.replace(judged, verdict="does not agree")
-    yield judged.claim(
+    yield all_of(below(first, limit), above(late, limit)).claim(
         PAPER,
         "at first the projection of w(L) by the next mask stays in its LCS-set, and leaves it as sparsity grows",
-        f"rewound to step {step:,}, inside from level {ranges(inside) or 'none'} of {ranges(measured)}; "
-        f"ρ = {correlations:.2f}",
+        f"rewound to step {step:,}, the error rises by {first:.2p} points at level {measured[0]} and by {late:.2p} at "
+        f"level {last} ({percent(summary.density[last])} of the weights); on average inside from level "
+        f"{ranges(inside) or 'none'} of {ranges(measured)}",
     )
-
-
-def _correlations(rises: Mapping[int, Values]) -> Values:
-    """Spearman's rank correlation of rise and level, by replicate; those where nothing varies are left out."""
-    from scipy import stats
-
-    found = Values()
-    for replicate in sorted(set().union(*rises.values())):
-        pairs = [(level, of[replicate]) for level, values in rises.items() if replicate in (of := values.finite)]
-        if len(pairs) > 2 and len({value for _, value in pairs}) > 1:
-            found[replicate] = float(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
-    return found
 
 
 @once
@@ -165,10 +135,8 @@ def _rises(data: Data, line: str) -> Mapping[tuple[int, int], Values]:
 
 def _inside(data: Data, line: str, step: int, level: int) -> bool | None:
     """Whether the line's end is in the LCS-set on average; None where that is not known."""
-    rise, epsilon = _rises(data, line).get((step, level), Values()).statistic, levels(data).epsilon
-    if epsilon is None or not (rise.n or rise.diverged):
-        return None
-    return not rise.diverged and rise.mean <= epsilon + _ROUNDING
+    limit = levels(data).epsilon
+    return None if limit is None else allowed(_rises(data, line).get((step, level), Values()).statistic, limit)
 
 
 def _lines(data: Data) -> "draw.Figure":

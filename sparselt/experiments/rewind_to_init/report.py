@@ -1,10 +1,8 @@
 """Rewinding to initialization with stable training (Maene et al. 2021, Why Lottery Tickets Win).
 
 Of the batch sizes the smallest stands for unstable training, the largest for stable. A replicate's barrier or angle is
-its mean over pairs of successive rounds. Errors are judged at the sparsest round, against the condition's own dense
-networks; where they are said to be equal, the margin is ε, the standard deviation of the dense error. Tickets are found
-or removed where the error falls or rises and the mean is, or is not, at most the dense mean + ε. Medium sparsity is 10
-to 50% of the weights; connected there means below the 2 points of Linear Mode Connectivity.
+its mean over pairs of successive rounds down to the judged one. Errors are held against the condition's own dense
+networks, whose standard deviation is ε. See `sparselt.report.rules`.
 """
 
 from collections.abc import Iterator
@@ -12,11 +10,9 @@ from collections.abc import Iterator
 from sparselt.experiments.rewind_to_init.figures import drawings
 from sparselt.experiments.rewind_to_init.values import Condition, Conditions, measured, weights
 from sparselt.report.data import Claim, Data, Section, listed
-from sparselt.report.statistic import NEAR_ZERO_BARRIER
-from sparselt.report.verdicts import epsilon_text, equal, lower, lower_than, not_higher, only_if
+from sparselt.report.rules import MEDIUM, above, all_of, epsilon, judged_level, lower, no_barrier, within
 
 PAPER = "Maene et al. 2021"
-_MEDIUM = (0.1, 0.5)
 
 
 @listed
@@ -64,44 +60,38 @@ SECTION = Section("Rewinding to initialization with stable training", drawings, 
 def _stable(small: Condition, large: Condition) -> Iterator[Claim]:
     yield lower(large.barrier(), small.barrier()).claim(
         PAPER,
-        "a larger batch, a training that is stable, connects the successive rounds of IMP rewound to initialization",
+        "a larger batch, a training that is stable, lowers the barriers between successive rounds of IMP rewound to "
+        "initialization",
         f"mean barrier {large.barrier():.2p} points at {large.name}, {small.barrier():.2p} at {small.name}",
     )
-    level = min(large.last, small.last)
+    level = min(large.judged, small.judged)
     increases = [condition.increase(level) for condition in (large, small)]
     yield lower(*increases).claim(
         PAPER,
         "with it, less accuracy is lost by rewinding to initialization",
-        f"at {weights(large)} of the weights {increases[0]:.2p} points above its own dense error at {large.name}, "
-        f"{increases[1]:.2p} at {small.name}",
+        f"at {weights(large, level)} of the weights {increases[0]:.2p} points above its own dense error at "
+        f"{large.name}, {increases[1]:.2p} at {small.name}",
     )
-    yield from _rewound_entirely(large, level, "with it")
+    yield _rewound_entirely(large, "with it")
 
 
 def _warm_up(without: Condition, warm: Condition) -> Iterator[Claim]:
     yield lower(warm.barrier(), without.barrier()).claim(
         PAPER,
         "a learning rate warm-up lowers those barriers as well",
-        f"mean barrier {warm.barrier():.2p} points with {warm.name}, {without.barrier():.2p} with "
-        f"{without.name}; at {weights(warm)} of the weights error {warm.errors():.2%} against "
-        f"{without.errors():.2%}",
+        f"mean barrier {warm.barrier():.2p} points with {warm.name}, {without.barrier():.2p} with {without.name}",
     )
-    yield from _rewound_entirely(warm, warm.last, "with a warm-up")
+    yield _rewound_entirely(warm, "with a warm-up")
 
 
-def _rewound_entirely(condition: Condition, level: int, how: str) -> Iterator[Claim]:
+def _rewound_entirely(condition: Condition, how: str) -> Claim:
     """Whether tickets rewound to initialization match the condition's own dense network."""
-    epsilon = condition.dense.std
-    if epsilon is None:
-        return
-    increases = {k: condition.increase(k).mean for k in condition.levels[1:]}
-    matching = [weights(condition, k) for k, increase in increases.items() if increase <= epsilon]
-    yield not_higher(condition.errors("imp", level), condition.errors("dense"), epsilon).claim(
+    level = condition.judged
+    return within(condition.increase(level), epsilon(condition.dense)).claim(
         PAPER,
         f"{how}, networks can be entirely rewound to initialization: tickets match the dense network",
         f"at {weights(condition, level)} of the weights {condition.increase(level):.2p} points above the dense "
-        f"{condition.errors('dense'):.2%}; limit ε = {100 * epsilon:.2f} points; mean error within ε at "
-        f"{', '.join(matching) or 'no density'}",
+        f"{condition.errors('dense'):.2%}",
     )
 
 
@@ -119,10 +109,10 @@ def _regions(run: Conditions) -> Iterator[Claim]:
         "that region is not merely the neighbourhood of the initialization",
         f"at {large.name} successive rounds are {near:.2f} apart, and each {away:.2f} from the initialization",
     )
-    medium = [level for level in large.levels[:-1] if _MEDIUM[0] <= large.density(level) <= _MEDIUM[1]]
+    medium = [level for level in large.levels[:-1] if MEDIUM[0] <= large.density(level) <= MEDIUM[1]]
     if medium:
         barrier = large.barrier(medium)
-        yield lower_than(barrier, NEAR_ZERO_BARRIER).claim(
+        yield no_barrier(barrier, epsilon(large.dense)).claim(
             PAPER,
             "at medium sparsity those solutions are linearly connected",
             f"mean barrier {barrier:.2p} points at {large.name}, from {weights(large, medium[0])} down to "
@@ -131,27 +121,23 @@ def _regions(run: Conditions) -> Iterator[Claim]:
 
 
 def _repelling(condition: Condition, base: Condition) -> Iterator[Claim]:
-    plain, repelled = (c.errors("imp", condition.last) for c in (base, condition))
-    reinit, reinit_repelled = (c.errors("reinit", condition.last) for c in (base, condition))
-    limit, text = _limit(base)
-    judged = lower(plain, repelled)
-    if limit is not None:
-        judged = only_if(judged, repelled.mean > limit, "but on average they match all the same")
-    yield judged.claim(
+    level, dense, margin = condition.judged, base.errors("dense"), epsilon(base.dense)
+    plain, repelled = (c.errors("imp", level) for c in (base, condition))
+    yield all_of(lower(plain, repelled), above(repelled - dense, margin)).claim(
         PAPER,
         "keeping a training away from the earlier solutions removes the tickets",
-        f"λ = {condition.repulsion:g} at {base.name}: error {repelled:.2%} at {weights(condition)} of the "
-        f"weights, {plain:.2%} without{text}; reinitialized {reinit_repelled:.2%} with the loss, "
-        f"{reinit:.2%} without",
+        f"λ = {condition.repulsion:g} at {base.name}: error {repelled:.2%} at {weights(condition, level)} of the "
+        f"weights, {plain:.2%} without, dense {dense:.2%}",
     )
-    epsilon = base.dense.std
-    if reinit and reinit_repelled and epsilon is not None:
-        yield equal(reinit_repelled, reinit, epsilon, epsilon_text(epsilon)).claim(
+    both = [k for k in condition.levels if base.errors("reinit", k) and condition.errors("reinit", k)]
+    if level := judged_level({k: condition.density(k) for k in both}):
+        reinit, reinit_repelled = (c.errors("reinit", level) for c in (base, condition))
+        yield within(reinit_repelled - reinit, margin).claim(
             PAPER,
             "the same loss leaves random reinitialization alone",
-            f"error {reinit_repelled:.2%} with it, {reinit:.2%} without",
+            f"error {reinit_repelled:.2%} with it, {reinit:.2%} without, at {weights(condition, level)} of the weights",
         )
-        costs = reinit_repelled - reinit, repelled - plain
+        costs = reinit_repelled - reinit, condition.errors("imp", level) - base.errors("imp", level)
         yield lower(*costs).claim(
             PAPER,
             "the same loss costs random reinitialization less than it costs the tickets",
@@ -160,22 +146,11 @@ def _repelling(condition: Condition, base: Condition) -> Iterator[Claim]:
 
 
 def _attracting(condition: Condition, base: Condition) -> Iterator[Claim]:
-    plain, attracted = (c.errors("imp", condition.last) for c in (base, condition))
-    limit, text = _limit(base)
-    judged = lower(attracted, plain)
-    if limit is not None:
-        judged = only_if(judged, attracted.mean <= limit, "but on average they do not match")
-    yield judged.claim(
+    level, dense = condition.judged, base.errors("dense")
+    plain, attracted = (c.errors("imp", level) for c in (base, condition))
+    yield all_of(lower(attracted, plain), within(attracted - dense, epsilon(base.dense))).claim(
         PAPER,
         "attracted to the earlier solutions, unstable training finds tickets at initialization",
-        f"λ = {condition.repulsion:g} at {base.name}: error {attracted:.2%} at {weights(condition)} of the "
-        f"weights, {plain:.2%} without{text}",
+        f"λ = {condition.repulsion:g} at {base.name}: error {attracted:.2%} at {weights(condition, level)} of the "
+        f"weights, {plain:.2%} without, dense {dense:.2%}",
     )
-
-
-def _limit(condition: Condition) -> tuple[float | None, str]:
-    """The largest error that matches the condition's own dense networks, and the words for it."""
-    dense = condition.dense
-    if dense.std is None:
-        return None, ""
-    return dense.mean + dense.std, f", matching up to {100 * (dense.mean + dense.std):.2f}%"

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from sparselt.report.data import Data, once
 from sparselt.report.results import conditions
+from sparselt.report.rules import judged_level
 from sparselt.report.statistic import Statistic, Values, averaged
 from sparselt.report.wording import percent
 
@@ -50,6 +51,11 @@ class Condition:
         """The sparsest round."""
         return self.levels[-1]
 
+    @property
+    def judged(self) -> int:
+        """The round at which claims are judged, see `sparselt.report.rules`."""
+        return judged_level({level: self.density(level) for level in self.levels})
+
     def density(self, level: int | None = None) -> float:
         """Weights remaining, by default in the sparsest round."""
         return self.densities.get(self.last if level is None else level, 1.0)
@@ -73,19 +79,19 @@ class Condition:
         return self.errors("imp", level) - self.errors("dense")
 
     def successive(self, metric: str = "angular_distance", levels: Iterable[int] | None = None) -> Values:
-        """Mean of a measurement between successive rounds, from these levels on, by default all."""
-        return averaged([self.at(metric, k, k + 1) for k in (self.levels[:-1] if levels is None else levels)])
+        """Mean of a measurement between successive rounds, from these levels on, by default down to the judged one."""
+        return averaged([self.at(metric, k, k + 1) for k in (range(self.judged) if levels is None else levels)])
 
     def between(self) -> Values:
         """Mean angular distance of all pairs of rounds."""
         return averaged([self.at("angular_distance", *pair) for pair in itertools.combinations(self.levels, 2)])
 
     def from_initialization(self) -> Values:
-        """Mean angular distance of the rounds from the initialization."""
-        return averaged([self.at("angular_distance_to_initialization", k) for k in self.levels])
+        """Mean angular distance of the rounds, down to the judged one, from the initialization."""
+        return averaged([self.at("angular_distance_to_initialization", k) for k in range(self.judged + 1)])
 
     def barrier(self, levels: Iterable[int] | None = None) -> Values:
-        """Mean error barrier from these levels, by default all, to the next."""
+        """Mean error barrier from these levels, by default those above the judged one, to the next."""
         return self.successive("barrier", levels)
 
     def matrix(self) -> list[list[float]]:

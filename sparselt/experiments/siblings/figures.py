@@ -8,7 +8,8 @@ from sparselt.report import drawing as draw
 from sparselt.report import statistic
 from sparselt.report.data import Data, Drawing, once
 from sparselt.report.results import conditions
-from sparselt.report.statistic import Statistic, Values
+from sparselt.report.rules import dense_errors
+from sparselt.report.statistic import Values
 from sparselt.report.wording import count, listing, percent
 
 CHANCES = ("jaccard_layerwise_chance", "jaccard_chance")
@@ -96,12 +97,6 @@ def averaged(groups: Sequence[Values]) -> Values:
     return statistic.averaged(groups).finite
 
 
-def dense(data: Data) -> Statistic:
-    """Test errors of the dense network: of all its runs where `imp` made more than the siblings' own."""
-    runs = data.by("experiment", variant="dense", metric="test_error", level=0, condition={})
-    return max((runs.get(name, Values()) for name in ("imp", "siblings")), key=len).statistic
-
-
 def pruned(levels: int) -> str:
     """How siblings were pruned."""
     return "one-shot" if levels == 1 else f"in {levels} prunings"
@@ -174,9 +169,10 @@ def _errors(data: Data, pretraining: int) -> Drawing | None:
                 ends += end if way == ways[0] else []
                 if variant == "single" and end:
                     axes.axhline(end[0][2], color=look.colour, linewidth=0.8, zorder=1, linestyle=how.line)
-        draw.matching_band(axes, dense(data))
+        dense = dense_errors(data).statistic
+        draw.matching_band(axes, dense)
         axes.set_ylabel(f"test error, %\nat {percent(density)} remaining")
-        draw.label_ends(axes, ends + draw.dense_label(dense(data)))
+        draw.label_ends(axes, ends + draw.dense_label(dense))
     draw.ticks(axes, {siblings: str(siblings) for siblings in counts})
     axes.set_xlabel("siblings combined")
     more = f"; hollow, dashed: {listing([pruned(way) for way in ways[1:]])}" if ways[1:] else ""

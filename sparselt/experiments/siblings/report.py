@@ -1,37 +1,26 @@
 """What became of Movva et al. 2021: how alike siblings' masks are, and whether combining them is worth it.
 
 The four findings of the abstract; those on errors once for each way the siblings were pruned, one-shot or in several
-prunings, and the fourth once for all numbers of siblings and once for the largest. Over replicates, each averaged over
-the densities (and numbers of siblings) first; see `sparselt.report.verdicts`.
-
-- near chance: the share of the way from layerwise chance to identity, against `NOT_MUCH_MORE`;
-- pretraining: the Jaccard above layerwise chance, after the longest against after the shortest;
-- equal errors: the difference, against ε, the standard deviation of the dense error, which is the papers' measure of
-  what matches. Union and intersection perform similarly if they differ by less than ε either way; both match one
-  sibling's mask if each errs more by less than ε (an error that is lower loses nothing, as everywhere else): agrees if
-  both do, contradicted if one is.
+prunings, and the fourth once for all numbers of siblings and once for the largest. Each replicate is averaged over the
+densities, the whole trade-off (and numbers of siblings), first. Near chance: the share of the way from chance to
+identical masks, against both chances. Pretraining: the Jaccard above either chance, after the longest against after the
+shortest. Errors at equal density are similar, or match, within ε. See `sparselt.report.rules`.
 """
 
-import dataclasses
-import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from sparselt.experiments.siblings import figures as measured
 from sparselt.experiments.siblings.figures import CHANCES, Place, Places, overlaps, pretrained, pruned, retrained, table
-from sparselt.report import verdicts
-from sparselt.report.data import Claim, Data, Section, Verdict, listed
+from sparselt.report.data import Claim, Data, Section, listed
 from sparselt.report.results import conditions
+from sparselt.report.rules import NEAR_CHANCE, Limit, all_of, below, dense_errors, epsilon, lower, within
 from sparselt.report.statistic import Values
-from sparselt.report.verdicts import Judged, lower, lower_than
 from sparselt.report.wording import count, listing, mean_and_std, percent, points
 
 PAPER = "Movva et al. 2021"
 
-NOT_MUCH_MORE = 0.1
-"""Masks are *not much more similar than chance* when they are less than this share of the way from chance to identical
-masks: (Jaccard − chance) / (1 − chance). A tenth is our choice; the paper gives no number in its abstract."""
-
+_CHANCES = ("layerwise", "global")
 _NAMES = {
     "union": "union",
     "intersection": "intersection",
@@ -57,8 +46,6 @@ def findings(data: Data) -> Iterator[str]:
         yield f"Combined masks left no weight in {listing(texts)}."
     if lost := sum(values.statistic.diverged for values in errors.values()):
         yield f"{count(lost, 'retraining')} diverged and {'is' if lost == 1 else 'are'} left out."
-    if max((len(values) for values in errors.values()), default=verdicts.REPLICATES) < verdicts.REPLICATES:
-        yield "Fewer than three replicates: no finding is judged."
 
 
 @listed
@@ -68,7 +55,8 @@ def claims(data: Data) -> Iterator[Claim]:
     yield from _pretraining(data)
     for (pretraining, levels), errors in retrained(data).items():
         how = pruned(levels) if levels == 1 else f"{pruned(levels)}, ours"
-        yield from _equal_errors(errors, measured.dense(data).epsilon or 0.0, f" ({how}, {pretrained(pretraining)})")
+        margin = epsilon(dense_errors(data).statistic)
+        yield from _equal_errors(errors, margin, f" ({how}, {pretrained(pretraining)})")
 
 
 SECTION = Section("Siblings: consistency and composability of masks", measured.drawings, findings, claims)
@@ -130,23 +118,18 @@ def _error_texts(data: Data, errors: Places, pretraining: int, levels: int) -> I
 
 def _near_chance(data: Data) -> Iterator[Claim]:
     """Siblings from initialization."""
-    jaccard, layerwise, everywhere = (measured.after(data, metric, 0) for metric in ("jaccard", *CHANCES))
-    shares = {k: (above, 1 - layerwise[k]) for k, above in (jaccard - layerwise).items() if layerwise[k] < 1}
-    share = Values({k: above / room for k, (above, room) in shares.items()})
-    if not share:
+    jaccard, *chances = (measured.after(data, metric, 0) for metric in ("jaccard", *CHANCES))
+    shares = [
+        Values({k: above / (1 - chance[k]) for k, above in (jaccard - chance).items() if chance[k] < 1})
+        for chance in chances
+    ]
+    if not all(shares):
         return
-    judged = lower_than(share, NOT_MUCH_MORE)
-    if judged.p is not None:
-        limit = f"{judged.statistic}, below {100 * NOT_MUCH_MORE:g}% of the way, a limit of ours"
-        above = lower(dict.fromkeys(share, 0.0), share)
-        if above.verdict == "agrees":
-            limit += f"; above chance all the same, p = {above.p:.2g}"
-        judged = dataclasses.replace(judged, statistic=limit)
-    yield judged.claim(
+    yield all_of(*(below(share, NEAR_CHANCE) for share in shares)).claim(
         PAPER,
         "without shared pretraining, siblings' masks are not much more similar than chance",
-        f"mean over densities: Jaccard {jaccard:.3f}; chance {layerwise:.3f} layerwise, "
-        f"{everywhere:.3f} global; {share:.1%} of the way from layerwise chance to identity",
+        f"mean over densities: Jaccard {jaccard:.3f}; {shares[0]:.1%} of the way from layerwise chance, "
+        f"{chances[0]:.3f}, to identical masks, {shares[1]:.1%} from global chance, {chances[1]:.3f}",
     )
 
 
@@ -155,60 +138,33 @@ def _pretraining(data: Data) -> Iterator[Claim]:
     steps = sorted({step for _, step in overlaps(data, "jaccard")})
     if len(steps) < 2:
         return
-    above = [measured.after(data, "jaccard", step) - measured.after(data, CHANCES[0], step) for step in steps]
-    common = set.intersection(*map(set, above))
-    rising = sum(all(before[k] < later[k] for before, later in itertools.pairwise(above)) for k in common)
-    yield lower(above[0], above[-1]).claim(
+    ends = steps[0], steps[-1]
+    above = [[measured.after(data, "jaccard", k) - measured.after(data, of, k) for k in ends] for of in CHANCES]
+    texts = [f"{of[0]:.3f} and {of[1]:.3f} above {name} chance" for of, name in zip(above, _CHANCES, strict=True)]
+    yield all_of(*(lower(*of) for of in above)).claim(
         PAPER,
         "shared pretraining increases the overlap of siblings' masks significantly",
-        f"Jaccard above layerwise chance, mean over densities: {above[0]:.3f} {pretrained(steps[0])}, "
-        f"{above[-1]:.3f} {pretrained(steps[-1])}; rising from each of {count(len(steps), 'pretraining')} to the "
-        f"next in {rising} of {count(len(common), 'replicate')}",
+        f"Jaccard, mean over densities, {pretrained(steps[0])} and {pretrained(steps[-1])}: {', '.join(texts)}",
     )
 
 
-def _equal_errors(errors: Places, margin: float, where: str) -> Iterator[Claim]:
+def _equal_errors(errors: Places, margin: Limit, where: str) -> Iterator[Claim]:
     """Union against intersection, and both against one sibling's mask, at equal density; `errors` of one pruning."""
     counts = sorted({place.siblings for place in errors if place.variant in ("union", "intersection")})
     if not counts:
         return
-    between = {"union − intersection": measured.against(errors, "union", "intersection", counts)}
-    yield _equal(f"union and intersection perform very similarly, at equal density{where}", between, margin)
-    texts = {f"both match magnitude pruning of one sibling, at equal density{where}": counts}
+    pairs = [("union", "intersection")]
+    texts = {f"union and intersection perform very similarly, at equal density{where}": (pairs, counts)}
+    pairs = [("union", "single"), ("intersection", "single")]
+    texts[f"both match magnitude pruning of one sibling, at equal density{where}"] = (pairs, counts)
     if len(counts) > 1:
-        texts[f"both match it even with the masks of {counts[-1]} siblings{where}"] = counts[-1:]
-    for text, of in texts.items():
-        both = {
-            f"{how} − one sibling's mask": measured.against(errors, how, "single", of)
-            for how in ("union", "intersection")
-        }
-        yield _equal(text, both, margin)
-
-
-def _equal(text: str, differences: Mapping[str, Values], margin: float) -> Claim:
-    """A claim that differences of errors, by their names, are nothing: one difference either way, several no higher."""
-    here = "; ".join(f"{name}: {_signed(values)} points" for name, values in differences.items())
-    judged = [_nothing(values, margin, either_way=len(differences) == 1) for values in differences.values()]
-    worst = max(judged, key=lambda j: (j.p is None, j.p or 0.0, j.verdict != "agrees"))
-    contradicted = any(j.verdict == "does not agree" for j in judged)
-    verdict: Verdict = "does not agree" if contradicted else worst.verdict
-    statistic = worst.statistic
-    if worst.p is None and worst.n >= verdicts.REPLICATES:
-        statistic = "the dense error has no standard deviation above zero: not judged"
-    elif len(judged) > 1 and worst.p is not None:
-        statistic = f"{statistic}; of the two tests, that with the larger p"
-        for (name, values), test in zip(differences.items(), judged, strict=True):
-            if test is not worst:
-                statistic += verdicts.significant(values, dict.fromkeys(values, 0.0), name)
-    return Judged(statistic, worst.n, worst.p, verdict).claim(PAPER, text, here)
-
-
-def _nothing(values: Values, margin: float, either_way: bool) -> Judged:
-    """Whether a difference of errors is below the margin: either way, or no higher."""
-    zeros = dict.fromkeys(values, 0.0)
-    if either_way or not margin > 0:
-        return verdicts.equal(values, zeros, margin, verdicts.epsilon_text(margin))
-    return verdicts.not_higher(values, zeros, margin)
+        texts[f"both match it even with the masks of {counts[-1]} siblings{where}"] = (pairs, counts[-1:])
+    for text, (compared, of) in texts.items():
+        differences = {pair: measured.against(errors, *pair, of) for pair in compared}
+        here = [
+            f"{first} − {_NAMES[second]}: {_signed(values)} points" for (first, second), values in differences.items()
+        ]
+        yield all_of(*(within(values, margin) for values in differences.values())).claim(PAPER, text, "; ".join(here))
 
 
 def _signed(values: Values) -> str:

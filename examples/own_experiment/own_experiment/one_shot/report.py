@@ -2,8 +2,8 @@
 
 from sparselt.report import drawing
 from sparselt.report.data import Claim, Data, Drawing, Section
+from sparselt.report.rules import lower
 from sparselt.report.statistic import Values
-from sparselt.report.verdicts import lower
 from sparselt.report.wording import percent
 
 
