@@ -91,8 +91,8 @@ def console_summary(folder: str | Path, console: "Console", sections: "Sections"
         console.print()
     synthetic = "The data is synthetic: these numbers check the machinery and say nothing about lottery tickets."
     validation = "All errors are of validation images, held out of the training set; no test image was evaluated."
-    notes = [*(table.note for table in tables if table.note), *[synthetic] * run.record["synthetic"]]
-    for note in [*map(run.labelled, notes), *[validation] * on_validation(run.record)]:
+    below = [*(table.note for table in tables if table.note), *[synthetic] * run.record["synthetic"]]
+    for note in [*map(run.labelled, below), *[validation] * on_validation(run.record)]:
         console.print(note, highlight=False, markup=False)
     for section in sections.values():
         for warning in section.warnings(data):

@@ -25,16 +25,16 @@ _TIMED = 20  # steps
 class Member:
     """The start of one network of a cohort, and its callback.
 
-        Args:
-            recipe: the cohort's; only the schedule may differ.
-            loader: with the cohort's data and device; the seeds of order and augmentation may differ.
-            state: all weights and buffers at the start, on any device; masked weights are taken as 0.
-            start_step: where schedule and data start.
-            mask: None: dense.
+    Args:
+        recipe: the cohort's; only the schedule may differ.
+        loader: with the cohort's data and device; the seeds of order and augmentation may differ.
+        state: all weights and buffers at the start, on any device; masked weights are taken as 0.
+        start_step: where schedule and data start.
+        mask: None: dense.
         momentum: the optimizer's state, as from `checkpoint.state_of`; None: zero. Parameters may be missing.
-                on_step: called with the number of steps made and the network, as in `loop.train`. On a GPU the host runs ahead
-                of the device, and reading the network waits for it.
-            saved: what an earlier run saved of this training (`Network.saved`). It goes on from there.
+        on_step: called with the number of steps made and the network, as in `loop.train`. On a GPU the host runs ahead
+            of the device, and reading the network waits for it.
+        saved: what an earlier run saved of this training (`Network.saved`). It goes on from there.
     """
 
     recipe: Recipe

@@ -15,8 +15,8 @@ from typed_command import SMALL, reproduce
 from sparselt.data import SyntheticImages, write_dataset
 from sparselt.experiments import EXPERIMENTS
 from sparselt.experiments.run import Where, chosen, run
-from sparselt.reproduce import load_setting
 from sparselt.report import rules
+from sparselt.reproduce import load_setting
 
 
 def run_folder(folder: Path) -> Path:
