@@ -7,6 +7,7 @@ from test_section_criteria import rows as criteria
 from test_section_flatness import invented as flatness
 from test_section_imp import invented as imp
 from test_section_landscape import invented as landscape
+from test_section_retraining import rows as retraining
 from test_section_rewind_to_init import rows as rewind_to_init
 from test_section_siblings import rows as siblings
 from test_section_stability import rows as stability
@@ -28,6 +29,7 @@ ROWS = {
         "rewind_to_init": rewind_to_init,
         "siblings": siblings,
         "criteria": criteria,
+        "retraining": retraining,
     }.items()
 }
 LACKING = [(name, metric) for name, rows in ROWS.items() for metric in sorted({row.metric for row in rows})]
