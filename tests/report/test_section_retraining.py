@@ -20,8 +20,8 @@ def rows(after=0.2, before=0.4):
     for variant in ("imp", "lr_rewinding", "fine_tuning"):
         for replicate in range(4):
             for level in DENSITIES:
-                for retrained, size in (("yes", after), ("no", before)):
-                    yield row(variant, replicate, level, "pruned_size", size + 0.01 * replicate * level, retrained)
+                yield row(variant, replicate, level, "pruned_size", after + 0.01 * replicate, "yes")
+                yield row(variant, replicate, level, "pruned_size", before + 0.01 * (replicate % 2), "no")
             for place, position in enumerate(np.linspace(0.05, 2.95, 30)):
                 for retrained in ("yes", "no"):
                     yield row(variant, replicate, 4, "magnitude_share", 0.01 * place, retrained, position)
