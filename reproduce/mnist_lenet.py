@@ -39,6 +39,7 @@ PAPER = Setting(
     dense_replicates=12,
     control_levels=(4, 8, 12, 16),
     control_rewind_step=0,
+    wins_at_init=True,
     options=(
         ImpOptions(variants=("random", "reinit")),
         ConnectivityOptions(instability_levels=(0, 8)),

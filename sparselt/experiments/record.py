@@ -39,6 +39,7 @@ def run_record(setting: Setting, usual: Setting, device: str, lab: Lab, store: S
         "seed": setting.seed,
         **({"differences": list(setting.differences)} if setting.differences else {}),
         "explored_seeds": list(setting.explored_seeds),
+        **({"wins_at_init": True} if setting.wins_at_init else {}),
         **({} if setting.criterion == "magnitude" else {"criterion": setting.criterion}),
     }
 

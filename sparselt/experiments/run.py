@@ -27,6 +27,8 @@ from sparselt.runs.store import Store
 from sparselt.stages.stage import digest, plain
 from sparselt.stopping import directing
 
+# Fields of a setting that change no result.
+_NO_VALUES = {"sources", "source", "differences", "title", "paper", "main", "options", "explored_seeds", "wins_at_init"}
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -240,7 +242,7 @@ def _hash(setting: Setting, device: str, experiments: Mapping[str, Experiment], 
     values = {
         name: value
         for name, value in plain(setting).items()
-        if name not in ("sources", "source", "differences", "title", "paper", "main", "options", "explored_seeds")
+        if name not in _NO_VALUES
     }
     # What an installed package varies counts only in runs of its own: installing one moves no other run's folder.
     kinds = {experiment.options for experiment in experiments.values()}

@@ -62,6 +62,8 @@ class Setting:
         differences: what differs from paper and code beside these values, a sentence each.
         explored_seeds: seeds on whose results its values, or the rules of the report, were chosen; a run of one of
             them explores, a run of another seed confirms.
+        wins_at_init: whether the paper says that IMP succeeds on this network when it rewinds to initialization. The
+            report judges the finding that the paper has of such networks.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Setting:
     sources: Mapping[str, str] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
     explored_seeds: tuple[int, ...] = ()
+    wins_at_init: bool = False
 
     classes: int = value(help="classes of the data", in_protocol=False)
     channels: int = value(help="channels of the images", in_protocol=False)

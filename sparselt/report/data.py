@@ -31,6 +31,11 @@ class Data:
     ledger: Sequence[Entry] = ()
     _computed: dict[tuple, Any] = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def wins_at_init(self) -> bool:
+        """Whether the paper says that IMP succeeds on this network when it rewinds to initialization."""
+        return bool(self.record.get("wins_at_init"))
+
     def select(self, **columns: Any) -> list[Row]:
         """The rows that have these values in these columns, in their order.
 

@@ -1,5 +1,6 @@
 """What the report says of lines between levels and copies, from invented barriers."""
 
+import dataclasses
 import math
 
 import pytest
@@ -170,3 +171,13 @@ def test_the_colours_of_barriers_begin_at_epsilon_where_it_is_known_and_promise_
     bar = next(axes for axes in drawing.figure.axes if axes.get_ylabel() == "error barrier, points")
     assert [text.get_text() for text in bar.get_yticklabels()] == texts
     assert ("darkest up to ε = 0.11 points" if replicates > 1 else "darkest up to 2 points") in drawing.caption
+
+
+def test_of_a_network_that_wins_at_initialization_no_barrier_and_stable_copies_are_expected_there():
+    calm = [r for r in invented(early=0.0002, rise=0.0) if r.metric != "instability" or r.rewind_step == 60]
+    calm += [dataclasses.replace(r, rewind_step=0) for r in calm if r.metric == "instability"]
+    found = {claim.claim: claim.verdict for claim in SECTION.claims(Data(calm, {"wins_at_init": True}))}
+    told = [verdict for text, verdict in found.items() if "initialization" in text]
+    assert told == ["agrees"] * 3
+    rough = SECTION.claims(Data(invented(), {"wins_at_init": True}))
+    assert [c.verdict for c in rough if "initialization" in c.claim] == ["does not agree"] * 3

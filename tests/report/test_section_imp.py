@@ -120,3 +120,10 @@ def test_diverged_replicates_are_drawn_and_told(lost):
     data = Data(rows, {})
     assert len(SECTION.drawings(data)) == (lost == "some")
     assert len(SECTION.findings(data)) == len(VARIANTS) and len(SECTION.claims(data)) == 3
+
+
+@pytest.mark.parametrize(("early", "verdict"), [(-0.01, "agrees"), (0.0, "agrees"), (0.05, "does not agree")])
+def test_of_a_network_that_wins_at_initialization_the_error_there_is_judged_from_above(early, verdict):
+    claim = SECTION.claims(Data(invented(early=early), {"wins_at_init": True}))[0]
+    assert claim.verdict == verdict and "err no more than the dense network" in claim.claim
+    assert not any("does not find" in claim.claim for claim in SECTION.claims(Data(invented(), {"wins_at_init": True})))

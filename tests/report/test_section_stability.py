@@ -144,3 +144,10 @@ def test_what_the_learning_rates_are_beside_is_named_outside_of_the_data():
 def test_a_run_without_the_experiment_has_nothing_to_say():
     empty = Data([], {})
     assert (SECTION.drawings(empty), SECTION.findings(empty), SECTION.claims(empty)) == ({}, [], [])
+
+
+def test_of_a_network_that_wins_at_initialization_stability_is_expected_there():
+    late = [dataclasses.replace(row, rewind_step=0) for row in data().rows if row.rewind_step in (None, 200)]
+    found = SECTION.claims(Data(late, {"wins_at_init": True}))
+    assert [claim.verdict for claim in found if "succeeds from initialization" in claim.claim] == ["agrees"] * 2
+    assert not any("no more stable" in claim.claim for claim in found)

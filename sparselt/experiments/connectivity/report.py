@@ -91,6 +91,15 @@ def claims(data: Data) -> Iterator[Claim]:
     densities = {level: _density(data, level) or 1.0 for _, level in _instability(data)}
     for (variant, level), curve in _instability(data).items():
         first, late = min(curve), judged_step(data, curve)
+        if data.wins_at_init and first == 0 and (variant, level) in (("dense", 0), ("imp", judged_level(densities))):
+            name = "the dense network" if variant == "dense" else "the subnetwork that IMP finds"
+            yield below(curve[0], STABLE).claim(
+                LMC,
+                f"{name} is stable to SGD noise from initialization on",
+                f"instability {curve[0]:.1p} points from step 0"
+                + (f", at {percent(densities[level])} of the weights" if level else ""),
+            )
+            continue
         if (variant, level) not in (("dense", 0), ("imp", judged_level(densities))) or first >= late:
             continue
         what = "the dense network" if variant == "dense" else "the subnetwork that IMP finds"
@@ -128,7 +137,14 @@ def _piecewise(data: Data) -> Iterator[Claim]:
     densities = {row.level: row.density for row in data.select(variant="imp", condition={})}
     step, last, limit = judged_step(data, lines), judged_level(densities), epsilon(levels(data).dense)
     early, late = (_mean_barrier(data, of, lambda level: 0 < level < last) for of in (0, step))
-    if step > 0 and early and late:
+    if data.wins_at_init and early:
+        yield no_barrier(early, limit).claim(
+            PAUL,
+            "the solutions of successive levels are piecewise linearly connected where IMP rewinds to a matching step "
+            "(here: initialization)",
+            f"mean barrier {early:.1p} points rewound to step 0, from level 1 to {last}",
+        )
+    elif step > 0 and early and late:
         yield all_of(no_barrier(late, limit), above(early, limit)).claim(
             PAUL,
             "the solutions of successive levels are piecewise linearly connected where IMP rewinds to a matching step, "

@@ -83,6 +83,13 @@ def _where_it_succeeds(place: Place) -> Iterator[Claim]:
 def _at_initialization(place: Place) -> Iterator[Claim]:
     for kind, name in STABILITIES.items():
         imp, random = (place.of("angle", variant, kind) for variant in ("imp", "random"))
+        if place.data.wins_at_init:
+            yield lower(imp, random).claim(
+                PAPER,
+                f"where IMP succeeds from initialization, its subnetworks are more stable to {name} than random ones",
+                f"{_apart(place, kind)} at {density(place.data, place.level)} of the weights",
+            )
+            continue
         yield below(random - imp, AS_STABLE).claim(
             PAPER,
             f"rewound to initialization at the standard learning rate, they are no more stable to {name} than random",
