@@ -7,6 +7,7 @@ from sparselt.data import CIFAR100, SyntheticImages
 from sparselt.experiments.adaptive.options import AdaptiveOptions
 from sparselt.experiments.flatness.options import FlatnessOptions
 from sparselt.experiments.landscape.options import LandscapeOptions
+from sparselt.experiments.retraining.options import CHAINS, RetrainingOptions
 from sparselt.experiments.setting import Setting
 from sparselt.reproduce import cifar10_resnet20 as cifar10
 
@@ -49,8 +50,10 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
                 flatness_levels=(0, 3, 6, 9, 12, 15),
                 flatness_images=1000,
                 perturbation_level=6,
+                perturbation_steps=(0, 400, 3200),
                 perturbation_scales=(0.5, 1.0, 2.0),
             ),
+            RetrainingOptions(retraining_chains=CHAINS, retraining_levels=14),
         ),
         "main": {"landscape_levels": ()},
     },
@@ -67,6 +70,7 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
             FlatnessOptions(
                 flatness_levels=(0, 3, 6), flatness_images=256, perturbation_level=3, perturbation_scales=(1.0,)
             ),
+            RetrainingOptions(retraining_chains=("imp",), retraining_levels=3),
         ),
     },
     "smoke": {
@@ -86,6 +90,7 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
                 flatness_products=4,
                 perturbation_scales=(1.0,),
             ),
+            RetrainingOptions(retraining_chains=("imp",), retraining_levels=1),
         ),
     },
 }

@@ -9,6 +9,7 @@ from sparselt.experiments.connectivity.options import ConnectivityOptions
 from sparselt.experiments.flatness.options import FlatnessOptions
 from sparselt.experiments.imp.options import VARIANTS, ImpOptions
 from sparselt.experiments.landscape.options import LandscapeOptions
+from sparselt.experiments.retraining.options import CHAINS, RetrainingOptions
 from sparselt.experiments.setting import Setting
 from sparselt.experiments.siblings.options import SiblingsOptions
 
@@ -59,8 +60,8 @@ PAPER = Setting(
         SiblingsOptions(
             sibling_pretraining=(0, 390, 780, 1560, 3120),
             sibling_counts=(2, 4, 10),
-            sibling_densities=(0.2, 0.1),
-            sibling_retrained=(3120,),
+            sibling_densities=(0.4, 0.2, 0.1, 0.05),
+            sibling_retrained=(0, 3120),
             sibling_levels=(1, 3),
             sibling_iterative_counts=(4,),
         ),
@@ -68,8 +69,10 @@ PAPER = Setting(
             flatness_levels=(0, 2, 4, 6, 8, 10, 12),
             flatness_images=1000,
             perturbation_level=6,
+            perturbation_steps=(0, 250, 2000),
             perturbation_scales=(0.5, 1.0, 2.0),
         ),
+        RetrainingOptions(retraining_chains=CHAINS, retraining_levels=11),
     ),
     main={
         "variants": ("random", "reinit"),
@@ -173,6 +176,7 @@ _MINI_GRIDS = (
     AdaptiveOptions(adaptive_density=0.3, adaptive_rewind_step=100, adaptive_images=1000),
     SiblingsOptions(sibling_pretraining=(0, 40, 100), sibling_overlap=2, sibling_retrained=(100,)),
     FlatnessOptions(flatness_levels=(0, 3, 6), flatness_images=256, perturbation_level=3, perturbation_scales=(1.0,)),
+    RetrainingOptions(retraining_chains=("imp",), retraining_levels=3),
 )
 _SMOKE_GRIDS = (
     ImpOptions(variants=VARIANTS),
@@ -187,6 +191,7 @@ _SMOKE_GRIDS = (
         flatness_products=8,
         perturbation_scales=(1.0,),
     ),
+    RetrainingOptions(retraining_chains=CHAINS, retraining_levels=1),
 )
 _SMOKE_NOTE = "a smoke test: every stage in minutes, no finding can be seen"
 

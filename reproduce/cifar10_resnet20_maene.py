@@ -51,6 +51,7 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
             RewindToInitOptions(
                 init_lr=0.1,
                 init_batch_sizes=(128, 512, 1024, 2048),
+                init_copies=True,
                 init_warmup_steps=(3900,),
                 init_levels=25,
                 repulsion_strengths=(2.0, -1.0),

@@ -48,6 +48,7 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
                 low_lr=0.01,
                 warmup_lr=0.03,
                 warmup_lr_steps=20_000,
+                stability_curves=True,
             ),
         ),
         "main": {

@@ -28,6 +28,7 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
                 low_lr=0.01,
                 warmup_lr=0.1,
                 warmup_lr_steps=10_000,
+                stability_curves=True,
             ),
         ),
         "main": {

@@ -34,6 +34,7 @@ PAPER = Setting(
     lr=12e-4,
     weight_decay=0.0,
     levels=16,
+    rule="open_lth",
     rewind_steps=(0, 500),
     replicates=5,
     dense_replicates=12,
@@ -45,6 +46,11 @@ PAPER = Setting(
         ConnectivityOptions(instability_levels=(0, 8)),
         StabilityOptions(stability_levels=(8,), stability_rewind_steps=(0, 500)),
     ),
+    differences=(
+        "Weights are ranked globally; Frankle and Carbin 2019 rank LeNet's by layer and prune the last at half the rate.",
+        "Pixels are standardized, where the authors' first code divides by 255; biases start as torch draws them.",
+        "All 60,000 training images are trained on; Frankle and Carbin 2019 hold out 5,000 of them.",
+    ),
     main={"instability_levels": (), "rewind_steps": (0,), "stability_rewind_steps": (0,)},
     sources={
         "model": "LeCun et al. 1998; 266,200 prunable weights",
@@ -55,6 +61,7 @@ PAPER = Setting(
         "fraction": "Frankle and Carbin 2019: 20% a level",
         "scope": f"{_OURS}: global, as for the other networks; Frankle and Carbin 2019 rank LeNet's weights by layer "
         "and prune the last layer at half the rate",
+        "rule": "as in the authors' later code, open_lth",
         "rewind_steps": f"{_FRANKLE}: IMP wins from initialization; the early step, 1% of the training, is ours",
         "rewound_momentum": f"{_OURS}: a fresh optimizer, whose two averages start at zero",
         "replicates": _OURS,

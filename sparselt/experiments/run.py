@@ -239,11 +239,7 @@ def _check_data(folder: Path | None, setting: Setting, dry_run: bool) -> "Datase
 
 def _hash(setting: Setting, device: str, experiments: Mapping[str, Experiment], lab: Lab) -> str:
     """What tells the run's folder from those of other values."""
-    values = {
-        name: value
-        for name, value in plain(setting).items()
-        if name not in _NO_VALUES
-    }
+    values = {name: value for name, value in plain(setting).items() if name not in _NO_VALUES}
     # What an installed package varies counts only in runs of its own: installing one moves no other run's folder.
     kinds = {experiment.options for experiment in experiments.values()}
     counted = [o for o in setting.options if type(o) in kinds or type(o).__module__.startswith("sparselt.")]

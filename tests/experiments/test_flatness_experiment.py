@@ -13,6 +13,7 @@ from sparselt.data import ResidentData
 from sparselt.errors import SettingError
 from sparselt.experiments import EXPERIMENTS, Lab
 from sparselt.models import build_model
+from sparselt.reproduce import load_setting
 from sparselt.runs.plan import Plan
 
 FLATNESS = EXPERIMENTS["flatness"]
@@ -107,3 +108,15 @@ def test_settings_that_cannot_run_it_say_why(bench):
     assert "flatness_levels" in FLATNESS.unsupported_reason(setting) and not list(FLATNESS(Lab(setting)))
     with pytest.raises(SettingError, match="perturbation_level is 0"):
         bench.setting(grids=dict(perturbation_level=0))
+
+
+def test_networks_are_perturbed_at_the_steps_asked_for():
+    setting = load_setting("digits_resnet8").check()
+    found = {m.rewind_step for m in EXPERIMENTS["flatness"](Lab(setting)) if m.variant.startswith("perturbed")}
+    assert found == {0, 60, 200}
+    found = {
+        m.rewind_step
+        for m in EXPERIMENTS["flatness"](Lab(setting.changed(perturbation_steps=())))
+        if m.variant.startswith("perturbed")
+    }
+    assert found == {0, 200}

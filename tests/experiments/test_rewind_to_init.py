@@ -5,6 +5,7 @@ import pytest
 from sparselt.errors import SettingError
 from sparselt.experiments import EXPERIMENTS, Lab
 from sparselt.experiments.rewind_to_init.experiment import rewind_to_init
+from sparselt.reproduce import load_setting
 from sparselt.runs.plan import Plan
 
 GRIDS = dict(
@@ -180,3 +181,15 @@ def test_grids_that_cannot_be_run_are_refused_by_name(bench, values, named):
 
 def test_a_setting_without_its_grids_says_why(bench):
     assert "init_batch_sizes" in EXPERIMENTS["rewind_to_init"].unsupported_reason(bench.setting(grids={}))
+
+
+def test_copies_measure_the_instability_of_each_batch_sizes_dense_network():
+    setting = load_setting("digits_resnet8").check()
+    found = [m for m in EXPERIMENTS["rewind_to_init"](Lab(setting)) if m.metrics == ("instability",)]
+    assert len(found) == 2 * setting.replicates and {m.condition for m in found} == {
+        "batch_size=16 lr=0.1",
+        "batch_size=128 lr=0.1",
+    }
+    for m in found:
+        first, second = (m.stage.first.stage, m.stage.second.stage)
+        assert first.seeds.initialization == second.seeds.initialization and first.seeds.order != second.seeds.order

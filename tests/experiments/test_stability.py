@@ -7,6 +7,7 @@ import pytest
 from sparselt.errors import SettingError
 from sparselt.experiments import EXPERIMENTS, Lab
 from sparselt.experiments.stability.experiment import stability
+from sparselt.reproduce import load_setting
 from sparselt.runs.plan import Plan
 
 GRIDS = dict(
@@ -112,3 +113,17 @@ def test_settings_that_cannot_run_it_say_why(bench, changes, reason):
     setting = bench.setting(**changes)
     assert reason in EXPERIMENTS["stability"].unsupported_reason(setting)
     assert not list(EXPERIMENTS["stability"](Lab(setting)))
+
+
+def test_curves_take_every_level_of_every_rate_without_another_training():
+    setting = load_setting("digits_resnet8").check()
+    without = setting.changed(stability_curves=False)
+
+    def keys(setting):
+        plan = Plan(stage for m in EXPERIMENTS["stability"](Lab(setting)) for stage in m.stages)
+        return {stage.key for stage in plan.trainings()}
+
+    assert keys(setting) == keys(without)
+    errors = [m for m in EXPERIMENTS["stability"](Lab(setting)) if (m.variant, m.rewind_step) == ("imp", 0)]
+    levels = {(m.condition, m.level) for m in errors if "stability" not in m.condition}
+    assert levels == {(f"rate={rate}", level) for rate in ("standard", "low", "warmup") for level in range(1, 9)}

@@ -19,7 +19,7 @@ def row(variant, replicate, step, level, metric, value, to_level=None, condition
     return Row(*place, to_level=to_level, condition=condition)
 
 
-def invented(replicates=5, sign=-1, barrier=0.004, seed=0, at_a_level=-1) -> list[Row]:
+def invented(replicates=5, sign=-1, barrier=0.004, seed=0, at_a_level=-1, dense=0.3) -> list[Row]:
     """Fractions fall (sign -1) or rise with the eigenvalue, and at a level; barriers of tens of points at step 0."""
     rng, rows = random.Random(seed), []
     for k in range(replicates):
@@ -34,7 +34,8 @@ def invented(replicates=5, sign=-1, barrier=0.004, seed=0, at_a_level=-1) -> lis
                 rows += [row("imp", k, step, level, metric, value) for metric, value in values.items()]
             for variant, level, scales in (("perturbed", 6, (0.5, 1.0, 2.0)), ("perturbed_dense", 0, (1.0,))):
                 for scale in scales:
-                    height = (0.4 if step == 0 else barrier) * scale + 0.002 * rng.random()
+                    late = barrier if level else dense
+                    height = (0.4 if step == 0 else late) * scale + 0.002 * rng.random()
                     condition = f"scale={scale:g}"
                     rows.append(row(variant, k, step, level, "barrier", height, level, condition))
                     rows.append(row(variant, k, step, level, "relative_perturbation", 0.1, None, condition))
@@ -55,8 +56,8 @@ def without(rows, value, **columns) -> list[Row]:
 
 
 def test_fractions_that_fall_with_curvature_and_low_barriers_agree():
-    limits, returns = SECTION.claims(data(invented()))
-    assert (limits.verdict, returns.verdict) == ("agrees", "agrees")
+    limits, returns, dense = SECTION.claims(data(invented()))
+    assert (limits.verdict, returns.verdict, dense.verdict) == ("agrees", "agrees", "agrees")
     assert "-1.00 ± 0.00" in limits.here and limits.n == returns.n == 5
     # 7 networks a replicate: the dense one is shared by both rewind steps.
     assert "over all 35 networks -1.00" in limits.here
@@ -64,7 +65,7 @@ def test_fractions_that_fall_with_curvature_and_low_barriers_agree():
 
 
 def test_a_correlation_that_is_the_levels_alone_does_not_agree():
-    limits, _ = SECTION.claims(data(invented(at_a_level=0.3, replicates=6)))
+    limits, *_ = SECTION.claims(data(invented(at_a_level=0.3, replicates=6)))
     assert limits.verdict == "does not agree" and "at a given level 0." in limits.here
     text = SECTION.findings(data(invented(at_a_level=0.3, replicates=6)))[0]
     assert "At a given level (partial correlation within replicates) it is 0." in text
@@ -86,8 +87,8 @@ def test_the_partial_correlation_is_that_of_the_residuals_of_ranks():
 
 
 def test_fractions_that_rise_and_high_barriers_do_not_agree():
-    limits, returns = SECTION.claims(data(invented(sign=1, barrier=0.3, replicates=6)))
-    assert (limits.verdict, returns.verdict) == ("does not agree", "does not agree")
+    limits, returns, dense = SECTION.claims(data(invented(sign=1, barrier=0.3, dense=0.0, replicates=6)))
+    assert (limits.verdict, returns.verdict, dense.verdict) == ("does not agree",) * 3
 
 
 def test_one_replicate_is_judged_by_nobody():
@@ -120,7 +121,7 @@ def test_perturbations_of_one_scale_stand_at_their_rewind_steps_with_names_outsi
 
 def test_fractions_that_are_all_tied_have_no_correlation():
     rows = without(invented(), 0.0, metric="largest_prunable_fraction")
-    limits, _ = SECTION.claims(data(rows))
+    limits, *_ = SECTION.claims(data(rows))
     assert limits.verdict == "not judged" and "undefined" in limits.here
     assert any("At 35 of 35 networks not even 5%" in text for text in SECTION.findings(data(rows)))
 

@@ -17,6 +17,7 @@ from sparselt.report import drawing as draw
 from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
 from sparselt.report.rules import (
     STABLE,
+    Limit,
     above,
     all_of,
     below,
@@ -26,7 +27,7 @@ from sparselt.report.rules import (
     judged_step,
     no_barrier,
 )
-from sparselt.report.statistic import Values
+from sparselt.report.statistic import Values, averaged
 from sparselt.report.wording import count, mean_and_std, percent, points
 
 PAUL = "Paul et al. 2022 (Unmasking)"
@@ -160,6 +161,22 @@ def _piecewise(data: Data) -> Iterator[Claim]:
             "between successive levels that both match there is no error barrier",
             f"mean barrier {values:.2p} points over {count(len(matching), 'pair')} that match, rewound to step "
             f"{step:,}",
+        )
+    yield from _pairwise(data, limit)
+
+
+def _pairwise(data: Data, limit: Limit) -> Iterator[Claim]:
+    """All pairs of levels that match, level 0 apart; successive ones are among them."""
+    lines = data.by("level", "to_level", experiment="connectivity", variant="imp", condition=PAIRS, metric="barrier")
+    steps = {row.rewind_step for row in data.select(experiment="connectivity", condition=PAIRS, metric="barrier")}
+    matching = {entry.level for step in steps for entry in levels(data).select("imp", step) if entry.matching}
+    found = [values for pair, values in lines.items() if 0 < pair[0] != pair[1] and matching.issuperset(pair)]
+    if found:
+        mean = averaged(found)
+        yield no_barrier(mean, limit).claim(
+            PAUL,
+            "the solutions of all levels that match are pairwise linearly connected (Fig. 2, right)",
+            f"mean barrier {mean:.2p} points over {count(len(found), 'pair')}, rewound to step {max(steps):,}",
         )
 
 

@@ -28,11 +28,13 @@ def flatness(lab: Lab) -> Iterator[Measurement]:
     """
     setting, options = lab.setting, lab.setting.option(FlatnessOptions)
     for replicate in range(setting.replicates):
-        for step in sorted({min(setting.rewind_steps), max(setting.rewind_steps)}):
+        ends = sorted({min(setting.rewind_steps), max(setting.rewind_steps)})
+        for step in ends:
             for level in options.flatness_levels:
                 network = lab.ticket(replicate, step, level)
                 stage = _flatness(lab, replicate, step, level)
                 yield Measurement("flatness", "imp", replicate, step, level, stage, network=network)
+        for step in options.perturbation_steps or ends:
             if options.perturbation_scales:
                 yield from _perturbed(lab, replicate, step, 0, 1.0)
             for scale in options.perturbation_scales:

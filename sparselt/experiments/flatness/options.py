@@ -29,6 +29,9 @@ class FlatnessOptions(Options):
     perturbation_level: int = value(
         1, least=1, levels_above=1, help="level whose rewound network is perturbed, beside the dense network"
     )
+    perturbation_steps: tuple[int, ...] = value(
+        (), omit_default=True, step=True, help="rewind steps at which networks are perturbed; none: first and last"
+    )
     perturbation_scales: tuple[float, ...] = value(
         (), least=0, help="norms of perturbations, over that of the pruning projection"
     )

@@ -12,7 +12,18 @@ from collections.abc import Iterator
 from sparselt.experiments.flatness import figures
 from sparselt.experiments.flatness.figures import barriers_of, by_network, correlations, given_level, number_text
 from sparselt.report.data import Claim, Data, Section, listed
-from sparselt.report.rules import STABLE, Judged, all_of, below, dense_errors, epsilon, judged_step, lower, no_barrier
+from sparselt.report.rules import (
+    STABLE,
+    Judged,
+    above,
+    all_of,
+    below,
+    dense_errors,
+    epsilon,
+    judged_step,
+    lower,
+    no_barrier,
+)
 from sparselt.report.statistic import Statistic, Values
 from sparselt.report.wording import count, listing, p_text, percent
 
@@ -69,8 +80,18 @@ def claims(data: Data) -> Iterator[Claim]:
         if first < last and (first, 1.0) in barriers:
             test = _tested(lower(barriers[last, 1.0], barriers[first, 1.0]))
             here += f", {barriers[first, 1.0]:.1p} at {first:,} ({test})"
-        yield no_barrier(barriers[last, 1.0], epsilon(dense_errors(data).statistic)).claim(
-            PAPER, "SGD returns to the same mode despite strong perturbations early in training", here
+        limit = epsilon(dense_errors(data).statistic)
+        sentence = "SGD returns to the same mode despite strong perturbations early in training"
+        yield no_barrier(barriers[last, 1.0], limit).claim(PAPER, sentence, here)
+        for step in sorted(step for step, scale in barriers if scale == 1.0 and 0 < step < last):
+            here = f"barrier at scale 1 {barriers[step, 1.0]:.1p} points at rewind step {step:,}"
+            yield no_barrier(barriers[step, 1.0], limit).claim(PAPER, f"{sentence}, from an earlier step on", here)
+    dense = barriers_of(data, "perturbed_dense")
+    if (last, 1.0) in dense:
+        yield above(dense[last, 1.0], epsilon(dense_errors(data).statistic)).claim(
+            "Paul et al. 2022 (Unmasking), appendix D",
+            "the dense network itself is not robust to a perturbation as large as its first pruning",
+            f"barrier at scale 1 {dense[last, 1.0]:.1p} points at rewind step {last:,}",
         )
 
 

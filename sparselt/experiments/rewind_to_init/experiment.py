@@ -27,7 +27,8 @@ def rewind_to_init(lab: Lab) -> Iterator[Measurement]:
     Variants: `dense`, `imp`, `reinit` (the mask on a fresh initialization).
     Conditions: `batch_size=32 lr=0.1`, a warm-up as `warmup_steps=300` behind, the loss's λ as `repulsion=2`: λ above 0
     repels at the largest batch size, below 0 it attracts at the smallest, from or to all earlier solutions.
-    Metrics: `test_error`; `barrier` between successive rounds; `angular_distance` (2·angle/π on shared weights) of all
+    Metrics: `test_error`; `barrier` between successive rounds; `instability` of a batch size's dense network, between
+    two copies in different data orders (`init_copies`); `angular_distance` (2·angle/π on shared weights) of all
     pairs of rounds, `angular_distance_to_initialization`; `threshold`, `threshold_ratio`, `bimodality` and
     `weight_share` of the weights, see `sparselt.analysis.histograms`.
     """
@@ -41,6 +42,8 @@ def rewind_to_init(lab: Lab) -> Iterator[Measurement]:
     for replicate in range(setting.replicates):
         for other in labs.values():
             yield from _rounds(other, _condition(other), replicate)
+            if options.init_copies:
+                yield _copies(other, replicate)
         for steps, other in warm.items():
             yield from _rounds(other, f"{_condition(other)} warmup_steps={steps}", replicate)
         for strength in options.repulsion_strengths:
@@ -78,6 +81,15 @@ def _rounds(lab: Lab, condition: str, replicate: int) -> Iterator[Measurement]:
         work=len(networks),
     )
     yield Measurement("rewind_to_init", "imp", replicate, 0, 0, stage, condition=condition)
+
+
+def _copies(lab: Lab, replicate: int) -> Measurement:
+    """The line between the dense network and its copy in another data order."""
+    first, name = lab.dense(replicate), f"dense, {_condition(lab)}, replicate {replicate}"
+    copy = lab.rewound(replicate, 0, None, f"{name}, in another data order", level=0, copy=1)
+    path = lab.path(first, copy, f"path between copies, {name}")
+    place = ("rewind_to_init", "dense", replicate, 0, 0)
+    return Measurement(*place, path, to_level=0, network=first, condition=_condition(lab), metrics=("instability",))
 
 
 def _repelled(lab: Lab, strength: float, levels: int, replicate: int) -> Iterator[Measurement]:

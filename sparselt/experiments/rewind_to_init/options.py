@@ -12,6 +12,9 @@ class RewindToInitOptions(Options):
 
     init_lr: float = value(0.0, least=0, help="learning rate of init_batch_sizes")
     init_batch_sizes: tuple[int, ...] = value((), least=0, help="batch sizes, at equal epochs")
+    init_copies: bool = value(
+        False, omit_default=True, help="train a second copy of each dense network, whose distance is its instability"
+    )
     init_warmup_steps: tuple[int, ...] = value(
         (), least=0, step=True, help="warm-ups, at the setting's own batch size and learning rate"
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from sparselt.experiments.rewind_to_init.figures import drawings
 from sparselt.experiments.rewind_to_init.values import Condition, Conditions, measured, weights
 from sparselt.report.data import Claim, Data, Section, listed
-from sparselt.report.rules import MEDIUM, above, all_of, epsilon, judged_level, lower, no_barrier, within
+from sparselt.report.rules import MEDIUM, STABLE, above, all_of, below, epsilon, judged_level, lower, no_barrier, within
 
 PAPER = "Maene et al. 2021"
 
@@ -73,6 +73,22 @@ def _stable(small: Condition, large: Condition) -> Iterator[Claim]:
         f"{large.name}, {increases[1]:.2p} at {small.name}",
     )
     yield _rewound_entirely(large, "with it")
+    shapes = [condition.at("bimodality", level) for condition in (small, large)]
+    if all(shapes):
+        yield lower(*shapes).claim(
+            PAPER,
+            "with it, the weights part into two humps, and the pruning threshold falls between them",
+            f"bimodality coefficient {shapes[1]:.2f} at {large.name}, {shapes[0]:.2f} at {small.name} (a uniform "
+            f"distribution has 0.56), at {weights(large, level)} of the weights",
+        )
+    copies = [condition.instability for condition in (small, large)]
+    if all(copies):
+        yield all_of(above(copies[0], STABLE), below(copies[1], STABLE)).claim(
+            PAPER,
+            "small batches are unstable to SGD noise at initialization, large ones are stable",
+            f"instability of the dense network from step 0: {copies[0]:.1p} points at {small.name}, {copies[1]:.1p} at "
+            f"{large.name}",
+        )
 
 
 def _warm_up(without: Condition, warm: Condition) -> Iterator[Claim]:

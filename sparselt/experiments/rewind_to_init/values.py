@@ -74,6 +74,11 @@ class Condition:
         """Test errors of the dense networks."""
         return self.errors("dense").statistic
 
+    @property
+    def instability(self) -> Values:
+        """Of two copies of the dense network that part at initialization."""
+        return self._values.get(("instability", "dense", 0, 0), Values())
+
     def increase(self, level: int | None = None) -> Values:
         """Test errors over those of the same replicates' dense networks."""
         return self.errors("imp", level) - self.errors("dense")

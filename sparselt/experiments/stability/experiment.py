@@ -21,6 +21,7 @@ def stability(lab: Lab) -> Iterator[Measurement]:
     Variants: `dense`, `imp`, and `random`, a random mask of the same layerwise densities on the same rewound weights.
     Conditions: `rate=standard` at each of `stability_rewind_steps`; `rate=low` and `rate=warmup` at step 0; with
     `stability=pruning` or `stability=order` beside it on a distance.
+    With `stability_curves` also the errors of all levels before, rewound to step 0 at each rate.
     Metrics: `l2_distance` and `angle` (degrees) over the weights of the mask; `test_error` of the subnetwork.
     """
     options = lab.setting.option(StabilityOptions)
@@ -36,6 +37,12 @@ def stability(lab: Lab) -> Iterator[Measurement]:
                     }
                     for variant, mask in masks.items():
                         yield from _measured(rated, condition, variant, mask, replicate, step, level)
+            if options.stability_curves:
+                # Their trainings have been made already: the last level's mask needs them.
+                for level in range(1, max(options.stability_levels, default=0)):
+                    if level not in options.stability_levels:
+                        ticket = rated.ticket(replicate, 0, level)
+                        yield Measurement("stability", "imp", replicate, 0, level, ticket, condition=condition)
 
 
 def unsupported_reason(setting: Setting) -> str:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from sparselt.report import drawing as draw
-from sparselt.report.data import Data, Drawing
+from sparselt.report.data import Data, Drawing, once
 from sparselt.report.statistic import Values
 from sparselt.report.wording import percent
 
@@ -65,7 +65,37 @@ def drawings(data: Data) -> dict[str, Drawing]:
             found[name] = _against_rewind(compared, density(data, level))
     if levels and len(rates(data, levels[-1])) > 1:
         found["stability_by_learning_rate"] = _by_rate(rates(data, levels[-1]), density(data, levels[-1]))
+    if len(curves(data)) > 1:
+        found["stability_curves"] = _curves(data)
     return found
+
+
+@once
+def curves(data: Data) -> dict[str, dict[int, Values]]:
+    """By learning rate, the test errors of every level of IMP rewound to step 0; empty unless whole curves were run."""
+    errors = data.by(".rate", "level", experiment="stability", variant="imp", metric="test_error", rewind_step=0)
+    found = {rate: {level: errors[rate, level] for r, level in sorted(errors) if r == rate} for rate in RATES}
+    return {rate: curve for rate, curve in found.items() if len(curve) > 1}
+
+
+def _curves(data: Data) -> Drawing:
+    rows = data.select(experiment="stability", variant="imp", metric="test_error")
+    densities = {row.level: row.density for row in rows}
+    figure, (axes,) = draw.canvas(3.6, 1)
+    lines = [
+        (draw.look(place, f"{RATES[rate]} rate"), [(densities[level], values) for level, values in curve.items()])
+        for place, (rate, curve) in enumerate(curves(data).items())
+    ]
+    ends = draw.bars(axes, lines, move=lambda density, side: density * 1.012**side)
+    draw.error_axis(axes, [values.statistic for curve in curves(data).values() for values in curve.values()])
+    draw.density_axis(axes, densities.values(), max(densities.values()) * 1.06, min(densities.values()) / 1.06)
+    draw.label_ends(axes, ends)
+    return Drawing(
+        figure,
+        "Test error against weights remaining, rewound to step 0, by learning rate",
+        "After Stabilizing, which shows for ResNet-20 and VGG-19 that IMP succeeds from initialization at a low "
+        "learning rate or with a warm-up. Mean and standard deviation over replicates.",
+    )
 
 
 def _against_rewind(compared: list[Place], weights: str) -> Drawing:

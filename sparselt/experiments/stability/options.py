@@ -27,6 +27,9 @@ class StabilityOptions(Options):
     stability_rates: tuple[str, ...] = value(
         ("standard",), choices=RATES, help="learning rates; those beside standard rewind to step 0"
     )
+    stability_curves: bool = value(
+        False, omit_default=True, help="test errors of every level up to the last, at each learning rate"
+    )
     low_lr: float = value(
         0.0, least=0, help="learning rate of the rate low, and the peak of warmup's where warmup_lr is 0"
     )
