@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._order import first_overlap, is_dense, same_order
-from .layout import PAD, SECTOR, Layout
+from .layout import PAD, Layout
 
 if TYPE_CHECKING:
     from . import Operation
@@ -125,7 +125,7 @@ def check(
                 f"expected contiguous {kind} {shape} on {device}"
             )
     if options.live_state and device.type == "cpu" and blocks is not None and len(blocks) and not _compiling():
-        needed = int(blocks[-1].sum()) + SECTOR  # on a GPU the host would wait for this number
+        needed = int(blocks[-1].sum())  # on a GPU the host would wait for this number
         if state.shape[-1] < needed:
             raise ValueError(
                 f"{name_of_state} has {state.shape[-1]} places: its blocks need up to {needed}, see block_table"

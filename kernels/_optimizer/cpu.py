@@ -20,7 +20,7 @@ from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from .._compile import callback
-from .._memory import AS, BYTES, pointer, read, take, write
+from .._memory import AS, BYTES, LINE, pointer, prefetch, read, take, write
 from .._threads import share
 from .arguments import Launch
 from .layout import PAD, Layout
@@ -36,7 +36,7 @@ NEXT, BLOCKS, PARAMETERS, STATE, STRIDE, MASK, TABLE, STEPS, HYPERPARAMETERS, GR
 FIRST_STEP, REWRITE, LIVE_STATE = 1, 2, 4
 ALWAYS, NEVER = -1, -2  # in place of a column: every group has state, or none has
 WEIGHTS, GRADIENTS, OFFSETS, SIZES, GROUP, FIRST_BLOCK = range(6)  # rows of the columns
-LONG, DOUBLE, COUNTS = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int32)
+LONG, DOUBLE, COUNTS, EIGHTS = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int32), np.empty(0, np.uint64)
 
 # These functions are not cached. The callback around them is, under a key that includes the rule.
 inlined = njit(nogil=True, error_model="numpy")
@@ -126,7 +126,7 @@ def _work(job_pointer, like, wide, row, nothing, kept, version):
     count, flags, stride = job[PARAMETERS], job[FLAGS], job[STRIDE]
     columns = carray(job_pointer, HEADER + 6 * count)[HEADER:].reshape((6, count))
     hyperparameters = carray(pointer(job[HYPERPARAMETERS], DOUBLE), (job[GROUPS], len(row)))
-    scratch = np.empty((len(nothing), PAD), number)
+    spare = np.empty(PAD + 8, np.uint16), np.empty(2 * PAD, like.dtype)
     while True:
         block = take(job_pointer, TAKEN)
         stop = min(job[BLOCKS], block + TAKEN)
@@ -165,16 +165,16 @@ def _work(job_pointer, like, wide, row, nothing, kept, version):
                 if step != prepared_for:
                     prepared, prepared_for = _prepare(h, step), step
                 given = h, nothing, prepared
-                _block(weights, gradients, state, live, given, alive, step == 1, keeps, flags, scratch)
+                _block(weights, gradients, state, live, given, alive, step == 1, keeps, flags, spare)
                 block += 1
 
 
 @inlined
-def _block(weights, gradients, state, live, given, alive, fresh, keeps, flags, scratch):
+def _block(weights, gradients, state, live, given, alive, fresh, keeps, flags, spare):
     """Updates at most `PAD` weights of one parameter. alive: the number of live ones, or -1 if unknown.
 
     given: the row of hyperparameters, the state of a weight before its first step, what the rule gets for the step.
-    fresh: whether this is the first step.
+    fresh: whether this is the first step. spare: memory for `_compacted`.
     """
     size = weights.size
     if alive == 0:
@@ -190,11 +190,7 @@ def _block(weights, gradients, state, live, given, alive, fresh, keeps, flags, s
     elif full or not flags & LIVE_STATE:
         _with_state(weights, gradients, state, live, full, given, fresh)
     else:
-        for k in range(len(given[1])):
-            _expand(scratch[k, :size], state[k], live)
-        _with_state(weights, gradients, scratch, live, full, given, fresh)
-        for k in range(len(given[1])):
-            _compress(state[k], scratch[k, :size], live)
+        _compacted(weights, gradients, state, live, given, fresh, spare)
 
 
 @inlined
@@ -225,27 +221,56 @@ def _with_state(weights, gradients, state, live, full, given, fresh):
         write(weights, i, weight if stays else zero)
 
 
-# Live state is spread over a block in the first-level cache and gathered again. A branch on the mask would take five
-# times as long with random masks, so for a masked weight the loops use the place of the next live one.
+@inlined
+def _compacted(weights, gradients, state, live, given, fresh, spare):
+    """Gathers live weights and their gradients beside their state, which has no gaps, and spreads the new weights.
+
+    A branch on the mask would take five times as long with random masks.
+    """
+    places, memory = spare
+    count = _live_places(places, live, weights, gradients)
+    own = carray(pointer(memory.ctypes.data, weights), count)
+    theirs = carray(pointer(memory.ctypes.data + PAD * weights.itemsize, weights), count)
+    for j in range(count):
+        own[j], theirs[j] = weights[places[j]], gradients[places[j]]
+    _with_state(own, theirs, state, live, True, given, fresh)
+    weights[:] = weights.dtype.type(0)
+    for j in range(count):
+        weights[places[j]] = own[j]
+
+
+def _table() -> np.ndarray:
+    """uint64 [512]: for each byte the places of its ones, in order, as eight uint16 in two numbers."""
+    places = np.zeros((256, 8), np.uint16)
+    for byte in range(256):
+        ones = [k for k in range(8) if byte >> k & 1]
+        places[byte, : len(ones)] = ones
+    return places.view(np.uint64).ravel()
+
+
+ONES = _table()
+PACK, ADD, FOUR, TOP = (np.uint64(n) for n in (0x0102040810204080, 0x0101010101010101, 0x0001000100010001, 56))
 
 
 @inlined
-def _expand(wide, state, live):
-    place = 0
-    for i in range(wide.size):
-        wide[i] = state[place]
-        place += live[i]
+def _live_places(places, live, weights, gradients):
+    """Writes the places of the ones in `live` to `places`, eight at a time, and returns their number.
 
-
-@inlined
-def _compress(state, wide, live):
-    """Gathers within `wide` first: the place after a block's last live weight belongs to another thread's block."""
-    place = 0
-    for i in range(wide.size):
-        wide[place] = wide[i]
-        place += live[i]
-    for i in range(place):
-        state[i] = wide[i]
+    Meanwhile it begins to load the next block, which the processor itself does not: its accesses follow no pattern.
+    """
+    eights = carray(pointer(live.ctypes.data, EIGHTS), (live.size + 7) // 8)
+    address, count = places.ctypes.data, 0
+    for i in range(eights.size):
+        if 8 * i * weights.itemsize % LINE == 0:
+            prefetch(weights.ctypes.data + (PAD + 8 * i) * weights.itemsize)
+            prefetch(gradients.ctypes.data + (PAD + 8 * i) * weights.itemsize)
+        byte, start = (eights[i] * PACK) >> TOP, np.uint64(8 * i) * FOUR
+        written = carray(pointer(address + 2 * count, EIGHTS), 2)
+        written[0], written[1] = ONES[2 * byte] + start, ONES[2 * byte + np.uint64(1)] + start
+        count += np.int64((eights[i] * ADD) >> TOP)
+    while count > 0 and places[count - 1] >= live.size:  # the last eight may reach into the padding
+        count -= 1
+    return count
 
 
 def _apply(h, weight, gradient, state, prepared):

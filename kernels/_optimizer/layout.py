@@ -68,14 +68,13 @@ def block_table(live: Tensor) -> tuple[Tensor, int]:
     """The `blocks` argument from a flat bool tensor over an arena, and the length of an arena for live state.
 
     blocks: int64 [length / PAD, 2]: each block's number of live weights, and where their state starts, a multiple of
-    `SECTOR`. The length includes two spare sectors: the last block may fill one, and a CPU reads one place ahead. It
-    is a multiple of 16, so that a GPU moves every buffer 16 bytes at a time.
+    `SECTOR`. The length is a multiple of 16, so that a GPU moves every buffer 16 bytes at a time.
     """
     counts = live.view(-1, PAD).sum(1)
     ends = torch.cumsum((counts + SECTOR - 1) // SECTOR * SECTOR, 0)
     starts = torch.cat([ends.new_zeros(1), ends[:-1]]) if len(ends) else ends
-    needed = (int(starts[-1] + counts[-1]) if len(ends) else 0) + 2 * SECTOR
-    return torch.stack([counts, starts], dim=1), -(-needed // 16) * 16
+    needed = int(starts[-1] + counts[-1]) if len(ends) else 0
+    return torch.stack([counts, starts], dim=1), (needed // 16 + 1) * 16
 
 
 def live_places(live: Tensor, blocks: Tensor) -> Tensor:
