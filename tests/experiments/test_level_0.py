@@ -26,6 +26,8 @@ GRIDS = {
     "stability_rewind_steps": (6,),
     "flatness_levels": (0, 1),
     "perturbation_scales": (1.0,),
+    "retraining_chains": ("imp", "lr_rewinding"),
+    "retraining_levels": 1,
     "criteria": ("magnitude",),
     "criteria_levels": (1,),
 }

@@ -28,7 +28,7 @@ def sizes(data: Data) -> dict[tuple[str, str, int], Values]:
 @once
 def densities(data: Data) -> dict[int, float]:
     """Weights remaining at each level that was looked at."""
-    return {row.level: row.density for row in data.select(experiment="retraining", variant="imp", metric="pruned_size")}
+    return {row.level: row.density for row in data.select(experiment="retraining", metric="pruned_size")}
 
 
 @listed
