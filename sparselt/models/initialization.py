@@ -24,10 +24,11 @@ def initialize_(model: "nn.Module", initialization: Initialization = "torch", no
 
     convolution, norms = nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm
     first = next((module for module in model.modules() if isinstance(module, convolution)), None)
-    draw = {"kaiming_normal": nn.init.kaiming_normal_, "glorot_normal": nn.init.xavier_normal_}.get(initialization)
     for module in model.modules():
-        if draw is not None and isinstance(module, convolution | nn.Linear):
-            draw(module.weight)
+        if initialization == "kaiming_normal" and isinstance(module, convolution | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+        if initialization == "glorot_normal" and isinstance(module, convolution | nn.Linear):
+            nn.init.xavier_normal_(module.weight)
         if initialization == "low_res" and isinstance(module, convolution) and module is not first:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if norm_scale == "uniform" and isinstance(module, norms) and module.affine:

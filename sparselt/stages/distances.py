@@ -1,6 +1,6 @@
 """Stages that compare the weights of trained networks, or count them. They read no data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 from sparselt.stages.stage import Stage, StageFile, Task, Value, numbered
@@ -151,10 +151,11 @@ class CompareRetrained(OfRounds):
         values = []
         for level, mask in enumerate(masks[1:], 1):
             for retrained, state in (("yes", states[level]), ("no", states[level - 1])):
-                place = {"level": level, "density": mask.density, "condition": f"retrained={retrained}"}
-                values.append(Value("pruned_size", pruned_size(state, mask, self.fraction), **place))
+                place = Value("pruned_size", pruned_size(state, mask, self.fraction), level=level)
+                place = replace(place, density=mask.density, condition=f"retrained={retrained}")
+                values.append(place)
                 if level in self.drawn:
                     for position, share in magnitude_shares(state, mask, self.bins):
-                        values.append(Value("magnitude_share", share, position=position, **place))
+                        values.append(replace(place, metric="magnitude_share", value=share, position=position))
         task.write_values(values)
         return len(masks)

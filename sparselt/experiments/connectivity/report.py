@@ -168,7 +168,8 @@ def _piecewise(data: Data) -> Iterator[Claim]:
 def _pairwise(data: Data, limit: Limit) -> Iterator[Claim]:
     """All pairs of levels that match, level 0 apart; successive ones are among them."""
     lines = data.by("level", "to_level", experiment="connectivity", variant="imp", condition=PAIRS, metric="barrier")
-    steps = {row.rewind_step for row in data.select(experiment="connectivity", condition=PAIRS, metric="barrier")}
+    rows = data.select(experiment="connectivity", condition=PAIRS, metric="barrier")
+    steps = {row.rewind_step or 0 for row in rows}
     matching = {entry.level for step in steps for entry in levels(data).select("imp", step) if entry.matching}
     found = [values for pair, values in lines.items() if 0 < pair[0] != pair[1] and matching.issuperset(pair)]
     if found:

@@ -111,12 +111,12 @@ def _rewinding(data: Data) -> Iterator[Claim]:
     step, level = judged_step(data, steps), judged_level(summary.density)
     late, start = summary.at("imp", step, level), summary.at("imp", 0, level)
     if data.wins_at_init and start and level:
-        matched = [entry.level for entry in summary.select("imp", 0) if entry.matching]
+        alike = [entry.level for entry in summary.select("imp", 0) if entry.matching]
         yield below(_errors(data, start) - dense, epsilon(summary.dense)).claim(
             _STABILIZING,
             "IMP that rewinds to initialization finds subnetworks that err no more than the dense network",
             f"at {percent(start.density)} of the weights error {mean_and_std(start.error)}% (dense "
-            f"{mean_and_std(summary.dense)}%); levels whose mean matches: {ranges(matched) or 'none'}",
+            f"{mean_and_std(summary.dense)}%); levels whose mean matches: {ranges(alike) or 'none'}",
         )
     if data.wins_at_init or not step or not level or not late or not start:
         return
