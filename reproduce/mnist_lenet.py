@@ -47,7 +47,7 @@ PAPER = Setting(
         StabilityOptions(stability_levels=(8,), stability_rewind_steps=(0, 500)),
     ),
     differences=(
-        "Weights are ranked globally; Frankle and Carbin 2019 rank LeNet's by layer and prune the last at half the rate.",
+        "Weights are ranked globally; Frankle and Carbin 2019 rank them by layer and prune the last at half the rate.",
         "Pixels are standardized, where the authors' first code divides by 255; biases start as torch draws them.",
         "All 60,000 training images are trained on; Frankle and Carbin 2019 hold out 5,000 of them.",
     ),
