@@ -12,8 +12,13 @@ from sparselt.benchmarks.conditions import conditions
 
 Shapes = list[tuple[int, ...]]
 
-NAMES = {"ResNet-8": "resnet8", "ResNet-20": "resnet20", "ResNet-50": "resnet50"}
-_INPUTS = {"resnet8": (1, 8, 10), "resnet20": (3, 32, 10), "resnet50": (3, 224, 1000)}  # channels, side, classes
+NAMES = {"LeNet-300-100": "lenet_300_100", "ResNet-8": "resnet8", "ResNet-20": "resnet20", "ResNet-50": "resnet50"}
+_INPUTS = {  # channels, side, classes
+    "lenet_300_100": (1, 28, 10),
+    "resnet8": (1, 8, 10),
+    "resnet20": (3, 32, 10),
+    "resnet50": (3, 224, 1000),
+}
 
 
 @dataclass(frozen=True)

@@ -34,13 +34,15 @@ class Target:
         return f"≥ {self.ratio:g}×", record["ratio"], record["ratio"] >= self.ratio
 
 
-_FUSED, _DENSE = "fused SGD + mask", "fused SGD, dense"
+_FUSED, _DENSE, _FUSED_ADAM = "fused SGD + mask", "fused SGD, dense", "fused Adam + mask"
 _LARGE, _LOOP = "ResNet-50, path", "lerp-and-mask loop"
 
 TARGETS = (
     Target("masked_sgd", "cpu", {"case": "ResNet-50", "density": 1.0}, _FUSED, 1.5),
     Target("masked_sgd", "cpu", {"case": "ResNet-20"}, _FUSED, 2.0),
     Target("masked_sgd", "cpu", {"case": "ResNet-20, warm caches"}, _FUSED, 2.0),
+    Target("masked_adam", "cpu", {"case": "ResNet-50", "density": 1.0}, _FUSED_ADAM, 1.4),
+    Target("masked_adam", "cpu", {"case": "LeNet-300-100"}, _FUSED_ADAM, 1.8),
     Target("interpolate", "cpu", {"case": _LARGE, "K": 9}, _LOOP, 2.0),
     Target("interpolate", "cpu", {"case": _LARGE, "K": 30}, _LOOP, 2.5),
     Target("magnitude_threshold", "cpu", {"case": "ResNet-50, density 1"}, "numpy.sort", 5.0),

@@ -20,10 +20,11 @@ from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from .._compile import callback
-from .._memory import AS, BYTES, LINE, pointer, prefetch, read, take, write
+from .._memory import AS, BYTES, pointer, read, take, write
 from .._threads import share
 from .arguments import Launch
 from .layout import PAD, Layout
+from .places import places_of
 
 if TYPE_CHECKING:
     from . import Operation
@@ -36,7 +37,7 @@ NEXT, BLOCKS, PARAMETERS, STATE, STRIDE, MASK, TABLE, STEPS, HYPERPARAMETERS, GR
 FIRST_STEP, REWRITE, LIVE_STATE = 1, 2, 4
 ALWAYS, NEVER = -1, -2  # in place of a column: every group has state, or none has
 WEIGHTS, GRADIENTS, OFFSETS, SIZES, GROUP, FIRST_BLOCK = range(6)  # rows of the columns
-LONG, DOUBLE, COUNTS, EIGHTS = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int32), np.empty(0, np.uint64)
+LONG, DOUBLE, COUNTS = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int32)
 
 # These functions are not cached. The callback around them is, under a key that includes the rule.
 inlined = njit(nogil=True, error_model="numpy")
@@ -100,13 +101,13 @@ def _body(operation: "Operation", dtype: torch.dtype):
     kept = names.index(operation.kept_by) if operation.kept_by else ALWAYS if operation.buffers else NEVER
     row = operation.columns._make(number(0) for _ in names)
     nothing = (number(0),) * max(1, operation.buffers)  # Numba has no loops over an empty tuple
-    version = _version(operation.rule, operation.prepare)
+    version = _version(operation.rule, operation.prepare, places_of.py_func)
     _operations[operation.columns] = operation
     return callback(lambda job: _work(job, like, wide, row, nothing, kept, version))
 
 
 def _version(*functions: Callable | None) -> int:
-    """A hash of the rule's code and file, for the callback to close over: Numba's cache compares closed-over values."""
+    """A hash of functions and their files, for the callback to close over: Numba's cache compares such values."""
     text = b""
     for code in (function.__code__ for function in functions if function is not None):
         file = Path(code.co_filename)
@@ -228,7 +229,7 @@ def _compacted(weights, gradients, state, live, given, fresh, spare):
     A branch on the mask would take five times as long with random masks.
     """
     places, memory = spare
-    count = _live_places(places, live, weights, gradients)
+    count = places_of(places, live, weights, gradients)
     own = carray(pointer(memory.ctypes.data, weights), count)
     theirs = carray(pointer(memory.ctypes.data + PAD * weights.itemsize, weights), count)
     for j in range(count):
@@ -237,40 +238,6 @@ def _compacted(weights, gradients, state, live, given, fresh, spare):
     weights[:] = weights.dtype.type(0)
     for j in range(count):
         weights[places[j]] = own[j]
-
-
-def _table() -> np.ndarray:
-    """uint64 [512]: for each byte the places of its ones, in order, as eight uint16 in two numbers."""
-    places = np.zeros((256, 8), np.uint16)
-    for byte in range(256):
-        ones = [k for k in range(8) if byte >> k & 1]
-        places[byte, : len(ones)] = ones
-    return places.view(np.uint64).ravel()
-
-
-ONES = _table()
-PACK, ADD, FOUR, TOP = (np.uint64(n) for n in (0x0102040810204080, 0x0101010101010101, 0x0001000100010001, 56))
-
-
-@inlined
-def _live_places(places, live, weights, gradients):
-    """Writes the places of the ones in `live` to `places`, eight at a time, and returns their number.
-
-    Meanwhile it begins to load the next block, which the processor itself does not: its accesses follow no pattern.
-    """
-    eights = carray(pointer(live.ctypes.data, EIGHTS), (live.size + 7) // 8)
-    address, count = places.ctypes.data, 0
-    for i in range(eights.size):
-        if 8 * i * weights.itemsize % LINE == 0:
-            prefetch(weights.ctypes.data + (PAD + 8 * i) * weights.itemsize)
-            prefetch(gradients.ctypes.data + (PAD + 8 * i) * weights.itemsize)
-        byte, start = (eights[i] * PACK) >> TOP, np.uint64(8 * i) * FOUR
-        written = carray(pointer(address + 2 * count, EIGHTS), 2)
-        written[0], written[1] = ONES[2 * byte] + start, ONES[2 * byte + np.uint64(1)] + start
-        count += np.int64((eights[i] * ADD) >> TOP)
-    while count > 0 and places[count - 1] >= live.size:  # the last eight may reach into the padding
-        count -= 1
-    return count
 
 
 def _apply(h, weight, gradient, state, prepared):
