@@ -91,4 +91,12 @@ def setting(scale: str) -> Setting:
         "rewind_steps": f"{_OURS}; stability saturates at step 100",
         "stability_levels": f"{_OURS}; that of ResNet-20",
     }
-    return dataclasses.replace(base, name="cifar10_vgg19", model="vgg19", sources=sources, **values)
+    differences = base.differences
+    if scale == "paper":
+        differences += (
+            "The classifier is pruned, as the paper says of all layers; open_lth leaves it dense by default, which is "
+            "`--set model=vgg19_dense_classifier`.",
+        )
+    return dataclasses.replace(
+        base, name="cifar10_vgg19", model="vgg19", sources=sources, differences=differences, **values
+    )

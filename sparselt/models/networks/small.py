@@ -69,6 +69,17 @@ def vgg19(classes: int, channels: int) -> "nn.Module":
     return VGG19(classes, channels)
 
 
+@model(least_side=16)
+def vgg19_dense_classifier(classes: int, channels: int) -> "nn.Module":
+    """`vgg19` whose fully connected layer is never pruned, as open_lth has it by default (models/cifar_vgg.py).
+
+    20,018,880 prunable weights for 3 channels, 10 classes.
+    """
+    network = vgg19(classes, channels)
+    network.fc.prunable = False
+    return network
+
+
 @model(least_side=8)
 def resnet18(classes: int, channels: int) -> "nn.Module":
     """ResNet-18 (He et al. 2016) with the usual first layer for small images: 3×3, stride 1, no pooling.
