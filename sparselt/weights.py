@@ -10,8 +10,8 @@ from sparselt.errors import SettingError
 def prunable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yields name and weight of every convolution and fully connected layer, shortcuts and classifier included.
 
-    Biases and normalization parameters are not prunable (as in Frankle et al. 2019 and Paul et al. 2022), nor is a layer
-    with the attribute `prunable = False`, by which a network keeps a layer dense. A weight that two layers share is
+    Biases and normalization parameters are not prunable (as in Frankle et al. 2019 and Paul et al. 2022), nor is a
+    layer with the attribute `prunable = False`, by which a network keeps it dense. A weight that two layers share is
     yielded once, under its first name.
     """
     layers = (module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd | nn.Linear))

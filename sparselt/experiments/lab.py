@@ -8,8 +8,9 @@ from typing import Any
 
 from sparselt.data import open_dataset, source_record
 from sparselt.errors import SettingError
+from sparselt.experiments.checks import check_rewind_step
 from sparselt.experiments.measurement import check_stages
-from sparselt.experiments.setting import Setting, check_rewind_step
+from sparselt.experiments.setting import Setting
 from sparselt.models import model_digest
 from sparselt.scopes import Rule, Scope, check_fraction, check_rule, check_scope
 from sparselt.stages.criteria import PruneByCriterion

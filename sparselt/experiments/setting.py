@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-import numbers
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Self, TypeVar
@@ -11,15 +10,21 @@ from typing import Any, Literal, Self, TypeVar
 from sparselt.data import Source
 from sparselt.data.sources import check_source
 from sparselt.errors import SettingError
+from sparselt.experiments.checks import (
+    check_options_of_optimizer,
+    check_room,
+    check_square,
+    check_values,
+    check_weights_left,
+)
 from sparselt.experiments.options import Options
-from sparselt.experiments.trials import check_criterion
 from sparselt.experiments.values import Rule, nearest, parse, rules, typed, value
-from sparselt.models import check_model, least_weights, prunable_shapes
+from sparselt.models import prunable_shapes
 from sparselt.models.initialization import Initialization, NormScale
-from sparselt.optim import RECIPE_OPTIONS, check_optimizer, unread_options
+from sparselt.optim import unread_options
 from sparselt.scopes import Rule as PruningRule
-from sparselt.scopes import Scope, check_fraction, check_rule, weights_left
-from sparselt.training.recipe import TECHNIQUES, Recipe, training_side
+from sparselt.scopes import Scope
+from sparselt.training.recipe import TECHNIQUES, Recipe
 from sparselt.training.schedule import Schedule
 
 Kind = TypeVar("Kind", bound=Options)
@@ -290,39 +295,7 @@ class Setting:
         return self._replaced({name: typed(name, found, kind) for name, (found, kind, _) in self.values().items()})
 
     def _checked(self) -> Self:
-        check_fraction(self.fraction)
-        for name, (found, _, rule) in self.values().items():
-            rule.check(name, found)
-        if self.padding > self.train_size:
-            raise SettingError(f"padding is {self.padding}, more than the image's {self.train_size} pixels")
-        if self.criterion != "magnitude":
-            shape = (self.classes, self.channels, self.train_size)
-            check_criterion(self.criterion, self.model, *shape, TECHNIQUES[self.techniques])
-            if self.rule != "exact":
-                raise SettingError(
-                    f"rule is {self.rule!r}, but criterion {self.criterion!r} has rule 'exact' only; give both"
-                )
-        check_rule(self.rule, self.scope)
-        self._check_options_of_optimizer(())
-        self._check_schedule()
-        sides = [self.train_size, self.eval_size]
-        if TECHNIQUES[self.techniques].progressive_resizing:
-            sides.append(training_side(self.train_size, 0, self.steps))
-        for side in sides:
-            check_model(self.model, self.channels, side, self.classes)
-        if self.batch_size > self.fitted_count:
-            raise SettingError(f"batch_size is {self.batch_size}, more than the {self.fitted_count} training images")
-        if self.validation_count and _streaming(self):
-            raise SettingError(
-                f"validation_count is {self.validation_count}, but images are held out in memory only, and "
-                f"{self.name} streams them; expected 0"
-            )
-        if self.batch_size % self.micro_batches:
-            raise SettingError(f"micro_batches is {self.micro_batches}: {self.batch_size} images are no multiple of it")
-        if not self.rewind_steps:
-            raise SettingError("rewind_steps is empty; expected at least one step, such as 0")
-        for step in self.rewind_steps:
-            check_rewind_step(step, self.steps)
+        check_values(self)
         if self.control_rewind_step not in self.rewind_steps:
             return dataclasses.replace(self, control_rewind_step=max(self.rewind_steps)).check()
         for given in self.options:
@@ -337,40 +310,7 @@ class Setting:
 
     def check_weights_left(self, name: str, levels: int, scope: Scope) -> None:
         """Raises a SettingError if pruning `levels` times, the value of `name`, leaves no weight of the network."""
-        if weights_left([least_weights(self.model)], self.fraction, levels, scope):
-            return  # in one layer, whatever is left of the others
-        sizes = self.prunable_weights
-        if weights_left(sizes, self.fraction, levels, scope, self.rule if scope == "global" else "exact") < 1:
-            raise SettingError(
-                f"{name} is {levels}: pruning {self.fraction:.4g} of the weights so often leaves none of the "
-                f"{sum(sizes):,} of {self.model}; expected fewer levels or a smaller fraction"
-            )
-
-    def _check_options_of_optimizer(self, given: Container[str]) -> None:
-        """Raises a SettingError for options in `given` that the optimizer does not have, and for those that are on."""
-        check_optimizer(self.optimizer)
-        for name in sorted(unread_options(self.optimizer)):
-            found = getattr(self, name)
-            if found is True or (name in given and found is not False):
-                off = f"set {name}=false" if found is True else f"leave {name} out"
-                has = ", ".join(RECIPE_OPTIONS[self.optimizer])
-                raise SettingError(f"{name} is {found}, which {self.optimizer} does not have: {off}; it has {has}")
-
-    def _check_schedule(self) -> None:
-        ascending = list(self.milestones) == sorted(set(self.milestones))
-        if self.schedule == "step" and not (ascending and all(0 < m < self.steps for m in self.milestones)):
-            raise SettingError(
-                f"milestones {list(self.milestones)} are not increasing steps within a training of {self.steps}; "
-                "give others, such as milestones=" + f"{self.steps // 2},{self.steps * 3 // 4}"
-            )
-        if self.last_lr and self.schedule != "linear":
-            raise SettingError(
-                f"last_lr is {self.last_lr:g}, which schedule={self.schedule} ignores; give schedule=linear"
-            )
-        if self.last_lr > self.lr:
-            raise SettingError(f"last_lr is {self.last_lr:g}; expected at most lr, {self.lr:g}")
-        if self.warmup_steps >= self.steps:
-            raise SettingError(f"warmup_steps is {self.warmup_steps}; expected less than the {self.steps} steps")
+        check_weights_left(self, name, levels, scope)
 
     def with_values(self, assignments: Iterable[str]) -> Self:
         """The setting with values replaced, its own or its options', each given as `name=value`; steps may be written
@@ -401,8 +341,8 @@ class Setting:
                 values are checked by `check`.
         """
         changed = self._replaced(values)
-        changed._check_room(values)
-        changed._check_options_of_optimizer(values)
+        check_room(changed, values)
+        check_options_of_optimizer(changed, values)
         told = changed.model != self.model and changed.title == self.title
         return changed.retitled(f"model={changed.model}") if told else changed
 
@@ -426,44 +366,3 @@ class Setting:
         if name not in known:
             raise SettingError(f"setting {self.name} has no value {name!r}{nearest(name, known)}")
         return known[name]
-
-    def _check_room(self, values: Mapping[str, Any]) -> None:
-        """Raises a SettingError if one of `values`, by name, is a step, level or count that the setting does not have:
-        `check` would drop it without a word."""
-        known = self.values()
-        for name, given in values.items():
-            rule = known[name][2] if name in known else Rule("")
-            for number in given if isinstance(given, tuple | list) else (given,):
-                if not all(isinstance(item, numbers.Real) for item in (number, self.steps, self.levels)):
-                    continue  # `typed` says what is wrong
-                if name == "control_rewind_step" and number not in self.rewind_steps:
-                    raise SettingError(f"{name} is {number}; expected one of rewind_steps, {list(self.rewind_steps)}")
-                if rule.at_most and number > (most := getattr(self, rule.at_most)):
-                    raise SettingError(f"{name} is {number:,}; expected at most {rule.at_most}, {most:,}")
-                if name in self.__dataclass_fields__ and name != "control_levels":
-                    continue
-                if rule.step and number >= self.steps:
-                    raise SettingError(f"{name}: step {number} is at or past the end of training ({self.steps} steps)")
-                if rule.levels_above is not None and number + rule.levels_above > self.levels:
-                    raise SettingError(
-                        f"{name}: level {number} of a setting of {self.levels} levels; expected "
-                        f"{self.levels - rule.levels_above} at most"
-                    )
-
-
-def check_square(source: Source) -> None:
-    """Raises a SettingError unless a source has images of one square shape, which can be kept in memory."""
-    shape = source.image_shape
-    if isinstance(shape, str) or shape[1] != shape[2]:
-        raise SettingError(
-            f"{type(source).__name__}: image_shape is {shape!r}; expected (channels, side, side) for a setting whose "
-            "engine is resident"
-        )
-
-
-def check_rewind_step(step: int, steps: int) -> None:
-    """Raises a SettingError unless `step` lies within a training of `steps`."""
-    if not isinstance(step, numbers.Integral) or step < 0:
-        raise SettingError(f"rewind step {step!r} is no step of a training; expected a whole number from 0")
-    if step >= steps:
-        raise SettingError(f"rewind step {step} is at or past the end of training ({steps} steps); expected less")

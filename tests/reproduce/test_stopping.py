@@ -1,10 +1,12 @@
 """Runs that signals stop in the middle of a training, and what the next run makes of them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from typed_command import reproduce
@@ -84,3 +86,25 @@ def test_a_signal_to_save_lets_the_run_go_on(tmp_path):
     assert run.poll() is None
     _, words = run.communicate(timeout=120)
     assert run.returncode == 0, words
+
+
+@pytest.mark.slow
+def test_the_slurm_script_of_the_docs_saves_and_asks_to_be_requeued(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "resuming.md").read_text()
+    (script,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "job.sh").write_text(script)
+    for name, body in (("scontrol", 'echo "$@" > requeued'), ("python", f'exec {sys.executable} "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "ARGUMENTS": " ".join(ARGUMENTS),
+        "SLURM_JOB_ID": "7",
+    }
+    job = subprocess.Popen(["bash", "job.sh"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    wait_for(lambda: list(tmp_path.glob("runs/store/unfinished/train-*")))
+    time.sleep(1.5)
+    job.send_signal(signal.SIGTERM)
+    job.wait(60)
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n"

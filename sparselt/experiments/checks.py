@@ -1,0 +1,138 @@
+"""Checks of a setting's values against each other. Each raises a SettingError that names the value."""
+
+import numbers
+from collections.abc import Container, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sparselt.data import Source
+from sparselt.errors import SettingError
+from sparselt.experiments.trials import check_criterion
+from sparselt.experiments.values import Rule
+from sparselt.models import check_model, least_weights
+from sparselt.optim import RECIPE_OPTIONS, check_optimizer, unread_options
+from sparselt.scopes import Scope, check_fraction, check_rule, weights_left
+from sparselt.training.recipe import TECHNIQUES, training_side
+
+if TYPE_CHECKING:
+    from sparselt.experiments.setting import Setting
+
+
+def check_values(setting: "Setting") -> None:
+    """Raises a SettingError for a value that cannot be run. Options of experiments check themselves."""
+    check_fraction(setting.fraction)
+    for name, (found, _, rule) in setting.values().items():
+        rule.check(name, found)
+    if setting.padding > setting.train_size:
+        raise SettingError(f"padding is {setting.padding}, more than the image's {setting.train_size} pixels")
+    if setting.criterion != "magnitude":
+        shape = (setting.classes, setting.channels, setting.train_size)
+        check_criterion(setting.criterion, setting.model, *shape, TECHNIQUES[setting.techniques])
+        if setting.rule != "exact":
+            raise SettingError(
+                f"rule is {setting.rule!r}, but criterion {setting.criterion!r} has rule 'exact' only; give both"
+            )
+    check_rule(setting.rule, setting.scope)
+    check_options_of_optimizer(setting, ())
+    _check_schedule(setting)
+    sides = [setting.train_size, setting.eval_size]
+    if TECHNIQUES[setting.techniques].progressive_resizing:
+        sides.append(training_side(setting.train_size, 0, setting.steps))
+    for side in sides:
+        check_model(setting.model, setting.channels, side, setting.classes)
+    if setting.batch_size > setting.fitted_count:
+        raise SettingError(f"batch_size is {setting.batch_size}, more than the {setting.fitted_count} training images")
+    if setting.validation_count and setting.engine == "streaming":
+        raise SettingError(
+            f"validation_count is {setting.validation_count}, but images are held out in memory only, and "
+            f"{setting.name} streams them; expected 0"
+        )
+    if setting.batch_size % setting.micro_batches:
+        raise SettingError(
+            f"micro_batches is {setting.micro_batches}: {setting.batch_size} images are no multiple of it"
+        )
+    if not setting.rewind_steps:
+        raise SettingError("rewind_steps is empty; expected at least one step, such as 0")
+    for step in setting.rewind_steps:
+        check_rewind_step(step, setting.steps)
+
+
+def check_weights_left(setting: "Setting", name: str, levels: int, scope: Scope) -> None:
+    """Raises a SettingError if pruning `levels` times, the value of `name`, leaves no weight of the network."""
+    if weights_left([least_weights(setting.model)], setting.fraction, levels, scope):
+        return  # in one layer, whatever is left of the others
+    sizes = setting.prunable_weights
+    if weights_left(sizes, setting.fraction, levels, scope, setting.rule if scope == "global" else "exact") < 1:
+        raise SettingError(
+            f"{name} is {levels}: pruning {setting.fraction:.4g} of the weights so often leaves none of the "
+            f"{sum(sizes):,} of {setting.model}; expected fewer levels or a smaller fraction"
+        )
+
+
+def check_options_of_optimizer(setting: "Setting", given: Container[str]) -> None:
+    """Raises a SettingError for options in `given` that the optimizer does not have, and for those that are on."""
+    check_optimizer(setting.optimizer)
+    for name in sorted(unread_options(setting.optimizer)):
+        found = getattr(setting, name)
+        if found is True or (name in given and found is not False):
+            off = f"set {name}=false" if found is True else f"leave {name} out"
+            has = ", ".join(RECIPE_OPTIONS[setting.optimizer])
+            raise SettingError(f"{name} is {found}, which {setting.optimizer} does not have: {off}; it has {has}")
+
+
+def _check_schedule(setting: "Setting") -> None:
+    ascending = list(setting.milestones) == sorted(set(setting.milestones))
+    if setting.schedule == "step" and not (ascending and all(0 < m < setting.steps for m in setting.milestones)):
+        raise SettingError(
+            f"milestones {list(setting.milestones)} are not increasing steps within a training of {setting.steps}; "
+            "give others, such as milestones=" + f"{setting.steps // 2},{setting.steps * 3 // 4}"
+        )
+    if setting.last_lr and setting.schedule != "linear":
+        raise SettingError(
+            f"last_lr is {setting.last_lr:g}, which schedule={setting.schedule} ignores; give schedule=linear"
+        )
+    if setting.last_lr > setting.lr:
+        raise SettingError(f"last_lr is {setting.last_lr:g}; expected at most lr, {setting.lr:g}")
+    if setting.warmup_steps >= setting.steps:
+        raise SettingError(f"warmup_steps is {setting.warmup_steps}; expected less than the {setting.steps} steps")
+
+
+def check_room(setting: "Setting", values: Mapping[str, Any]) -> None:
+    """Raises a SettingError if one of `values`, by name, is a step, level or count that the setting does not have:
+    `check` would drop it without a word."""
+    known = setting.values()
+    for name, given in values.items():
+        rule = known[name][2] if name in known else Rule("")
+        for number in given if isinstance(given, tuple | list) else (given,):
+            if not all(isinstance(item, numbers.Real) for item in (number, setting.steps, setting.levels)):
+                continue  # `typed` says what is wrong
+            if name == "control_rewind_step" and number not in setting.rewind_steps:
+                raise SettingError(f"{name} is {number}; expected one of rewind_steps, {list(setting.rewind_steps)}")
+            if rule.at_most and number > (most := getattr(setting, rule.at_most)):
+                raise SettingError(f"{name} is {number:,}; expected at most {rule.at_most}, {most:,}")
+            if name in setting.__dataclass_fields__ and name != "control_levels":
+                continue
+            if rule.step and number >= setting.steps:
+                raise SettingError(f"{name}: step {number} is at or past the end of training ({setting.steps} steps)")
+            if rule.levels_above is not None and number + rule.levels_above > setting.levels:
+                raise SettingError(
+                    f"{name}: level {number} of a setting of {setting.levels} levels; expected "
+                    f"{setting.levels - rule.levels_above} at most"
+                )
+
+
+def check_square(source: Source) -> None:
+    """Raises a SettingError unless a source has images of one square shape, which can be kept in memory."""
+    shape = source.image_shape
+    if isinstance(shape, str) or shape[1] != shape[2]:
+        raise SettingError(
+            f"{type(source).__name__}: image_shape is {shape!r}; expected (channels, side, side) for a setting whose "
+            "engine is resident"
+        )
+
+
+def check_rewind_step(step: int, steps: int) -> None:
+    """Raises a SettingError unless `step` lies within a training of `steps`."""
+    if not isinstance(step, numbers.Integral) or step < 0:
+        raise SettingError(f"rewind step {step!r} is no step of a training; expected a whole number from 0")
+    if step >= steps:
+        raise SettingError(f"rewind step {step} is at or past the end of training ({steps} steps); expected less")
