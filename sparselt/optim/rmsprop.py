@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from numbers import Real
 
 from torch import Tensor
 
@@ -81,7 +80,7 @@ class MaskedRMSprop(MaskedOptimizer):
         for key in ("lr", "eps", "weight_decay", "momentum"):
             if not 0 <= group[key] < math.inf:
                 raise SettingError(f"{key} is {group[key]}: expected 0 or more, and finite")
-        if not isinstance(group["alpha"], Real) or not 0 <= group["alpha"] < 1:
+        if not isinstance(group["alpha"], int | float) or not 0 <= group["alpha"] < 1:
             raise SettingError(f"alpha is {group['alpha']}: expected a number from 0 to below 1")
 
     def complete_group(self, group: dict) -> None:
