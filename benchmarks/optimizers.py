@@ -105,7 +105,7 @@ class Problem:
         for _, parameter in chain.from_iterable(named):
             parameter.grad = next(gradients)
         layers = [{name: next(masks) for name, parameter in of_one if parameter.dim() > 1} for of_one in named]
-        options = self.rule.options | {"lr": [0.01 + 0.001 * k for k in range(self.networks)]}
+        options = dict(self.rule.options) | {"lr": [0.01 + 0.001 * k for k in range(self.networks)]}
         return self.competitor(name, self.rule.ours.of_networks(models, layers, **options).step)
 
     def torchs(self, name: str, multiply: bool = True, loop: bool = False, **kind) -> Competitor:

@@ -56,7 +56,8 @@ class Recipe:
         techniques: additions to plain training, see `sparselt.training.techniques`.
         micro_batches: number of equal parts in which a batch is computed, one after the other, to save memory. The
             gradient is that of the whole batch; each part has its own batch-norm statistics.
-        rewound_momentum: a rewound network starts with momentum `zero` (as the authors' code does) or `restored`.
+        rewound_momentum: a rewound network starts with momentum `zero` (as the authors' code does) or `restored`. This
+            holds for all state of the optimizer, with the number of steps that it counts.
         compile: train through `torch.compile`. It rounds differently, so it is part of the training's identity. On a
             CPU it gains nothing: the step is 1.01 times as fast for ResNet-20 at 128 images in float32, 0.89 in
             bfloat16, 0.97 and 0.93 for the digits recipe (one thread, EPYC, torch 2.15). Not measured on a GPU.

@@ -156,9 +156,13 @@ def test_a_target_of_bandwidth_asks_ours_and_only_on_its_device():
 
 
 def test_every_target_names_a_case_and_a_rival_that_a_suite_has():
+    from sparselt.benchmarks.bench_masked_adam import ADAM
+    from sparselt.benchmarks.bench_masked_sgd import SGD
     from sparselt.benchmarks.command import HOME
+    from sparselt.benchmarks.optimizers import Problem
 
     sources = "".join(path.read_text() for path in HOME.glob("bench_*.py"))
+    sources += "".join(f'"{rival.name}"' for rule in (SGD, ADAM) for rival in Problem(rule, [(4, 3)], 1.0).rivals())
     for target in targets.TARGETS:
         assert target.floor or f'"{target.rival}"' in sources or target.rival == "lerp-and-mask loop" in sources, target
         assert bool(target.floor) != bool(target.rival)
