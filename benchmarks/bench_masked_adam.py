@@ -23,6 +23,13 @@ def test_small_networks(name, clock, compare):
     compare(case, problem.masked(), problem.rivals(), moved=problem.moved, step=training_step(name), clock=clock)
 
 
+def test_small_network_in_warm_caches(compare):
+    problem = Problem(ADAM, shapes_of("LeNet-300-100"), density=0.2)
+    problem.warm = True
+    case = Case("masked_adam", "LeNet-300-100, warm caches", size=weights(problem.shapes), density=problem.density)
+    compare(case, problem.masked(), problem.rivals(), moved=problem.moved, clock=HERE.clocks(small=True)[0])
+
+
 @pytest.mark.parametrize("density", DENSITIES)
 def test_density(density, compare):
     problem = Problem(ADAM, shapes_of("ResNet-50"), density)

@@ -43,6 +43,7 @@ TARGETS = (
     Target("masked_sgd", "cpu", {"case": "ResNet-20, warm caches"}, _FUSED, 2.0),
     Target("masked_adam", "cpu", {"case": "ResNet-50", "density": 1.0}, _FUSED_ADAM, 1.4),
     Target("masked_adam", "cpu", {"case": "LeNet-300-100"}, _FUSED_ADAM, 1.8),
+    Target("masked_adam", "cpu", {"case": "LeNet-300-100, warm caches"}, _FUSED_ADAM, 1.8),
     Target("interpolate", "cpu", {"case": _LARGE, "K": 9}, _LOOP, 2.0),
     Target("interpolate", "cpu", {"case": _LARGE, "K": 30}, _LOOP, 2.5),
     Target("magnitude_threshold", "cpu", {"case": "ResNet-50, density 1"}, "numpy.sort", 5.0),
