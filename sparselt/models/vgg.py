@@ -3,10 +3,16 @@
 from torch import Tensor, nn
 
 
+class DenseLinear(nn.Linear):
+    """A fully connected layer that is never pruned, see `sparselt.prunable_parameters`."""
+
+    prunable = False
+
+
 class VGG19(nn.Module):
     """Configuration E of Simonyan and Zisserman 2015, see `sparselt.models.networks.small.vgg19`."""
 
-    def __init__(self, classes: int, channels: int):
+    def __init__(self, classes: int, channels: int, classifier: type[nn.Linear] = nn.Linear):
         super().__init__()
         layers: list[nn.Module] = []
         width = channels
@@ -17,7 +23,7 @@ class VGG19(nn.Module):
                 layers += [nn.Conv2d(width, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
                 width = out
         self.features = nn.Sequential(*layers)
-        self.fc = nn.Linear(width, classes)
+        self.fc = classifier(width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.fc(self.features(images).mean((2, 3)))

@@ -75,9 +75,9 @@ def vgg19_dense_classifier(classes: int, channels: int) -> "nn.Module":
 
     20,018,880 prunable weights for 3 channels, 10 classes.
     """
-    network = vgg19(classes, channels)
-    network.fc.prunable = False
-    return network
+    from sparselt.models.vgg import VGG19, DenseLinear
+
+    return VGG19(classes, channels, DenseLinear)
 
 
 @model(least_side=8)
