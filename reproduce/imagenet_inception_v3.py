@@ -9,9 +9,9 @@ from sparselt.reproduce.imagenet_resnet50_stabilizing import EPOCH, FRANKLE, pro
 _BY_SCALE: dict[str, dict[str, Any]] = {
     "paper": {"steps": 171 * EPOCH, "lr": 0.03, "last_lr": 0.005, "train_size": 299, "eval_size": 299},
     "mini": {"steps": 17 * EPOCH, "lr": 0.03, "last_lr": 0.005, "train_size": 299, "eval_size": 299},
-    "smoke": {"last_lr": 0.005, "train_size": 75, "eval_size": 75},
+    "smoke": {"last_lr": 0.005, "train_size": 299, "eval_size": 299, "batch_size": 4, "steps": 6},
 }
-_REWIND = {"paper": (0, 6 * EPOCH), "mini": (0, 750), "smoke": (0, 4)}
+_REWIND = {"paper": (0, 6 * EPOCH), "mini": (0, 750), "smoke": (0, 2)}
 
 
 def setting(scale: str) -> Setting:

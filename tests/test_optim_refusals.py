@@ -7,7 +7,7 @@ import torch
 from optim_cases import give_gradients, network, random_mask
 from torch import nn
 
-from sparselt import MaskedSGD, SparseltError
+from sparselt import MaskedAdam, MaskedSGD, SparseltError
 from sparselt.errors import MaskError, SettingError
 
 
@@ -204,3 +204,23 @@ def test_what_holds_for_all_groups_is_refused_in_one(key, value):
 def test_a_text_is_no_hyperparameter(key):
     with pytest.raises(SettingError, match=f"{key} is '0.1': expected a number"):
         MaskedSGD(network().named_parameters(), **{key: "0.1"})
+
+
+@pytest.mark.parametrize(
+    ("own", "other"),
+    [
+        (MaskedAdam, torch.optim.SGD),
+        (MaskedSGD, torch.optim.Adam),
+        (MaskedAdam, torch.optim.RMSprop),
+    ],
+)
+def test_state_of_another_optimizer_is_refused_by_name(own, other):
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(SettingError, match=f"another optimizer than {own.__name__}"):
+        own(model.named_parameters(), lr=0.1).load_state_dict(other(model.parameters(), lr=0.1).state_dict())
+
+
+@pytest.mark.parametrize("betas", [0.9, (0.9,), (0.9, 1.0), ("a", 0.9)])
+def test_betas_that_are_not_two_numbers_below_1_are_refused(betas):
+    with pytest.raises(SettingError, match=r"betas is .*expected two numbers from 0 to below 1"):
+        MaskedAdam(torch.nn.Linear(2, 2).named_parameters(), betas=betas)

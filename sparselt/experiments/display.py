@@ -52,6 +52,12 @@ def print_plan(
             f"{again} of those to do were trained before, and are again for checkpoints that were not kept.",
             highlight=False,
         )
+    started = sum(isinstance(stage, Train) and store.started(stage) for stage in missing)
+    if started:
+        console.print(
+            f"{started} of those to do {'goes' if started == 1 else 'go'} on where the training was stopped.",
+            highlight=False,
+        )
     damaged = [stage.name for stage in missing if store.damaged(stage)]
     if damaged:
         more = f", and {len(damaged) - 3} more" if len(damaged) > 3 else ""

@@ -232,7 +232,17 @@ class MaskedOptimizer(ArenaOptimizer):
             self.state = own
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Loads a state dict of this class or of torch's optimizer; masked state becomes 0."""
+        """Loads a state dict of this class or of torch's optimizer; masked state becomes 0.
+
+        Raises a SettingError for the state of another optimizer, or of parameters of other shapes.
+        """
+        for group in map(dict, state_dict["param_groups"]):
+            self.complete_group(group)
+            if lacking := self.defaults.keys() - group.keys():
+                raise SettingError(
+                    f"the saved state has no {', '.join(sorted(lacking))}: is it the state of another optimizer than "
+                    f"{type(self).__name__}?"
+                )
         keys = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         # Torch refuses groups that do not match.
         saved = {p: state_dict["state"].get(key, {}) for p, key in zip(self._all_parameters(), keys, strict=False)}

@@ -81,7 +81,11 @@ class MaskedAdam(MaskedOptimizer):
             if not 0 <= group[key] < math.inf:
                 raise SettingError(f"{key} is {group[key]}: expected 0 or more, and finite")
         betas = group["betas"]
-        if len(betas) != 2 or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in betas):
+        if (
+            not isinstance(betas, tuple | list)
+            or len(betas) != 2
+            or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in betas)
+        ):
             raise SettingError(f"betas is {betas}: expected two numbers from 0 to below 1")
 
     def complete_group(self, group: dict) -> None:

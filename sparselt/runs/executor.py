@@ -69,7 +69,7 @@ class Workers:
         if cohort is not None and not 1 <= cohort <= _MOST_TOGETHER:
             raise SettingError(f"cohort is {cohort} networks; expected 1 to {_MOST_TOGETHER}")
         if not save_seconds > 0:
-            raise SettingError(f"the time between saves is {save_seconds:g} seconds; expected more than 0")
+            raise SettingError(f"--save-minutes is {save_seconds / 60:g}; expected more than 0")
         self.count, self._cohort, self._devices, self._save_seconds = count, cohort, devices, save_seconds
         self._measured: dict[str | None, int] = {}
         self._context = multiprocessing.get_context("spawn")

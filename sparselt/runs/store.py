@@ -124,6 +124,11 @@ class Store:
             self._held[folder] = _lock(folder)
         return folder
 
+    def started(self, stage: Stage) -> bool:
+        """Whether a stopped run left progress of the stage, from which it goes on."""
+        left = (self.root / "unfinished").glob(f"{stage.kind}-{stage.key[:12]}-*")
+        return any(map(_holds_progress, left))
+
     def discard(self, temporary: Path) -> None:
         """Gives up a folder of `begin`: deletes it, unless a commit has moved it or it holds progress."""
         if not _holds_progress(temporary):

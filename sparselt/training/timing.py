@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch.nn import functional as F
 
 from sparselt.models import build_model
 from sparselt.optim import build_optimizer
 from sparselt.training.cpu import cpu_threads
-from sparselt.training.loop import autocast
+from sparselt.training.loop import autocast, training_loss
 from sparselt.training.recipe import Recipe
 
 _TIMED_STEPS = 12
@@ -35,7 +34,7 @@ def time_training(recipe: Recipe, classes: int, channels: int, size: int, device
 
         def step() -> None:
             with autocast(device, recipe.precision):
-                loss = F.cross_entropy(model(images).float(), labels)
+                loss = training_loss(model(images), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -20,7 +20,7 @@ COUNTS = [
     ("resnet18", 3, 100, 32, 11_220_132, 11_210_432),
     ("resnet50", 3, 1000, 64, 25_557_032, 25_502_912),
     ("resnet50_blurpool", 3, 1000, 64, 25_557_032, 25_502_912),
-    ("inception_v3", 3, 1000, 75, 27_161_264, 27_123_040),
+    ("inception_v3", 3, 1000, 299, 27_161_264, 27_123_040),
     ("squeezenet", 3, 1000, 64, 1_248_424, 1_244_448),
 ]
 
@@ -111,7 +111,7 @@ def test_an_auxiliary_classifier_counts_two_fifths():
         ("lenet", 1, 28, "unknown model 'lenet'"),
         ("squeezenet", 1, 64, "3 channels, not 1"),
         ("conv4", 3, 64, "32×32 pixels, not 64"),
-        ("inception_v3", 3, 64, "75 pixels a side or more, not 64"),
+        ("inception_v3", 3, 64, "299 pixels a side or more, not 64"),
         ("resnet50_blurpool", 3, 16, "17 pixels a side or more, not 16"),
     ],
 )

@@ -29,11 +29,11 @@ def resnet50_blurpool(classes: int, channels: int) -> "nn.Module":
     return network
 
 
-@model(channels=3, least_side=75)
+@model(channels=3, least_side=299)
 def inception_v3(classes: int, channels: int) -> "nn.Module":
     """Inception-v3 with its auxiliary classifier, whose output in training `training_loss` weighs.
 
-    27,123,040 prunable weights for 1000 classes; images of 75 pixels or more, 299 in Szegedy et al. 2016.
+    27,123,040 prunable weights for 1000 classes; images of 299 pixels or more, as the auxiliary classifier takes them.
     """
     from torchvision.models import inception_v3 as build
 
