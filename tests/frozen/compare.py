@@ -15,9 +15,10 @@ from pathlib import Path
 FROZEN = Path(__file__).with_name("results.json")
 PER_CALL = ("versions", "command", "device")
 SINCE = ("rules", "explored_seeds")
+VALUES_SINCE = ("perturbation_steps", "retraining_chains", "retraining_levels", "retraining_replicates")
 CHANGES = {
-    "protocol": "options of an experiment stand in the order of the experiments, and sources say more: compared as a "
-    "set of names and values",
+    "protocol": "options of an experiment stand in the order of the experiments, sources say more, and there are values "
+    "that 0.1.0 did not have: compared as a set of names and values, without these",
     "results.csv": "reinitializations under the repelling loss wear the masks of those without: digits_resnet8 smoke "
     "was frozen anew, digits_resnet8 mini with all experiments differs in these rows until it is",
     "rules": "the record names the rules that judge the run: left out, 0.1.0 named none",
@@ -31,7 +32,7 @@ def frozen(folder: Path) -> tuple[str, dict]:
     record = json.loads((folder / "record.json").read_text())
     key = " ".join([record["setting"], record["scale"], *sorted(record["experiments"])])
     kept = {name: value for name, value in record.items() if name not in PER_CALL + SINCE}
-    kept["protocol"] = sorted(json.dumps(line[:2]) for line in record["protocol"])
+    kept["protocol"] = sorted(json.dumps(line[:2]) for line in record["protocol"] if line[0] not in VALUES_SINCE)
     data = (folder / "results.csv").read_bytes()
     return key, {"results_csv": hashlib.sha256(data).hexdigest(), "record": kept}
 
