@@ -17,8 +17,8 @@ PER_CALL = ("versions", "command", "device")
 SINCE = ("rules", "explored_seeds")
 VALUES_SINCE = ("perturbation_steps", "retraining_chains", "retraining_levels", "retraining_replicates")
 CHANGES = {
-    "protocol": "options of an experiment stand in the order of the experiments, sources say more, and there are values "
-    "that 0.1.0 did not have: compared as a set of names and values, without these",
+    "protocol": "options of an experiment stand in the order of the experiments, sources say more, and there are "
+    "values that 0.1.0 did not have: compared as a set of names and values, without these",
     "results.csv": "reinitializations under the repelling loss wear the masks of those without: digits_resnet8 smoke "
     "was frozen anew, digits_resnet8 mini with all experiments differs in these rows until it is",
     "rules": "the record names the rules that judge the run: left out, 0.1.0 named none",
