@@ -17,16 +17,15 @@ _REWIND = {"paper": (0, 6 * EPOCH), "mini": (0, 750), "smoke": (0, 2)}
 def setting(scale: str) -> Setting:
     """`paper` is the protocol of the paper's table, pruned once by 70% and rewound to epoch 6; `mini` a tenth of its
     steps, two replicates; `smoke` every stage on 512 synthetic images."""
-    steps = _REWIND[scale]
     found = protocol(
         scale,
+        "Inception-v3",
         name="imagenet_inception_v3",
         model="inception_v3",
         schedule="linear",
         milestones=(),
         warmup_steps=0,
-        rewind_steps=steps,
-        control_rewind_step=steps[-1],
+        rewind_steps=_REWIND[scale],
         **_BY_SCALE[scale],
     )
     sources = {
@@ -36,4 +35,4 @@ def setting(scale: str) -> Setting:
         "train_size": "Szegedy et al. 2016: 299 pixels",
         "eval_size": "Szegedy et al. 2016: 299 pixels",
     }
-    return dataclasses.replace(found, title=found.title.replace("ResNet-50", "Inception-v3"), sources=sources)
+    return dataclasses.replace(found, sources=sources)

@@ -7,7 +7,7 @@ from sparselt.experiments.setting import Setting
 from sparselt.reproduce import imagenet_resnet50_stabilizing as one_shot
 
 _BY_SCALE: dict[str, dict[str, Any]] = {
-    "paper": {"rewind_steps": (0, 6 * one_shot.EPOCH), "control_rewind_step": 6 * one_shot.EPOCH, "levels": 7},
+    "paper": {"rewind_steps": (0, 6 * one_shot.EPOCH), "levels": 7},
     "mini": {"levels": 4},
     "smoke": {"levels": 2},
 }

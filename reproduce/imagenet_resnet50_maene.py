@@ -15,7 +15,7 @@ def setting(scale: str) -> Setting:
     """`paper` is the protocol of the paper's table, pruned once to 30% of the weights; the lower rate, which is stable,
     is measured by the experiment `rewind_to_init`. `mini` a tenth of the steps, two replicates; `smoke` every stage on
     512 synthetic images."""
-    values: dict[str, Any] = {"rewind_steps": (0,), "control_rewind_step": 0, "warmup_steps": 0, "weight_decay": 1e-5}
+    values: dict[str, Any] = {"rewind_steps": (0,), "warmup_steps": 0, "weight_decay": 1e-5}
     found = frankle.protocol(scale, name="imagenet_resnet50_maene", **values)
     rate = found.lr / 4
     options = (

@@ -30,14 +30,12 @@ _PAPER: dict[str, Any] = {
     "rewind_steps": (0, 4 * EPOCH),
     "replicates": 3,
     "control_levels": (1,),
-    "control_rewind_step": 4 * EPOCH,
 }
 _MINI = {
     "steps": 9 * EPOCH,
     "milestones": (3 * EPOCH, 6 * EPOCH, 8 * EPOCH),
     "warmup_steps": EPOCH // 2,
     "rewind_steps": (0, 500),
-    "control_rewind_step": 500,
     "replicates": 2,
 }
 _SMOKE = {
@@ -49,16 +47,19 @@ _SMOKE = {
     "milestones": (6, 10),
     "warmup_steps": 2,
     "rewind_steps": (0, 4),
-    "control_rewind_step": 4,
     "replicates": 2,
 }
 
 
-def protocol(scale: str, **values: Any) -> Setting:
-    """A network of Frankle et al. on ImageNet; `values` replace those of ResNet-50."""
+def protocol(scale: str, network: str = "ResNet-50", **values: Any) -> Setting:
+    """A network of Frankle et al. on ImageNet, by its name in titles. `values` replace those of ResNet-50.
+
+    The controls stand at the last rewind step.
+    """
     base = unmasking.setting(scale)
     values = {**_PAPER, **{"paper": {}, "mini": _MINI, "smoke": _SMOKE}[scale], **values}
     steps = values["rewind_steps"]
+    values["control_rewind_step"] = max(steps)
     options = (
         ConnectivityOptions(heat_map=False),
         StabilityOptions(stability_levels=(values["levels"],), stability_rewind_steps=steps),
@@ -80,6 +81,7 @@ def protocol(scale: str, **values: Any) -> Setting:
         sources |= dict.fromkeys(("batch_size", "steps", "lr", "milestones", "warmup_steps", "rewind_steps"), "ours")
     return dataclasses.replace(
         base,
+        title=base.title.replace("ResNet-50", network),
         paper="Frankle et al. 2019, Stabilizing the Lottery Ticket Hypothesis",
         options=options,
         main={},

@@ -17,9 +17,9 @@ _REWIND = {"paper": (0, 10 * EPOCH), "mini": (0, EPOCH), "smoke": (0, 4)}
 def setting(scale: str) -> Setting:
     """`paper` is the protocol of the paper's table, pruned once by 50% and rewound to epoch 10; `mini` a tenth of its
     steps, two replicates; `smoke` every stage on 512 synthetic images."""
-    steps = _REWIND[scale]
     found = protocol(
         scale,
+        "SqueezeNet",
         name="imagenet_squeezenet",
         model="squeezenet",
         optimizer="rmsprop",
@@ -27,8 +27,7 @@ def setting(scale: str) -> Setting:
         milestones=(),
         warmup_steps=0,
         fraction=0.5,
-        rewind_steps=steps,
-        control_rewind_step=steps[-1],
+        rewind_steps=_REWIND[scale],
         **_BY_SCALE[scale],
     )
     sources = {
@@ -38,4 +37,4 @@ def setting(scale: str) -> Setting:
         "schedule": f"{FRANKLE}: from 0.66 to 6.6e-5; that it falls linearly is ours",
         "alpha": f"{OURS}: torch's default",
     }
-    return dataclasses.replace(found, title=found.title.replace("ResNet-50", "SqueezeNet"), sources=sources)
+    return dataclasses.replace(found, sources=sources)

@@ -18,7 +18,7 @@ AREA_LOW, AREA_HIGH, ASPECT_LOW, ASPECT_HIGH, CENTER_RATIO = range(5)
 
 
 def crop_numbers(transform: RandomResizedCrop | CenterCrop, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """The two arrays that describe a crop to `crop_region`: int64 [6] and float64 [5]."""
+    """A transform as the arguments of `crop_region`: int64 [6] and float64 [5], in the order of the constants above."""
     from sparselt.kernels.philox import key_of
 
     whole, real = np.zeros(6, dtype=np.int64), np.zeros(5)

@@ -96,7 +96,7 @@ def figure_style() -> Iterator[None]:
 
 
 def relabel(drawings: Mapping[str, Drawing], rename: Callable[[str], str]) -> None:
-    """Renames every text in the figures of the drawings."""
+    """Replaces each text in the figures (labels, titles, legends) by what `rename` returns for it."""
     from matplotlib.text import Text
 
     for drawing in drawings.values():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from adaptive_cases import RULES, assert_answers, run
+from cuda_graphs import stepping
 from kernel_cases import Case
 from torch import nn
 
@@ -62,20 +63,12 @@ def test_a_replayed_step_counts_on_and_skips_a_step_with_an_infinity(kind, optio
         optimizer = kind(model.named_parameters(), lr=rate, mask=mask, live_state=live_state, **options)
         optimizer.found_inf = torch.zeros(1, device="cuda")
         give_gradients(model, 0)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            optimizer.step()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        if captured:
-            with torch.cuda.graph(graph):
-                optimizer.step()
+        make_step = stepping(optimizer, captured)
         for step in range(5):
             give_gradients(model, step)
             rate.mul_(0.8)
             optimizer.found_inf.fill_(float(step == 2))
-            graph.replay() if captured else optimizer.step()
+            make_step()
         assert not model.weight.detach().cpu()[~mask["weight"]].any()
         assert {int(entry["step"]) for entry in optimizer.state_dict()["state"].values()} == {5}
         results.append([p.detach().clone() for p in model.parameters()])

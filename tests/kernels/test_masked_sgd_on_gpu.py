@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cuda_graphs import stepping
 from kernel_cases import Case, Options, assert_answers
 
 from sparselt import MaskedSGD
@@ -142,20 +143,12 @@ def test_a_captured_step_follows_hyperparameters_on_the_device(live_momentum):
         values = {key: torch.tensor(OPTIONS[key], device="cuda") for key in keys}
         optimizer = MaskedSGD(model.named_parameters(), mask=sparse_mask(model), live_momentum=live_momentum, **values)
         give_gradients(model, 0)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            optimizer.step()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        if captured:
-            with torch.cuda.graph(graph):
-                optimizer.step()
+        make_step = stepping(optimizer, captured)
         for step in range(5):
             give_gradients(model, step)
             for value in values.values():
                 value.mul_(0.8)
-            graph.replay() if captured else optimizer.step()
+            make_step()
         results.append(weights(model))
     assert_same_bits(*results)
 

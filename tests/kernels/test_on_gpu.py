@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cuda_graphs import stepping
 from kernel_cases import Case, Options, assert_answers
 
 from sparselt import Mask, MaskedSGD, magnitude_prune
@@ -88,24 +89,14 @@ def test_a_captured_step_follows_gradients_and_schedule():
         gradients = {p: torch.zeros_like(p) for p in model.parameters()}
         for p, gradient in gradients.items():
             p.grad = gradient
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            optimizer.step()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        if captured:
-            with torch.cuda.graph(graph):
-                optimizer.step()
+        make_step = stepping(optimizer, captured)
         for step in range(6):
             for p, gradient in gradients.items():
                 gradient.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(step)))
             optimizer.param_groups[0]["lr"] = 0.1 / (1 + step)
             if captured:
                 optimizer.refresh()
-                graph.replay()
-            else:
-                optimizer.step()
+            make_step()
         results.append([p.detach().clone() for p in model.parameters()])
     for p, q in zip(*results, strict=True):
         assert torch.equal(p, q)

@@ -115,7 +115,7 @@ def test_agreement_counts_pairs_above_level_0_by_matching_and_barrier():
     text = " ".join(findings(rows))
     # ε is 0.4 points; below 2 points are all but one barrier.
     assert "up to ε = 0.40 points as none, the two coincide at 2 of 5 pairs" in text
-    assert "(up to the 2 points of Linear Mode Connectivity, at 1)" in text
+    assert "(at 1 if barriers up to the 2 points of Linear Mode Connectivity count as none)" in text
     assert "Connected although not both match: rewind 60 from level 3–4." in text
     assert "Separated although both match: rewind 60 from level 2." in text
 

@@ -129,7 +129,7 @@ def _coincidence(data: Data) -> Iterator[Claim]:
         "only if both match",
         f"both or neither at {both + neither} of {count(both + separated + connected + neither, 'pair')}: of "
         f"{both + separated} that match {both} without a barrier, of {connected + neither} that do not {neither} with "
-        f"one; up to the {STABLE.text} of Linear Mode Connectivity, at {beside}",
+        f"one; at {beside} if barriers up to the {STABLE.text} of Linear Mode Connectivity count as none",
     )
 
 

@@ -129,15 +129,16 @@ def _coincidence(data: Data) -> str:
         takes = "no pair of levels above level 0 has all it takes."
         if summary.threshold is None or not any(entry.barrier for entry in summary.levels):
             takes = "it takes barriers and at least two dense runs."
-        return f"The paper's finding, {claim}, cannot be judged here: {takes}"
+        return f"The finding of Paul et al. 2022, {claim}, cannot be judged here: {takes}"
     pairs, agreeing = sum(a.pairs for a in found), sum(a.agreeing for a in found)
     beside = sum(a.agreeing for a in agreements(data, STABLE.value))
     separated = sum(len(a.matching_separated) + len(a.failing_separated) for a in found)
     failing = sum(len(a.failing_connected) + len(a.failing_separated) for a in found)
     text = (
-        f"The paper finds {claim} (level 0 apart). Counting a mean barrier up to ε = {points(summary.epsilon or 0.0)} "
-        f"points as none, the two coincide at {'all' if agreeing == pairs else f'{agreeing} of'} "
-        f"{count(pairs, 'pair')} of levels here (up to the {STABLE.text} of Linear Mode Connectivity, at {beside})."
+        f"Paul et al. 2022 find {claim} (level 0 apart). Counting a mean barrier up to "
+        f"ε = {points(summary.epsilon or 0.0)} points as none, the two coincide at "
+        f"{'all' if agreeing == pairs else f'{agreeing} of'} {count(pairs, 'pair')} of levels here (at {beside} if "
+        f"barriers up to the {STABLE.text} of Linear Mode Connectivity count as none)."
     )
     text += _exceptions("Connected although not both match", {a.rewind_step: a.failing_connected for a in found})
     text += _exceptions("Separated although both match", {a.rewind_step: a.matching_separated for a in found})

@@ -33,7 +33,7 @@ def densities(data: Data) -> dict[int, float]:
 
 @listed
 def findings(data: Data) -> Iterator[str]:
-    """For each way of training again, the sizes with and without it, at the judged level."""
+    """For each way of retraining, how small the weights are that the next level prunes, with it and without it."""
     level = judged_level(densities(data))
     for name, text in _NAMES.items():
         after, before = (sizes(data).get((name, retrained, level)) for retrained in ("yes", "no"))

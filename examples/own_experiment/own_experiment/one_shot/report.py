@@ -30,7 +30,7 @@ def findings(data: Data) -> list[str]:
 
 
 def claims(data: Data) -> list[Claim]:
-    """Whether LAMP does better than the magnitude, where both keep the fewest weights."""
+    """Judges whether LAMP errs less than magnitude pruning, at the lowest density that was measured."""
     sparsest = {criterion: found[min(found)] for criterion, found in _errors(data).items()}
     if not {"magnitude", "lamp"} <= sparsest.keys():
         return []
