@@ -102,7 +102,7 @@ def main() -> None:
     while True:
         run, rounds = start(killed), rounds + 1
         before = _made(killed)
-        # From the first step of a training, so that as many kills as can be fall into trainings.
+        # Wait for the first step of a training, so that most kills fall into trainings.
         while run.poll() is None and _made(killed) == before:
             time.sleep(0.01)
         try:

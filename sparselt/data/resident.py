@@ -189,7 +189,7 @@ class ResidentEvalLoader(EvalLoader):
 
 
 def _write(folder: Path, manifest: Manifest, parts: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> None:
-    """Writes each split, images, labels of `parts` to a file of its own."""
+    """Writes a file for each (split, images, labels) of `parts`."""
     from safetensors.numpy import save
 
     with naming_errors(str(folder), DataError, "free space or choose another folder"), contextlib.ExitStack() as stack:

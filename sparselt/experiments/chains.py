@@ -40,7 +40,7 @@ def chain(lab: Lab, name: str, replicate: int, step: int, levels: int) -> Iterat
 
 
 Retrain = Callable[[Train, StageFile, int], Train]
-"""Trains the network that was just pruned: network, mask, level."""
+"""A function of network, mask and level that trains the network which was just pruned."""
 
 
 def _layerwise(lab: Lab, replicate: int, step: int) -> Retrain:
@@ -60,7 +60,7 @@ def _lr_rewinding(lab: Lab, replicate: int, step: int, what: str = "learning rat
 
 
 def _fine_tuning(lab: Lab, replicate: int, step: int) -> Retrain:
-    """As `lr_rewinding`, with a schedule that stays at the last learning rate."""
+    """Like `lr_rewinding`, but the learning rate stays at the last value of the schedule."""
     setting = lab.setting
     rate = fine_tuning_rate(setting)
     # Decoupled decay goes with the rate over its peak, which is now the peak itself: one decay for both schedules.

@@ -69,7 +69,7 @@ def check_weights_left(setting: "Setting", name: str, levels: int, scope: Scope)
 
 
 def check_options_of_optimizer(setting: "Setting", given: Container[str]) -> None:
-    """Raises a SettingError for options in `given` that the optimizer does not have, and for those that are on."""
+    """Raises a SettingError if an option that the optimizer does not have is among `given`, or is true."""
     check_optimizer(setting.optimizer)
     for name in sorted(unread_options(setting.optimizer)):
         found = getattr(setting, name)

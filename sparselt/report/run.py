@@ -69,7 +69,7 @@ def read_run(folder: str | Path) -> Run:
 
 
 def rules_record(folder: Path) -> dict:
-    """What the record of a run to be written into `folder` says of the rules that judge it, and of those that have."""
+    """The entry `rules` for the record of a run in `folder`: the rules that judge it now, and those of before."""
     before: set[int] = set()
     with contextlib.suppress(OSError, ValueError):  # the first run in a folder, or a record that nobody could read
         of_run = json.loads((folder / "record.json").read_bytes()).get("rules", {})

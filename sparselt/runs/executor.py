@@ -93,7 +93,7 @@ class Workers:
                 os.kill(process.pid, number)
 
     def _stop(self) -> None:
-        """Lets trainings save, and ends the processes. Whoever takes longer, or when it is asked again, is killed."""
+        """Asks the processes to save and end, and kills those that take too long; all of them if it is interrupted."""
         self.signal(signal.SIGTERM)
         try:
             deadline = time.monotonic() + _STOP_SECONDS

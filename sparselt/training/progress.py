@@ -95,7 +95,7 @@ class Progress:
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"seconds": str(seconds)}
         )
         earlier = _saves(self._folder)
-        # Zeros before the number, so that names sort by it.
+        # Leading zeros make the names sort by step.
         name = f"{PROGRESS}{step:012}-{hashlib.sha256(data).hexdigest()[:16]}{_SUFFIX}"
         temporary = self._folder / f".{name}"
         temporary.write_bytes(data)

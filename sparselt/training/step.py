@@ -72,7 +72,7 @@ class Branch:
         self._begun = False  # the order of the first epoch has still to be sent
 
     def go_on(self, saved: "Saved") -> None:
-        """Goes on with a training that was loaded, from what was saved of it."""
+        """Continues the loaded training from a save."""
         with torch.no_grad():
             for name, tensor in self.model.state_dict().items():
                 tensor.copy_(saved.model[name])

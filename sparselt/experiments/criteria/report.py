@@ -62,7 +62,7 @@ def dense(data: Data) -> Statistic:
 
 @listed
 def findings(data: Data) -> Iterator[str]:
-    """Where the claims are judged, and what each criterion comes to at that density."""
+    """The density at which claims are judged, and the error of each criterion there."""
     level = _judged(data)
     if not level:
         return

@@ -27,7 +27,7 @@ def sizes(data: Data) -> dict[tuple[str, str, int], Values]:
 
 @once
 def densities(data: Data) -> dict[int, float]:
-    """Weights remaining at each level that was looked at."""
+    """The density of each measured level."""
     return {row.level: row.density for row in data.select(experiment="retraining", metric="pruned_size")}
 
 
@@ -62,7 +62,7 @@ def claims(data: Data) -> Iterator[Claim]:
 
 
 def drawings(data: Data) -> dict[str, Drawing]:
-    """Sizes against density, and the histograms of one level."""
+    """Two figures: the size of what is pruned next against density, and histograms of one level."""
     drawn = [name for name in _NAMES if any(variant == name for variant, _, _ in sizes(data))]
     if not drawn:
         return {}

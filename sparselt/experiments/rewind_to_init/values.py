@@ -76,7 +76,7 @@ class Condition:
 
     @property
     def instability(self) -> Values:
-        """Of two copies of the dense network that part at initialization."""
+        """How much the error rises between two copies of the dense network, trained in different data orders."""
         return self._values.get(("instability", "dense", 0, 0), Values())
 
     def increase(self, level: int | None = None) -> Values:

@@ -101,7 +101,7 @@ def _at_initialization(place: Place) -> Iterator[Claim]:
 
 
 def _over_all_densities(data: Data) -> Iterator[Claim]:
-    """What rewinding to step 0 costs beside the rate's own dense network, averaged over all levels."""
+    """Compares rates by the error of IMP rewound to step 0 above the same rate's dense network, over all levels."""
     costs = {}
     for rate, curve in curves(data).items():
         dense = data.values(experiment="stability", variant="dense", metric="test_error", condition={"rate": rate})
