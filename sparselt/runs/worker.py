@@ -108,7 +108,12 @@ def measure_cohort(stage: Train, root: str) -> int:
 def start_worker(queue, devices, save_seconds: float) -> None:
     """Sets this process up: it reports progress to `queue`, sees the GPU that `devices` gives it (None: all), saves its
     trainings every so many seconds and when signals ask for it, and ends with its parent."""
+    import torch
+
     global _progress_queue, _save_seconds
+    # Dead units and tiny gradients leave numbers below 1e-38 in an optimizer's averages, with which an Intel core counts
+    # eight times as slowly. They become 0. Threads inherit this, so it is set before there are any.
+    torch.set_flush_denormal(True)
     _progress_queue, _save_seconds = queue, save_seconds
     _signals.listen()
     device = devices.get()
