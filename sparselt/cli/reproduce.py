@@ -45,6 +45,8 @@ class Reproduce:
     """Equal trainings that a worker makes side by side, with equal results; by default 1 (cuda: measured)."""
     save_minutes: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = 10.0
     """How often a training saves its progress; a run that was killed goes on from there."""
+    patience: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 120.0
+    """Several runs may share --out. One that shows no sign of life for so long loses the work it had begun."""
     dry_run: bool = False
     """Print the plan and stop."""
     list: bool = False
@@ -78,7 +80,9 @@ class Reproduce:
         values = {name: value for name in ("replicates", "seed") if (value := getattr(self, name)) is not None}
         setting = dataclasses.replace(setting, **values).with_values(self.set).check()
         experiments, left_out = chosen(self.experiments, known_experiments(), setting)
-        where = Where(self.data, self.out, self.device, self.workers, self.cohort, command, self.save_minutes)
+        where = Where(
+            self.data, self.out, self.device, self.workers, self.cohort, command, self.save_minutes, self.patience
+        )
         usual = load_setting(self.setting)
         outcome = run(setting, usual, experiments, left_out, where, Console(), self.dry_run)
         return 1 if outcome.failed else 0

@@ -144,7 +144,7 @@ class ProgressDisplay:
         self._done = 0.0
         self._running: dict[str, float] = {}
         self._trainings = sum(isinstance(stage, Train) for stage in missing)
-        self._trained = self._failed = 0
+        self._trained = self._failed = self._elsewhere = 0
         self._began = self._printed = time.monotonic()
         self._first_work: tuple[float, float] | None = None
         self._progress = Progress(
@@ -165,7 +165,8 @@ class ProgressDisplay:
         """Ends the line and says how many trainings were done."""
         self._progress.stop()
         spent = duration(time.monotonic() - self._began)
-        self._console.print(f"{self._trained} of {self._trainings} trainings done in {spent}.", highlight=False)
+        others = f", {self._elsewhere} by other runs" if self._elsewhere else ""
+        self._console.print(f"{self._trained} of {self._trainings} trainings done in {spent}{others}.", highlight=False)
 
     def progressed(self, stage: Stage, work: int) -> None:
         """A running stage has done part of its work."""
@@ -177,6 +178,7 @@ class ProgressDisplay:
         self._running.pop(stage.key, None)
         self._done += self._weights.pop(stage.key, 0.0)
         self._trained += isinstance(stage, Train) and entry.status == "ran"
+        self._elsewhere += isinstance(stage, Train) and entry.status == "found"
         self._failed += entry.status == "failed"
 
     def idle(self) -> None:
@@ -185,7 +187,9 @@ class ProgressDisplay:
         now = time.monotonic()
         if self._first_work is None and self._trained:
             self._first_work = (now, work)
-        text = f"{self._trained}/{self._trainings} trainings" + (f", {self._failed} failed" if self._failed else "")
+        text = f"{self._trained + self._elsewhere}/{self._trainings} trainings" + (
+            f", {self._failed} failed" if self._failed else ""
+        )
         left = f"about {duration(self._left(now, work))} left"
         if self._console.is_terminal:
             self._progress.update(self._task, completed=work, description=text, left=left)

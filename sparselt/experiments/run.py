@@ -2,8 +2,9 @@
 
 import contextlib
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +15,22 @@ from sparselt.errors import DataError, SettingError, StoreError
 from sparselt.experiments.display import RoundDisplay, print_estimate, print_plan, print_protocol
 from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
+from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.record import protocol, run_record
 from sparselt.experiments.rounds import Finder, measured, plan_of, run_rounds
 from sparselt.experiments.sections import sections_of
 from sparselt.experiments.setting import Setting
 from sparselt.experiments.values import nearest
+from sparselt.runs.claims import PATIENCE
 from sparselt.runs.devices import cpu_has_bfloat16, cuda_devices
 from sparselt.runs.estimate import Speed, estimate
 from sparselt.runs.executor import SAVE_SECONDS, Workers, default_workers
+from sparselt.runs.inventory import note_plan
 from sparselt.runs.ledger import Entry, write_ledger
+from sparselt.runs.networks import NetworkRow, write_networks
 from sparselt.runs.store import Store
 from sparselt.stages.stage import digest, plain
+from sparselt.stages.train import Train
 from sparselt.stopping import directing
 
 # Fields of a setting that change no result.
@@ -49,6 +55,7 @@ class Where:
         cohort: equal trainings that a worker makes side by side; None: 1 (cuda: measured).
         command: the command for the same run, for the record.
         save_minutes: how often a training saves its progress.
+        patience: seconds without a sign of life after which another run on the same store counts as gone.
     """
 
     data: Path | None = None
@@ -58,6 +65,7 @@ class Where:
     cohort: int | None = None
     command: str = ""
     save_minutes: float = SAVE_SECONDS / 60
+    patience: float = PATIENCE
 
 
 @dataclass(frozen=True)
@@ -92,8 +100,8 @@ def run(
     _check_device(where.device)
     devices = cuda_devices() if where.device == "cuda" else []
     workers = where.workers if where.workers is not None else len(devices) or default_workers(setting.threads)
-    pool = Workers(workers, where.cohort, devices, 60 * where.save_minutes)
-    store = Store(where.out / "store", writable=not dry_run)
+    pool = Workers(workers, where.cohort, devices, 60 * where.save_minutes, where.patience)
+    store = Store(where.out / "store", writable=not dry_run, patience=where.patience)
     found = Finder(store)
     lab = Lab(setting, where.device, None if dataset is None else dataset.folder, found)
     measurements = measured(experiments, lab)
@@ -105,6 +113,7 @@ def run(
             f"{' and '.join(sorted(idle))}: no measurement is yielded, and so there is nothing to run; yield one, or "
             "say why the setting cannot run it (unsupported_reason)"
         )
+    name = f"{setting.name}-{setting.scale}-{_hash(setting, where.device, experiments, lab)}"
     with directing(pool.signal), pool:
         missing = plan.missing(store)
         if dry_run:
@@ -126,8 +135,10 @@ def run(
         if dry_run:
             return Outcome(None)
         store.sweep()
+        note_plan(store, name, plan.stages, where.command, done=False)
         with contextlib.closing(RoundDisplay(console, speed, workers)) as display:
             measurements, entries = run_rounds(experiments, lab, found, store, pool, display)
+        store.sweep()  # what a run on another machine left can be told only after a while
     lost = {entry.stage for entry in entries if entry.status in ("failed", "skipped")}
     failed = tuple(entry.label for entry in entries if entry.status == "failed")
     for label in failed:
@@ -138,9 +149,11 @@ def run(
         return Outcome(None, failed)
     record = run_record(setting, usual, where.device, lab, store)
     record["experiments"] = {name: {"title": e.title, "paper": e.paper} for name, e in experiments.items()}
-    folder = where.out / f"{setting.name}-{setting.scale}-{_hash(setting, where.device, experiments, lab)}"
+    folder = where.out / name
     rows = [{"setting": setting.name, "scale": setting.scale, **row} for m in kept for row in m.rows(store.read)]
-    _write(folder, rows, record, {"command": where.command, "failed": list(failed), "rows": len(rows)}, entries)
+    of_this_call = {"command": where.command, "failed": list(failed), "rows": len(rows)}
+    _write(folder, rows, record, of_this_call, entries, _networks(kept, store, folder))
+    note_plan(store, name, plan_of(measurements).stages, where.command, done=True)
     _report(folder, sections, console)
     if failed:
         skipped = sum(entry.status == "skipped" for entry in entries)
@@ -248,12 +261,21 @@ def _hash(setting: Setting, device: str, experiments: Mapping[str, Experiment], 
     return digest([values, device, list(experiments), lab.dataset.key])[:8]
 
 
+def _networks(measurements: Iterable[Measurement], store: Store, folder: Path) -> Iterator[NetworkRow]:
+    for m in measurements:
+        if isinstance(m.stage, Train) and m.to_level is None:
+            paths = (None if f is None else store.folder(f.stage) / f.name for f in (m.stage.final, m.stage.mask))
+            places = ("" if path is None else os.path.relpath(path, folder.resolve()) for path in paths)
+            yield NetworkRow(m.experiment, m.variant, m.condition, m.replicate, m.rewind_step, m.level, *places)
+
+
 def _write(
     folder: Path,
     rows: Iterable[Mapping[str, Any]],
     record: Mapping[str, Any],
     of_this_call: Mapping[str, Any],
     entries: Iterable[Entry],
+    networks: Iterable[NetworkRow],
 ) -> None:
     from sparselt.report.results import write_results, write_text
     from sparselt.report.run import rules_record
@@ -265,6 +287,7 @@ def _write(
         text = json.dumps({**record, **of_this_call}, indent=1, ensure_ascii=False)
         write_text(folder / "record.json", text + "\n")
         write_ledger(entries, folder / "ledger.csv")
+        write_networks(networks, folder)
     except OSError as error:
         raise StoreError(
             f"run folder {folder} cannot be written ({error.strerror}); choose another with --out"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sparselt.errors import SettingError, StoreError
+from sparselt.runs.claims import PATIENCE
 from sparselt.runs.ledger import Entry, Status
 from sparselt.runs.plan import Plan
 from sparselt.runs.program import own_script
@@ -25,6 +26,8 @@ __all__ = ["Outcome", "Watcher", "Workers", "default_workers", "execute", "resul
 
 _MOST_TOGETHER = 64
 _STOP_SECONDS = 10
+_POLL = 0.2  # seconds
+_LOOK = 1.0  # seconds between two looks at what other runs work on
 SAVE_SECONDS = 600.0
 """The default time between two saves of a training: one of ResNet-50 takes a second or less."""
 
@@ -54,6 +57,7 @@ class Workers:
         devices: GPUs to assign to the processes in turn; each process sees only its own. Empty: all see the same as
             this process.
         save_seconds: how often trainings save their progress, above 0.
+        patience: of the store, see `sparselt.runs.store.Store`.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Workers:
         cohort: int | None = None,
         devices: Sequence[str] = (),
         save_seconds: float = SAVE_SECONDS,
+        patience: float = PATIENCE,
     ):
         most = 8 * len(os.sched_getaffinity(0))
         if not 1 <= count <= most:
@@ -70,7 +75,8 @@ class Workers:
             raise SettingError(f"cohort is {cohort} networks; expected 1 to {_MOST_TOGETHER}")
         if not save_seconds > 0:
             raise SettingError(f"--save-minutes is {save_seconds / 60:g}; expected more than 0")
-        self.count, self._cohort, self._devices, self._save_seconds = count, cohort, devices, save_seconds
+        self.count, self._cohort, self._devices = count, cohort, devices
+        self._save_seconds, self._patience = save_seconds, patience
         self._measured: dict[str | None, int] = {}
         self._context = multiprocessing.get_context("spawn")
         self.queue = self._context.SimpleQueue()
@@ -113,7 +119,10 @@ class Workers:
             for place in range(self.count):
                 places.put(self._devices[place % len(self._devices)] if self._devices else None)
             self._pool = ProcessPoolExecutor(
-                self.count, self._context, initializer=start_worker, initargs=(self.queue, places, self._save_seconds)
+                self.count,
+                self._context,
+                initializer=start_worker,
+                initargs=(self.queue, places, self._save_seconds, self._patience),
             )
         return self._pool.submit(function, *arguments)
 
@@ -135,7 +144,7 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
     """Runs the missing stages; returns the ledger of all stages, in the plan's order.
 
     The stage that begins the longest chain runs first. If a stage fails, the stages that need it are skipped; all
-    others run.
+    others run. A stage on which another run works is left to it, and found when that run has made it.
 
     Raises:
         StoreError: a worker process was killed (out of memory?). Finished stages are kept.
@@ -146,13 +155,38 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
     priority = _priorities(plan)
     ready = [(priority[key], key) for key, needs in waits_for.items() if not needs]
     heapq.heapify(ready)
+    elsewhere: list[Stage] = []  # those that other runs work on
     running: dict[Future, list[Stage]] = {}
-    while ready or running:
+
+    def end(stage: Stage, entry: Entry) -> None:
+        entries[stage.key] = entry
+        watcher.finished(stage, entry)
+        if entry.status == "failed":
+            for lost in _descendants(stage, missing.values()):
+                if lost.key not in entries:
+                    waits_for.pop(lost.key)
+                    entries[lost.key] = _ledger_entry(lost, "skipped")
+                    watcher.finished(lost, entries[lost.key])
+        for key, needs in waits_for.items():
+            if stage.key in needs:
+                needs.remove(stage.key)
+                if not needs:
+                    heapq.heappush(ready, (priority[key], key))
+
+    looked = time.monotonic()
+    while ready or running or elsewhere:
         while ready and len(running) < workers.count:
-            stages = _take(ready, missing, workers, store)
-            function, what = (run_cohort, stages) if len(stages) > 1 else (run_stage, stages[0])
-            running[workers.submit(function, what, str(store.root))] = stages
-        done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            stages = []
+            for stage in _take(ready, missing, workers, store):
+                (elsewhere if store.taken(stage) else stages).append(stage)
+            if stages:
+                function, what = (run_cohort, stages) if len(stages) > 1 else (run_stage, stages[0])
+                running[workers.submit(function, what, str(store.root))] = stages
+        if running:
+            done, _ = wait(running, timeout=_POLL, return_when=FIRST_COMPLETED)
+        else:
+            done = set()
+            time.sleep(_POLL)
         while not workers.queue.empty():
             key, work = workers.queue.get()
             watcher.progressed(missing[key], work)
@@ -161,19 +195,20 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
             stages = running.pop(future)
             outcomes = result_of(future, "', '".join(stage.name for stage in stages))
             for stage, outcome in zip(stages, outcomes if isinstance(outcomes, list) else [outcomes], strict=True):
-                entry = entries[stage.key] = _entry(stage, outcome)
-                watcher.finished(stage, entry)
-                if entry.status == "failed":
-                    for lost in _descendants(stage, missing.values()):
-                        if lost.key not in entries:
-                            waits_for.pop(lost.key)
-                            entries[lost.key] = _ledger_entry(lost, "skipped")
-                            watcher.finished(lost, entries[lost.key])
-                for key, needs in waits_for.items():
-                    if stage.key in needs:
-                        needs.remove(stage.key)
-                        if not needs:
-                            heapq.heappush(ready, (priority[key], key))
+                if outcome.by_another:
+                    elsewhere.append(stage)
+                else:
+                    end(stage, _entry(stage, outcome))
+        if elsewhere and time.monotonic() - looked > _LOOK:
+            looked = time.monotonic()
+            waiting, elsewhere[:] = list(elsewhere), []
+            for stage in waiting:
+                if not stage.local and store.has(stage):
+                    end(stage, _found(stage, store))
+                elif store.taken(stage):
+                    elsewhere.append(stage)
+                else:  # its run has ended, or shows no sign of life
+                    heapq.heappush(ready, (priority[stage.key], stage.key))
     return [entries[stage.key] for stage in plan.stages]
 
 

@@ -1,7 +1,6 @@
 """Results on disk, found by the stage's key, so that nothing is computed twice."""
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import json
@@ -9,7 +8,6 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import TypeVar
 
 from sparselt.errors import StoreError
 from sparselt.files import PROGRESS, move_folder
+from sparselt.runs.claims import PATIENCE, Claim, Claims
 from sparselt.stages.stage import Made, Result, Stage, StageFile
 
 T = TypeVar("T")
@@ -30,19 +29,22 @@ class Store:
 
     A stage writes its files into a temporary folder, which is moved into place when it is complete. `stage.json` lists
     the files with their sizes and checksums. So a killed run leaves nothing that counts as done, and files damaged
-    later are noticed and made again.
+    later are noticed and made again. Several runs, also on several machines, may share a store: each stage that is
+    being made is claimed (`sparselt.runs.claims`).
 
     Args:
         root: the folder; made if it is missing.
         writable: False: read only.
+        patience: seconds without a sign of life after which another run's claim counts no more.
 
     Raises:
         StoreError: the folder cannot be made or written.
     """
 
-    def __init__(self, root: Path, writable: bool = True):
+    def __init__(self, root: Path, writable: bool = True, patience: float = PATIENCE):
         self.root = Path(root).resolve()
-        self._held: dict[Path, int] = {}
+        self._claims = Claims(self.root / "unfinished", patience)
+        self._held: dict[Path, Claim] = {}
         if not writable:
             return
         try:
@@ -81,9 +83,11 @@ class Store:
         """
         folder = self.folder(file.stage)
         path = folder / file.name
-        made = self.record(file.stage).get("files", {}).get(file.name, {})
+        record = self.record(file.stage)
+        made = record.get("files", {}).get(file.name, {})
         if _size(path) != made.get("bytes") or _sha256(path) != made["sha256"]:
-            (folder / _DONE).unlink(missing_ok=True)
+            if record:  # else there is none yet, or another machine's is not seen yet
+                (folder / _DONE).unlink(missing_ok=True)
             raise StoreError(f"{path} was damaged after it was made; run the same command again, which makes it anew")
         return path
 
@@ -108,32 +112,47 @@ class Store:
         except (OSError, ValueError, TypeError) as error:
             raise StoreError(f"{path} does not read back ({error}); delete its folder and run again") from error
 
-    def begin(self, stage: Stage) -> Path:
-        """A temporary folder on the store's file system for the files of the stage.
+    def begin(self, stage: Stage) -> Path | None:
+        """Claims a stage; None while another process works on it.
 
-        It is a new one, or that of a killed run which left progress of the stage in it.
+        Returns a temporary folder on the store's file system for the files of the stage. It is empty, or that of a
+        stopped run which left progress of the stage in it.
         """
-        prefix = f"{stage.kind}-{stage.key[:12]}-"
-        with _locked(self._unfinished()):
-            for left in filter(_holds_progress, self._unfinished().glob(f"{prefix}*")):
-                with contextlib.suppress(OSError):  # another process works in it
-                    self._held[left] = _lock(left)
-                    return left
-            folder = Path(tempfile.mkdtemp(dir=self._unfinished(), prefix=prefix))
-            # Held while this process lives, so that `sweep` can tell folders in use from those of killed runs.
-            self._held[folder] = _lock(folder)
-        return folder
+        claim = self._claims.take(_name(stage))
+        if claim is None:
+            return None
+        if not _holds_progress(claim.folder):
+            for left in claim.folder.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        self._held[claim.folder] = claim
+        return claim.folder
+
+    def taken(self, stage: Stage) -> bool:
+        """Whether another process works on the stage. One that shows no sign of life loses its claim here."""
+        return self._claims.taken(_name(stage))
+
+    def made_meanwhile(self, stage: Stage) -> bool:
+        """`has`, for who has just claimed the stage and had not found it before.
+
+        Listing a folder makes the client of a network file system ask the server. Otherwise it may answer for a minute
+        from what it remembers.
+        """
+        for folder in (self.folder(stage).parent, self.folder(stage)):
+            with contextlib.suppress(OSError):
+                os.listdir(folder)
+        return self.has(stage)
+
+    def lost(self, temporary: Path) -> bool:
+        """Whether another process has taken a folder of `begin` over."""
+        return self._held[temporary].lost
 
     def started(self, stage: Stage) -> bool:
-        """Whether a stopped run left progress of the stage, from which it goes on."""
-        left = (self.root / "unfinished").glob(f"{stage.kind}-{stage.key[:12]}-*")
-        return any(map(_holds_progress, left))
+        """Whether there is progress of the stage, from which a run goes on."""
+        return self._claims.started(_name(stage), _holds_progress)
 
     def discard(self, temporary: Path) -> None:
-        """Gives up a folder of `begin`: deletes it, unless a commit has moved it or it holds progress."""
-        if not _holds_progress(temporary):
-            shutil.rmtree(temporary, ignore_errors=True)
-        os.close(self._held.pop(temporary))
+        """Ends the claim of `begin`. Deletes the folder, unless a commit has moved it or it holds progress."""
+        self._held.pop(temporary).leave(keep=_holds_progress(temporary))
 
     def commit(self, stage: Stage, temporary: Path, *, seconds: float, work: int, finished: str) -> None:
         """Moves a finished stage's files into place. Its files from an earlier run stay beside them."""
@@ -160,26 +179,16 @@ class Store:
         move_folder(temporary, folder, last=_DONE)
 
     def sweep(self) -> None:
-        """Deletes unfinished folders of killed runs.
+        """Deletes unfinished files of killed runs, but not the progress of a stage that is not done.
 
-        Folders in use by a living process stay, and those with the progress of a stage that is not done.
+        What other processes work on stays.
         """
-        with _locked(self._unfinished()):
-            for leftover in self._unfinished().iterdir():
-                kind, key, _ = leftover.name.rsplit("-", 2)
-                if _holds_progress(leftover) and not any((self.root / kind).glob(f"{key}*/{_DONE}")):
-                    continue
-                try:
-                    lock = _lock(leftover)
-                except OSError:
-                    continue
-                shutil.rmtree(leftover, ignore_errors=True)
-                os.close(lock)
 
-    def _unfinished(self) -> Path:
-        folder = self.root / "unfinished"
-        folder.mkdir(exist_ok=True)
-        return folder
+        def of_use(name: str, folder: Path) -> bool:
+            kind, _, key = name.rpartition("-")
+            return _holds_progress(folder) and not (self.root / kind / key / _DONE).exists()
+
+        self._claims.sweep(of_use)
 
 
 def versions() -> dict[str, str]:
@@ -193,30 +202,18 @@ def versions() -> dict[str, str]:
     return found
 
 
+def is_intact(path: Path) -> bool:
+    """Whether a stage's file has the size and the checksum that its `stage.json` says."""
+    made = read_record(path.parent / _DONE).get("files", {}).get(path.name)
+    return made is not None and _size(path) == made["bytes"] and _sha256(path) == made["sha256"]
+
+
 def _holds_progress(folder: Path) -> bool:
     return any(folder.glob(f"{PROGRESS}*"))
 
 
-def _lock(folder: Path) -> int:
-    """An open descriptor that holds the folder's lock; OSError if another holds it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lets one process at a time into the block, for each folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def _name(stage: Stage) -> str:
+    return f"{stage.kind}-{stage.key[:20]}"
 
 
 def read_record(path: Path) -> dict:

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 import traceback
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sparselt.errors import SparseltError
+from sparselt.runs.claims import PATIENCE
 from sparselt.runs.store import Store
 from sparselt.stages.stage import Stage, Task
 from sparselt.stages.train import Train
@@ -23,24 +25,28 @@ _REPORT_EVERY = 0.3
 _progress_queue = None
 _signals = Signals()
 _save_seconds = math.inf
+_patience = PATIENCE
 
 
 @dataclass(frozen=True)
 class Outcome:
     """A worker's report on one stage: work done, seconds, UTC time of the end, and the error's text if it failed.
 
-    Stages that ran side by side share the seconds equally.
+    Stages that ran side by side share the seconds equally. by_another: another run works on the stage, or has made it.
     """
 
     work: int
     seconds: float
     finished: str
     error: str = ""
+    by_another: bool = False
 
 
 def run_stage(stage: Stage, root: str) -> Outcome:
     """Runs one stage in this process and commits its files. Returns errors as text, which can be pickled."""
-    job = _Job(stage, Store(Path(root)), 1)
+    job = _Job.begun(stage, Store(Path(root), patience=_patience), 1)
+    if isinstance(job, Outcome):
+        return job
     try:
         return job.commit(_run(stage, job.task()))
     except Exception as error:
@@ -69,52 +75,58 @@ def run_cohort(stages: Sequence[Train], root: str) -> list[Outcome]:
     """Trains the networks of several stages side by side. If one fails, the others are still committed."""
     from sparselt.stages.side_by_side import train_side_by_side
 
-    store = Store(Path(root))
-    jobs = [_Job(stage, store, len(stages)) for stage in stages]
+    store = Store(Path(root), patience=_patience)
     outcomes: dict[int, Outcome] = {}
+    jobs: dict[int, _Job] = {}
     try:
         tasks: dict[int, Task] = {}
-        for k, job in enumerate(jobs):
+        for k, stage in enumerate(stages):
+            job = _Job.begun(stage, store, len(stages))
+            if isinstance(job, Outcome):
+                outcomes[k] = job
+                continue
+            jobs[k] = job
             try:
                 tasks[k] = job.task()
             except SparseltError as error:
                 outcomes[k] = job.failed(error)
         places = list(tasks)
-        for place, result in train_side_by_side([(stages[k], task) for k, task in tasks.items()]):
+        for place, result in train_side_by_side([(stages[k], task) for k, task in tasks.items()]) if tasks else ():
             k = places[place]
             outcomes[k] = jobs[k].failed(result) if isinstance(result, Exception) else jobs[k].commit(result)
     except Exception as error:
-        for k, job in enumerate(jobs):
+        for k, job in jobs.items():
             outcomes.setdefault(k, job.failed(error))
     finally:
-        for job in jobs:
+        for job in jobs.values():
             job.close()
-    return [outcomes[k] for k in range(len(jobs))]
+    return [outcomes[k] for k in range(len(stages))]
 
 
 def measure_cohort(stage: Train, root: str) -> int:
     """The best number of such trainings side by side on the device; 1 if it cannot be measured."""
     from sparselt.stages.side_by_side import best_group_size
 
-    job = _Job(stage, Store(Path(root)), 1)
-    try:
-        return best_group_size(stage, job.task())
-    except Exception:  # the training itself will say what is wrong
-        return 1
-    finally:
-        job.close()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return best_group_size(stage, _task(stage, Store(Path(root)), Path(folder)))
+        except Exception:  # the training itself will say what is wrong
+            return 1
 
 
-def start_worker(queue, devices, save_seconds: float) -> None:
+def start_worker(queue, devices, save_seconds: float, patience: float) -> None:
     """Sets this process up: it reports progress to `queue`, sees the GPU that `devices` gives it (None: all), saves its
-    trainings every so many seconds and when signals ask for it, and ends with its parent."""
+    trainings every so many seconds and when signals ask for it, and ends with its parent.
+
+    patience: see `Store`.
+    """
     import torch
 
-    global _progress_queue, _save_seconds
-    # Dead units and tiny gradients leave numbers below 1e-38 in an optimizer's averages, with which an Intel core counts
-    # eight times as slowly. They become 0. Threads inherit this, so it is set before there are any.
+    global _progress_queue, _save_seconds, _patience
+    # Dead units and tiny gradients leave numbers below 1e-38 in an optimizer's averages, and Adam's pass takes eight
+    # times as long with them on an Intel core. Now they become 0. Threads inherit this, so it comes before they start.
     torch.set_flush_denormal(True)
-    _progress_queue, _save_seconds = queue, save_seconds
+    _progress_queue, _save_seconds, _patience = queue, save_seconds, patience
     _signals.listen()
     device = devices.get()
     if device is not None:
@@ -125,18 +137,27 @@ def start_worker(queue, devices, save_seconds: float) -> None:
 
 
 class _Job:
-    """One stage, from its inputs to its place in the store."""
+    """One claimed stage, from its inputs to its place in the store."""
 
-    def __init__(self, stage: Stage, store: Store, together: int):
-        self._stage, self._store, self._together = stage, store, together
-        self._folder = store.begin(stage)
-        self._began = time.perf_counter() - _spent(stage, self._folder)
+    def __init__(self, stage: Stage, store: Store, folder: Path, together: int):
+        self._stage, self._store, self._folder, self._together = stage, store, folder, together
+        self._began = time.perf_counter() - _spent(stage, folder)
+
+    @classmethod
+    def begun(cls, stage: Stage, store: Store, together: int) -> "_Job | Outcome":
+        """Claims the stage. An outcome if another run works on it, or has just made it."""
+        another = Outcome(0, 0.0, _now(), by_another=True)
+        if (folder := store.begin(stage)) is None:
+            return another
+        job = cls(stage, store, folder, together)
+        if not stage.local and store.made_meanwhile(stage):
+            job.close()
+            return another
+        return job
 
     def task(self) -> Task:
         """The stage's task. Raises StoreError if an input is damaged."""
-        stage = self._stage
-        paths = {file: self._store.verify(file) for file in stage.needs.values()}
-        return Task(paths, stage.outputs, self._folder, _reporter(stage), _signals, _save_seconds)
+        return _task(self._stage, self._store, self._folder)
 
     def commit(self, work: int) -> Outcome:
         seconds, finished = self._seconds(), _now()
@@ -144,6 +165,8 @@ class _Job:
         return Outcome(work, seconds, finished)
 
     def failed(self, error: Exception) -> Outcome:
+        if self._store.lost(self._folder):
+            return Outcome(0, self._seconds(), _now(), by_another=True)
         expected = isinstance(error, SparseltError | OSError)
         text = str(error) if expected else "".join(traceback.format_exception(error)).strip()
         return Outcome(0, self._seconds(), _now(), f"{self._stage.name}: {text}")
@@ -154,6 +177,11 @@ class _Job:
 
     def _seconds(self) -> float:
         return (time.perf_counter() - self._began) / self._together
+
+
+def _task(stage: Stage, store: Store, folder: Path) -> Task:
+    paths = {file: store.verify(file) for file in stage.needs.values()}
+    return Task(paths, stage.outputs, folder, _reporter(stage), _signals, _save_seconds)
 
 
 def _spent(stage: Stage, folder: Path) -> float:

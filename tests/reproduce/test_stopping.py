@@ -29,7 +29,7 @@ def start(folder):
 
 
 def saves(folder):
-    return sorted(folder.glob("runs/store/unfinished/train-*/progress-*"))
+    return sorted(folder.glob("runs/store/unfinished/train-*/work-*/progress-*"))
 
 
 def wait_for(condition, seconds=90):
@@ -88,10 +88,14 @@ def test_a_signal_to_save_lets_the_run_go_on(tmp_path):
     assert run.returncode == 0, words
 
 
+def scripts_of_the_docs():
+    page = (Path(__file__).parents[2] / "docs" / "resuming.md").read_text()
+    return re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+
+
 @pytest.mark.slow
 def test_the_slurm_script_of_the_docs_saves_and_asks_to_be_requeued(tmp_path):
-    page = (Path(__file__).parents[2] / "docs" / "resuming.md").read_text()
-    (script,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    script, _ = scripts_of_the_docs()
     (tmp_path / "job.sh").write_text(script)
     for name, body in (("scontrol", 'echo "$@" > requeued'), ("python", f'exec {sys.executable} "$@"')):
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
@@ -108,3 +112,22 @@ def test_the_slurm_script_of_the_docs_saves_and_asks_to_be_requeued(tmp_path):
     job.send_signal(signal.SIGTERM)
     job.wait(60)
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+
+
+@pytest.mark.slow
+def test_two_tasks_of_the_array_of_the_docs_make_each_stage_once(tmp_path):
+    _, script = scripts_of_the_docs()
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "job.sh").write_text(script.replace("/shared/runs", "runs"))
+    quick = " ".join(ARGUMENTS).replace("steps=500", "steps=60").replace("milestones=250", "milestones=30")
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "ARGUMENTS": quick}
+    jobs = [
+        subprocess.Popen(["bash", "job.sh"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    screens = [job.communicate(timeout=120)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], screens
+    made = [re.search(r"(\d+) of (\d+) trainings done in [^,.]*(?:, (\d+) by other runs)?", s) for s in screens]
+    own, all_of_them, others = zip(*((int(m[1]), int(m[2]), int(m[3] or 0)) for m in made), strict=True)
+    assert sum(own) == max(all_of_them) and all(map(lambda a, b, c: a + b == c, own, others, all_of_them))

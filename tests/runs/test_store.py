@@ -103,15 +103,31 @@ def test_what_a_killed_run_left_is_swept_and_never_counts(store):
     assert not store.has(STAGE)
     store.sweep()
     assert folder.exists(), "this process is alive and may still be at work"
-    code = (
-        f"from test_store import STAGE; from sparselt.runs.store import Store; Store({str(store.root)!r}).begin(STAGE)"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
-    assert len(list(folder.parent.iterdir())) == 2
-    store.sweep()
-    assert list(folder.parent.iterdir()) == [folder]
+    assert Store(store.root).begin(STAGE) is None and store.taken(STAGE)
     store.discard(folder)
-    assert not list(folder.parent.iterdir())
+    code = (
+        "import os; from test_store import STAGE; from sparselt.runs.store import Store\n"
+        f"(Store({str(store.root)!r}).begin(STAGE) / 'a').write_text('half'); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent)
+    unfinished = store.root / "unfinished"
+    assert len(list(unfinished.rglob("a"))) == 1
+    store.sweep()
+    assert not list(unfinished.iterdir())
+
+
+def test_a_stage_goes_on_from_progress_and_from_nothing_else_that_a_stopped_run_left(store):
+    folder = store.begin(STAGE)
+    (folder / "a").write_text("half")
+    (folder / "progress-1").write_text("")
+    store.discard(folder)
+    assert store.started(STAGE) and not store.taken(STAGE)
+    store.sweep()
+    folder = store.begin(STAGE)
+    assert {path.name for path in folder.iterdir()} == {"a", "progress-1"}
+    (folder / "progress-1").unlink()
+    store._held.pop(folder).leave(keep=True)
+    assert not list(store.begin(STAGE).iterdir())
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"files": {"a": 1}}'])

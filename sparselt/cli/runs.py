@@ -1,0 +1,180 @@
+"""`sparselt runs`: what a folder of results holds, and what it could do without."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+_OUT = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+
+
+def _runs() -> Path:
+    return Path("runs")
+
+
+@dataclass(frozen=True)
+class List:
+    """List the runs in a folder of results, the size of their store, and who works on what."""
+
+    out: _OUT = field(default_factory=_runs)
+    """The folder given to the runs as --out."""
+    json: bool = False
+    """Print JSON, for scripts."""
+
+    def run(self, given: Sequence[str]) -> int:
+        """Runs the command; returns the exit code."""
+        from sparselt.runs.inventory import Inventory
+
+        inventory = Inventory(self.out)
+        runs, busy, size = inventory.runs(), inventory.at_work(), inventory.size()
+        if self.json:
+            _print_json({"runs": list(map(asdict, runs)), "at_work": list(map(asdict, busy)), "store_bytes": size})
+            return 0
+        lines = [(run.name, run.state, f"{run.made} of {run.stages}", run.changed) for run in runs]
+        _print_table(("run", "state", "stages in the store", "changed (UTC)"), lines)
+        print(f"\nThe store, {inventory.root}, has {_size(size)}.")
+        for work in busy:
+            job = f", job {work.job}" if work.job else ""
+            print(f"process {work.process} on {work.host}{job} works on {work.label or work.stage}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show the networks of a run, with the files of their weights and masks."""
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """The run's folder."""
+    replicate: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Only this one; counted from 0."""
+    rewind_step: Annotated[int | None, tyro.conf.arg(metavar="STEP")] = None
+    """Only networks rewound to this step."""
+    level: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Only this one; 0 is the dense network."""
+    variant: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Only these, such as imp, dense, random."""
+    json: bool = False
+    """Print JSON, for scripts."""
+
+    def run(self, given: Sequence[str]) -> int:
+        """Runs the command; returns the exit code: 1 if no network fits."""
+        from sparselt.runs.folder import Run
+
+        run = Run(self.folder)
+        rows = run.fitting(self.replicate, self.rewind_step, self.level, self.variant)
+        found = [
+            {**asdict(row), "weights": _place(run.folder, row.weights), "mask": _place(run.folder, row.mask)}
+            for row in rows
+        ]
+        if self.json:
+            _print_json(found)
+        elif found and None not in (self.replicate, self.rewind_step, self.level, self.variant):
+            for path in dict.fromkeys(path for row in found for path in (row["weights"], row["mask"]) if path):
+                print(path)
+        elif found:
+            columns = ("experiment", "variant", "condition", "replicate", "rewind_step", "level", "weights")
+            lines = [["" if row[name] is None else str(row[name]) for name in columns] for row in found]
+            _print_table(columns, lines)
+        if not found:
+            print("no network fits", file=sys.stderr)
+        return 0 if found else 1
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Compare every file of the store with its checksum."""
+
+    out: _OUT = field(default_factory=_runs)
+    """The folder given to the runs as --out."""
+    json: bool = False
+    """Print JSON, for scripts."""
+
+    def run(self, given: Sequence[str]) -> int:
+        """Runs the command; returns the exit code: 1 if a file is damaged."""
+        from sparselt.runs.inventory import Inventory
+
+        inventory = Inventory(self.out)
+        stages = list(inventory.stages())
+        damaged = list(map(str, inventory.damaged(stages)))
+        if self.json:
+            _print_json({"stages": len(stages), "damaged": damaged})
+        else:
+            for path in damaged:
+                print(f"damaged: {path}")
+            print(f"{len(stages)} stages, {len(damaged)} damaged files.")
+            if damaged:
+                print("The next run that needs them makes them anew.")
+        return 1 if damaged else 0
+
+
+@dataclass(frozen=True)
+class Gc:
+    """Delete stored stages that no run in the folder needs. Says what it would free, and asks."""
+
+    out: _OUT = field(default_factory=_runs)
+    """The folder given to the runs as --out."""
+    yes: bool = False
+    """Do not ask."""
+    stopped: bool = False
+    """Also what only runs need that were stopped before their end. They then begin anew."""
+    json: bool = False
+    """Print JSON, for scripts. Without --yes nothing is deleted."""
+
+    def run(self, given: Sequence[str]) -> int:
+        """Runs the command; returns the exit code."""
+        from sparselt.runs.inventory import Inventory
+
+        inventory = Inventory(self.out)
+        unneeded = inventory.unneeded(self.stopped)
+        if self.json:
+            if self.yes:
+                inventory.free(unneeded)
+            stages = list(map(str, unneeded.stages))
+            _print_json({"stages": stages, "bytes": unneeded.bytes, "deleted": self.yes})
+            return 0
+        if not unneeded.stages:
+            print("Every stored stage is needed by a run.")
+            return 0
+        kinds = [folder.parent.name for folder in unneeded.stages]
+        counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
+        print(f"{len(kinds)} stages ({counted}) are needed by no run: {_size(unneeded.bytes)}.")
+        if not self.yes and not _agreed():
+            print("Nothing was deleted.")
+            return 0
+        inventory.free(unneeded)
+        print("Deleted.")
+        return 0
+
+
+def _agreed() -> bool:
+    try:
+        return input("Delete them? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False
+
+
+def _place(folder: Path, name: str) -> str:
+    return str((folder / name).resolve()) if name else ""
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def _print_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    # Never folded: names and paths are copied from here into other commands.
+    widths = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
+    for line in (headings, *lines):
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,250 @@
+"""Who works on what, where several runs share a store: claims that need neither locks nor clocks that agree.
+
+A claim is a folder `<name>/` with two entries:
+
+- `work-<token>/`: the files made so far. The token is drawn anew by every holder.
+- `owner-<token>.json`: who the holder is. The holder touches it every few seconds. Without it the work is free.
+
+Each change of hands is one rename of a folder, which exactly one process wins on every file system, network file
+systems included. A new claim is a whole folder that is moved to its name. A claim is taken over by renaming its
+`work-<token>`; what its former holder writes afterwards finds no folder and fails.
+
+A holder is gone if its process has ended, which can be seen on the same machine, or if the time of its file has not
+changed for a while (`patience`) on the clock of the process that looks. Times of different machines are never compared.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from sparselt.errors import SettingError
+
+PATIENCE = 120.0
+"""Seconds. Network file systems may show a change as late as 60 s after it was made."""
+_WORK, _OWNER, _NEW = "work-", "owner-", ".new-"
+_BEATS = 12  # in the time of `patience`
+
+
+class Claim:
+    """A claim that this process holds. A thread shows that it is alive until `leave`.
+
+    folder: for the files of the work; those of a former holder may stand in it.
+    """
+
+    def __init__(self, folder: Path, beat: float):
+        self.folder = folder
+        self._owner = _owner_of(folder)
+        self._left = threading.Event()
+        threading.Thread(target=self._show_life, args=(beat,), daemon=True).start()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken the work over, or it has been moved away."""
+        return not self.folder.exists()
+
+    def leave(self, keep: bool) -> None:
+        """Ends the claim. keep: leave the files for whoever claims the work next."""
+        self._left.set()
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._owner.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.parent.rmdir()  # only an empty one
+
+    def _show_life(self, beat: float) -> None:
+        while not self._left.wait(beat):
+            with contextlib.suppress(OSError):  # the claim is lost, or the file system is away for a moment
+                os.utime(self._owner)
+
+
+class Claims:
+    """The claims in a folder, made if it is missing.
+
+    Args:
+        folder: on the file system to which the finished work will be moved.
+        patience: seconds without a sign of life after which a holder counts as gone; above 0.
+    """
+
+    def __init__(self, folder: Path, patience: float = PATIENCE):
+        if not patience > 0:
+            raise SettingError(f"patience is {patience:g} s; expected more than 0")
+        self._folder, self._patience = folder, patience
+        self._seen: dict[Path, tuple[int, float]] = {}  # the time of a file, and when it was first seen with it
+
+    def take(self, name: str) -> Claim | None:
+        """Claims the work `name`; None while another process has it."""
+        place, token = self._folder / name, uuid.uuid4().hex[:16]
+        self._folder.mkdir(exist_ok=True)
+        for _ in range(3):  # what was found can change before the rename
+            if self.taken(name):
+                return None
+            work = _work_in(place)
+            if _made(place, token) if work is None else _taken_over(place, work, token):
+                return Claim(place / f"{_WORK}{token}", self._patience / _BEATS)
+        return None
+
+    def taken(self, name: str) -> bool:
+        """Whether another process works on `name`. A holder that is gone loses its claim here."""
+        work = _work_in(self._folder / name)
+        if work is None or not (owner := _owner_of(work)).exists():
+            return False
+        if not self._gone(owner):
+            return True
+        with contextlib.suppress(OSError):  # another process was first, or the holder has ended its work meanwhile
+            os.rename(work, work.with_name(_WORK + uuid.uuid4().hex[:16]))
+            owner.unlink(missing_ok=True)
+        return False
+
+    def started(self, name: str, holds: Callable[[Path], bool]) -> bool:
+        """Whether there is work of `name` for which `holds(its folder)` is true, whoever has it."""
+        work = _work_in(self._folder / name)
+        return work is not None and holds(work)
+
+    def sweep(self, of_use: Callable[[str, Path], bool]) -> None:
+        """Deletes the work of holders that are gone, unless `of_use(name, folder)`."""
+        for place in sorted(self._folder.iterdir()) if self._folder.exists() else ():
+            work = _work_in(place)
+            if place.name.startswith(_NEW) or (work is None and not _is_empty(place)):
+                self._sweep_stray(place)
+            elif not self.taken(place.name) and not (work is not None and of_use(place.name, work)):
+                claim = self.take(place.name)
+                if claim is not None:
+                    claim.leave(keep=False)
+
+    def _sweep_stray(self, place: Path) -> None:
+        """Deletes what is no claim: one that was killed while it was made, or files of an earlier version."""
+        owners = list(place.glob(f"{_OWNER}*")) if place.is_dir() else []
+        if self._gone(owners[0] if owners else place):
+            if place.is_dir():
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                place.unlink(missing_ok=True)
+
+    def _gone(self, shown: Path) -> bool:
+        """Whether nobody has touched `shown` for as long as `patience`, or it names a process that has ended."""
+        try:
+            changed = shown.stat().st_mtime_ns
+        except OSError:
+            return True
+        now = time.monotonic()
+        before, since = self._seen.get(shown, (None, now))
+        if before != changed:
+            self._seen[shown] = changed, now
+        elif now - since > self._patience:
+            return True
+        return shown.name.startswith(_OWNER) and _has_ended(shown)
+
+
+def holder(place: Path) -> dict[str, object]:
+    """Who holds the claim in a folder: host, job, process; empty if nobody does, or it cannot be read."""
+    work = _work_in(place)
+    return {} if work is None else _read(_owner_of(work))
+
+
+def _work_in(place: Path) -> Path | None:
+    try:
+        return next((place / name for name in os.listdir(place) if name.startswith(_WORK)), None)
+    except OSError:
+        return None
+
+
+def _owner_of(work: Path) -> Path:
+    return work.with_name(_OWNER + work.name.removeprefix(_WORK) + ".json")
+
+
+def _is_empty(place: Path) -> bool:
+    """Whether a folder holds nothing, but perhaps the owner of a claim that was killed when its work was done."""
+    return place.is_dir() and all(name.startswith(_OWNER) for name in os.listdir(place))
+
+
+def _made(place: Path, token: str) -> bool:
+    """Makes a new claim at `place`, unless another process is first."""
+    there = os.listdir(place) if place.is_dir() else []
+    if any(name.startswith(_WORK) for name in there):
+        return False
+    for name in there:  # an owner without work was killed, or is about to leave, when its work was done
+        if name.startswith(_OWNER):
+            (place / name).unlink(missing_ok=True)
+    new = place.with_name(_NEW + token)
+    work = new / f"{_WORK}{token}"
+    work.mkdir(parents=True)
+    _owner_of(work).write_text(_this_process())
+    with contextlib.suppress(OSError):
+        os.rename(new, place)
+    # A network file system may answer a rename that it has made with an error.
+    if (place / work.name).exists():
+        return True
+    shutil.rmtree(new, ignore_errors=True)
+    return False
+
+
+def _taken_over(place: Path, work: Path, token: str) -> bool:
+    """Takes free work over, unless another process is first."""
+    mine = place / f"{_WORK}{token}"
+    owner = _owner_of(mine)
+    with contextlib.suppress(OSError):
+        owner.write_text(_this_process())
+        os.rename(work, mine)
+    if mine.exists():
+        _owner_of(work).unlink(missing_ok=True)
+        return True
+    owner.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        place.rmdir()
+    return False
+
+
+def _this_process() -> str:
+    job = next((os.environ[name] for name in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID") if name in os.environ), "")
+    process = os.getpid()
+    who = {"host": socket.gethostname(), "job": job, "process": process, "began": _began(process)}
+    return json.dumps({**who, "machine": _machine()})
+
+
+def _has_ended(owner: Path) -> bool:
+    """Whether the file names a process of this machine that has ended."""
+    who = _read(owner)
+    process = who.get("process")
+    if not isinstance(process, int) or not _machine() or who.get("machine") != _machine():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # another user's
+    return who.get("began") != _began(process)  # its number may have been given to another
+
+
+def _read(owner: Path) -> dict[str, object]:
+    try:
+        who = json.loads(owner.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return who if isinstance(who, dict) else {}
+
+
+@cache
+def _machine() -> str:
+    """What tells the numbers of processes here from those elsewhere, also in containers; empty where unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _began(process: int) -> str:
+    """When a process of this machine began, in the kernel's ticks; empty where unknown."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""

@@ -1,0 +1,131 @@
+"""What a finished run holds, by the names of the papers: results, weights and masks."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparselt.errors import StoreError
+from sparselt.runs.networks import NetworkRow, read_networks
+from sparselt.runs.store import is_intact
+
+if TYPE_CHECKING:
+    import pandas
+    import torch
+
+    from sparselt.masks import Mask
+
+
+class Run:
+    """A run's folder, opened for reading: `sparselt.runs.open(folder)`.
+
+    Args:
+        folder: with results.csv, record.json and networks.csv.
+
+    Raises:
+        StoreError: it is not a run's folder.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        try:
+            self.record: dict[str, Any] = json.loads((self.folder / "record.json").read_text())
+            str(self.record["setting"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{folder} is not the folder of a finished run: its record.json cannot be read ({error}); "
+                "`sparselt runs list OUT` names the runs in OUT"
+            ) from error
+
+    @cached_property
+    def results(self) -> "pandas.DataFrame":
+        """results.csv: one measurement a row."""
+        import pandas
+
+        try:
+            whole = {name: "Int64" for name in ("replicate", "rewind_step", "level", "to_level")}
+            return pandas.read_csv(self.folder / "results.csv", dtype={**whole, "condition": str})
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{self.folder}/results.csv cannot be read ({error}); run the command again") from error
+
+    @cached_property
+    def networks(self) -> list[NetworkRow]:
+        """Every trained network, with the places of its files."""
+        return read_networks(self.folder)
+
+    def weights(
+        self, replicate: int, rewind_step: int | None, level: int, variant: str = "imp", **others: str
+    ) -> "dict[str, torch.Tensor]":
+        """Weights and buffers by name, on the CPU. They load into the run's network with `load_state_dict`.
+
+        Args:
+            replicate, level: counted from 0; level 0 is the dense network.
+            rewind_step: in steps; of no account for a network that was never rewound.
+            variant: as in results.csv.
+            others: `experiment` or `condition`, where the first ones fit several networks.
+
+        Raises:
+            StoreError: no network, or several, fit; the file is missing or damaged.
+        """
+        from safetensors.torch import load_file
+
+        return load_file(self._intact(self.network(replicate, rewind_step, level, variant, **others).weights))
+
+    def mask(
+        self, replicate: int, rewind_step: int | None, level: int, variant: str = "imp", **others: str
+    ) -> "Mask | None":
+        """The mask of a network, None for a dense one. Arguments and errors as for `weights`."""
+        from sparselt.masks import Mask
+
+        path = self.network(replicate, rewind_step, level, variant, **others).mask
+        return Mask.load(self._intact(path)) if path else None
+
+    def network(
+        self, replicate: int, rewind_step: int | None, level: int, variant: str = "imp", **others: str
+    ) -> NetworkRow:
+        """The one network that fits. Arguments and errors as for `weights`."""
+        fitting = self.fitting(replicate, rewind_step, level, variant, **others)
+        wanted = f"replicate {replicate}, rewind step {rewind_step}, level {level}, variant {variant}"
+        wanted += "".join(f", {name} {value}" for name, value in others.items())
+        if not fitting:
+            raise StoreError(f"{self.folder} has no network of {wanted}; {self._there()}")
+        if len({row.weights for row in fitting}) > 1:
+            apart = sorted({f"experiment={row.experiment!r}, condition={row.condition!r}" for row in fitting})
+            raise StoreError(f"{self.folder} has several networks of {wanted}: tell them apart by {'; '.join(apart)}")
+        return fitting[0]
+
+    def fitting(
+        self,
+        replicate: int | None = None,
+        rewind_step: int | None = None,
+        level: int | None = None,
+        variant: str | None = None,
+        experiment: str | None = None,
+        condition: str | None = None,
+    ) -> list[NetworkRow]:
+        """The networks that fit; None fits all. Level 0 of IMP is the dense network, where no other was trained."""
+        asked = {"replicate": replicate, "level": level, "experiment": experiment, "condition": condition}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        rows = [row for row in self.networks if all(getattr(row, name) == value for name, value in asked.items())]
+        if rewind_step is not None:
+            rows = [row for row in rows if row.rewind_step in (rewind_step, None)]
+        if variant is None:
+            return rows
+        found = [row for row in rows if row.variant == variant]
+        return found or [row for row in rows if (variant, row.variant, level) == ("imp", "dense", 0)]
+
+    def _intact(self, name: str) -> Path:
+        path = self.folder / name
+        if not is_intact(path):
+            raise StoreError(f"{path} is missing or damaged; run the run's command again, which makes it anew")
+        return path
+
+    def _there(self) -> str:
+        def values(name: str) -> str:
+            found = {getattr(row, name) for row in self.networks} - {None}
+            return " · ".join(map(str, sorted(found)))
+
+        return (
+            f"it has replicates {values('replicate')}, rewind steps {values('rewind_step')}, levels {values('level')}, "
+            f"variants {values('variant')}"
+        )

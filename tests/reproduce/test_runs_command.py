@@ -1,0 +1,142 @@
+"""`sparselt runs`, and what a run holds from Python."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typed_command import SMALL, reproduce
+
+import sparselt.runs
+from sparselt.cli.main import main
+from sparselt.errors import StoreError
+from sparselt.models import build_model
+from sparselt.runs.claims import Claims
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    """The results of a finished run, for changes."""
+    shutil.copytree(finished[0] / "runs", tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def run_in(out: Path) -> Path:
+    """The run that `finished` made; others may have been added."""
+    return next(path.parent for path in sorted(out.glob("digits*/networks.csv")) if "reinit" in path.read_text())
+
+
+def as_json(capsys, *arguments) -> dict:
+    assert main(["runs", *map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_run_gives_its_results_weights_and_masks_by_name(finished):
+    run = sparselt.runs.open(run_in(finished[0] / "runs"))
+    assert set(run.results["variant"]) >= {"dense", "imp"} and run.results["level"].max() == 2
+    mask, weights = run.mask(1, 20, 2), run.weights(1, 20, 2)
+    assert mask.density == pytest.approx(0.64, abs=1e-3)
+    assert all((weights[name][layer == 0] == 0).all() for name, layer in mask.items())
+    network = build_model("resnet8", classes=10, channels=1, seed=0)
+    network.load_state_dict(weights)
+    assert run.mask(1, 20, 0) is None
+    assert not torch.equal(run.weights(0, 0, 2)["fc.weight"], run.weights(0, 20, 2)["fc.weight"])
+    density = run.results.query("variant == 'imp' and replicate == 1 and rewind_step == 20 and level == 2")["density"]
+    assert density.iloc[0] == pytest.approx(mask.density)
+
+
+def test_what_is_not_there_is_named_with_what_is(finished, tmp_path, copied):
+    run = sparselt.runs.open(run_in(finished[0] / "runs"))
+    with pytest.raises(StoreError, match=r"no network of replicate 7, .*replicates 0 · 1, rewind steps 0 · 20, "):
+        run.weights(7, 20, 2)
+    with pytest.raises(StoreError, match="not the folder of a finished run"):
+        sparselt.runs.open(tmp_path)
+    run = sparselt.runs.open(run_in(copied))
+    path = run.folder / run.network(0, 20, 1).weights
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(StoreError, match="missing or damaged"):
+        run.weights(0, 20, 1)
+    (run.folder / "networks.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(StoreError, match=r"networks.csv is damaged \(its columns are"):
+        sparselt.runs.open(run.folder).mask(0, 20, 1)
+
+
+def test_list_names_runs_sizes_and_who_works_on_what(copied, capsys):
+    claim = Claims(copied / "store" / "unfinished").take("train-0123456789")
+    found = as_json(capsys, "list", copied)
+    assert {run["state"] for run in found["runs"]} == {"done"} and all(r["made"] == r["stages"] for r in found["runs"])
+    assert [work["stage"] for work in found["at_work"]] == ["train/0123456789"]
+    assert found["store_bytes"] > 100_000
+    assert main(["runs", "list", str(copied)]) == 0
+    screen = capsys.readouterr().out
+    assert "works on train/0123456789" in screen and run_in(copied).name in screen
+    claim.leave(keep=False)
+
+
+def test_show_gives_the_files_of_one_network(finished, capsys):
+    folder = run_in(finished[0] / "runs")
+    chosen = ("--replicate", "1", "--rewind-step", "20", "--level", "2", "--variant", "imp")
+    assert main(["runs", "show", str(folder), *chosen]) == 0
+    weights, mask = capsys.readouterr().out.split()
+    assert Path(weights).name == "final.safetensors" and Path(mask).is_file()
+    assert main(["runs", "show", str(folder), "--level", "9"]) == 1
+    assert "no network fits" in capsys.readouterr().err
+    assert main(["runs", "show", str(folder.parent)]) == 2
+
+
+def test_verify_names_what_is_damaged(copied, capsys):
+    assert main(["runs", "verify", str(copied)]) == 0
+    path = next(copied.glob("store/train/*/final.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    capsys.readouterr()
+    assert main(["runs", "verify", str(copied), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["damaged"] == [str(path)]
+
+
+def test_gc_deletes_what_no_run_needs_after_asking_and_not_beside_a_run(copied, capsys, monkeypatch):
+    assert main(["runs", "gc", str(copied)]) == 0
+    assert "Every stored stage is needed" in capsys.readouterr().out
+    for folder in {path.parent for path in copied.glob("*/record.json")}:
+        shutil.rmtree(folder)
+    trainings = list(copied.glob("store/train/*"))
+    found = as_json(capsys, "gc", copied)
+    assert len(found["stages"]) > len(trainings) and not found["deleted"] and trainings[0].exists()
+    monkeypatch.setattr("builtins.input", lambda text: "n")
+    assert main(["runs", "gc", str(copied)]) == 0 and trainings[0].exists()
+    claim = Claims(copied / "store" / "unfinished").take("train-0123456789")
+    assert main(["runs", "gc", str(copied), "--yes"]) == 2 and "works on" in capsys.readouterr().err
+    claim.leave(keep=False)
+    assert main(["runs", "gc", str(copied), "--yes"]) == 0 and "Deleted." in capsys.readouterr().out
+    assert not list(copied.glob("store/train/*")) and as_json(capsys, "list", copied)["runs"] == []
+
+
+@pytest.mark.slow
+def test_gc_keeps_what_a_stopped_run_has_made(tmp_path, capsys):
+    run = subprocess.Popen(
+        [sys.executable, "-m", "sparselt.reproduce", *SMALL],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while len(list(tmp_path.glob("runs/store/train/*/stage.json"))) < 2 and run.poll() is None:
+        pass
+    run.terminate()
+    assert run.wait(60) == 143
+    out = tmp_path / "runs"
+    (state,) = as_json(capsys, "list", out)["runs"]
+    assert state["state"] == "stopped" and 0 < state["made"] < state["stages"] and "digits_resnet8" in state["command"]
+    assert as_json(capsys, "gc", out)["stages"] == []
+    assert len(as_json(capsys, "gc", out, "--stopped")["stages"]) == state["made"]
+    reproduce(*SMALL, cwd=tmp_path, check=True)
+    (state,) = as_json(capsys, "list", out)["runs"]
+    assert state["state"] == "done"
+
+
+def test_a_folder_without_a_store_is_refused(tmp_path, capsys):
+    for command in ("list", "verify", "gc"):
+        assert main(["runs", command, str(tmp_path)]) == 2
+        assert "holds no store" in capsys.readouterr().err
