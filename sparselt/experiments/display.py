@@ -181,6 +181,11 @@ class ProgressDisplay:
         self._elsewhere += isinstance(stage, Train) and entry.status == "found"
         self._failed += entry.status == "failed"
 
+    def tried(self, stage: Stage, error: str) -> None:
+        """A stage has failed and will be tried again."""
+        self._running.pop(stage.key, None)
+        self._console.print(f"tried again: {error.splitlines()[-1]}", style="yellow", markup=False, highlight=False)
+
     def idle(self) -> None:
         """Draws the present state."""
         work = self._done + sum(self._running.values())

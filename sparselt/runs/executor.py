@@ -27,6 +27,7 @@ __all__ = ["Outcome", "Watcher", "Workers", "default_workers", "execute", "resul
 _MOST_TOGETHER = 64
 _STOP_SECONDS = 10
 _POLL = 0.2  # seconds
+_TRIES = 3
 _LOOK = 1.0  # seconds between two looks at what other runs work on
 SAVE_SECONDS = 600.0
 """The default time between two saves of a training: one of ResNet-50 takes a second or less."""
@@ -40,6 +41,9 @@ class Watcher(Protocol):
 
     def finished(self, stage: Stage, entry: Entry) -> None:
         """A stage has ended, or was skipped."""
+
+    def tried(self, stage: Stage, error: str) -> None:
+        """A stage has failed and will be tried again."""
 
     def idle(self) -> None:
         """Called a few times a second."""
@@ -81,6 +85,7 @@ class Workers:
         self._context = multiprocessing.get_context("spawn")
         self.queue = self._context.SimpleQueue()
         self._pool: ProcessPoolExecutor | None = None
+        self.have_answered = False  # so that they can start
 
     def __enter__(self) -> "Workers":
         return self
@@ -124,7 +129,21 @@ class Workers:
                 initializer=start_worker,
                 initargs=(self.queue, places, self._save_seconds, self._patience),
             )
-        return self._pool.submit(function, *arguments)
+        future = self._pool.submit(function, *arguments)
+        future.add_done_callback(self._note)
+        return future
+
+    def _note(self, future: Future) -> None:
+        self.have_answered |= not future.cancelled() and not isinstance(future.exception(), BrokenProcessPool)
+
+    def restart(self) -> None:
+        """Ends all processes; the next call of `submit` starts new ones."""
+        if self._pool is not None:
+            for process in self._processes():
+                process.kill()
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+            self.queue = self._context.SimpleQueue()  # a killed process may have held the lock of the old one
 
     def joins(self, stage: Train) -> bool:
         """Whether this training may be made side by side with others."""
@@ -144,10 +163,11 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
     """Runs the missing stages; returns the ledger of all stages, in the plan's order.
 
     The stage that begins the longest chain runs first. If a stage fails, the stages that need it are skipped; all
-    others run. A stage on which another run works is left to it, and found when that run has made it.
+    others run. A stage on which another run works is left to it, and found when that run has made it. A stage whose
+    error may pass (a killed worker, a full disk) is tried three times.
 
     Raises:
-        StoreError: a worker process was killed (out of memory?). Finished stages are kept.
+        StoreError: a worker process was killed before any stage was made. Finished stages are kept.
     """
     missing = {stage.key: stage for stage in plan.missing(store)}
     entries = {stage.key: _found(stage, store) for stage in plan.stages if stage.key not in missing}
@@ -173,6 +193,16 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
                 if not needs:
                     heapq.heappush(ready, (priority[key], key))
 
+    def try_again(stage: Stage, error: str) -> bool:
+        """Whether the stage may be tried again; then it is ready again."""
+        tries[stage.key] = tries.get(stage.key, 1) + 1
+        if tries[stage.key] > _TRIES:
+            return False
+        watcher.tried(stage, error)
+        heapq.heappush(ready, (priority[stage.key], stage.key))
+        return True
+
+    tries: dict[str, int] = {}
     looked = time.monotonic()
     while ready or running or elsewhere:
         while ready and len(running) < workers.count:
@@ -192,12 +222,22 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
             watcher.progressed(missing[key], work)
         watcher.idle()
         for future in done:
+            if future not in running:
+                continue  # a process was killed, which ended this one, too
+            if isinstance(future.exception(), BrokenProcessPool) and workers.have_answered:
+                lost, running = [stage for stages in running.values() for stage in stages], {}
+                workers.restart()
+                for stage in lost:
+                    error = f"{stage.name}: a worker process was killed while it ran (out of memory?)"
+                    if not try_again(stage, error):
+                        end(stage, replace(_ledger_entry(stage, "failed"), label=error))
+                continue
             stages = running.pop(future)
             outcomes = result_of(future, "', '".join(stage.name for stage in stages))
             for stage, outcome in zip(stages, outcomes if isinstance(outcomes, list) else [outcomes], strict=True):
                 if outcome.by_another:
                     elsewhere.append(stage)
-                else:
+                elif not (outcome.passing and try_again(stage, outcome.error)):
                     end(stage, _entry(stage, outcome))
         if elsewhere and time.monotonic() - looked > _LOOK:
             looked = time.monotonic()

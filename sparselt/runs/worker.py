@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -33,6 +34,7 @@ class Outcome:
     """A worker's report on one stage: work done, seconds, UTC time of the end, and the error's text if it failed.
 
     Stages that ran side by side share the seconds equally. by_another: another run works on the stage, or has made it.
+    passing: the error may not come again, such as a full disk.
     """
 
     work: int
@@ -40,6 +42,7 @@ class Outcome:
     finished: str
     error: str = ""
     by_another: bool = False
+    passing: bool = False
 
 
 def run_stage(stage: Stage, root: str) -> Outcome:
@@ -72,12 +75,18 @@ def _run(stage: Stage, task: Task) -> int:
 
 
 def run_cohort(stages: Sequence[Train], root: str) -> list[Outcome]:
-    """Trains the networks of several stages side by side. If one fails, the others are still committed."""
-    from sparselt.stages.side_by_side import train_side_by_side
+    """Trains the networks of several stages side by side. If one fails, the others are still committed.
+
+    If memory runs out, those that are left are trained in two halves, one after the other.
+    """
+    import torch
+
+    from sparselt.stages.side_by_side import forget_cohort, train_side_by_side
 
     store = Store(Path(root), patience=_patience)
     outcomes: dict[int, Outcome] = {}
     jobs: dict[int, _Job] = {}
+    halves: list[list[int]] = []
     try:
         tasks: dict[int, Task] = {}
         for k, stage in enumerate(stages):
@@ -95,11 +104,20 @@ def run_cohort(stages: Sequence[Train], root: str) -> list[Outcome]:
             k = places[place]
             outcomes[k] = jobs[k].failed(result) if isinstance(result, Exception) else jobs[k].commit(result)
     except Exception as error:
-        for k, job in jobs.items():
-            outcomes.setdefault(k, job.failed(error))
+        left = [k for k in jobs if k not in outcomes]
+        if isinstance(error, torch.OutOfMemoryError) and len(left) > 1:
+            halves = [left[: len(left) // 2], left[len(left) // 2 :]]
+            print(
+                f"{len(left)} networks side by side do not fit the memory: going on with half of them", file=sys.stderr
+            )
+        else:
+            outcomes |= {k: jobs[k].failed(error) for k in left}
     finally:
         for job in jobs.values():
             job.close()
+    for half in halves:
+        forget_cohort()
+        outcomes |= dict(zip(half, run_cohort([stages[k] for k in half], root), strict=True))
     return [outcomes[k] for k in range(len(stages))]
 
 
@@ -169,7 +187,13 @@ class _Job:
             return Outcome(0, self._seconds(), _now(), by_another=True)
         expected = isinstance(error, SparseltError | OSError)
         text = str(error) if expected else "".join(traceback.format_exception(error)).strip()
-        return Outcome(0, self._seconds(), _now(), f"{self._stage.name}: {text}")
+        if type(error).__name__ == "OutOfMemoryError":
+            text += (
+                "\nIt does not fit the memory: give fewer --workers, or compute each batch in parts with --set "
+                "micro_batches=2, whose batch-norm statistics are of each part."
+            )
+        passing = not isinstance(error, SparseltError)
+        return Outcome(0, self._seconds(), _now(), f"{self._stage.name}: {text}", passing=passing)
 
     def close(self) -> None:
         _signals.trainings = 0

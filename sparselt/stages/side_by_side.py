@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sparselt.data.loaders import free_bytes
-from sparselt.errors import SparseltError
+from sparselt.errors import SparseltError, TrainingError
 from sparselt.masks import Mask
 from sparselt.models import build_model
 from sparselt.stages.stage import Task
@@ -107,11 +107,15 @@ def _member(stage: Train, task: Task, model: torch.nn.Module, mask: Mask | None)
         if step == first:
             task.signals.trainings += 1
         stage.keep(task, step, network.model, network.momentum)
-        if step < stage.recipe.steps:
-            progress.keep(step, network.saved)
-        else:
+        if step == stage.recipe.steps:
             task.signals.trainings -= 1
             progress.clear()
+            return
+        try:
+            progress.keep(step, network.saved)
+        except TrainingError:
+            task.signals.trainings -= 1
+            raise
 
     return Member(
         stage.recipe,
@@ -136,6 +140,14 @@ def _cohort(stage: Train, task: Task, size: int) -> Cohort:
         models = [build_model(stage.recipe.model, **shape).to(loader.device) for _ in range(size)]
         _kept[key] = Cohort(models, stage.recipe, loader)
     return _kept[key]
+
+
+def forget_cohort() -> None:
+    """Releases the memory of the last cohort."""
+    _kept.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _free_memory(device: torch.device) -> int:

@@ -13,10 +13,11 @@ from sparselt.masks import Mask
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Writes `tensors` to `path`, whole or not at all; layouts other than contiguous are stored contiguous."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     with replacing(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        temporary.write_bytes(data)  # by Python, whose error for a full disk is an OSError
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ class Member:
         mask: None: dense.
         momentum: the optimizer's state, as from `checkpoint.state_of`; None: zero. Parameters may be missing.
         on_step: called with the number of steps made and the network, as in `loop.train`. On a GPU the host runs ahead
-            of the device, and reading the network waits for it.
+            of the device, and reading the network waits for it. A TrainingError that it raises ends this member alone.
         saved: what an earlier run saved of this training (`Network.saved`). It goes on from there.
     """
 
@@ -161,9 +161,17 @@ class Cohort:
         running = list(range(len(members)))
         networks = [Network(branch, self._optimizer, k) for k, branch in enumerate(branches)]
         while running:
-            for k in running:
-                members[k].on_step(branches[k].step, networks[k])
+            for k in list(running):
+                try:
+                    members[k].on_step(branches[k].step, networks[k])
+                except TrainingError as error:
+                    running.remove(k)
+                    branches[k].idle()
+                    yield k, branches[k].model, error
                 self._check_newest(run)
+            if not running:
+                return
+            for k in running:
                 branches[k].begin_step()
             self._run([branches[k] for k in running])
             for k in [k for k in running if branches[k].done]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sparselt.errors import TrainingError
 from sparselt.files import PROGRESS
 from sparselt.stopping import Signals
 
@@ -71,12 +72,22 @@ class Progress:
         """Saves the training if it is time, or if a signal asked for it. Call it before each step.
 
         After a signal to stop, this process ends here, once all its trainings have been saved.
+
+        Raises:
+            TrainingError: a weight or buffer is not finite. The last save stays.
         """
         now = time.monotonic()
         if self._answered == self._signals.asked and now - self._last < self._seconds:
             return
         self._answered = self._signals.asked
-        self._write(step, saved(), self._before + now - self._began)
+        state = saved()
+        for name, tensor in state.model.items():
+            if not torch.isfinite(tensor).all():
+                kept = f"; its last save stays in {self._folder}" if _saves(self._folder) else ""
+                raise TrainingError(
+                    f"the training diverged: {name} is not finite at step {step}; lower the learning rate{kept}"
+                )
+        self._write(step, state, self._before + now - self._began)
         self._last = time.monotonic()
         self._signals.saved()
 

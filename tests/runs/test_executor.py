@@ -1,26 +1,34 @@
+import os
+import signal
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 
-from sparselt.errors import SparseltError
+from sparselt.errors import SettingError, SparseltError
 from sparselt.runs.executor import Workers, execute, run_stage
 from sparselt.runs.plan import Plan
 from sparselt.runs.store import Store
 from sparselt.stages import Stage, Value
+from sparselt.stages.stage import aside
 
 
 class Quiet:
     """A watcher that remembers."""
 
     def __init__(self):
-        self.entries = []
+        self.entries, self.again = [], []
 
     def progressed(self, stage, steps):
         pass
 
     def finished(self, stage, entry):
         self.entries.append(entry)
+
+    def tried(self, stage, error):
+        self.again.append(error)
 
     def idle(self):
         pass
@@ -114,3 +122,48 @@ def test_no_worker_is_refused():
 def test_no_network_at_a_time_is_refused():
     with pytest.raises(SparseltError, match="cohort is 0"):
         Workers(1, 0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Passing(Stage):
+    """Fails in `how`, and leaves a mark each time, until there are `fails` marks in `folder`."""
+
+    kind, title, unit = "passing", "fail at first", "points"
+
+    how: str
+    fails: int
+    folder: str = aside("")
+
+    def run(self, task):
+        marks = Path(self.folder)
+        if len(list(marks.iterdir())) < self.fails:
+            (marks / str(time.monotonic_ns())).touch()
+            if self.how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise {"full": OSError(28, "No space left on device"), "wrong": SettingError("a wrong value")}[self.how]
+        task.write_values([Value("marks", len(list(marks.iterdir())))])
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("how", "fails", "status", "tries"),
+    [("killed", 1, "ran", 2), ("killed", 9, "failed", 3), ("full", 2, "ran", 3), ("full", 9, "failed", 3)]
+    + [("wrong", 9, "failed", 1)],
+)
+def test_what_may_pass_is_tried_three_times_and_the_rest_goes_on(bench, tmp_path, how, fails, status, tries):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    failing = Passing(how=how, fails=fails, folder=str(marks))
+    others = [CountThreads(threads=1), bench.lab().mask(0, 0, 1).stage]
+    wanted = [stage.want(stage.measured) for stage in (others[0], failing)] + others[1:]
+    watcher = Quiet()
+    with Workers(1) as workers:
+        workers.submit(time.monotonic).result()
+        entries = {e.stage: e for e in execute(Plan(wanted), Store(bench.store.root), workers, watcher)}
+    assert entries[failing.key].status == status
+    assert len(list(marks.iterdir())) == (tries if status == "failed" else tries - 1)
+    assert len(watcher.again) == tries - 1
+    assert entries[others[0].key].status in ("ran", "found") and entries[others[1].key].status in ("ran", "found")
+    if status == "failed":
+        said = {"killed": "a worker process was killed", "full": "No space left", "wrong": "a wrong value"}[how]
+        assert said in entries[failing.key].label

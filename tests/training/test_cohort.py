@@ -100,6 +100,22 @@ def test_a_member_that_diverges_takes_nobody_with_it(cases, how):
     cases.assert_as_alone([cases.member(seed, start_step=20) for seed in range(3)], cohort=cohort)
 
 
+def test_a_member_whose_watcher_finds_that_it_diverged_ends_alone(cases):
+    def on_step(step, network):
+        if step == 9:
+            raise TrainingError("the training diverged at step 9")
+
+    members = [cases.member(seed, mask=cases.mask(seed)) for seed in range(3)]
+    members[1] = dataclasses.replace(members[1], on_step=on_step)
+    trained = cases.cohort(members).train(members)
+    found = {k: (copy.deepcopy(network.state_dict()), result) for k, network, result in trained}
+    assert "diverged at step 9" in str(found[1][1])
+    for k in (0, 2):
+        state, result = cases.alone(members[k], Seen())
+        assert_same(found[k][0], state)
+        assert found[k][1] == result
+
+
 def test_networks_that_a_captured_step_computes_along_change_nothing(cases):
     """As a replayed graph does: every branch in every step, those that are done and those without a member too."""
     cohort = cases.cohort([cases.member(seed) for seed in range(3)])

@@ -8,6 +8,7 @@ from test_loop import BATCH, STEPS, Loader, network
 from torch import nn
 
 from sparselt import Mask, magnitude_prune
+from sparselt.errors import TrainingError
 from sparselt.optim import build_optimizer
 from sparselt.stopping import Signals
 from sparselt.training import loop
@@ -102,3 +103,22 @@ def test_the_last_two_saves_are_kept_until_the_training_is_done(tmp_path):
     assert 0 < spent_before(tmp_path) < 60
     Progress(tmp_path, 1.0, Signals()).clear()
     assert not list(tmp_path.iterdir()) and spent_before(tmp_path) == 0
+
+
+def test_a_training_that_diverges_ends_at_its_next_save_and_keeps_the_last_good_one(tmp_path):
+    stop(PLAIN, tmp_path, 10)
+    (good,) = tmp_path.iterdir()
+    model = network()
+    optimizer, signals = build_optimizer(PLAIN, model.named_parameters(), None), Stops()
+
+    def on_step(step):
+        if step == 20:
+            model[0].weight.data[0] = float("inf")
+        signals.asked = step // 15
+
+    progress = Progress(tmp_path, 1e9, signals)
+    with pytest.raises(TrainingError, match=rf"is not finite at step 30; .* last save stays in {tmp_path}"):
+        loop.train(model, optimizer, Loader(), PLAIN, on_step=on_step, progress=progress, seed=7)
+    saved = Progress(tmp_path, 1.0, Signals()).restore()
+    assert saved.step == 15 and all(tensor.isfinite().all() for tensor in saved.model.values())
+    assert good.exists()
