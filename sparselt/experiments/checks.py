@@ -79,6 +79,16 @@ def check_options_of_optimizer(setting: "Setting", given: Container[str]) -> Non
             raise SettingError(f"{name} is {found}, which {setting.optimizer} does not have: {off}; it has {has}")
 
 
+def check_rate_of_optimizer(setting: "Setting", given: Mapping[str, Any]) -> None:
+    """Raises a SettingError if `given` changes the setting's optimizer, but not its learning rate."""
+    optimizer = given.get("optimizer", setting.optimizer)
+    if optimizer != setting.optimizer and "lr" not in given:
+        raise SettingError(
+            f"optimizer is {optimizer}, but the learning rate, {setting.lr:g}, was chosen for {setting.optimizer}: "
+            "give lr, too, such as lr=0.001"
+        )
+
+
 def _check_schedule(setting: "Setting") -> None:
     ascending = list(setting.milestones) == sorted(set(setting.milestones))
     if setting.schedule == "step" and not (ascending and all(0 < m < setting.steps for m in setting.milestones)):

@@ -12,6 +12,7 @@ from sparselt.data.sources import check_source
 from sparselt.errors import SettingError
 from sparselt.experiments.checks import (
     check_options_of_optimizer,
+    check_rate_of_optimizer,
     check_room,
     check_square,
     check_values,
@@ -121,7 +122,12 @@ class Setting:
     schedule: Literal["step", "cosine", "linear"] = value(help="how the learning rate falls")
     lr: float = value(above=0, help="peak learning rate")
     milestones: tuple[int, ...] = value((), step=True, help="steps at which the rate falls", shown=_by_steps)
-    lr_factor: float = value(10.0, above=0, help="what the rate is divided by at each milestone", shown=_by_steps)
+    lr_factor: float = value(
+        10.0,
+        above=0,
+        help="what the rate is divided by at each milestone",
+        shown=lambda setting: _by_steps(setting) and bool(setting.milestones),
+    )
     last_lr: float = value(
         0.0,
         omit_default=True,
@@ -343,6 +349,7 @@ class Setting:
         changed = self._replaced(values)
         check_room(changed, values)
         check_options_of_optimizer(changed, values)
+        check_rate_of_optimizer(self, values)
         told = changed.model != self.model and changed.title == self.title
         return changed.retitled(f"model={changed.model}") if told else changed
 

@@ -135,6 +135,13 @@ def test_record_brings_the_source_back(made):
         source_from_record({"kind": "cifar1000"})
 
 
+def test_a_download_that_fails_leaves_no_empty_folder(made, monkeypatch, tmp_path):
+    point_to_nowhere(monkeypatch)
+    with pytest.raises(DataError, match="cannot be downloaded"):
+        type(made[0])(root=str(tmp_path / "new")).samples("train")
+    assert not (tmp_path / "new").exists()
+
+
 def test_changed_file_is_not_read(made, monkeypatch):
     source, folder, _ = made
     point_to_nowhere(monkeypatch)

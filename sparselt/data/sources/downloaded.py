@@ -98,8 +98,12 @@ class _Downloaded(Source):
             if not self._is_there(reader):
                 print(f"downloading {self.title} from {url} to {self.folder}", file=sys.stderr)
                 self.folder.mkdir(parents=True, exist_ok=True)
-                with _bounded_waiting():
-                    reader(str(self.folder), download=True)
+                try:
+                    with _bounded_waiting():
+                        reader(str(self.folder), download=True)
+                except BaseException:
+                    _remove_empty(self.folder)
+                    raise
         with self._naming(f"in {self.folder} cannot be read", "remove it, to be downloaded again"):
             return {split: reader(str(self.folder), train=split == "train") for split in ("train", "test")}
 
@@ -239,6 +243,13 @@ class FashionMNIST(MNIST):
             raise DataError(f"{path} cannot be read ({error}): {advice}") from error
         self._check_file(path, name, data, advice)
         return np.frombuffer(data, np.uint8)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Removes a folder and those in it, as far as they hold no file."""
+    for place, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(place)
 
 
 @contextlib.contextmanager
