@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +159,9 @@ class Mask(Mapping[str, Tensor]):
         path = Path(path)
         if path.is_dir():
             raise MaskError(f"mask file {path} is a folder; give the path of a file")
-        data = save(packed, metadata={_METADATA_KEY: json.dumps(shapes)})
+        # One entry, because safetensors writes several in any order.
+        content = {"shapes": shapes, "sha256": _digest(shapes, packed)}
+        data = save(packed, metadata={_METADATA_KEY: json.dumps(content)})
         write_bytes(path, data, error=MaskError, what=f"mask file {path}", advice="choose another path")
 
     @classmethod
@@ -166,7 +169,7 @@ class Mask(Mapping[str, Tensor]):
         """Reads a file that `save` wrote. The layers keep their order and are on the CPU.
 
         Raises:
-            MaskError: the file is missing, truncated, or not a mask.
+            MaskError: the file is missing, damaged (a checksum in it tells), or not a mask.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -175,15 +178,16 @@ class Mask(Mapping[str, Tensor]):
                 metadata = file.metadata() or {}
                 if _METADATA_KEY not in metadata:
                     raise MaskError(f"{os.fspath(path)} is not a mask file; expected what Mask.save writes")
-                shapes = json.loads(metadata[_METADATA_KEY])
-                layers = {}
-                for name, shape in shapes.items():
-                    size = int(np.prod(shape, dtype=np.int64))
-                    bits = np.unpackbits(file.get_tensor(name), count=size)
-                    layers[name] = torch.from_numpy(bits.view(bool).reshape(shape))
+                shapes, digest = _shapes_and_digest(json.loads(metadata[_METADATA_KEY]))
+                if set(file.keys()) != shapes.keys():
+                    raise ValueError("its layers are not those of its shapes")
+                packed = {name: file.get_tensor(name) for name in shapes}
+            if digest not in ("", _digest(shapes, packed)):
+                raise ValueError("its checksum is another")
+            layers = {name: _unpacked(packed[name], shape) for name, shape in shapes.items()}
         except MaskError:
             raise
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
             raise MaskError(
                 f"{os.fspath(path)} does not read as a mask file ({error}); expected what Mask.save writes"
             ) from error
@@ -223,6 +227,34 @@ class Mask(Mapping[str, Tensor]):
             raise MaskError(f"two masks over different layers cannot be combined: {odd!r} stands in only one of them")
         other.check_fits(self)
         return Mask({name: operation(self[name], other[name].to(self[name].device)) for name in self})
+
+
+def _digest(shapes: Mapping[str, Sequence[int]], packed: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of the shapes and the bits, in the order of the shapes."""
+    digest = hashlib.sha256(json.dumps(shapes).encode())
+    for name in shapes:
+        digest.update(packed[name].tobytes())
+    return digest.hexdigest()
+
+
+def _shapes_and_digest(content: object) -> tuple[dict[str, list[int]], str]:
+    """The shapes in a mask file, and its digest: empty if an earlier version wrote it. ValueError for anything else."""
+    shapes, digest = content, ""
+    if isinstance(content, dict) and isinstance(content.get("sha256"), str):
+        shapes, digest = content.get("shapes"), content["sha256"] or "none"
+    if not isinstance(shapes, dict):
+        raise ValueError("its shapes are no mapping")
+    for shape in shapes.values():
+        if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
+            raise ValueError(f"a shape of it is {str(shape)[:40]}")
+    return shapes, digest
+
+
+def _unpacked(bits: np.ndarray, shape: Sequence[int]) -> Tensor:
+    size = math.prod(shape)
+    if bits.dtype != np.uint8 or bits.shape != (-(-size // 8),):
+        raise ValueError(f"it has {bits.nbytes} bytes for {size} weights of shape {shape}")
+    return torch.from_numpy(np.unpackbits(bits, count=size).view(bool).reshape(shape))
 
 
 def as_mask(mask: Mapping[str, Tensor]) -> Mask:

@@ -48,6 +48,13 @@ def test_a_saved_mask_loads_equal_and_writes_equal_bytes(tmp_path_factory, masks
     assert sorted(path.name for path in folder.iterdir()) == ["a", "b"]
 
 
+def test_a_file_of_the_first_version_which_had_no_checksum_still_loads(tmp_path):
+    layer = torch.tensor([[True, False, True], [False, False, True]])
+    packed = torch.from_numpy(np.packbits(layer.numpy().reshape(-1)))
+    save_file({"fc.weight": packed}, tmp_path / "mask", metadata={"sparselt_mask": '{"fc.weight": [2, 3]}'})
+    assert Mask.load(tmp_path / "mask") == Mask({"fc.weight": layer})
+
+
 @settings(max_examples=40, deadline=None)
 @given(pairs(), st.integers(0, 2**40))
 def test_random_mask_keeps_the_count_of_every_layer(masks, seed):

@@ -31,6 +31,44 @@ PATIENCE = 120.0
 """Seconds. Network file systems may show a change as late as 60 s after it was made."""
 _WORK, _OWNER, _NEW = "work-", "owner-", ".new-"
 _BEATS = 12  # in the time of `patience`
+_LONGEST_PAUSE = 1.0  # seconds
+
+
+class _Heart:
+    """Touches the files of this process's claims when they are due, in one thread for all of them."""
+
+    def __init__(self) -> None:
+        self._due: dict[Path, tuple[float, float]] = {}  # the time between two touches, and when the next is due
+        self._sooner = threading.Event()
+        self._pause = _LONGEST_PAUSE
+        self._thread: threading.Thread | None = None
+
+    def add(self, owner: Path, beat: float) -> None:
+        self._due[owner] = beat, time.monotonic() + beat
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+        elif beat < self._pause:
+            self._sooner.set()
+
+    def remove(self, owner: Path) -> None:
+        self._due.pop(owner, None)
+
+    def _run(self) -> None:
+        while True:
+            self._pause = min([_LONGEST_PAUSE, *(beat for beat, _ in list(self._due.values()))])
+            self._sooner.wait(self._pause)
+            self._sooner.clear()
+            now = time.monotonic()
+            for owner, (beat, due) in list(self._due.items()):
+                if due <= now:
+                    with contextlib.suppress(OSError):  # the claim is lost, or the file system is away for a moment
+                        os.utime(owner)
+                    if owner in self._due:
+                        self._due[owner] = beat, now + beat
+
+
+_heart = _Heart()
 
 
 class Claim:
@@ -42,8 +80,7 @@ class Claim:
     def __init__(self, folder: Path, beat: float):
         self.folder = folder
         self._owner = _owner_of(folder)
-        self._left = threading.Event()
-        threading.Thread(target=self._show_life, args=(beat,), daemon=True).start()
+        _heart.add(self._owner, beat)
 
     @property
     def lost(self) -> bool:
@@ -52,17 +89,12 @@ class Claim:
 
     def leave(self, keep: bool) -> None:
         """Ends the claim. keep: leave the files for whoever claims the work next."""
-        self._left.set()
+        _heart.remove(self._owner)
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
         self._owner.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.parent.rmdir()  # only an empty one
-
-    def _show_life(self, beat: float) -> None:
-        while not self._left.wait(beat):
-            with contextlib.suppress(OSError):  # the claim is lost, or the file system is away for a moment
-                os.utime(self._owner)
 
 
 class Claims:

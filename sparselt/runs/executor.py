@@ -172,6 +172,10 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
     missing = {stage.key: stage for stage in plan.missing(store)}
     entries = {stage.key: _found(stage, store) for stage in plan.stages if stage.key not in missing}
     waits_for = {key: {file.stage.key for file in s.needs.values()} & missing.keys() for key, s in missing.items()}
+    needed_by: dict[str, list[str]] = {}
+    for key, needs in waits_for.items():
+        for need in needs:
+            needed_by.setdefault(need, []).append(key)
     priority = _priorities(plan)
     ready = [(priority[key], key) for key, needs in waits_for.items() if not needs]
     heapq.heapify(ready)
@@ -184,14 +188,13 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
         if entry.status == "failed":
             for lost in _descendants(stage, missing.values()):
                 if lost.key not in entries:
-                    waits_for.pop(lost.key)
                     entries[lost.key] = _ledger_entry(lost, "skipped")
                     watcher.finished(lost, entries[lost.key])
-        for key, needs in waits_for.items():
-            if stage.key in needs:
-                needs.remove(stage.key)
-                if not needs:
-                    heapq.heappush(ready, (priority[key], key))
+        for key in needed_by.get(stage.key, ()):
+            needs = waits_for[key]
+            needs.discard(stage.key)
+            if not needs and key not in entries:
+                heapq.heappush(ready, (priority[key], key))
 
     def try_again(stage: Stage, error: str) -> bool:
         """Whether the stage may be tried again; then it is ready again."""

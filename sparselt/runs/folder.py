@@ -116,6 +116,8 @@ class Run:
 
     def _intact(self, name: str) -> Path:
         path = self.folder / name
+        if "\0" in name or not path.resolve().is_relative_to(self.folder.resolve().parent):
+            raise StoreError(f"{self.folder}/networks.csv names a file elsewhere, {path}; run the run's command again")
         if not is_intact(path):
             raise StoreError(f"{path} is missing or damaged; run the run's command again, which makes it anew")
         return path

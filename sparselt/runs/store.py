@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -193,6 +194,11 @@ class Store:
 
 def versions() -> dict[str, str]:
     """The versions that decide a result's bits: of Python and the packages."""
+    return dict(_versions())
+
+
+@functools.cache  # looking up a package's version takes a millisecond
+def _versions() -> Mapping[str, str]:
     found = {"python": platform.python_version()}
     for package in ("sparselt", "torch", "torchvision", "triton", "numpy", "numba", "ffcv"):
         try:
@@ -221,7 +227,9 @@ def read_record(path: Path) -> dict:
     try:
         record = json.loads(path.read_text())
         for name, made in record["files"].items():
-            str(name), int(made["bytes"]), str(made["sha256"])
+            int(made["bytes"]), str(made["sha256"])
+            if Path(name).name != name:
+                raise ValueError(f"{name} is no name of a file")
         float(record["seconds"]), int(record["steps"]), str(record["finished"]), record["spec"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}

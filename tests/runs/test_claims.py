@@ -24,7 +24,7 @@ def folder(tmp_path):
 def elsewhere(folder, name=NAME, machine="another"):
     """A claim whose holder this machine cannot see; it shows no more life."""
     claim = Claims(folder, 1000).take(name)
-    claim._left.set()
+    claims._heart.remove(claim._owner)
     (owner,) = (folder / name).glob("owner-*")
     owner.write_text(json.dumps({**json.loads(owner.read_text()), "machine": machine}))
     return claim, owner

@@ -1,0 +1,110 @@
+"""What the machinery around the stages costs: a plan of stages that do nothing.
+
+    python benchmarks/scheduling.py --stages 10000 --out FILE
+
+Makes a plan of chains of ten stages, runs it in worker processes, runs it again when all is stored, lists the folder.
+Prints, and writes to FILE, milliseconds a stage of each. Not a benchmark of `sparselt bench`: it has no competitor.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparselt.runs.executor import Workers, execute
+from sparselt.runs.inventory import Inventory, note_plan
+from sparselt.runs.plan import Plan
+from sparselt.runs.store import Store
+from sparselt.stages import Stage, Value
+from sparselt.stages.stage import StageFile
+
+CHAIN = 10
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Nothing(Stage):
+    """A stage that writes one number, and needs the one before it."""
+
+    kind, title, unit = "nothing", "do nothing", "points"
+
+    place: int
+    before: StageFile | None = None
+
+    def run(self, task):
+        task.write_values([Value("place", float(self.place))])
+        return 1
+
+
+class Quiet:
+    """A watcher that shows nothing."""
+
+    def progressed(self, stage, work): ...
+
+    def finished(self, stage, entry): ...
+
+    def tried(self, stage, error): ...
+
+    def idle(self): ...
+
+
+def chains(count: int) -> list[Stage]:
+    """`count` stages in chains of ten."""
+    made: list[Stage] = []
+    for place in range(count):
+        before = None if place % CHAIN == 0 else made[-1].measured
+        stage = Nothing(place=place, before=before)
+        made.append(stage.want(stage.measured))
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stages", type=int, default=10_000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    found: dict[str, object] = {
+        "machine": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "stages": options.stages,
+        "workers": options.workers,
+        "command": " ".join(["python", *sys.argv]),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    seconds: dict[str, float] = {}
+
+    def timed(name, function):
+        began = time.perf_counter()
+        result = function()
+        seconds[name] = time.perf_counter() - began
+        return result
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        stages = chains(options.stages)
+        store = Store(out / "store")
+        plan = timed("plan", lambda: Plan(stages).stages and Plan(stages))
+        with Workers(options.workers) as workers:
+            workers.submit(time.monotonic).result()
+            entries = timed("run", lambda: execute(plan, store, workers, Quiet()))
+        assert all(entry.status == "ran" for entry in entries)
+        again = timed("found", lambda: execute(Plan(stages), store, Workers(1), Quiet()))
+        assert all(entry.status == "found" for entry in again)
+        note_plan(store, "run", stages, "command", done=False)
+        (run,) = timed("list", lambda: Inventory(out).runs())
+        assert run.made == options.stages
+    found["milliseconds_a_stage"] = {name: 1000 * spent / options.stages for name, spent in seconds.items()}
+    found["seconds"] = seconds
+    text = json.dumps(found, indent=1)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
