@@ -47,6 +47,10 @@ class Reproduce:
     """How often a training saves its progress; a run that was killed goes on from there."""
     patience: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 120.0
     """Several runs may share --out. One that shows no sign of life for so long loses the work it had begun."""
+    gpus: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """With --dry-run: simulate the plan on up to so many GPUs."""
+    images_per_second: Annotated[float | None, tyro.conf.arg(metavar="R")] = None
+    """With --gpus: what one of them trains, as you assume."""
     dry_run: bool = False
     """Print the plan and stop."""
     list: bool = False
@@ -81,7 +85,16 @@ class Reproduce:
         setting = dataclasses.replace(setting, **values).with_values(self.set).check()
         experiments, left_out = chosen(self.experiments, known_experiments(), setting)
         where = Where(
-            self.data, self.out, self.device, self.workers, self.cohort, command, self.save_minutes, self.patience
+            data=self.data,
+            out=self.out,
+            device=self.device,
+            workers=self.workers,
+            cohort=self.cohort,
+            command=command,
+            save_minutes=self.save_minutes,
+            patience=self.patience,
+            gpus=self.gpus,
+            images_per_second=self.images_per_second,
         )
         usual = load_setting(self.setting)
         outcome = run(setting, usual, experiments, left_out, where, Console(), self.dry_run)

@@ -13,11 +13,13 @@ from sparselt.runs.estimate import Speed
 from sparselt.runs.executor import Watcher
 from sparselt.runs.ledger import Entry
 from sparselt.runs.plan import Plan
+from sparselt.runs.simulation import RESTART, SAVE, simulate
 from sparselt.runs.store import Store
 from sparselt.stages.stage import Stage
 from sparselt.stages.train import Train
 
 _LINE_EVERY = 20.0
+_PREEMPTED = 4 * 3600.0  # seconds
 
 
 def print_plan(
@@ -92,6 +94,38 @@ def print_estimate(console: Console, seconds: float, basis: str, workers: int) -
     """Prints how long the rest will take, and the basis of this number."""
     noun = "worker" if workers == 1 else "workers"
     console.print(f"Estimated time: {duration(seconds)} on {workers} {noun} (from {basis}).", highlight=False)
+
+
+def print_schedules(
+    console: Console, plan: Plan, missing: Sequence[Stage], speed: Speed, most: int, assumed: float
+) -> None:
+    """Prints how long the missing stages take on 1, 2, 4, … up to `most` GPUs.
+
+    assumed: images a second that one of them trains.
+    """
+    keys = {stage.key for stage in missing}
+
+    def cost(stage: Stage) -> float:
+        return speed.of(stage) if stage.key in keys else 0.0
+
+    counts = [2**k for k in range(most.bit_length()) if 2**k < most] + [most]
+    table = Table(title="Simulated schedule", title_justify="left")
+    for name in ("GPUs", "time", "at work", "GPU hours", "preempted every 4 h"):
+        table.add_column(name, justify="right")
+    for schedule in (simulate(plan, cost, count, _PREEMPTED) for count in counts):
+        hours = schedule.workers * schedule.seconds / 3600
+        times = (duration(schedule.seconds), f"{schedule.busy:.0%}", f"{hours:,.0f}", duration(schedule.preempted))
+        table.add_row(str(schedule.workers), *times)
+    console.print(table)
+    chain = max(plan.longest_chains(cost).values(), default=0.0)
+    one_by_one = max(plan.longest_chains(lambda s: float(isinstance(s, Train) and s.key in keys)).values(), default=0.0)
+    console.print(
+        f"Assumed, not measured: {assumed:,.0f} images a second in training, three times as many in evaluation, one "
+        f"training a GPU; a preemption loses {SAVE / 2 / 60:.0f} min of work and {RESTART / 60:.0f} min until work "
+        f"goes on. More GPUs help until {duration(chain)}, the longest chain: {one_by_one:.0f} trainings, each of which "
+        "needs the one before it.",
+        highlight=False,
+    )
 
 
 def trainings_alone(measurements: Sequence[Measurement]) -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from sparselt.errors import DataError, SettingError, StoreError
-from sparselt.experiments.display import RoundDisplay, print_estimate, print_plan, print_protocol
+from sparselt.experiments.display import RoundDisplay, print_estimate, print_plan, print_protocol, print_schedules
 from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
@@ -23,7 +24,7 @@ from sparselt.experiments.setting import Setting
 from sparselt.experiments.values import nearest
 from sparselt.runs.claims import PATIENCE
 from sparselt.runs.devices import cpu_has_bfloat16, cuda_devices
-from sparselt.runs.estimate import Speed, estimate
+from sparselt.runs.estimate import Speed, assumed_speed, estimate
 from sparselt.runs.executor import SAVE_SECONDS, Workers, default_workers
 from sparselt.runs.inventory import note_plan
 from sparselt.runs.ledger import Entry, write_ledger
@@ -35,6 +36,7 @@ from sparselt.stopping import directing
 
 # Fields of a setting that change no result.
 _NO_VALUES = {"sources", "source", "differences", "title", "paper", "main", "options", "explored_seeds", "wins_at_init"}
+_MOST_GPUS = 4096
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -56,6 +58,7 @@ class Where:
         command: the command for the same run, for the record.
         save_minutes: how often a training saves its progress.
         patience: seconds without a sign of life after which another run on the same store counts as gone.
+        gpus, images_per_second: for a dry run, a number of GPUs to simulate, and what one of them is assumed to train.
     """
 
     data: Path | None = None
@@ -66,6 +69,8 @@ class Where:
     command: str = ""
     save_minutes: float = SAVE_SECONDS / 60
     patience: float = PATIENCE
+    gpus: int | None = None
+    images_per_second: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ def run(
     dataset = _check_data(where.data, setting, dry_run)
     setting = _titled(setting, usual, dataset)
     _check_device(where.device)
+    _check_simulation(where, dry_run)
     devices = cuda_devices() if where.device == "cuda" else []
     workers = where.workers if where.workers is not None else len(devices) or default_workers(setting.threads)
     pool = Workers(workers, where.cohort, devices, 60 * where.save_minutes, where.patience)
@@ -128,6 +134,10 @@ def run(
                 highlight=False,
             )
         speed = Speed({}, "")
+        if where.gpus is not None and where.images_per_second is not None:
+            assumed = assumed_speed(plan, setting.batch_size, setting.evaluated_count, where.images_per_second)
+            print_schedules(console, plan, missing, assumed, where.gpus, where.images_per_second)
+            return Outcome(None)
         if any(stage.cost_follows for stage in missing):
             with console.status("timing a few steps"):
                 speed = estimate(plan, store, setting.train_size, setting.evaluated_count, pool)
@@ -194,6 +204,22 @@ def chosen(
         else:
             wanted.add(name)
     return {name: e for name, e in known.items() if name in wanted}, {}
+
+
+def _check_simulation(where: Where, dry_run: bool) -> None:
+    if where.gpus is None and where.images_per_second is None:
+        return
+    if not dry_run:
+        raise SettingError("--gpus and --images-per-second simulate a run; give --dry-run, too")
+    if where.gpus is None or where.images_per_second is None:
+        raise SettingError(
+            "give both --gpus and --images-per-second: what one GPU trains is an assumption of yours, for no GPU has "
+            "been measured here"
+        )
+    if not 1 <= where.gpus <= _MOST_GPUS:
+        raise SettingError(f"--gpus is {where.gpus}; expected 1 to {_MOST_GPUS}")
+    if not 0 < where.images_per_second < math.inf:
+        raise SettingError(f"--images-per-second is {where.images_per_second:g}; expected more than 0")
 
 
 def _check_device(device: str) -> None:

@@ -61,11 +61,15 @@ class _Heart:
             self._sooner.clear()
             now = time.monotonic()
             for owner, (beat, due) in list(self._due.items()):
-                if due <= now:
-                    with contextlib.suppress(OSError):  # the claim is lost, or the file system is away for a moment
-                        os.utime(owner)
-                    if owner in self._due:
-                        self._due[owner] = beat, now + beat
+                if due > now:
+                    continue
+                self._due[owner] = beat, now + beat
+                try:
+                    os.utime(owner)
+                except FileNotFoundError:  # the claim has ended, or is lost
+                    self._due.pop(owner, None)
+                except OSError:  # the file system is away for a moment
+                    pass
 
 
 _heart = _Heart()

@@ -52,6 +52,17 @@ def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Work
     return Speed(measured | known, "a few timed steps, without reading data")
 
 
+def assumed_speed(plan: Plan, batch_size: int, test_count: int, images_per_second: float) -> Speed:
+    """Seconds a unit if training makes so many images a second, and evaluation three times as many.
+
+    Other work (masks, distances, reading data) counts as nothing. batch_size: of the setting, for stages that are not
+    trainings; a training has its own.
+    """
+    unit = {"steps": batch_size / images_per_second, "points": test_count / (3 * images_per_second)}
+    kinds = {stage.kind: unit.get(stage.unit, 0.0) for stage in plan.stages}
+    return Speed(kinds, "an assumption")
+
+
 def _known(store: Store, stage: Stage) -> float | None:
     """Median seconds a unit of the finished stages with equal cost; None if the store has none."""
     costs = []

@@ -22,6 +22,11 @@ def empty_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ([DIGITS, "--gpus", "4", "--images-per-second", "9"], ["give --dry-run, too"]),
+        ([DIGITS, "--dry-run", "--gpus", "4"], ["give both --gpus and --images-per-second"]),
+        ([DIGITS, "--dry-run", "--gpus", "0", "--images-per-second", "9"], ["--gpus is 0; expected 1 to"]),
+        ([DIGITS, "--dry-run", "--gpus", "4", "--images-per-second", "nan"], ["--images-per-second is nan"]),
+        ([DIGITS, "--patience", "0"], ["patience is 0 s; expected more than 0"]),
         ([DIGITS, "--set", "optimizer=adm"], ["no optimizer 'adm'", "adam, adamw"]),
         ([DIGITS, "--set", "optimizer=adam", "momentum=0.5"], ["momentum is 0.5, which adam does not have", "leave"]),
         ([DIGITS, "--set", "optimizer=adam", "nesterov=true"], ["nesterov is True, which adam", "nesterov=false"]),
