@@ -17,6 +17,9 @@ class Report:
     markdown: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write the findings as a Markdown page, and nothing else."""
 
+    figures: bool = False
+    """With --markdown: the figures, too, in a folder beside FILE that is called as it."""
+
     def run(self, given: Sequence[str]) -> int:
         """Runs the command; returns the exit code."""
         from rich.console import Console
@@ -28,7 +31,7 @@ class Report:
         sections = sections_of(known_experiments())
 
         if self.markdown is not None:
-            write_markdown(self.folder, self.markdown, sections)
+            write_markdown(self.folder, self.markdown, sections, self.figures)
             print(self.markdown)
             return 0
         write_report(self.folder, sections)

@@ -122,8 +122,8 @@ def print_schedules(
     console.print(
         f"Assumed, not measured: {assumed:,.0f} images a second in training, three times as many in evaluation, one "
         f"training a GPU; a preemption loses {SAVE / 2 / 60:.0f} min of work and {RESTART / 60:.0f} min until work "
-        f"goes on. More GPUs help until {duration(chain)}, the longest chain: {one_by_one:.0f} trainings, each of which "
-        "needs the one before it.",
+        f"goes on. More GPUs help until {duration(chain)}, the longest chain: {one_by_one:.0f} trainings, each of "
+        "which needs the one before it.",
         highlight=False,
     )
 

@@ -50,16 +50,20 @@ def write_report(folder: str | Path, sections: "Sections") -> Path:
     return run.folder / "report.html"
 
 
-def write_markdown(folder: str | Path, path: str | Path, sections: "Sections") -> None:
+def write_markdown(folder: str | Path, path: str | Path, sections: "Sections", figures: bool = False) -> None:
     """Write the findings of the run in `folder` to `path`, as a Markdown page, through a temporary name.
+
+    figures: with the run's figures, as PNG files in a folder beside `path` that is called as the page.
 
     Raises:
         StoreError: a run that does not read, or a path that cannot be written; nothing is left then.
     """
     from sparselt.errors import StoreError
+    from sparselt.files import naming_errors
+    from sparselt.report.drawing import figure_style, relabel, save_drawings
     from sparselt.report.page import markdown
     from sparselt.report.results import write_text
-    from sparselt.report.run import read_run
+    from sparselt.report.run import on_validation, read_run
 
     run, path = read_run(folder), Path(path)
     if path.is_dir():
@@ -68,7 +72,21 @@ def write_markdown(folder: str | Path, path: str | Path, sections: "Sections") -
         raise StoreError(f"{path} is a file of the run itself; give another name, such as {path.parent / 'digits.md'}")
     if not path.parent.is_dir():
         raise StoreError(f"{path.parent} is not a folder; make it, or give another path")
-    write_text(path, markdown(run, sections))
+    if not figures:
+        write_text(path, markdown(run, sections))
+        return
+    place = path.with_suffix("")
+    with naming_errors(f"figures in {place}"):
+        place.mkdir(exist_ok=True)
+
+    def save(drawings: "Mapping[str, Drawing]") -> None:
+        if on_validation(run.record):
+            relabel(drawings, run.labelled)
+        save_drawings(place, drawings, svg=False)
+
+    with figure_style():
+        text = markdown(run, sections, save, place.name)
+    write_text(path, text)
 
 
 def console_summary(folder: str | Path, console: "Console", sections: "Sections") -> None:

@@ -105,8 +105,11 @@ def relabel(drawings: Mapping[str, Drawing], rename: Callable[[str], str]) -> No
                 text.set_text(name)
 
 
-def save_drawings(folder: Path, drawings: Mapping[str, Drawing]) -> dict[str, str]:
-    """Save drawings as `<folder>/<name>.png` and `.svg`, each under a temporary name first; the SVG text of each."""
+def save_drawings(folder: Path, drawings: Mapping[str, Drawing], svg: bool = True) -> dict[str, str]:
+    """Save drawings as `<folder>/<name>.png` and `.svg`, each under a temporary name first; the SVG text of each.
+
+    svg: False: save no SVG files.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
@@ -120,7 +123,8 @@ def save_drawings(folder: Path, drawings: Mapping[str, Drawing]) -> dict[str, st
         drawing.figure.set_dpi(dpi)
         FigureCanvasSVG(drawing.figure).print_svg(text, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         write_bytes(folder / f"{name}.png", image.getvalue())
-        write_bytes(folder / f"{name}.svg", text.getvalue())
+        if svg:
+            write_bytes(folder / f"{name}.svg", text.getvalue())
         saved[name] = text.getvalue().decode("utf-8")
     return saved
 

@@ -42,9 +42,25 @@ def page(run: Run, sections: Sections, save: Callable[[Mapping[str, Drawing]], M
     return run.labelled(html)
 
 
-def markdown(run: Run, sections: Sections) -> str:
-    """The findings of a run in Markdown, for a repository's docs."""
-    return run.labelled(_render("page.md.j2", _contents(run, sections)))
+def markdown(
+    run: Run, sections: Sections, save: Callable[[Mapping[str, Drawing]], None] | None = None, folder: str = ""
+) -> str:
+    """The findings of a run in Markdown, for a repository's docs.
+
+    save: saves figures by name, as files `<folder>/<name>.png` beside the page. None: the page has no figures.
+    """
+
+    def figures(drawings: Mapping[str, Drawing]) -> list[tuple[str, Drawing]]:
+        if save is not None:
+            save(drawings)
+        return list(drawings.items())
+
+    contents, data = _contents(run, sections), run.data
+    shown = {
+        "lead_figures": [figures(lead.drawings(data)) if save else [] for lead in contents["leads"]],
+        "figures": {name: figures(sections[name].drawings(data)) if save else [] for name, *_ in contents["sections"]},
+    }
+    return run.labelled(_render("page.md.j2", contents | shown | {"folder": folder}))
 
 
 def _contents(run: Run, sections: Sections) -> dict[str, Any]:

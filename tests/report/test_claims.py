@@ -1,6 +1,7 @@
 """How claims are shown, and what the page says of the rules that judge them."""
 
 import io
+import re
 import json
 
 import pytest
@@ -47,6 +48,18 @@ def test_the_markdown_page_is_made_from_the_run_and_leaves_nothing_where_it_cann
     with pytest.raises(StoreError, match="is a file of the run itself"):
         write_markdown(folder, folder / "results.csv", sections_of(EXPERIMENTS))
     assert (folder / "results.csv").read_bytes() == kept
+
+
+def test_a_page_with_figures_links_to_files_beside_it(tmp_path, invent):
+    folder = invent.run(tmp_path, invent.rows(levels=2))
+    write_markdown(folder, tmp_path / "page.md", sections_of(EXPERIMENTS), figures=True)
+    links = re.findall(r"!\[.+\]\((page/\w+\.png)\)", (tmp_path / "page.md").read_text())
+    assert len(links) >= 2 and all((tmp_path / link).stat().st_size > 1000 for link in links)
+    assert {path.name for path in (tmp_path / "page").iterdir()} == {link.removeprefix("page/") for link in links}
+    (tmp_path / "other").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        write_markdown(folder, tmp_path / "other.md", sections_of(EXPERIMENTS), figures=True)
+    assert not (tmp_path / "other.md").exists()
 
 
 RULES = {"version": rules.VERSION, "digest": rules.digest(), "judged_before": []}
