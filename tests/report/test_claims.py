@@ -1,8 +1,8 @@
 """How claims are shown, and what the page says of the rules that judge them."""
 
 import io
-import re
 import json
+import re
 
 import pytest
 from rich.console import Console
