@@ -1,5 +1,6 @@
 """Weights by name: the prunable ones of a network, and the check of weights that users pass."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 
 from torch import nn
@@ -10,15 +11,51 @@ from sparselt.errors import SettingError
 def prunable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yields name and weight of every convolution and fully connected layer, shortcuts and classifier included.
 
-    Biases and normalization parameters are not prunable (as in Frankle et al. 2019 and Paul et al. 2022), nor is a
-    layer with the attribute `prunable = False`, by which a network keeps it dense. A weight that two layers share is
-    yielded once, under its first name.
+    The projections of `nn.MultiheadAttention` are fully connected layers, and so is the `Conv1D` of Hugging Face's
+    GPT-2. Biases, normalization parameters and embeddings are not prunable (the first two as in Frankle et al. 2019 and
+    Paul et al. 2022), nor is a layer with the attribute `prunable = False`, by which a network keeps it dense. A weight
+    that two layers share is yielded once, under its first name.
+
+    Warns of layers that it has to leave out, because their weight is computed from other tensors: by a parametrization,
+    weight normalization or `torch.nn.utils.prune`.
     """
-    layers = (module for module in model.modules() if isinstance(module, nn.modules.conv._ConvNd | nn.Linear))
-    weights = {id(layer.weight) for layer in layers if getattr(layer, "prunable", True)}
+    weights: set[int] = set()
+    hidden = []
+    for name, layer in model.named_modules():
+        if not getattr(layer, "prunable", True):
+            continue
+        for weight in _WEIGHTS.get(_kind(layer), ()):
+            found = layer._parameters.get(weight)
+            if found is not None:
+                weights.add(id(found))
+            elif getattr(layer, weight, None) is not None:
+                hidden.append(f"{name}.{weight}".removeprefix("."))
+    if hidden:
+        more = f" and {len(hidden) - 3} more" if len(hidden) > 3 else ""
+        warnings.warn(
+            f"{', '.join(hidden[:3])}{more} cannot be pruned and stay dense, because they are computed from other "
+            "tensors (a parametrization, weight normalization, torch.nn.utils.prune); remove that first",
+            stacklevel=2,
+        )
     for name, parameter in model.named_parameters():
         if id(parameter) in weights:
             yield name, parameter
+
+
+_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+_WEIGHTS = {"layer": ("weight",), "attention": _ATTENTION}
+
+
+def _kind(layer: nn.Module) -> str:
+    if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
+        return "layer"
+    if isinstance(layer, nn.MultiheadAttention):
+        return "attention"
+    # Known by its name, because this package does not import transformers.
+    return "layer" if any(f"{c.__module__}.{c.__name__}" == _CONV1D for c in type(layer).__mro__) else ""
+
+
+_CONV1D = "transformers.pytorch_utils.Conv1D"
 
 
 def check_weights(weights: object, what: str = "the weights") -> None:

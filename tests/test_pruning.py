@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 
 from sparselt import Mask, magnitude_prune, prunable_parameters
 from sparselt.errors import CriterionError, MaskError, SettingError, TrainingError
@@ -112,6 +113,35 @@ def test_a_shared_weight_is_prunable_once():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
     assert [name for name, _ in prunable_parameters(model)] == ["0.weight"]
+
+
+def test_attention_and_the_conv1d_of_transformers_are_fully_connected_layers():
+    block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    names = [name for name, _ in prunable_parameters(block)]
+    assert names == ["self_attn.in_proj_weight", "self_attn.out_proj.weight", "linear1.weight", "linear2.weight"]
+    apart = nn.MultiheadAttention(8, 2, kdim=4, vdim=6)
+    assert [name for name, _ in prunable_parameters(apart)][:3] == ["q_proj_weight", "k_proj_weight", "v_proj_weight"]
+
+    class Conv1D(nn.Module):
+        __module__ = "transformers.pytorch_utils"
+
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.ones(4, 8)), nn.Parameter(torch.ones(8))
+
+    model = nn.Sequential(nn.Embedding(3, 4), Conv1D())
+    assert [name for name, _ in prunable_parameters(model)] == ["1.weight"]
+
+
+@pytest.mark.parametrize("how", ["parametrization", "prune"])
+def test_layers_whose_weight_is_computed_are_named(how):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5))
+    if how == "prune":
+        prune.random_unstructured(model[0], "weight", amount=0.5)
+    else:
+        nn.utils.parametrizations.weight_norm(model[0])
+    with pytest.warns(UserWarning, match=r"^0.weight cannot be pruned and stay dense"):
+        assert [name for name, _ in prunable_parameters(model)] == ["1.weight"]
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, math.nan, "0.2", None])
