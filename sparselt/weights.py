@@ -22,9 +22,7 @@ def prunable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     weights: set[int] = set()
     hidden = []
     for name, layer in model.named_modules():
-        if not getattr(layer, "prunable", True):
-            continue
-        for weight in _WEIGHTS.get(_kind(layer), ()):
+        for weight in _names_of_weights(layer) if getattr(layer, "prunable", True) else ():
             found = layer._parameters.get(weight)
             if found is not None:
                 weights.add(id(found))
@@ -42,20 +40,13 @@ def prunable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield name, parameter
 
 
-_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-_WEIGHTS = {"layer": ("weight",), "attention": _ATTENTION}
-
-
-def _kind(layer: nn.Module) -> str:
-    if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
-        return "layer"
+def _names_of_weights(layer: nn.Module) -> tuple[str, ...]:
+    """The names of a layer's prunable weights in the layer, whether it has them all or not."""
     if isinstance(layer, nn.MultiheadAttention):
-        return "attention"
+        return "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"
     # Known by its name, because this package does not import transformers.
-    return "layer" if any(f"{c.__module__}.{c.__name__}" == _CONV1D for c in type(layer).__mro__) else ""
-
-
-_CONV1D = "transformers.pytorch_utils.Conv1D"
+    is_conv1d = any(f"{c.__module__}.{c.__name__}" == "transformers.pytorch_utils.Conv1D" for c in type(layer).__mro__)
+    return ("weight",) if is_conv1d or isinstance(layer, nn.modules.conv._ConvNd | nn.Linear) else ()
 
 
 def check_weights(weights: object, what: str = "the weights") -> None:
