@@ -216,7 +216,7 @@ class Setting:
         "in all trainings, and augmentation differs between replicates (lth_diet)",
     )
     control_levels: tuple[int, ...] = value(
-        least=1, levels_above=0, help="levels at which the two controls stand; those above levels fall away"
+        least=1, levels_above=0, help="levels at which the two controls stand; above levels, levels itself"
     )
     control_rewind_step: int = value(step=True, help="the rewind step whose masks the controls take")
     path_points: int = value(11, least=3, most=_MOST_POINTS, help="points on each linear path, with both ends")
@@ -307,6 +307,8 @@ class Setting:
         for given in self.options:
             given.check(self)
         levels = tuple(level for level in self.control_levels if level <= self.levels)
+        if self.control_levels and self.levels and not levels:
+            levels = (self.levels,)
         options = tuple(given.within(self) for given in self.options)
         checked = dataclasses.replace(self, control_levels=levels, options=options)
         self.check_weights_left("levels", self.levels, self.scope)

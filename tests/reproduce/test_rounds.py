@@ -132,9 +132,10 @@ def test_why_an_experiment_does_not_apply_says_what_to_give(experiment, value, w
     assert words in EXPERIMENTS[experiment].unsupported_reason(MINI.with_values([value]).check())
 
 
-def test_chains_that_a_shorter_schedule_cuts_are_not_counted_beyond_it():
+def test_chains_that_a_shorter_schedule_cuts_are_not_counted_beyond_it_and_controls_stand_at_its_end():
     short = MINI.with_values(["levels=3", "fraction=0.9"]).check()
-    assert (grids_of(short).variant_levels, short.control_levels) == (3, ())
+    assert (grids_of(short).variant_levels, short.control_levels) == (3, (3,))
+    assert MINI.changed(control_levels=()).check().control_levels == ()
 
 
 def test_a_plan_of_a_thousand_levels_asks_no_deeper_than_one_of_two():
