@@ -204,21 +204,29 @@ def number_ticks(axis: Any, places: Sequence[float]) -> None:
 
 
 def error_axis(axes: "Axes", errors: Iterable[Statistic], tops: Sequence[float] = ()) -> None:
-    """Test errors in percent, linear from zero; logarithmic, and said so, where the largest mean would press the others
-    into a corner. The axis holds the deviations as well, and `tops`, in percent."""
+    """Test errors in percent, linear from `axis_start`; logarithmic, and said so, where the largest mean would press
+    the others into a corner. The axis holds the deviations as well, and `tops`, in percent."""
     errors = list(errors)
     means = [100 * error.mean for error in errors]
     ends = [*tops, *(100 * (error.mean + (error.std or 0)) for error in errors)]
     low, high, top = min(means), max(means), max((value for value in ends if math.isfinite(value)), default=0.0)
     axes.set_ylabel("test error, %")
     if not 0 < 5 * low < high:
-        axes.set_ylim(0, max(1.08 * high, 1.03 * top, 0.1))
+        lowest = min(100 * (error.mean - (error.std or 0)) for error in errors)
+        start, end = axis_start(lowest, max(high, top)), max(1.08 * high, 1.03 * top, 0.1)
+        axes.set_ylim(start, end if start == 0 else max(high, top) + 0.1 * (max(high, top) - lowest))
         return
     axes.set_ylabel("test error, % (log scale)")
     axes.set_yscale("log")
     low, high = 0.8 * low, max(1.25 * high, 1.05 * top)
     number_ticks(axes.yaxis, round_numbers(low, high))
     axes.set_ylim(low, high)
+
+
+def axis_start(low: float, high: float) -> float:
+    """Where an axis of errors starts that go from `low` to `high`: at zero, or a bit below `low` if all of them lie in
+    the upper half, where their differences would not show."""
+    return low - 0.25 * (high - low) if low > high / 2 else 0.0
 
 
 def barrier_axis(axes: "Axes", largest: float, name: str = "error barrier") -> None:

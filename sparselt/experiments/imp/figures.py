@@ -135,7 +135,8 @@ def error_along_path(data: Data) -> "draw.Figure | None":
         draw.matching_band(axes, summary.dense)
         axes.set_ylabel("test error, %")
     top, bottom = panels[0], panels[-1]
-    top.set_ylim(bottom=0)
+    errors = [error for of_step in paths.values() for path in of_step.values() for error in path.values()]
+    top.set_ylim(bottom=draw.axis_start(min(errors), max(errors)))
     ends = [(looks[step].label, looks[step].colour, mean[max(mean)]) for step, mean in means.items()]
     if zoomed:
         bottom.set_ylim(low, max(high, 102 * (summary.threshold or 0)))

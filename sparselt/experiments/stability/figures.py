@@ -159,7 +159,7 @@ def _lines(axes: "draw.Axes", compared: list[Place], metric: str, kind: str, **h
 
 def _axis(axes: "draw.Axes", metric: str) -> None:
     axes.set_ylabel(_AXES[metric])
-    axes.set_ylim(bottom=0, top=100 if metric == "angle" else None)
+    axes.set_ylim(0, 100 if metric == "angle" else 1.06 * axes.get_ylim()[1])
     if metric == "angle":
         axes.set_yticks([0, 30, 60, 90])
         axes.axhline(90, color=draw.GREY, linewidth=0.6, linestyle=draw.DASHED)
