@@ -23,12 +23,15 @@ _PLANS, _UNFINISHED, _DONE = "plans", "unfinished", "stage.json"
 class RunState:
     """One run in a folder of results.
 
-    name: of its folder. state: `done`; `failed`, if some of its stages failed; `stopped`, before its end or still at
-    work. made, stages: how many of its stages are in the store, and how many it has. changed: UTC time.
+    name: of its folder.
+    state: `done`; `failed`, if some of its stages failed; `stopped`, before its end or still at work; `damaged`, if its
+        record.json or ledger.csv cannot be read.
+    made, stages: how many of its stages are in the store, and how many it has.
+    changed: UTC time.
     """
 
     name: str
-    state: Literal["done", "failed", "stopped"]
+    state: Literal["done", "failed", "stopped", "damaged"]
     made: int
     stages: int
     changed: str
@@ -152,10 +155,16 @@ class Inventory:
             path = self.root / _PLANS / f"{name}.json"
             made = len(plan["stages"]) - len(self._missing(plan))
             return RunState(name, "stopped", made, len(plan["stages"]), _time(path), plan["command"])
-        ledger, path = self._ledger(name), self.out / name / "record.json"
+        path = self.out / name / "record.json"
         record = _json(path)
+        try:
+            ledger = self._ledger(name)
+        except StoreError:
+            return RunState(name, "damaged", 0, 0, _time(path), str(record.get("command", "")))
         made = sum((self.root / stage / _DONE).exists() for stage in ledger)
-        state: Literal["done", "failed"] = "failed" if record.get("failed") else "done"
+        state: Literal["done", "failed", "damaged"] = "damaged" if not record else "done"
+        if record.get("failed"):
+            state = "failed"
         return RunState(name, state, made, len(ledger), _time(path), str(record.get("command", "")))
 
     def _missing(self, plan: dict[str, Any]) -> set[str]:
@@ -176,8 +185,11 @@ class Inventory:
     def _ledger(self, name: str) -> list[str]:
         try:
             with (self.out / name / "ledger.csv").open(newline="") as file:
-                return [f"{row['kind']}/{row['stage'][:20]}" for row in csv.DictReader(file)]
-        except (OSError, KeyError, TypeError, csv.Error) as error:
+                stages = [f"{row['kind']}/{row['stage'][:20]}" for row in csv.DictReader(file, strict=True)]
+            if not stages:
+                raise ValueError("it names no stage")
+            return stages
+        except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
             raise StoreError(
                 f"{self.out / name / 'ledger.csv'} cannot be read ({error}), and so it is not known what the run "
                 "needs; run its command again, or delete its folder"

@@ -76,6 +76,18 @@ def test_list_names_runs_sizes_and_who_works_on_what(copied, capsys):
     claim.leave(keep=False)
 
 
+@pytest.mark.parametrize("name", ["record.json", "ledger.csv"])
+def test_a_damaged_run_is_listed_as_such_and_keeps_gc_from_guessing(copied, capsys, name):
+    folder = run_in(copied)
+    (folder / name).write_text("{")
+    states = {run["name"]: run["state"] for run in as_json(capsys, "list", copied)["runs"]}
+    assert states[folder.name] == "damaged"
+    if name == "ledger.csv":
+        assert main(["runs", "gc", str(copied), "--yes"]) == 2
+        assert "not known what the run needs" in capsys.readouterr().err
+    assert len(list(copied.glob("store/train/*"))) == 14
+
+
 def test_show_gives_the_files_of_one_network(finished, capsys):
     folder = run_in(finished[0] / "runs")
     chosen = ("--replicate", "1", "--rewind-step", "20", "--level", "2", "--variant", "imp")
