@@ -95,7 +95,7 @@ def main() -> None:
         assert all(entry.status == "ran" for entry in entries)
         again = timed("found", lambda: execute(Plan(stages), store, Workers(1), Quiet()))
         assert all(entry.status == "found" for entry in again)
-        note_plan(store, "run", stages, "command", done=False)
+        note_plan(store, "run", stages, "command", "stopped")
         (run,) = timed("list", lambda: Inventory(out).runs())
         assert run.made == options.stages
     found["milliseconds_a_stage"] = {name: 1000 * spent / options.stages for name, spent in seconds.items()}

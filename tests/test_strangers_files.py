@@ -155,7 +155,7 @@ def networks(folder: Path) -> Case:
 def plans(folder: Path) -> Case:
     place = folder / "store" / "plans"
     place.mkdir(parents=True)
-    content = {"command": "c", "done": True, "stages": {f"train/{k}": "label" for k in range(5)}}
+    content = {"command": "c", "state": "done", "stages": {f"train/{k}": "label" for k in range(5)}}
     (place / "run.json").write_text(json.dumps(content))
 
     def read():
@@ -269,4 +269,8 @@ def test_a_name_in_a_file_leads_nowhere_else(bench, tmp_path):
     write_networks([NetworkRow("imp", "imp", "", 0, 0, 1, "../../outside", "")], run)
     with pytest.raises(StoreError, match="names a file elsewhere"):
         sparselt.runs.open(run).weights(0, 0, 1)
-    assert main(["runs", "show", str(run)]) == 0, "listing reads no file"
+    assert main(["runs", "show", str(run)]) == 2
+    (store.root / "train" / ("0" * 20)).symlink_to(tmp_path)
+    (store.root / "kind").symlink_to(tmp_path)
+    assert {path.parent.name for path in Inventory(tmp_path).stages()} == {"dataset", "resident", "train"}
+    assert not any(path.is_symlink() for path in Inventory(tmp_path).stages())

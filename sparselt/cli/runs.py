@@ -67,9 +67,10 @@ class Show:
         run = Run(self.folder)
         rows = run.fitting(self.replicate, self.rewind_step, self.level, self.variant)
         found = [
-            {**asdict(row), "weights": _place(run.folder, row.weights), "mask": _place(run.folder, row.mask)}
+            {**asdict(row), **{name: str(run.place(path)) if path else "" for name, path in _files(row)}}
             for row in rows
         ]
+        missing = [path for row in found for path in (row["weights"], row["mask"]) if path and not Path(path).exists()]
         if self.json:
             _print_json(found)
         elif found and None not in (self.replicate, self.rewind_step, self.level, self.variant):
@@ -81,7 +82,12 @@ class Show:
             _print_table(columns, lines)
         if not found:
             print("no network fits", file=sys.stderr)
-        return 0 if found else 1
+        if missing:
+            print(
+                f"missing: {len(missing)} files, {missing[0]} first; the run's command makes them again",
+                file=sys.stderr,
+            )
+        return 1 if missing or not found else 0
 
 
 @dataclass(frozen=True)
@@ -99,16 +105,17 @@ class Verify:
 
         inventory = Inventory(self.out)
         stages = list(inventory.stages())
-        damaged = list(map(str, inventory.damaged(stages)))
+        damaged, missing = list(map(str, inventory.damaged(stages))), list(map(str, inventory.missing()))
         if self.json:
-            _print_json({"stages": len(stages), "damaged": damaged})
+            _print_json({"stages": len(stages), "damaged": damaged, "missing": missing})
         else:
-            for path in damaged:
-                print(f"damaged: {path}")
-            print(f"{len(stages)} stages, {len(damaged)} damaged files.")
-            if damaged:
+            for what, paths in (("damaged", damaged), ("missing", missing)):
+                for path in paths:
+                    print(f"{what}: {path}")
+            print(f"{len(stages)} stages, {len(damaged)} damaged files, {len(missing)} missing stages.")
+            if damaged or missing:
                 print("The next run that needs them makes them anew.")
-        return 1 if damaged else 0
+        return 1 if damaged or missing else 0
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,8 @@ class Gc:
             return 0
         kinds = [folder.parent.name for folder in unneeded.stages]
         counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
-        print(f"{len(kinds)} stages ({counted}) are needed by no run: {_size(unneeded.bytes)}.")
+        by = "by no run that has ended" if self.stopped else "by no run"
+        print(f"{len(kinds)} stages ({counted}) are needed {by}: {_size(unneeded.bytes)}.")
         if not self.yes and not _agreed():
             print("Nothing was deleted.")
             return 0
@@ -158,8 +166,8 @@ def _agreed() -> bool:
         return False
 
 
-def _place(folder: Path, name: str) -> str:
-    return str((folder / name).resolve()) if name else ""
+def _files(row: Any) -> tuple[tuple[str, str], ...]:
+    return ("weights", row.weights), ("mask", row.mask)
 
 
 def _print_json(content: Any) -> None:

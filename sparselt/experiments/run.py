@@ -37,6 +37,7 @@ from sparselt.stopping import directing
 # Fields of a setting that change no result.
 _NO_VALUES = {"sources", "source", "differences", "title", "paper", "main", "options", "explored_seeds", "wins_at_init"}
 _MOST_GPUS = 4096
+_TRY_AGAIN = "The same command tries again what failed."
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -99,6 +100,21 @@ def run(
         left_out: experiments that do not apply, and why.
         dry_run: print the plan and stop.
     """
+    with contextlib.ExitStack() as presence:
+        return _run(setting, usual, experiments, left_out, where, console, dry_run, presence)
+
+
+def _run(
+    setting: Setting,
+    usual: Setting,
+    experiments: Mapping[str, Experiment],
+    left_out: Mapping[str, str],
+    where: Where,
+    console: Console,
+    dry_run: bool,
+    presence: contextlib.ExitStack,
+) -> Outcome:
+    """`run`. presence: ends when nothing in the store is needed any more."""
     sections = sections_of(experiments)  # a mistake in a section is named before anything trains
     dataset = _check_data(where.data, setting, dry_run)
     setting = _titled(setting, usual, dataset)
@@ -144,8 +160,9 @@ def run(
             print_estimate(console, speed.total(missing, plan, workers), speed.basis, workers)
         if dry_run:
             return Outcome(None)
+        presence.enter_context(store.present(name))
         store.sweep()
-        note_plan(store, name, plan.stages, where.command, done=False)
+        note_plan(store, name, plan.stages, where.command, "stopped")
         with contextlib.closing(RoundDisplay(console, speed, workers)) as display:
             measurements, entries = run_rounds(experiments, lab, found, store, pool, display)
         store.sweep()  # what a run on another machine left can be told only after a while
@@ -156,6 +173,8 @@ def run(
     kept = [m for m in measurements if not any(stage.key in lost for stage in m.stages)]
     if not kept:
         console.print("nothing could be measured: every stage needed one that failed", style="red")
+        console.print(_TRY_AGAIN, style="red")
+        note_plan(store, name, plan_of(measurements).stages, where.command, "failed")
         return Outcome(None, failed)
     record = run_record(setting, usual, where.device, lab, store)
     record["experiments"] = {name: {"title": e.title, "paper": e.paper} for name, e in experiments.items()}
@@ -163,12 +182,13 @@ def run(
     rows = [{"setting": setting.name, "scale": setting.scale, **row} for m in kept for row in m.rows(store.read)]
     of_this_call = {"command": where.command, "failed": list(failed), "rows": len(rows)}
     _write(folder, rows, record, of_this_call, entries, _networks(kept, store, folder))
-    note_plan(store, name, plan_of(measurements).stages, where.command, done=True)
+    note_plan(store, name, plan_of(measurements).stages, where.command, "failed" if failed else "done")
     _report(folder, sections, console)
     if failed:
         skipped = sum(entry.status == "skipped" for entry in entries)
         console.print(
-            f"\n{len(failed)} stages failed and {skipped} that need them were skipped; the rest is kept.", style="red"
+            f"\n{len(failed)} stages failed and {skipped} that need them were skipped; the rest is kept. {_TRY_AGAIN}",
+            style="red",
         )
     return Outcome(folder, failed)
 

@@ -15,6 +15,7 @@ changed for a while (`patience`) on the clock of the process that looks. Times o
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -96,8 +97,8 @@ class Claim:
         _heart.remove(self._owner)
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
-        self._owner.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a file system that has become read-only has said so before
+            self._owner.unlink(missing_ok=True)
             self.folder.parent.rmdir()  # only an empty one
 
 
@@ -110,10 +111,11 @@ class Claims:
     """
 
     def __init__(self, folder: Path, patience: float = PATIENCE):
-        if not patience > 0:
+        if not 0 < patience < math.inf:
             raise SettingError(f"patience is {patience:g} s; expected more than 0")
         self._folder, self._patience = folder, patience
-        self._seen: dict[Path, tuple[int, float]] = {}  # the time of a file, and when it was first seen with it
+        # The time of a file, when it was first seen with it, and whether it had another before.
+        self._seen: dict[Path, tuple[int, float, bool]] = {}
 
     def take(self, name: str) -> Claim | None:
         """Claims the work `name`; None while another process has it."""
@@ -139,6 +141,20 @@ class Claims:
             owner.unlink(missing_ok=True)
         return False
 
+    def shows_life(self, name: str) -> bool:
+        """Whether somebody works on `name`. Waits up to `patience` for a sign of life from another machine."""
+        work = _work_in(self._folder / name)
+        owner = None if work is None else _owner_of(work)
+        if owner is None or not self.taken(name):
+            return False
+        if _read(owner).get("machine") == _machine():
+            return True
+        while self.taken(name):
+            if self._seen[owner][2]:
+                return True
+            time.sleep(min(1.0, self._patience / _BEATS))
+        return False
+
     def started(self, name: str, holds: Callable[[Path], bool]) -> bool:
         """Whether there is work of `name` for which `holds(its folder)` is true, whoever has it."""
         work = _work_in(self._folder / name)
@@ -150,8 +166,9 @@ class Claims:
             work = _work_in(place)
             if place.name.startswith(_NEW) or (work is None and not _is_empty(place)):
                 self._sweep_stray(place)
-            elif not self.taken(place.name) and not (work is not None and of_use(place.name, work)):
-                claim = self.take(place.name)
+            elif not self.taken(place.name):  # which renames what a dead process had
+                work = _work_in(place)
+                claim = None if work is not None and of_use(place.name, work) else self.take(place.name)
                 if claim is not None:
                     claim.leave(keep=False)
 
@@ -171,18 +188,21 @@ class Claims:
         except OSError:
             return True
         now = time.monotonic()
-        before, since = self._seen.get(shown, (None, now))
+        before, since, _ = self._seen.get(shown, (None, now, False))
         if before != changed:
-            self._seen[shown] = changed, now
+            self._seen[shown] = changed, now, before is not None
         elif now - since > self._patience:
             return True
         return shown.name.startswith(_OWNER) and _has_ended(shown)
 
 
 def holder(place: Path) -> dict[str, object]:
-    """Who holds the claim in a folder: host, job, process; empty if nobody does, or it cannot be read."""
+    """Who holds the claim in a folder: host, job, process; empty if nobody does, or it cannot be read.
+
+    A process of this machine that has ended holds nothing; one of another machine may have ended.
+    """
     work = _work_in(place)
-    return {} if work is None else _read(_owner_of(work))
+    return {} if work is None or _has_ended(_owner_of(work)) else _read(_owner_of(work))
 
 
 def _work_in(place: Path) -> Path | None:
@@ -249,7 +269,7 @@ def _has_ended(owner: Path) -> bool:
     """Whether the file names a process of this machine that has ended."""
     who = _read(owner)
     process = who.get("process")
-    if not isinstance(process, int) or not _machine() or who.get("machine") != _machine():
+    if not isinstance(process, int) or process < 1 or not _machine() or who.get("machine") != _machine():
         return False
     try:
         os.kill(process, 0)

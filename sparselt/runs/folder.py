@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparselt.errors import StoreError
+from sparselt.errors import SettingError, StoreError
 from sparselt.runs.networks import NetworkRow, read_networks
 from sparselt.runs.store import is_intact
 
@@ -44,9 +44,12 @@ class Run:
 
         try:
             whole = {name: "Int64" for name in ("replicate", "rewind_step", "level", "to_level")}
-            return pandas.read_csv(self.folder / "results.csv", dtype={**whole, "condition": str})
+            table = pandas.read_csv(self.folder / "results.csv", dtype={**whole, "condition": str})
+            if len(table) != self.record.get("rows", len(table)):
+                raise ValueError(f"it has {len(table)} measurements, and record.json says {self.record['rows']}")
         except (OSError, ValueError) as error:
             raise StoreError(f"{self.folder}/results.csv cannot be read ({error}); run the command again") from error
+        return table
 
     @cached_property
     def networks(self) -> list[NetworkRow]:
@@ -84,6 +87,9 @@ class Run:
         self, replicate: int, rewind_step: int | None, level: int, variant: str = "imp", **others: str
     ) -> NetworkRow:
         """The one network that fits. Arguments and errors as for `weights`."""
+        for name, number in (("replicate", replicate), ("rewind_step", rewind_step), ("level", level)):
+            if not isinstance(number, int) and not (number is None and name == "rewind_step"):
+                raise SettingError(f"{name} is {number!r}; expected a whole number")
         fitting = self.fitting(replicate, rewind_step, level, variant, **others)
         wanted = f"replicate {replicate}, rewind step {rewind_step}, level {level}, variant {variant}"
         wanted += "".join(f", {name} {value}" for name, value in others.items())
@@ -115,12 +121,17 @@ class Run:
         return found or [row for row in rows if (variant, row.variant, level) == ("imp", "dense", 0)]
 
     def _intact(self, name: str) -> Path:
-        path = self.folder / name
-        if "\0" in name or not path.resolve().is_relative_to(self.folder.resolve().parent):
-            raise StoreError(f"{self.folder}/networks.csv names a file elsewhere, {path}; run the run's command again")
+        path = self.place(name)
         if not is_intact(path):
             raise StoreError(f"{path} is missing or damaged; run the run's command again, which makes it anew")
         return path
+
+    def place(self, name: str) -> Path:
+        """The path of a file of networks.csv. StoreError if it is not in the folder of all results."""
+        path = self.folder / name
+        if "\0" in name or not path.resolve().is_relative_to(self.folder.resolve().parent):
+            raise StoreError(f"{self.folder}/networks.csv names a file elsewhere, {path}; run the run's command again")
+        return path.resolve()
 
     def _there(self) -> str:
         def values(name: str) -> str:

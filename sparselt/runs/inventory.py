@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 from sparselt.errors import StoreError
 from sparselt.files import write_json
-from sparselt.runs.claims import holder
+from sparselt.runs.claims import PATIENCE, Claims, holder
 from sparselt.runs.store import Store, is_intact, read_record
 from sparselt.stages.stage import Stage
 
@@ -24,14 +25,14 @@ class RunState:
     """One run in a folder of results.
 
     name: of its folder.
-    state: `done`; `failed`, if some of its stages failed; `stopped`, before its end or still at work; `damaged`, if its
-        record.json or ledger.csv cannot be read.
+    state: `at work`; `done`; `failed`, if some of its stages failed; `stopped` before its end; `deleted`, if it had
+        ended and its folder is gone; `damaged`, if its record.json, ledger.csv or plan in the store cannot be read.
     made, stages: how many of its stages are in the store, and how many it has.
     changed: UTC time.
     """
 
     name: str
-    state: Literal["done", "failed", "stopped", "damaged"]
+    state: Literal["at work", "done", "failed", "stopped", "deleted", "damaged"]
     made: int
     stages: int
     changed: str
@@ -57,12 +58,18 @@ class Unneeded:
     bytes: int = 0
 
 
-def note_plan(store: Store, run: str, stages: Iterable[Stage], command: str, done: bool) -> None:
-    """Notes in the store what a run needs, so that its stages are known before it has a folder."""
+State = Literal["done", "failed", "stopped"]
+
+
+def note_plan(store: Store, run: str, stages: Iterable[Stage], command: str, state: State) -> None:
+    """Notes in the store what a run needs, so that its stages are known before it has a folder.
+
+    state: of the run; `stopped` until it has ended.
+    """
     place = store.root / _PLANS
     place.mkdir(exist_ok=True)
     labels = {f"{stage.kind}/{stage.key[:20]}": stage.name for stage in stages}
-    write_json(place / f"{run}.json", {"command": command, "done": done, "stages": labels})
+    write_json(place / f"{run}.json", {"command": command, "state": state, "stages": labels})
 
 
 class Inventory:
@@ -87,22 +94,26 @@ class Inventory:
 
     def at_work(self) -> list[AtWork]:
         """The stages that processes have claimed. One of another machine may have died a short while ago."""
-        labels = {stage: label for plan in self._plans().values() for stage, label in plan["stages"].items()}
+        noted = [plan.get("stages") for plan in self._plans().values()]
+        labels = {stage: label for stages in noted if isinstance(stages, dict) for stage, label in stages.items()}
         found = []
         for place in sorted(self.root.glob(f"{_UNFINISHED}/*-*")):
             who = holder(place)
             if who:
                 stage = place.name.replace("-", "/", 1)
                 label, process = labels.get(stage, ""), who.get("process")
-                host, job = str(who.get("host", "")), str(who.get("job", ""))
-                found.append(AtWork(stage, label, host, process if isinstance(process, int) else 0, job))
+                host, job = _printable(who.get("host", "")), _printable(who.get("job", ""))
+                found.append(AtWork(stage, _printable(label), host, process if isinstance(process, int) else 0, job))
         return found
 
     def stages(self) -> Iterator[Path]:
         """The folders of all stored stages."""
         for kind in sorted(self.root.iterdir()):
-            if kind.is_dir() and kind.name not in (_PLANS, _UNFINISHED):
-                yield from (folder for folder in sorted(kind.iterdir()) if folder.is_dir())
+            if kind.name not in (_PLANS, _UNFINISHED) and kind.is_dir() and not kind.is_symlink():
+                for folder in sorted(kind.iterdir()):
+                    # Nothing else is of a store, and nothing outside of it is followed.
+                    if re.fullmatch("[0-9a-f]{20}", folder.name) and folder.is_dir() and not folder.is_symlink():
+                        yield folder
 
     def damaged(self, folders: Iterable[Path] | None = None) -> Iterator[Path]:
         """The files of stored stages whose size or checksum is not the noted one, and unreadable notes. Reads all."""
@@ -114,6 +125,11 @@ class Inventory:
                 if not is_intact(folder / name):
                     yield folder / name
 
+    def missing(self) -> list[Path]:
+        """The stages that runs which are done had made, and that are gone."""
+        done = [run.name for run in self.runs() if run.state == "done"]
+        return sorted({self.root / stage for name in done for stage in self._missing(self._ledger(name))})
+
     def size(self) -> int:
         """Bytes of the store."""
         return _bytes(self.root)
@@ -122,65 +138,78 @@ class Inventory:
         """What no run here needs. stopped: count runs that were stopped before their end, too, as needing nothing."""
         needed: set[str] = set()
         for name, plan in self._plans().items():
-            if name in self._folders() or not (plan["done"] or stopped):
-                needed |= plan["stages"].keys()
+            if name in self._folders() or not (plan.get("state") == "done" or stopped):
+                needed |= self._needs(name)
         for name in self._folders():
             needed |= set(self._ledger(name))
         stages = [folder for folder in self.stages() if f"{folder.parent.name}/{folder.name}" not in needed]
         return Unneeded(stages, sum(map(_bytes, stages)))
 
-    def free(self, unneeded: Unneeded) -> None:
+    def free(self, unneeded: Unneeded, patience: float = PATIENCE) -> None:
         """Deletes what `unneeded` found, and the plans of runs whose folders are gone.
+
+        patience: seconds to wait for a sign of life from a process on another machine that has claimed something.
 
         Raises:
             StoreError: a run is at work in the store, which may need it.
         """
-        if busy := self.at_work():
-            raise StoreError(
-                f"process {busy[0].process} on {busy[0].host} works on {busy[0].label or busy[0].stage}; "
-                "wait until no run uses the store"
-            )
+        claims = Claims(self.root / _UNFINISHED, patience)
+        for place in sorted(self.root.glob(f"{_UNFINISHED}/*-*")):
+            if claims.shows_life(place.name):
+                who = holder(place)
+                raise StoreError(
+                    f"process {who.get('process')} on {_printable(who.get('host'))} works on {place.name}; wait until "
+                    "no run uses the store"
+                )
         gone = {f"{folder.parent.name}/{folder.name}" for folder in unneeded.stages}
         for folder in unneeded.stages:
             (folder / _DONE).unlink(missing_ok=True)  # first: what is left if this is interrupted counts as missing
             shutil.rmtree(folder, ignore_errors=True)
         for name, plan in self._plans().items():
-            if name not in self._folders() and plan["stages"].keys() <= gone | self._missing(plan):
-                (self.root / _PLANS / f"{name}.json").unlink(missing_ok=True)
+            stages = set(plan.get("stages") or ())
+            if name not in self._folders() and stages and stages <= gone | self._missing(stages):
+                self._plan_file(name).unlink(missing_ok=True)
 
     def _state(self, name: str) -> RunState:
-        plan = self._plans().get(name)
-        if name not in self._folders():
-            assert plan is not None, "a run has a folder or a plan"
-            path = self.root / _PLANS / f"{name}.json"
-            made = len(plan["stages"]) - len(self._missing(plan))
-            return RunState(name, "stopped", made, len(plan["stages"]), _time(path), plan["command"])
-        path = self.out / name / "record.json"
-        record = _json(path)
+        folder, plan = self.out / name, self._plans().get(name)
+        record = _json(folder / "record.json")
+        path = folder / "record.json" if name in self._folders() else self._plan_file(name)
+        command = str((record or plan or {}).get("command", ""))
         try:
-            ledger = self._ledger(name)
+            stages = set(self._ledger(name)) if name in self._folders() else self._needs(name)
+            state: Any = "done" if record else "damaged"
         except StoreError:
-            return RunState(name, "damaged", 0, 0, _time(path), str(record.get("command", "")))
-        made = sum((self.root / stage / _DONE).exists() for stage in ledger)
-        state: Literal["done", "failed", "damaged"] = "damaged" if not record else "done"
+            stages, state = set(), "damaged"
         if record.get("failed"):
             state = "failed"
-        return RunState(name, state, made, len(ledger), _time(path), str(record.get("command", "")))
+        if name not in self._folders() and plan:
+            state = "deleted" if plan.get("state") == "done" else plan.get("state", "stopped")
+        if any(holder(place) for place in self.root.glob(f"{_UNFINISHED}/run-{name}-*")):
+            state = "at work"
+        return RunState(name, state, len(stages) - len(self._missing(stages)), len(stages), _time(path), command)
 
-    def _missing(self, plan: dict[str, Any]) -> set[str]:
-        return {stage for stage in plan["stages"] if not (self.root / stage / _DONE).exists()}
+    def _missing(self, stages: Iterable[str]) -> set[str]:
+        return {stage for stage in stages if not (self.root / stage / _DONE).exists()}
+
+    def _plan_file(self, name: str) -> Path:
+        return self.root / _PLANS / f"{name}.json"
+
+    def _needs(self, name: str) -> set[str]:
+        """The stages of a run's plan in the store; StoreError if it cannot be read."""
+        stages = self._plans()[name].get("stages")
+        if not isinstance(stages, dict):
+            raise StoreError(
+                f"{self._plan_file(name)} is damaged, and so it is not known what the run needs; run its command "
+                "again, or delete the file"
+            )
+        return set(stages)
 
     def _folders(self) -> list[str]:
         return sorted(path.parent.name for path in self.out.glob("*/record.json"))
 
     def _plans(self) -> dict[str, dict[str, Any]]:
-        plans = {path.stem: _json(path) for path in sorted(self.root.glob(f"{_PLANS}/*.json"))}
-        for plan in plans.values():
-            if not isinstance(plan.get("stages"), dict):
-                plan["stages"] = {}
-            plan.setdefault("done", False)
-            plan.setdefault("command", "")
-        return plans
+        """The plans of runs by their names; an empty one cannot be read."""
+        return {path.stem: _json(path) for path in sorted(self.root.glob(f"{_PLANS}/*.json"))}
 
     def _ledger(self, name: str) -> list[str]:
         try:
@@ -194,6 +223,10 @@ class Inventory:
                 f"{self.out / name / 'ledger.csv'} cannot be read ({error}), and so it is not known what the run "
                 "needs; run its command again, or delete its folder"
             ) from error
+
+
+def _printable(text: object) -> str:
+    return "".join(c if c.isprintable() else "?" for c in str(text))[:80]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -127,6 +127,16 @@ class Store:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         self._held[claim.folder] = claim
         return claim.folder
+
+    @contextlib.contextmanager
+    def present(self, run: str) -> Iterator[None]:
+        """Shows in the block that a run works with the store, also while none of its stages is being made."""
+        claim = self._claims.take(f"run-{run}-{os.getpid()}")
+        try:
+            yield
+        finally:
+            if claim is not None:
+                claim.leave(keep=False)
 
     def taken(self, stage: Stage) -> bool:
         """Whether another process works on the stage. One that shows no sign of life loses its claim here."""

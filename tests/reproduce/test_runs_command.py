@@ -152,3 +152,46 @@ def test_a_folder_without_a_store_is_refused(tmp_path, capsys):
     for command in ("list", "verify", "gc"):
         assert main(["runs", command, str(tmp_path)]) == 2
         assert "holds no store" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_gc_refuses_beside_a_run_also_between_its_stages_and_list_says_that_it_works(tmp_path, capsys):
+    run = subprocess.Popen(
+        [sys.executable, "-m", "sparselt.reproduce", *SMALL], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    out = tmp_path / "runs"
+    while not list(out.glob("store/unfinished/run-*/work-*")) and run.poll() is None:
+        pass
+    refused = 0
+    while run.poll() is None:
+        if not list(out.glob("store/unfinished/run-*/work-*")):
+            break
+        (state,) = as_json(capsys, "list", out)["runs"] or [{"state": "at work"}]
+        assert state["state"] in ("at work", "done")
+        refused += main(["runs", "gc", str(out), "--yes", "--stopped"]) == 2
+        capsys.readouterr()
+    assert run.wait(60) == 0 and refused > 3
+    (state,) = as_json(capsys, "list", out)["runs"]
+    assert state["state"] == "done" and state["made"] == state["stages"]
+
+
+def test_a_damaged_plan_of_a_stopped_run_keeps_gc_from_guessing(copied, capsys):
+    for folder in {path.parent for path in copied.glob("*/record.json")}:
+        shutil.rmtree(folder)
+    for plan in copied.glob("store/plans/*.json"):
+        plan.write_text("xx")
+    assert main(["runs", "gc", str(copied), "--yes"]) == 2
+    assert "not known what the run needs" in capsys.readouterr().err
+    assert {run["state"] for run in as_json(capsys, "list", copied)["runs"]} == {"damaged"}
+    assert list(copied.glob("store/train/*"))
+
+
+def test_what_is_missing_or_cut_short_is_noticed(copied, capsys):
+    shutil.rmtree(next(copied.glob("store/train/*")))
+    assert main(["runs", "verify", str(copied)]) == 1 and "1 missing stages" in capsys.readouterr().out
+    folder = run_in(copied)
+    assert main(["runs", "show", str(folder)]) in (0, 1)
+    lines = (folder / "results.csv").read_text().splitlines(keepends=True)
+    (folder / "results.csv").write_text("".join(lines[:-5]))
+    with pytest.raises(StoreError, match="measurements, and record"):
+        _ = sparselt.runs.open(folder).results

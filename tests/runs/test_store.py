@@ -116,6 +116,17 @@ def test_what_a_killed_run_left_is_swept_and_never_counts(store):
     assert not list(unfinished.iterdir())
 
 
+def test_the_progress_of_a_killed_run_is_not_swept(store):
+    code = (
+        "import os; from test_store import STAGE; from sparselt.runs.store import Store\n"
+        f"(Store({str(store.root)!r}).begin(STAGE) / 'progress-1').write_text('saved'); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent)
+    store.sweep()
+    assert store.started(STAGE)
+    assert (store.begin(STAGE) / "progress-1").read_text() == "saved"
+
+
 def test_a_stage_goes_on_from_progress_and_from_nothing_else_that_a_stopped_run_left(store):
     folder = store.begin(STAGE)
     (folder / "a").write_text("half")

@@ -49,7 +49,7 @@ def test_a_process_that_ended_on_this_machine_has_lost_its_claim_at_once(folder)
         f"claim = Claims(Path({str(folder)!r})).take({NAME!r}); (claim.folder / 'a').write_text('half'); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code])
-    assert holder(folder / NAME)
+    assert list((folder / NAME).glob("owner-*")) and holder(folder / NAME) == {}
     assert not Claims(folder).taken(NAME)
     claim = Claims(folder).take(NAME)
     assert (claim.folder / "a").exists()
