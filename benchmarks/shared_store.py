@@ -63,7 +63,7 @@ def worsen_file_system(place: int) -> None:
 
     from sparselt.runs import claims, store
 
-    fcntl.flock = lambda *_: None  # type: ignore[assignment]
+    fcntl.flock = lambda *_: None
     apart, utime, now = 3600 * (place % 3 - 1), os.utime, time.time
     time.time = lambda: now() + apart
     os.utime = lambda path, times=None, **options: utime(path, times or (now() + apart,) * 2, **options)

@@ -209,7 +209,7 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
     looked = time.monotonic()
     while ready or running or elsewhere:
         while ready and len(running) < workers.count:
-            stages = []
+            stages: list[Stage] = []
             for stage in _take(ready, missing, workers, store):
                 (elsewhere if store.taken(stage) else stages).append(stage)
             if stages:

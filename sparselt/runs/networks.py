@@ -57,7 +57,13 @@ def read_networks(folder: Path) -> list[NetworkRow]:
 
 
 def _row(cells: dict[str, str]) -> NetworkRow:
-    numbers = {name: int(cells[name]) for name in ("replicate", "level")}
-    rewind_step = int(cells["rewind_step"]) if cells["rewind_step"] else None
-    texts = {name: cells[name] for name in ("experiment", "variant", "condition", "weights", "mask")}
-    return NetworkRow(**texts, **numbers, rewind_step=rewind_step)
+    return NetworkRow(
+        experiment=cells["experiment"],
+        variant=cells["variant"],
+        condition=cells["condition"],
+        replicate=int(cells["replicate"]),
+        rewind_step=int(cells["rewind_step"]) if cells["rewind_step"] else None,
+        level=int(cells["level"]),
+        weights=cells["weights"],
+        mask=cells["mask"],
+    )
