@@ -5,6 +5,9 @@
 
 results.csv has to be equal to the byte. So has record.json, but for versions, command and machine, and for the changes
 listed in CHANGES. The key of a run is setting, scale and experiments.
+
+Bits hold on one kind of CPU. The frozen runs were made on an AMD EPYC with AVX-512; on an Intel Xeon with AVX-512 the
+libraries round otherwise, and results.csv differs.
 """
 
 import hashlib
