@@ -127,7 +127,7 @@ class Gc:
     yes: bool = False
     """Do not ask."""
     stopped: bool = False
-    """Also what only runs need that were stopped before their end. They then begin anew."""
+    """Delete as well what only stopped runs need. The same commands then begin anew."""
     json: bool = False
     """Print JSON, for scripts. Without --yes nothing is deleted."""
 

@@ -197,7 +197,7 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
                 heapq.heappush(ready, (priority[key], key))
 
     def try_again(stage: Stage, error: str) -> bool:
-        """Whether the stage may be tried again; then it is ready again."""
+        """Makes the stage ready again, unless it has been tried three times. Returns whether it did."""
         tries[stage.key] = tries.get(stage.key, 1) + 1
         if tries[stage.key] > _TRIES:
             return False
