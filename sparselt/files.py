@@ -11,7 +11,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from sparselt.errors import SparseltError, StoreError
 
@@ -38,6 +38,15 @@ def write_bytes(path: Path | str, data: bytes, **on_error: Unpack[OnError]) -> N
 def write_text(path: Path | str, text: str, **on_error: Unpack[OnError]) -> None:
     """Writes text in UTF-8, line ends as they are. Errors as for `write_bytes`."""
     write_bytes(path, text.encode("utf-8"), **on_error)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if it is missing, not readable, or something else."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_json(path: Path | str, value: object, **on_error: Unpack[OnError]) -> None:

@@ -100,21 +100,6 @@ def run(
         left_out: experiments that do not apply, and why.
         dry_run: print the plan and stop.
     """
-    with contextlib.ExitStack() as presence:
-        return _run(setting, usual, experiments, left_out, where, console, dry_run, presence)
-
-
-def _run(
-    setting: Setting,
-    usual: Setting,
-    experiments: Mapping[str, Experiment],
-    left_out: Mapping[str, str],
-    where: Where,
-    console: Console,
-    dry_run: bool,
-    presence: contextlib.ExitStack,
-) -> Outcome:
-    """`run`. presence: ends when nothing in the store is needed any more."""
     sections = sections_of(experiments)  # a mistake in a section is named before anything trains
     dataset = _check_data(where.data, setting, dry_run)
     setting = _titled(setting, usual, dataset)
@@ -136,61 +121,63 @@ def _run(
             "say why the setting cannot run it (unsupported_reason)"
         )
     name = f"{setting.name}-{setting.scale}-{_hash(setting, where.device, experiments, lab)}"
-    with directing(pool.signal), pool:
-        missing = plan.missing(store)
-        if dry_run:
-            print_protocol(console, protocol(setting, usual))
-            console.print()
-        print_plan(console, setting, plan, store, measurements, left_out)
-        if where.device == "cpu" and setting.precision == "bfloat16" and missing and cpu_has_bfloat16() is False:
+    with contextlib.ExitStack() as presence:  # until nothing in the store is needed any more
+        with directing(pool.signal), pool:
+            missing = plan.missing(store)
+            if dry_run:
+                print_protocol(console, protocol(setting, usual))
+                console.print()
+            print_plan(console, setting, plan, store, measurements, left_out)
+            if where.device == "cpu" and setting.precision == "bfloat16" and missing and cpu_has_bfloat16() is False:
+                console.print(
+                    "This CPU has no bfloat16 instructions and emulates them slowly; --set precision=float32 is "
+                    "faster, and is another protocol.",
+                    style="yellow",
+                    highlight=False,
+                )
+            speed = Speed({}, "")
+            if where.gpus is not None and where.images_per_second is not None:
+                assumed = assumed_speed(plan, setting.batch_size, setting.evaluated_count, where.images_per_second)
+                print_schedules(console, plan, missing, assumed, where.gpus, where.images_per_second)
+                return Outcome(None)
+            if any(stage.cost_follows for stage in missing):
+                with console.status("timing a few steps"):
+                    speed = estimate(plan, store, setting.train_size, setting.evaluated_count, pool)
+                print_estimate(console, speed.total(missing, plan, workers), speed.basis, workers)
+            if dry_run:
+                return Outcome(None)
+            presence.enter_context(store.present(name))
+            store.sweep()
+            note_plan(store, name, plan.stages, where.command, "stopped")
+            with contextlib.closing(RoundDisplay(console, speed, workers)) as display:
+                measurements, entries = run_rounds(experiments, lab, found, store, pool, display)
+            store.sweep()  # what a run on another machine left can be told only after a while
+        lost = {entry.stage for entry in entries if entry.status in ("failed", "skipped")}
+        failed = tuple(entry.label for entry in entries if entry.status == "failed")
+        for label in failed:
+            console.print(f"failed: {label}", style="red", markup=False, highlight=False)
+        kept = [m for m in measurements if not any(stage.key in lost for stage in m.stages)]
+        if not kept:
+            console.print("nothing could be measured: every stage needed one that failed", style="red")
+            console.print(_TRY_AGAIN, style="red")
+            note_plan(store, name, plan_of(measurements).stages, where.command, "failed")
+            return Outcome(None, failed)
+        record = run_record(setting, usual, where.device, lab, store)
+        record["experiments"] = {name: {"title": e.title, "paper": e.paper} for name, e in experiments.items()}
+        folder = where.out / name
+        rows = [{"setting": setting.name, "scale": setting.scale, **row} for m in kept for row in m.rows(store.read)]
+        of_this_call = {"command": where.command, "failed": list(failed), "rows": len(rows)}
+        _write(folder, rows, record, of_this_call, entries, _networks(kept, store, folder))
+        note_plan(store, name, plan_of(measurements).stages, where.command, "failed" if failed else "done")
+        _report(folder, sections, console)
+        if failed:
+            skipped = sum(entry.status == "skipped" for entry in entries)
             console.print(
-                "This CPU has no bfloat16 instructions and emulates them slowly; --set precision=float32 is faster, "
-                "and is another protocol.",
-                style="yellow",
-                highlight=False,
+                f"\n{len(failed)} stages failed and {skipped} that need them were skipped; the rest is kept. "
+                f"{_TRY_AGAIN}",
+                style="red",
             )
-        speed = Speed({}, "")
-        if where.gpus is not None and where.images_per_second is not None:
-            assumed = assumed_speed(plan, setting.batch_size, setting.evaluated_count, where.images_per_second)
-            print_schedules(console, plan, missing, assumed, where.gpus, where.images_per_second)
-            return Outcome(None)
-        if any(stage.cost_follows for stage in missing):
-            with console.status("timing a few steps"):
-                speed = estimate(plan, store, setting.train_size, setting.evaluated_count, pool)
-            print_estimate(console, speed.total(missing, plan, workers), speed.basis, workers)
-        if dry_run:
-            return Outcome(None)
-        presence.enter_context(store.present(name))
-        store.sweep()
-        note_plan(store, name, plan.stages, where.command, "stopped")
-        with contextlib.closing(RoundDisplay(console, speed, workers)) as display:
-            measurements, entries = run_rounds(experiments, lab, found, store, pool, display)
-        store.sweep()  # what a run on another machine left can be told only after a while
-    lost = {entry.stage for entry in entries if entry.status in ("failed", "skipped")}
-    failed = tuple(entry.label for entry in entries if entry.status == "failed")
-    for label in failed:
-        console.print(f"failed: {label}", style="red", markup=False, highlight=False)
-    kept = [m for m in measurements if not any(stage.key in lost for stage in m.stages)]
-    if not kept:
-        console.print("nothing could be measured: every stage needed one that failed", style="red")
-        console.print(_TRY_AGAIN, style="red")
-        note_plan(store, name, plan_of(measurements).stages, where.command, "failed")
-        return Outcome(None, failed)
-    record = run_record(setting, usual, where.device, lab, store)
-    record["experiments"] = {name: {"title": e.title, "paper": e.paper} for name, e in experiments.items()}
-    folder = where.out / name
-    rows = [{"setting": setting.name, "scale": setting.scale, **row} for m in kept for row in m.rows(store.read)]
-    of_this_call = {"command": where.command, "failed": list(failed), "rows": len(rows)}
-    _write(folder, rows, record, of_this_call, entries, _networks(kept, store, folder))
-    note_plan(store, name, plan_of(measurements).stages, where.command, "failed" if failed else "done")
-    _report(folder, sections, console)
-    if failed:
-        skipped = sum(entry.status == "skipped" for entry in entries)
-        console.print(
-            f"\n{len(failed)} stages failed and {skipped} that need them were skipped; the rest is kept. {_TRY_AGAIN}",
-            style="red",
-        )
-    return Outcome(folder, failed)
+        return Outcome(folder, failed)
 
 
 def chosen(

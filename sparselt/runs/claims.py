@@ -27,6 +27,7 @@ from functools import cache
 from pathlib import Path
 
 from sparselt.errors import SettingError
+from sparselt.files import read_object
 
 PATIENCE = 120.0
 """Seconds. Network file systems may show a change as late as 60 s after it was made."""
@@ -147,7 +148,7 @@ class Claims:
         owner = None if work is None else _owner_of(work)
         if owner is None or not self.taken(name):
             return False
-        if _read(owner).get("machine") == _machine():
+        if read_object(owner).get("machine") == _machine():
             return True
         while self.taken(name):
             if self._seen[owner][2]:
@@ -156,7 +157,7 @@ class Claims:
         return False
 
     def started(self, name: str, holds: Callable[[Path], bool]) -> bool:
-        """Whether there is work of `name` for which `holds(its folder)` is true, whoever has it."""
+        """Whether `name` has been begun, and `holds` is true of the folder of its files."""
         work = _work_in(self._folder / name)
         return work is not None and holds(work)
 
@@ -202,7 +203,7 @@ def holder(place: Path) -> dict[str, object]:
     A process of this machine that has ended holds nothing; one of another machine may have ended.
     """
     work = _work_in(place)
-    return {} if work is None or _has_ended(_owner_of(work)) else _read(_owner_of(work))
+    return {} if work is None or _has_ended(_owner_of(work)) else read_object(_owner_of(work))
 
 
 def _work_in(place: Path) -> Path | None:
@@ -267,7 +268,7 @@ def _this_process() -> str:
 
 def _has_ended(owner: Path) -> bool:
     """Whether the file names a process of this machine that has ended."""
-    who = _read(owner)
+    who = read_object(owner)
     process = who.get("process")
     if not isinstance(process, int) or process < 1 or not _machine() or who.get("machine") != _machine():
         return False
@@ -278,14 +279,6 @@ def _has_ended(owner: Path) -> bool:
     except OSError:
         return False  # another user's
     return who.get("began") != _began(process)  # its number may have been given to another
-
-
-def _read(owner: Path) -> dict[str, object]:
-    try:
-        who = json.loads(owner.read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return who if isinstance(who, dict) else {}
 
 
 @cache

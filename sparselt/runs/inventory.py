@@ -1,7 +1,6 @@
 """What a folder of results holds: its runs, its stored stages, who works on what, and what no run needs."""
 
 import csv
-import json
 import os
 import re
 import shutil
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sparselt.errors import StoreError
-from sparselt.files import write_json
+from sparselt.files import read_object, write_json
 from sparselt.runs.claims import PATIENCE, Claims, holder
 from sparselt.runs.store import Store, is_intact, read_record
 from sparselt.stages.stage import Stage
@@ -172,7 +171,7 @@ class Inventory:
 
     def _state(self, name: str) -> RunState:
         folder, plan = self.out / name, self._plans().get(name)
-        record = _json(folder / "record.json")
+        record = read_object(folder / "record.json")
         path = folder / "record.json" if name in self._folders() else self._plan_file(name)
         command = str((record or plan or {}).get("command", ""))
         try:
@@ -209,7 +208,7 @@ class Inventory:
 
     def _plans(self) -> dict[str, dict[str, Any]]:
         """The plans of runs by their names; an empty one cannot be read."""
-        return {path.stem: _json(path) for path in sorted(self.root.glob(f"{_PLANS}/*.json"))}
+        return {path.stem: read_object(path) for path in sorted(self.root.glob(f"{_PLANS}/*.json"))}
 
     def _ledger(self, name: str) -> list[str]:
         try:
@@ -227,14 +226,6 @@ class Inventory:
 
 def _printable(text: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(text))[:80]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _bytes(folder: Path) -> int:

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -131,7 +132,7 @@ class Store:
     @contextlib.contextmanager
     def present(self, run: str) -> Iterator[None]:
         """Shows in the block that a run works with the store, also while none of its stages is being made."""
-        claim = self._claims.take(f"run-{run}-{os.getpid()}")
+        claim = self._claims.take(f"run-{run}-{uuid.uuid4().hex[:8]}")
         try:
             yield
         finally:
