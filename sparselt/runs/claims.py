@@ -207,10 +207,14 @@ def holder(place: Path) -> dict[str, object]:
 
 
 def _work_in(place: Path) -> Path | None:
+    return next((place / name for name in _names_in(place) if name.startswith(_WORK)), None)
+
+
+def _names_in(place: Path) -> list[str]:
     try:
-        return next((place / name for name in os.listdir(place) if name.startswith(_WORK)), None)
-    except OSError:
-        return None
+        return os.listdir(place)
+    except OSError:  # another process may remove it at any moment
+        return []
 
 
 def _owner_of(work: Path) -> Path:
@@ -219,12 +223,12 @@ def _owner_of(work: Path) -> Path:
 
 def _is_empty(place: Path) -> bool:
     """Whether a folder holds nothing, but perhaps the owner of a claim that was killed when its work was done."""
-    return place.is_dir() and all(name.startswith(_OWNER) for name in os.listdir(place))
+    return place.is_dir() and all(name.startswith(_OWNER) for name in _names_in(place))
 
 
 def _made(place: Path, token: str) -> bool:
     """Makes a new claim at `place`, unless another process is first."""
-    there = os.listdir(place) if place.is_dir() else []
+    there = _names_in(place)
     if any(name.startswith(_WORK) for name in there):
         return False
     for name in there:  # an owner without work was killed, or is about to leave, when its work was done
