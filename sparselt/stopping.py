@@ -1,6 +1,7 @@
 """What signals ask of a process that trains: to save, or to save and end."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -44,6 +45,22 @@ class Signals:
         self.stop = True
         if not self.trainings:
             self.end()
+
+
+def follow_parent(signals: Signals) -> None:
+    """Sets up a process that another one directs: it heeds `signals`, leaves Ctrl-C to the parent, ends with it."""
+    signals.listen()
+    # Ctrl-C reaches the whole process group; the parent decides what happens to the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A parent that was killed cannot stop its processes, and each holds hundreds of megabytes.
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a process that another one directs has a parent"
+    parent.join()
+    os._exit(1)
 
 
 class Terminated(KeyboardInterrupt):

@@ -51,6 +51,8 @@ class Reproduce:
     """With --dry-run: simulate the plan on up to so many GPUs."""
     images_per_second: Annotated[float | None, tyro.conf.arg(metavar="R")] = None
     """With --gpus: what one of them trains, as you assume."""
+    ranks: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Processes that train each network together, each on its share of every batch."""
     dry_run: bool = False
     """Print the plan and stop."""
     list: bool = False
@@ -77,11 +79,12 @@ class Reproduce:
 
         from sparselt.experiments import known_experiments
         from sparselt.experiments.run import Where, chosen, run
+        from sparselt.stages.gang import leading
 
         setting = load_setting(self.setting, self.scale)
         if "main" in self.experiments:
             setting = setting.changed(**setting.main)
-        values = {name: value for name in ("replicates", "seed") if (value := getattr(self, name)) is not None}
+        values = {name: value for name in ("replicates", "seed", "ranks") if (value := getattr(self, name)) is not None}
         setting = dataclasses.replace(setting, **values).with_values(self.set).check()
         experiments, left_out = chosen(self.experiments, known_experiments(), setting)
         where = Where(
@@ -97,8 +100,11 @@ class Reproduce:
             images_per_second=self.images_per_second,
         )
         usual = load_setting(self.setting)
-        outcome = run(setting, usual, experiments, left_out, where, Console(), self.dry_run)
-        return 1 if outcome.failed else 0
+        with leading(setting.ranks, self.workers) as first:
+            if not first:
+                return 0
+            outcome = run(setting, usual, experiments, left_out, where, Console(), self.dry_run)
+            return 1 if outcome.failed else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

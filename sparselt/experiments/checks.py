@@ -1,5 +1,6 @@
 """Checks of a setting's values against each other. Each raises a SettingError that names the value."""
 
+import math
 import numbers
 from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
@@ -46,10 +47,10 @@ def check_values(setting: "Setting") -> None:
             f"validation_count is {setting.validation_count}, but images are held out in memory only, and "
             f"{setting.name} streams them; expected 0"
         )
-    if setting.batch_size % setting.micro_batches:
-        raise SettingError(
-            f"micro_batches is {setting.micro_batches}: {setting.batch_size} images are no multiple of it"
-        )
+    _check_ranks(setting)
+    images = setting.batch_size // setting.ranks
+    if images % setting.micro_batches:
+        raise SettingError(f"micro_batches is {setting.micro_batches}: {images} images are no multiple of it")
     if not setting.rewind_steps:
         raise SettingError("rewind_steps is empty; expected at least one step, such as 0")
     for step in setting.rewind_steps:
@@ -87,6 +88,19 @@ def check_rate_of_optimizer(setting: "Setting", given: Mapping[str, Any]) -> Non
             f"optimizer is {optimizer}, but the learning rate, {setting.lr:g}, was chosen for {setting.optimizer}: "
             "give lr, too, such as lr=0.001"
         )
+
+
+def _check_ranks(setting: "Setting") -> None:
+    if setting.batch_size % setting.ranks:
+        raise SettingError(
+            f"ranks is {setting.ranks}, which does not divide the batch of {setting.batch_size} images; expected a "
+            f"divisor, such as {math.gcd(setting.ranks, setting.batch_size)}"
+        )
+    if setting.ranks > setting.evaluated_count:
+        raise SettingError(f"ranks is {setting.ranks}, more than the {setting.evaluated_count} images to evaluate on")
+    for name, off in (("sync_batch_norm", False), ("sent_gradients", "all")):
+        if setting.ranks == 1 and getattr(setting, name) != off:
+            raise SettingError(f"{name} is {getattr(setting, name)}, which one process alone ignores; give ranks, too")
 
 
 def _check_schedule(setting: "Setting") -> None:

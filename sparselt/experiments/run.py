@@ -23,7 +23,7 @@ from sparselt.experiments.sections import sections_of
 from sparselt.experiments.setting import Setting
 from sparselt.experiments.values import nearest
 from sparselt.runs.claims import PATIENCE
-from sparselt.runs.devices import cpu_has_bfloat16, cuda_devices
+from sparselt.runs.devices import cpu_has_bfloat16, cuda_devices, together
 from sparselt.runs.estimate import Speed, assumed_speed, estimate
 from sparselt.runs.executor import SAVE_SECONDS, Workers, default_workers
 from sparselt.runs.inventory import note_plan
@@ -105,8 +105,9 @@ def run(
     setting = _titled(setting, usual, dataset)
     _check_device(where.device)
     _check_simulation(where, dry_run)
-    devices = cuda_devices() if where.device == "cuda" else []
-    workers = where.workers if where.workers is not None else len(devices) or default_workers(setting.threads)
+    devices = together(cuda_devices(), setting.ranks) if where.device == "cuda" else []
+    usual_workers = len(devices) or default_workers(setting.threads * setting.ranks)
+    workers = usual_workers if where.workers is None else where.workers
     pool = Workers(workers, where.cohort, devices, 60 * where.save_minutes, where.patience)
     store = Store(where.out / "store", writable=not dry_run, patience=where.patience)
     found = Finder(store)

@@ -25,7 +25,7 @@ from sparselt.models.initialization import Initialization, NormScale
 from sparselt.optim import unread_options
 from sparselt.scopes import Rule as PruningRule
 from sparselt.scopes import Scope
-from sparselt.training.recipe import TECHNIQUES, Recipe
+from sparselt.training.recipe import TECHNIQUES, Recipe, Sent
 from sparselt.training.schedule import Schedule
 
 Kind = TypeVar("Kind", bound=Options)
@@ -220,7 +220,26 @@ class Setting:
     )
     control_rewind_step: int = value(step=True, help="the rewind step whose masks the controls take")
     path_points: int = value(11, least=3, most=_MOST_POINTS, help="points on each linear path, with both ends")
-    threads: int = value(1, least=1, help="CPU threads of each training")
+    threads: int = value(1, least=1, help="CPU threads of each training; with several ranks, of each of these")
+    ranks: int = value(
+        1,
+        omit_default=True,
+        least=1,
+        shown=lambda setting: setting.ranks > 1,
+        help="processes that train each network together, each on its share of every batch",
+    )
+    sync_batch_norm: bool = value(
+        False,
+        omit_default=True,
+        shown=lambda setting: setting.ranks > 1,
+        help="batch norm takes the statistics of the whole batch, not those of each rank's share",
+    )
+    sent_gradients: Sent = value(
+        "all",
+        omit_default=True,
+        shown=lambda setting: setting.ranks > 1,
+        help="what ranks send each other: all gradients, or those of live weights",
+    )
     seed: int = value(0, least=0, help="everything random follows from it")
 
     @cached_property

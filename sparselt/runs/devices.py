@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from sparselt.errors import SettingError
+
 
 def cuda_devices() -> list[str]:
     """The GPUs that a run may use, as `CUDA_VISIBLE_DEVICES` names them; see `like_the_first`.
@@ -25,6 +27,17 @@ def like_the_first(names: Sequence[str], visible: str = "") -> list[str]:
     listed = [device.strip() for device in visible.split(",") if device.strip()]
     devices = listed or [str(number) for number in range(len(names))]
     return [device for device, name in zip(devices, names, strict=False) if name == names[0]]
+
+
+def together(devices: Sequence[str], ranks: int) -> list[str]:
+    """The devices in groups, one for each training of several ranks; those that are left over stay idle.
+
+    Raises:
+        SettingError: there are fewer devices than ranks.
+    """
+    if len(devices) < ranks:
+        raise SettingError(f"ranks is {ranks}, but this machine has {len(devices)} GPUs to give; expected at most that")
+    return [",".join(devices[start : start + ranks]) for start in range(0, len(devices) - ranks + 1, ranks)]
 
 
 def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:

@@ -2,12 +2,9 @@
 
 import contextlib
 import math
-import multiprocessing
 import os
-import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,7 +17,7 @@ from sparselt.runs.claims import PATIENCE
 from sparselt.runs.store import Store
 from sparselt.stages.stage import Stage, Task
 from sparselt.stages.train import Train
-from sparselt.stopping import Signals
+from sparselt.stopping import Signals, follow_parent
 
 _REPORT_EVERY = 0.3
 _progress_queue = None
@@ -138,20 +135,15 @@ def start_worker(queue, devices, save_seconds: float, patience: float) -> None:
 
     patience: see `Store`.
     """
-    import torch
+    from sparselt.training.cpu import flush_denormals
 
     global _progress_queue, _save_seconds, _patience
-    # Dead units and tiny gradients leave numbers below 1e-38 in an optimizer's averages, and Adam's pass takes eight
-    # times as long with them on an Intel core. Now they become 0. Threads inherit this, so it comes before they start.
-    torch.set_flush_denormal(True)
+    flush_denormals()
     _progress_queue, _save_seconds, _patience = queue, save_seconds, patience
-    _signals.listen()
+    follow_parent(_signals)
     device = devices.get()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device  # read when CUDA starts, which it has not yet in a spawned process
-    # Ctrl-C reaches the whole process group; the parent decides what happens to the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 class _Job:
@@ -215,14 +207,6 @@ def _spent(stage: Stage, folder: Path) -> float:
     from sparselt.training.progress import spent_before
 
     return spent_before(folder)
-
-
-def _end_with_parent() -> None:
-    # A parent that was killed cannot stop its workers, and each holds hundreds of megabytes.
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a worker has a parent"
-    parent.join()
-    os._exit(1)
 
 
 def _reporter(stage: Stage) -> Callable[[int], None]:

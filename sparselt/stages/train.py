@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from sparselt.stages.gang import in_gang, train_in_gang
 from sparselt.stages.images import OnImages, RandomCrop, Shift
 from sparselt.stages.stage import Read, Result, Stage, StageFile, Task, Value, digest, named, numbered, plain
 from sparselt.training.recipe import Recipe, Seeds
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from sparselt.masks import Mask
     from sparselt.training.loop import Trained
     from sparselt.training.progress import Progress
+    from sparselt.training.ranks import Ranks
     from sparselt.training.repulsion import Repulsion
 
 _OWN_VALUES = {"seeds", "start_step"}  # may differ among members, as may the schedule and the start
@@ -124,22 +126,29 @@ class Train(OnImages):
         ]
 
     def run(self, task: Task) -> int:
-        """Trains the network by itself; the optimizer steps are the work."""
+        """Trains the network, by itself or in several processes together; the optimizer steps are the work."""
+        if self.recipe.ranks > 1 and not in_gang():
+            return train_in_gang(self, task, self.recipe.ranks)
         from sparselt.optim import build_optimizer
         from sparselt.training import loop
+        from sparselt.training.batch_norm import synchronize_batch_norm_
         from sparselt.training.captured import pinned_algorithms
         from sparselt.training.checkpoint import load_state, state_of
         from sparselt.training.cpu import cpu_threads
+        from sparselt.training.ranks import Ranks
 
         recipe = self.recipe
         with cpu_threads(recipe.threads), pinned_algorithms():
             model, mask = self.start(task)
             model.to(self.device)
+            ranks = None if recipe.ranks == 1 else Ranks(model, recipe.batch_size, mask, recipe.sent_gradients)
+            if recipe.sync_batch_norm:
+                synchronize_batch_norm_(model)
             optimizer = build_optimizer(recipe, model.named_parameters(), mask)
             if self.momentum is not None:
                 load_state(model, optimizer, task.weights(self.momentum))
 
-            progress = self.progress(task)
+            progress = self.progress(task, ranks)
             task.signals.trainings += 1
             trained = loop.train(
                 model,
@@ -147,36 +156,48 @@ class Train(OnImages):
                 self.batches(task),
                 recipe,
                 start_step=self.start_step,
-                on_step=lambda step: self.keep(task, step, model, lambda: state_of(model, optimizer)),
+                on_step=lambda step: self.keep(task, step, model, lambda: state_of(model, optimizer), ranks),
                 penalty=self._repulsion(task, model, mask),
                 progress=progress,
                 seed=self.seeds.augmentation,
+                ranks=ranks,
             )
-            self.write(task, model, mask, trained)
-            progress.clear()
+            self.write(task, model, mask, trained, ranks)
+            if ranks is None or ranks.writes:
+                progress.clear()
         return trained.steps
 
-    def progress(self, task: Task) -> "Progress":
+    def progress(self, task: Task, ranks: "Ranks | None" = None) -> "Progress":
         """The saves of this training. One is of use if no checkpoint of an earlier step is missing beside it."""
         from sparselt.training.progress import Progress
 
         made = {name for name in task.outputs if (task.folder / name).exists()}
         missing = [step for name in task.outputs - made if (step := step_of(name)) is not None]
-        return Progress(
-            task.folder, task.save_seconds, task.signals, lambda step: step <= min(missing, default=self.recipe.steps)
-        )
+        usable = min(missing, default=self.recipe.steps)
+        return Progress(task.folder, task.save_seconds, task.signals, lambda step: step <= usable, ranks)
 
     def keep(
-        self, task: Task, step: int, model: "torch.nn.Module", momentum: "Callable[[], Mapping[str, torch.Tensor]]"
+        self,
+        task: Task,
+        step: int,
+        model: "torch.nn.Module",
+        momentum: "Callable[[], Mapping[str, torch.Tensor]]",
+        ranks: "Ranks | None" = None,
     ) -> None:
         """Reports `step`, and writes the weights and the momentum if they are wanted at it."""
         from sparselt.training.checkpoint import save_tensors
 
         task.report(step - self.start_step)
-        if (wanted := checkpoint_name(step)) in task.outputs:
-            save_tensors(model.state_dict(), task.folder / wanted)
-        if (wanted := momentum_name(step)) in task.outputs:
-            save_tensors(momentum(), task.folder / wanted)
+        made: dict[str, Callable[[], Mapping[str, torch.Tensor]]] = {
+            checkpoint_name(step): model.state_dict,
+            momentum_name(step): momentum,
+        }
+        wanted = made.keys() & task.outputs
+        if wanted and ranks is not None:
+            ranks.check_equal(step)
+        if ranks is None or ranks.writes:
+            for name in sorted(wanted):
+                save_tensors(made[name](), task.folder / name)
 
     def start(self, task: Task) -> "tuple[torch.nn.Module, Mask | None]":
         """The network on the CPU as its training begins, and its mask."""
@@ -215,12 +236,24 @@ class Train(OnImages):
         solutions = [task.weights(solution) for solution in self.solutions]
         return Repulsion(solutions, Mask.ones_like(model) if mask is None else mask, self.repulsion)
 
-    def write(self, task: Task, model: "torch.nn.Module", mask: "Mask | None", trained: "Trained") -> None:
+    def write(
+        self,
+        task: Task,
+        model: "torch.nn.Module",
+        mask: "Mask | None",
+        trained: "Trained",
+        ranks: "Ranks | None" = None,
+    ) -> None:
         from sparselt.training import loop
         from sparselt.training.checkpoint import save_tensors
 
         images, precision = self.eval_images(task, self.recipe.threads), self.eval_precision or self.recipe.precision
-        error, loss = loop.evaluate(model, images, precision)
+        if ranks is not None:
+            ranks.check_equal(self.recipe.steps)
+            ranks.share_buffers()
+        error, loss = loop.evaluate(model, images, precision, ranks)
+        if ranks is not None and not ranks.writes:
+            return
         save_tensors(model.state_dict(), task.folder / self.final.name)
         density = 1.0 if mask is None else mask.density
         task.write(self.measured, Measurements(density, error, loss, trained.train_loss, trained.train_loss_std))
@@ -232,6 +265,7 @@ class Train(OnImages):
         return (
             self.engine == "resident"
             and self.repulsion is None
+            and self.recipe.ranks == 1
             and self.needs.keys() <= _SHARED_INPUTS | _OWN_INPUTS
             and not techniques.progressive_resizing
             and not techniques.ema_half_life

@@ -12,6 +12,7 @@ from sparselt.errors import SettingError, TrainingError
 from sparselt.optim import MaskedOptimizer
 from sparselt.training.checkpoint import load_state, state_of
 from sparselt.training.progress import Progress, Saved, losses_of
+from sparselt.training.ranks import Ranks
 from sparselt.training.recipe import PLAIN, Recipe, Techniques, derive_seed, training_side
 from sparselt.training.techniques import WeightAverage, resize, smoothed_bce
 
@@ -36,6 +37,7 @@ def train(
     penalty: Callable[[nn.Module], Tensor] | None = None,
     progress: Progress | None = None,
     seed: int | None = None,
+    ranks: Ranks | None = None,
 ) -> Trained:
     """Trains `model` in place from `start_step` to the end of the recipe.
 
@@ -51,8 +53,10 @@ def train(
         penalty: a differentiable scalar that every step adds to the loss, such as `Repulsion`. It is computed once a
             step, in full precision, whatever the micro-batches; the returned losses do not include it.
         progress: where the training is saved now and then. It goes on from the newest save, if there is one.
-        seed: what the network draws in a step, as dropout does, follows from this seed and the step. None: from torch's
-            generators as they are.
+        seed: what the network draws in a step, as dropout does, follows from this seed and the step, and on other ranks
+            than the first from the rank. None: from torch's generators as they are.
+        ranks: the processes that train the network together, this one among them; None: this one alone. Each reads its
+            share of every batch from `loader`.
 
     Raises:
         TrainingError: the loss of the last epoch is not finite.
@@ -80,13 +84,16 @@ def train(
         if progress is not None:
             progress.keep(step, state)
         if seed is not None:
-            _seed_draws(derive_seed(seed, "draws", step), images.device)
+            rank = [ranks.rank] if ranks is not None and ranks.rank else []
+            _seed_draws(derive_seed(seed, "draws", step, *rank), images.device)
         for group in optimizer.param_groups:
             group["lr"] = recipe.schedule.learning_rate(step, recipe.steps)
         if techniques.progressive_resizing:
             images = resize(images, training_side(images.shape[2], step, recipe.steps))
         optimizer.zero_grad()
-        loss = gradients(forward, images, labels, recipe)
+        loss = gradients(forward, images, labels, recipe, 1.0 if ranks is None else ranks.share(len(images)))
+        if ranks is not None:
+            loss = ranks.add_up(loss)
         if penalty is not None:
             penalty(model).backward()
         optimizer.step()
@@ -130,13 +137,16 @@ def training_loss(outputs: Tensor | tuple[Tensor, Tensor], labels: Tensor, techn
     return F.cross_entropy(outputs.float(), labels, label_smoothing=techniques.label_smoothing)
 
 
-def gradients(forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
-    """Adds the gradient of the batch's mean loss to the parameters' gradients, and returns the loss."""
+def gradients(
+    forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, recipe: Recipe, share: float = 1.0
+) -> Tensor:
+    """Adds the gradient of the images' mean loss times `share` to the parameters' gradients, and returns that loss."""
     parts = recipe.micro_batches
     losses = []
     for some, their_labels in zip(images.chunk(parts), labels.chunk(parts), strict=True):
         with autocast(images.device, recipe.precision):
-            loss = training_loss(forward(some), their_labels, recipe.techniques) / parts
+            loss = training_loss(forward(some), their_labels, recipe.techniques)
+            loss = (loss if share == 1 else loss * share) / parts
         loss.backward()
         losses.append(loss.detach())
     return losses[0] if parts == 1 else torch.stack(losses).sum()
@@ -156,10 +166,13 @@ def forward_passes(models: Sequence[nn.Module], recipe: Recipe) -> list[Callable
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable, precision: str = "float32") -> tuple[float, float]:
+def evaluate(
+    model: nn.Module, batches: Iterable, precision: str = "float32", ranks: Ranks | None = None
+) -> tuple[float, float]:
     """Error (fraction of samples misclassified, in [0, 1]) and mean cross-entropy (nats) over `batches`, in eval mode.
 
-    The model's mode is restored afterwards. NaN outputs count as errors.
+    The model's mode is restored afterwards. NaN outputs count as errors. ranks: of processes that each have a part of
+    the batches; the result is that of all parts.
     """
     was_training = model.training
     model.eval()
@@ -175,7 +188,9 @@ def evaluate(model: nn.Module, batches: Iterable, precision: str = "float32") ->
     model.train(was_training)
     if not count:
         raise SettingError("there is no batch to evaluate on; give batches that can be read again, not an iterator")
-    return int(wrong) / count, float(loss) / count
+    totals = (int(wrong), float(loss), count)
+    wrong, loss, count = totals if ranks is None else ranks.sums(totals)  # type: ignore[assignment]  # whole numbers
+    return wrong / count, loss / count
 
 
 def wrong_and_loss(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,11 @@ from torch import Tensor
 from sparselt.errors import TrainingError
 from sparselt.files import PROGRESS
 from sparselt.stopping import Signals
+from sparselt.training.ranks import Ranks
 
 _SUFFIX = ".safetensors"
 _KEPT = 2  # if the newest is damaged, the one before it serves
+_SAVE, _STOP = 1, 2
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,34 @@ class Progress:
         signals: what signals have asked of this process.
         usable: whether a training may go on from a step: False if a checkpoint that is wanted of an earlier step is
             missing.
+        ranks: the processes that train the network together. All save at one step if one of them is due; the first
+            writes, and all read what it has found whole.
     """
 
     def __init__(
-        self, folder: Path, seconds: float, signals: Signals, usable: Callable[[int], bool] = lambda step: True
+        self,
+        folder: Path,
+        seconds: float,
+        signals: Signals,
+        usable: Callable[[int], bool] = lambda step: True,
+        ranks: Ranks | None = None,
     ):
         self._folder, self._seconds, self._signals, self._usable = folder, seconds, signals, usable
+        self._ranks = ranks
         self._before, self._answered = spent_before(folder), signals.asked
         self._began = self._last = time.monotonic()
 
     def restore(self) -> Saved | None:
         """The newest save that is whole and usable. A damaged one is set aside, with a line on standard error."""
+        if self._ranks is None:
+            return self._newest()
+        saved = self._newest() if self._ranks.writes else None
+        step = self._ranks.largest(saved.step if saved is not None else -1)
+        if step >= 0 and saved is None:
+            saved = next(_read(path, step) for path in _saves(self._folder) if _step(path) == step)
+        return saved
+
+    def _newest(self) -> Saved | None:
         for path in reversed(_saves(self._folder)):
             step, digest = _step(path), path.stem.split("-")[2]
             if _sha256(path)[: len(digest)] != digest:
@@ -77,9 +96,15 @@ class Progress:
             TrainingError: a weight or buffer is not finite. The last save stays.
         """
         now = time.monotonic()
-        if self._answered == self._signals.asked and now - self._last < self._seconds:
+        asked = self._signals.asked
+        due = self._answered != asked or now - self._last >= self._seconds
+        wish = (_STOP if self._signals.stop else _SAVE) if due else 0
+        if self._ranks is not None:
+            wish = self._ranks.largest(wish)
+            self._signals.stop |= wish == _STOP
+        if not wish:
             return
-        self._answered = self._signals.asked
+        self._answered = asked
         state = saved()
         for name, tensor in state.model.items():
             if not torch.isfinite(tensor).all():
@@ -87,7 +112,10 @@ class Progress:
                 raise TrainingError(
                     f"the training diverged: {name} is not finite at step {step}; lower the learning rate{kept}"
                 )
-        self._write(step, state, self._before + now - self._began)
+        if self._ranks is not None:
+            self._ranks.check_equal(step)
+        if self._ranks is None or self._ranks.writes:
+            self._write(step, state, self._before + now - self._began)
         self._last = time.monotonic()
         self._signals.saved()
 

@@ -10,6 +10,8 @@ from sparselt.models.initialization import Initialization, NormScale
 from sparselt.optim import check_optimizer, unread_options
 from sparselt.training.schedule import Schedule
 
+Sent = Literal["all", "live"]
+
 
 @dataclass(frozen=True)
 class Techniques:
@@ -62,6 +64,12 @@ class Recipe:
             CPU it gains nothing: the step is 1.01 times as fast for ResNet-20 at 128 images in float32, 0.89 in
             bfloat16, 0.97 and 0.93 for the digits recipe (one thread, EPYC, torch 2.15). Not measured on a GPU.
         betas, eps, alpha, centered: as in torch's optimizers that have them.
+        ranks: processes that train the network together, each on its share of every batch; see
+            `sparselt.training.ranks`. Part of the identity, because it decides the order of sums and what batch norm
+            sees.
+        sync_batch_norm: batch norm takes the statistics of the whole batch; otherwise each rank those of its share, and
+            the running ones are those of rank 0.
+        sent_gradients: what the ranks send each other in a step, see `sparselt.training.ranks.Ranks`.
 
     Raises:
         SettingError: there is no optimizer of that name, or it does not have an option that is given.
@@ -88,6 +96,9 @@ class Recipe:
     eps: float = field(default=1e-8, metadata={"omit_default": True})
     alpha: float = field(default=0.99, metadata={"omit_default": True})
     centered: bool = field(default=False, metadata={"omit_default": True})
+    ranks: int = field(default=1, metadata={"omit_default": True})
+    sync_batch_norm: bool = field(default=False, metadata={"omit_default": True})
+    sent_gradients: Sent = field(default="all", metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer)
