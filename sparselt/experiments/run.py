@@ -106,6 +106,10 @@ def run(
     _check_device(where.device)
     _check_simulation(where, dry_run)
     devices = together(cuda_devices(), setting.ranks) if where.device == "cuda" else []
+    if setting.ranks > 1 and (where.cohort or 1) > 1:
+        raise SettingError(
+            f"cohort is {where.cohort}, but a training of {setting.ranks} ranks runs alone; give one of the two"
+        )
     usual_workers = len(devices) or default_workers(setting.threads * setting.ranks)
     workers = usual_workers if where.workers is None else where.workers
     pool = Workers(workers, where.cohort, devices, 60 * where.save_minutes, where.patience)

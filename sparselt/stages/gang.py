@@ -136,7 +136,7 @@ def train_in_gang(stage: Stage, task: Task, count: int) -> int:
             return _run(stage, task, count, range(count), _Place("ranks", str(Path(folder, "meeting"))))
     store = torchrun.store()
     name = f"training-{store.add('trainings', 1)}"
-    store.set(name, pickle.dumps((stage, _portable(task))))
+    store.set(name, pickle.dumps((stage, _portable(task))))  # type: ignore[arg-type]  # it takes bytes
     return _run(stage, task, count, [torchrun.rank], _Place(name))
 
 
@@ -247,7 +247,7 @@ def _worst(ranks: list[_Rank], count: int, elsewhere: str) -> Exception:
             return error
     for rank in ranks:
         if rank.lost:
-            code = rank.process.exitcode
+            code = rank.process.exitcode or 0
             how = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"ended with exit code {code}"
             return ChildProcessError(f"rank {rank.number} of {count} {how}; all ranks were ended")
     return ChildProcessError(elsewhere) if elsewhere or not errors else errors[0]

@@ -18,7 +18,7 @@ class _SynchronizedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        normalized, mean, variance, count = _Normalize.apply(input, self.eps)  # type: ignore[no-untyped-call]
+        normalized, mean, variance, count = _Normalize.apply(input, self.eps)
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             with torch.no_grad():
                 self.num_batches_tracked += 1
@@ -55,7 +55,7 @@ class _Normalize(torch.autograd.Function):
         return normalized, mean, variance, count
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # of torch's Any
+    def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor, None]:
         normalized, scale, count = ctx.saved_tensors
         mean, product = _summed([g.sum((0, 2, 3)), (g * normalized).sum((0, 2, 3))])
         mean, product = (_of_channels(total / count, g) for total in (mean, product))

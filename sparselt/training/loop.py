@@ -188,9 +188,10 @@ def evaluate(
     model.train(was_training)
     if not count:
         raise SettingError("there is no batch to evaluate on; give batches that can be read again, not an iterator")
-    totals = (int(wrong), float(loss), count)
-    wrong, loss, count = totals if ranks is None else ranks.sums(totals)  # type: ignore[assignment]  # whole numbers
-    return wrong / count, loss / count
+    totals: Sequence[float] = (int(wrong), float(loss), count)
+    if ranks is not None:
+        totals = ranks.sums(totals)
+    return totals[0] / totals[2], totals[1] / totals[2]
 
 
 def wrong_and_loss(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -130,4 +130,4 @@ class Ranks:
 
 def _checksum(tensor: Tensor) -> int:
     data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-    return int.from_bytes(hashlib.sha256(data).digest()[:8], "little", signed=True)
+    return int.from_bytes(hashlib.sha256(data.data).digest()[:8], "little", signed=True)
