@@ -4,12 +4,13 @@ ARGS ?=
 GPU_OUT ?= gpu-results
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lint types bench gpu clean FORCE
+.PHONY: help reproduce test lint types docs bench gpu clean FORCE
 
 help:
 	@echo "make reproduce  the main job: lottery tickets on handwritten digits, figures and report in runs/ (ARGS=\"--seed 1\")"
 	@echo "make test       the tests, then the rules of ruff and the types (ARGS=\"tests/kernels -x\")"
 	@echo "make lint       ruff: rules and format; mypy: types"
+	@echo "make docs       the pages as a site, in build/site; a warning is an error"
 	@echo "make bench      the kernels against named competitors: a table, JSON and plots (ARGS=\"masked_sgd --quick\")"
 	@echo "make gpu        on a CUDA machine: GPU tests and benchmarks with its python3; results in gpu-results/ (GPU_OUT=...)"
 	@echo "make clean      remove caches and build leftovers; .venv/ and runs/ stay"
@@ -34,6 +35,12 @@ types: .venv/.installed
 	@rm -rf build/types && mkdir -p build/types/sparselt
 	@ln -s $(CURDIR)/sparselt/* $(CURDIR)/kernels $(CURDIR)/reproduce $(CURDIR)/benchmarks build/types/sparselt/
 	@cd build/types && $(CURDIR)/.venv/bin/python -m mypy -p sparselt --config-file $(CURDIR)/pyproject.toml
+
+# MkDocs and its theme are installed by the first build.
+docs: .venv/.installed
+	@.venv/bin/python -c 'import material, mkdocstrings_handlers.python' 2>/dev/null || \
+		.venv/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt --no-build-isolation --editable '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --quiet --strict
 
 # The stamp holds the folder it was made in: a .venv that was moved or has lost its interpreter is set up again.
 ifeq ($(and $(wildcard .venv/bin/python),$(findstring $(CURDIR),$(file < .venv/.installed))),)

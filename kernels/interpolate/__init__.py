@@ -54,8 +54,8 @@ def interpolate(
     masks: for each tensor a bool tensor of its shape, or None (all live); the same for all K.
     gram: the matrix of `gram_matrix` that measures distances in a plane; default: the one of all given tensors, which
         takes another pass over them unless all are prunable.
-    out: tensors to fill and return instead of new ones: [K, *shape] each, out[i][k] with the strides of the first end's
-        tensor i. They must not share memory with one another or with an input.
+    out: tensors to fill and return instead of new ones: [K, *shape] each, `out[i][k]` with the strides of the first
+        end's tensor i. They must not share memory with one another or with an input.
     Raises ValueError or TypeError, before anything is written, naming the position of the offending tensor.
     """
     single = isinstance(ends[0], Tensor) if ends else False
