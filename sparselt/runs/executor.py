@@ -24,7 +24,7 @@ from sparselt.stages.train import Train
 
 __all__ = ["Outcome", "Watcher", "Workers", "default_workers", "execute", "result_of", "run_stage"]
 
-_MOST_TOGETHER = 64
+_MOST_TOGETHER = 31  # torch has 32 streams to give, and one is the capture's
 _STOP_SECONDS = 10
 _POLL = 0.2  # seconds
 _TRIES = 3
@@ -274,8 +274,10 @@ def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Workers, st
     mates = stage.mates(missing[key] for _, key in sorted(ready))
     if not mates:
         return [stage]
-    stages: list[Stage] = [stage]
-    stages += mates[: workers.cohort_of(stage, store.root) - 1]
+    most, count = workers.cohort_of(stage, store.root), 1 + len(mates)
+    # Equal parts, because a step that was captured for so many networks serves the next part, too.
+    size = -(-count // -(-count // most))
+    stages: list[Stage] = [stage, *mates[: size - 1]]
     taken = {stage.key for stage in stages}
     ready[:] = [entry for entry in ready if entry[1] not in taken]
     heapq.heapify(ready)
