@@ -61,8 +61,8 @@ PAPER = Setting(
         "initialization": f"{_OURS}: torchvision's own, which torch leaves",
         "norm_scale": f"{_OURS}: torchvision's",
         "batch_size": _PAUL,
-        "micro_batches": "ours: bfloat16 activations take 43.8 MB an image, 90 GB for the batch, and half of it fits a GPU "
-        "of 80 GB; batch norm sees 1,024 images",
+        "micro_batches": "ours: bfloat16 activations take 43.8 MB an image, 90 GB for the batch, and half of it fits a "
+        "GPU of 80 GB; batch norm sees 1,024 images",
         "steps": _PAUL,
         "schedule": _PAUL,
         "lr": _PAUL,
