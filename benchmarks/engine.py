@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -30,11 +30,15 @@ SIZES = (1, 2, 4, 8, 12, 16)
 _COMPARED_STEPS = 12
 
 
-def measure(device: str, sizes: tuple[int, ...], precision: str, batch_size: int = 128) -> Iterator[dict[str, Any]]:
+def measure(
+    device: str, sizes: tuple[int, ...], precision: Literal["float32", "bfloat16"], batch_size: int = 128
+) -> Iterator[dict[str, Any]]:
     """One row for each number of networks. A number that fails gives its error instead."""
     recipe = load_setting("cifar10_resnet20", "paper").recipe
-    steps = {"steps": _COMPARED_STEPS, "schedule": dataclasses.replace(recipe.schedule, milestones=(6, 9))}
-    recipe = dataclasses.replace(recipe, precision=precision, batch_size=batch_size, **steps)
+    schedule = dataclasses.replace(recipe.schedule, milestones=(6, 9))
+    recipe = dataclasses.replace(
+        recipe, precision=precision, batch_size=batch_size, steps=_COMPARED_STEPS, schedule=schedule
+    )
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(SyntheticImages(4 * batch_size, 16, classes=10, height=32, width=32, storage="raw"), folder)
         pixels = ResidentData.read(open_dataset(folder))
@@ -120,7 +124,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows = []
-    for precision in ("bfloat16", "float32"):
+    precisions: tuple[Literal["bfloat16", "float32"], ...] = ("bfloat16", "float32")
+    for precision in precisions:
         for row in measure(options.device, tuple(options.sizes), precision, options.batch_size):
             rows.append(row)
             print(json.dumps(row), flush=True)
