@@ -29,7 +29,9 @@ from sparselt.runs.executor import SAVE_SECONDS, Workers, default_workers
 from sparselt.runs.inventory import note_plan
 from sparselt.runs.ledger import Entry, write_ledger
 from sparselt.runs.networks import NetworkRow, write_networks
+from sparselt.runs.pool import Pool
 from sparselt.runs.store import Store
+from sparselt.stages.resources import Resources
 from sparselt.stages.stage import digest, plain
 from sparselt.stages.train import Train
 from sparselt.stopping import directing
@@ -54,7 +56,10 @@ class Where:
         data: a folder of betons, instead of the setting's source.
         out: folder for results; earlier results there are reused.
         device: `cpu` or `cuda`.
-        workers: processes; None: the cores divided by the threads of a training (cuda: one a GPU).
+        executor: `local`: processes on this machine; `ray`: workers on the nodes of a Ray cluster.
+        ray_address: of the cluster, `host:port` or `auto`; None: one of the run's own on this machine.
+        gpu_share: with Ray, the part of a GPU that a training takes.
+        workers: stages at a time; None: the cores divided by the threads of a training (cuda: one a GPU).
         cohort: equal trainings that a worker makes side by side; None: 1 (cuda: measured).
         command: the command for the same run, for the record.
         save_minutes: how often a training saves its progress.
@@ -65,6 +70,9 @@ class Where:
     data: Path | None = None
     out: Path = Path("runs")
     device: str = "cpu"
+    executor: str = "local"
+    ray_address: str | None = None
+    gpu_share: float = 1.0
     workers: int | None = None
     cohort: int | None = None
     command: str = ""
@@ -103,11 +111,8 @@ def run(
     sections = sections_of(experiments)  # a mistake in a section is named before anything trains
     dataset = _check_data(where.data, setting, dry_run)
     setting = _titled(setting, usual, dataset)
-    _check_device(where.device)
     _check_simulation(where, dry_run)
-    devices = cuda_devices() if where.device == "cuda" else []
-    workers = where.workers if where.workers is not None else len(devices) or default_workers(setting.threads)
-    pool = Workers(workers, where.cohort, devices, 60 * where.save_minutes, where.patience)
+    pool = _pool(where, setting, dry_run)
     store = Store(where.out / "store", writable=not dry_run, patience=where.patience)
     found = Finder(store)
     lab = Lab(setting, where.device, None if dataset is None else dataset.folder, found)
@@ -143,13 +148,13 @@ def run(
             if any(stage.cost_follows for stage in missing):
                 with console.status("timing a few steps"):
                     speed = estimate(plan, store, setting.train_size, setting.evaluated_count, pool)
-                print_estimate(console, speed.total(missing, plan, workers), speed.basis, workers)
+                print_estimate(console, speed.total(missing, plan, pool.count), speed.basis, pool.count)
             if dry_run:
                 return Outcome(None)
             presence.enter_context(store.present(name))
             store.sweep()
             note_plan(store, name, plan.stages, where.command, "stopped")
-            with contextlib.closing(RoundDisplay(console, speed, workers)) as display:
+            with contextlib.closing(RoundDisplay(console, speed, pool.count)) as display:
                 measurements, entries = run_rounds(experiments, lab, found, store, pool, display)
             store.sweep()  # what a run on another machine left can be told only after a while
         lost = {entry.stage for entry in entries if entry.status in ("failed", "skipped")}
@@ -227,6 +232,26 @@ def _check_simulation(where: Where, dry_run: bool) -> None:
         raise SettingError(f"--gpus is {where.gpus}; expected 1 to {_MOST_GPUS}")
     if not 0 < where.images_per_second < math.inf:
         raise SettingError(f"--images-per-second is {where.images_per_second:g}; expected more than 0")
+
+
+def _pool(where: Where, setting: Setting, dry_run: bool) -> Pool:
+    """The workers that the run asks for; none has started yet."""
+    save_seconds = 60 * where.save_minutes
+    if where.executor == "ray":
+        from sparselt.runs.ray_pool import RayWorkers
+
+        each = Resources(setting.threads, float(where.device == "cuda"), getattr(setting, "ranks", 1))
+        root = None if dry_run else where.out / "store"
+        return RayWorkers(
+            *(each, root, where.ray_address, where.workers, where.gpu_share),
+            *(where.cohort, save_seconds, where.patience),
+        )
+    if where.ray_address is not None or where.gpu_share != 1:
+        raise SettingError("--ray-address and --gpu-share are for Ray; give --executor ray, too")
+    _check_device(where.device)
+    devices = cuda_devices() if where.device == "cuda" else []
+    workers = where.workers if where.workers is not None else len(devices) or default_workers(setting.threads)
+    return Workers(workers, where.cohort, devices, save_seconds, where.patience)
 
 
 def _check_device(device: str) -> None:

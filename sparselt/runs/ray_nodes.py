@@ -1,0 +1,211 @@
+"""The nodes of a Ray cluster: how a run reaches them, and whether it can use them."""
+
+import logging
+import os
+import re
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparselt.errors import SettingError
+from sparselt.runs.store import versions
+
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: Ray listens on 127.0.0.1 only, which is its default on a Mac
+_ANSWER_SECONDS = 5.0
+_CHECK_SECONDS = 120.0  # a node starts a Python for it, from a slow file system perhaps
+_OBJECTS = 80 << 20  # bytes of shared memory, about the least that Ray takes; nothing large goes through it
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster, as Ray sees it. name: for a person."""
+
+    id: str
+    name: str
+    cores: float
+    gpus: float
+
+
+def connect(address: str | None, cores: int) -> None:
+    """Connects this process to a cluster; without an address to one of its own on this machine, on loopback only.
+
+    Args:
+        address: `host:port`, or `auto` for the cluster that runs on this machine.
+        cores: of a cluster of its own.
+
+    Raises:
+        SettingError: Ray is not installed, the address does not answer, or Ray refuses.
+    """
+    if address is None:  # read when Ray is imported, and when it starts a process
+        os.environ.setdefault(_LOOPBACK, "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")
+    try:
+        import ray
+    except ImportError:
+        raise SettingError("--executor ray: Ray is not installed here; pip install 'sparselt[ray]'") from None
+    main = threading.current_thread() is threading.main_thread()
+    on_stop = signal.getsignal(signal.SIGTERM)
+    try:
+        if address is None:
+            ray.init(
+                address="local",
+                num_cpus=cores,
+                include_dashboard=False,
+                object_store_memory=_OBJECTS,
+                logging_level=logging.ERROR,
+            )
+        else:
+            _check_answers(address)
+            ray.init(address=address, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        what = "a Ray of its own" if address is None else f"--ray-address {address}"
+        raise SettingError(f"{what}: Ray says: {' '.join(str(error).split())}") from error
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, on_stop)  # which Ray has replaced
+    listens = ray.nodes()[0]["NodeManagerAddress"]
+    if address is None and os.environ[_LOOPBACK] == "0" and listens != "127.0.0.1":
+        ray.shutdown()
+        raise SettingError(
+            f"Ray was imported before sparselt could keep it to loopback, and listens on {listens}; set {_LOOPBACK}=0 "
+            "in the environment, or =1 if that is meant"
+        )
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself tries for long, and ends the process when it gives up."""
+    if address == "auto":
+        return
+    found = re.fullmatch(r"\[?([^/\s\]]+)\]?:(\d{1,5})", address)
+    if not found:
+        proxy = "; ray:// goes through a proxy: give the address of the cluster itself" if "://" in address else ""
+        raise SettingError(f"--ray-address is {address!r}; expected HOST:PORT, or auto{proxy}")
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=_ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise SettingError(
+            f"--ray-address {address} does not answer ({error}); start Ray there (ray start --head), or leave the "
+            "address out for a Ray on this machine"
+        ) from error
+
+
+def alive() -> list[Node]:
+    """The nodes that are there now; first that of this process."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    found = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            own, host, ip = node["NodeName"], node["NodeManagerHostname"], node["NodeManagerAddress"]
+            has = node["Resources"]
+            name = own if own != ip else f"{host} ({ip})"
+            found.append(Node(node["NodeID"], name, has.get("CPU", 0.0), has.get("GPU", 0.0)))
+    return sorted(found, key=lambda node: node.id != here)
+
+
+class Check:
+    """Whether nodes have the versions of this process, and share its store.
+
+    Args:
+        root: the store; None: nothing will be stored.
+    """
+
+    def __init__(self, root: Path | None):
+        self._root, self._token = root, f".ray-{uuid.uuid4().hex[:16]}"
+        self._here = versions(), os.getcwd(), cpu_model()
+
+    def __call__(self, nodes: Iterable[Node]) -> list[str]:
+        """Asks each node. Returns warnings.
+
+        Raises:
+            SettingError: a node has other versions, does not see the store or the folder of the command, or does not
+                answer.
+        """
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = alive()[0]
+        root = None if self._root is None else str(self._root)
+        mark = None if self._root is None else self._root / self._token
+        asked = []
+        try:
+            if mark is not None:
+                mark.write_text(self._token)
+            for node in nodes:
+                there = NodeAffinitySchedulingStrategy(node.id, soft=False)
+                look = ray.remote(seen_from).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
+                asked.append((node, look.remote(root, self._token, self._here[1], node.id)))
+            warnings: list[str] = []
+            for node, answer in asked:
+                try:
+                    seen = ray.get(answer, timeout=_CHECK_SECONDS)
+                except Exception as error:  # whatever keeps it from answering
+                    raise SettingError(f"node {node.name} cannot run sparselt: {last_line(error)}") from error
+                warnings += self._compared(node, seen, here)
+            return warnings
+        finally:
+            if mark is not None:
+                for path in (mark, *(mark.with_name(f"{mark.name}-{node.id}") for node, _ in asked)):
+                    path.unlink(missing_ok=True)
+
+    def _compared(self, node: Node, seen: Mapping, here: Node) -> list[str]:
+        own, folder, cpu = self._here
+        for package in sorted(own.keys() | seen["versions"].keys()):
+            ours, theirs = (found.get(package, "missing") for found in (own, seen["versions"]))
+            if ours != theirs:
+                raise SettingError(
+                    f"nodes of different versions: {package} is {theirs} on {node.name} and {ours} on {here.name}, "
+                    "where this command runs; install the same on both"
+                )
+        if self._root is not None:
+            answer = self._root / f"{self._token}-{node.id}"
+            if seen["read"] != self._token or not answer.exists():
+                how = "does not see" if seen["read"] != self._token else "has another folder of the name of"
+                raise SettingError(
+                    f"node {node.name} {how} {self._root}, as {here.name} wrote it ({seen['error'] or 'no error'}); "
+                    "give --out a folder on a file system that all nodes share"
+                )
+        if not seen["folder"]:
+            raise SettingError(
+                f"node {node.name} has no folder {folder}, from where this command was started; start it from a folder "
+                "that all nodes share"
+            )
+        if seen["cpu"] != cpu:
+            return [
+                f"node {node.name} has another CPU ({seen['cpu']}) than {here.name} ({cpu}): the last bits of what it "
+                "makes may differ"
+            ]
+        return []
+
+
+def seen_from(root: str | None, token: str, folder: str, node: str) -> dict:
+    """Runs on a node: what it has, and what it reads in `root` from another node. Writes a file of its own there."""
+    read, error = "", ""
+    if root is not None:
+        try:
+            mark = Path(root) / token
+            read = mark.read_text()
+            mark.with_name(f"{token}-{node}").touch()
+        except OSError as failed:
+            error = str(failed)
+    own = {"versions": versions(), "cpu": cpu_model(), "folder": os.path.isdir(folder)}
+    return {**own, "read": read, "error": error}
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The name of this machine's CPU; empty where unknown."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an error's text, which says what happened where Ray adds a traceback."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
