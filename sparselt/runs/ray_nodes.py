@@ -47,6 +47,7 @@ def connect(address: str | None, cores: int) -> None:
         import ray
     except ImportError:
         raise SettingError("--executor ray: Ray is not installed here; pip install 'sparselt[ray]'") from None
+    quiet: dict = {"logging_level": logging.ERROR, "log_to_driver": False}
     main = threading.current_thread() is threading.main_thread()
     on_stop = signal.getsignal(signal.SIGTERM)
     try:
@@ -56,11 +57,11 @@ def connect(address: str | None, cores: int) -> None:
                 num_cpus=cores,
                 include_dashboard=False,
                 object_store_memory=_OBJECTS,
-                logging_level=logging.ERROR,
+                **quiet,
             )
         else:
             _check_answers(address)
-            ray.init(address=address, logging_level=logging.ERROR)
+            ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         what = "a Ray of its own" if address is None else f"--ray-address {address}"
         raise SettingError(f"{what}: Ray says: {' '.join(str(error).split())}") from error

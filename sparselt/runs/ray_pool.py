@@ -29,6 +29,7 @@ _TICK = 1.0  # seconds
 _MOST = 4096
 _FAILED_STARTS = 3
 _NO_NODE_SECONDS = 600.0
+_SILENT_SECONDS = 90.0  # Ray takes up to 30 to say that a node is lost
 
 
 @dataclass(eq=False)
@@ -88,6 +89,7 @@ class RayWorkers(Pool):
         self._asked: set[str] = set()
         self._slots: list[_Slot] = []
         self._calls: list[_Call] = []  # that wait for a slot
+        self._silent: dict[_Slot, float] = {}  # whose connection is lost, and until when they are waited for
         self._failed_starts = 0
         self._events: queue.SimpleQueue[tuple] = queue.SimpleQueue()
         self._progress: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
@@ -256,22 +258,31 @@ class RayWorkers(Pool):
         self._assign()
 
     def _answered(self, slot: _Slot, answer: Future, call: _Call) -> None:
-        slot.call = None
-        if (error := answer.exception()) is not None:  # of Ray; the call's own come as its result
-            self._close(slot)
-            call.future.set_exception(self._loss(slot, error))
-        elif (content := answer.result()) is None:
-            call.future.set_exception(BrokenExecutor("the worker process was killed"))
-        else:
-            result, raised = pickle.loads(content)
-            (call.future.set_exception if raised else call.future.set_result)(result)
-        self._assign()
+        from ray.exceptions import ActorUnavailableError
 
-    def _loss(self, slot: _Slot, error: BaseException) -> Exception:
-        if slot.node not in {node.id for node in alive()}:
-            self._count_room()
-            return NodeLost("its node was lost while it ran")
-        return BrokenExecutor(last_line(error))
+        error = answer.exception()
+        if isinstance(error, ActorUnavailableError):  # its node may be lost, which Ray finds out later
+            self._silent[slot] = time.monotonic() + _SILENT_SECONDS
+        elif error is not None:  # the call's own error would come as its result
+            self._lost(slot, error)
+        else:
+            slot.call = None
+            if (content := answer.result()) is None:
+                call.future.set_exception(BrokenExecutor("the worker process was killed"))
+            else:
+                result, raised = pickle.loads(content)
+                (call.future.set_exception if raised else call.future.set_result)(result)
+            self._assign()
+
+    def _lost(self, slot: _Slot, error: BaseException | str) -> None:
+        """Ends a slot whose actor is gone, and the call in it."""
+        call, slot.call = slot.call, None
+        self._silent.pop(slot, None)
+        self._close(slot)
+        there = slot.node in {node.id for node in self._count_room()}
+        if call is not None:
+            call.future.set_exception(BrokenExecutor(str(error)) if there else NodeLost("its node was lost"))
+        self._assign()
 
     def _send(self, number: int) -> None:
         for slot in self._slots:
@@ -279,9 +290,12 @@ class RayWorkers(Pool):
                 slot.actor.signal.remote(number)
 
     def _tick(self) -> None:
-        self._count_room()
+        there = {node.id for node in self._count_room()}
+        for slot, until in list(self._silent.items()):
+            if slot.node not in there or time.monotonic() > until:
+                self._lost(slot, "the connection to its worker was lost")
         for slot in self._slots:
-            if slot.call is not None:
+            if slot.call is not None and slot not in self._silent:
                 self._ask(slot, slot.actor.progress.remote(), self._progressed, slot.call)
 
     def _progressed(self, slot: _Slot, answer: Future, call: _Call) -> None:
@@ -289,8 +303,8 @@ class RayWorkers(Pool):
             for done in answer.result():
                 self._progress.put(done)
 
-    def _count_room(self) -> None:
-        """Counts the room of the nodes that are there, and has new ones checked."""
+    def _count_room(self) -> list[Node]:
+        """The nodes that are there. Counts their room, and has new ones checked."""
         nodes = alive()
         new = [node for node in nodes if node.id not in self._asked]
         for node in new:
@@ -300,6 +314,7 @@ class RayWorkers(Pool):
         if (room > 0) != (self._room > 0):
             self._room_since = time.monotonic()
         self._room = room
+        return nodes
 
     def _meet(self, node: Node) -> None:
         """Checks a node that has joined. One that does not pass is left alone."""
