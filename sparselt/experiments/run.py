@@ -56,23 +56,20 @@ class Where:
         data: a folder of betons, instead of the setting's source.
         out: folder for results; earlier results there are reused.
         device: `cpu` or `cuda`.
-        executor: `local`: processes on this machine; `ray`: workers on the nodes of a Ray cluster.
-        ray_address: of the cluster, `host:port` or `auto`; None: one of the run's own on this machine.
-        gpu_share: with Ray, the part of a GPU that a training takes.
         workers: stages at a time; None: the cores divided by the threads of a training (cuda: one a GPU).
         cohort: equal trainings that a worker makes side by side; None: 1 (cuda: measured).
         command: the command for the same run, for the record.
         save_minutes: how often a training saves its progress.
         patience: seconds without a sign of life after which another run on the same store counts as gone.
         gpus, images_per_second: for a dry run, a number of GPUs to simulate, and what one of them is assumed to train.
+        executor: `local`: processes on this machine; `ray`: workers on the nodes of a Ray cluster.
+        ray_address: of the cluster, `host:port` or `auto`; None: one of the run's own on this machine.
+        gpu_share: with Ray, the part of a GPU that a training takes.
     """
 
     data: Path | None = None
     out: Path = Path("runs")
     device: str = "cpu"
-    executor: str = "local"
-    ray_address: str | None = None
-    gpu_share: float = 1.0
     workers: int | None = None
     cohort: int | None = None
     command: str = ""
@@ -80,6 +77,9 @@ class Where:
     patience: float = PATIENCE
     gpus: int | None = None
     images_per_second: float | None = None
+    executor: str = "local"
+    ray_address: str | None = None
+    gpu_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -246,6 +246,8 @@ def _pool(where: Where, setting: Setting, dry_run: bool) -> Pool:
             *(each, root, where.ray_address, where.workers, where.gpu_share),
             *(where.cohort, save_seconds, where.patience),
         )
+    if where.executor != "local":
+        raise SettingError(f"executor is {where.executor!r}; expected local or ray")
     if where.ray_address is not None or where.gpu_share != 1:
         raise SettingError("--ray-address and --gpu-share are for Ray; give --executor ray, too")
     _check_device(where.device)

@@ -16,6 +16,8 @@ from sparselt.runs.store import versions
 
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: Ray listens on 127.0.0.1 only, which is its default on a Mac
 _ANSWER_SECONDS = 5.0
+_SETTINGS = b"\x04"  # the type of the frame with which HTTP/2, and so gRPC, begins
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + b"\0\0\0\0\0"
 _CHECK_SECONDS = 120.0  # a node starts a Python for it, from a slow file system perhaps
 _OBJECTS = 80 << 20  # bytes of shared memory, about the least that Ray takes; nothing large goes through it
 
@@ -60,7 +62,6 @@ def connect(address: str | None, cores: int) -> None:
                 **quiet,
             )
         else:
-            _check_answers(address)
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         what = "a Ray of its own" if address is None else f"--ray-address {address}"
@@ -77,8 +78,12 @@ def connect(address: str | None, cores: int) -> None:
         )
 
 
-def _check_answers(address: str) -> None:
-    """Ray itself tries for long, and ends the process when it gives up."""
+def check_answers(address: str) -> None:
+    """Asks an address for gRPC, which Ray speaks. Ray itself tries for minutes and then ends the process.
+
+    Raises:
+        SettingError: it is not an address, or does not answer.
+    """
     if address == "auto":
         return
     found = re.fullmatch(r"\[?([^/\s\]]+)\]?:(\d{1,5})", address)
@@ -86,7 +91,12 @@ def _check_answers(address: str) -> None:
         proxy = "; ray:// goes through a proxy: give the address of the cluster itself" if "://" in address else ""
         raise SettingError(f"--ray-address is {address!r}; expected HOST:PORT, or auto{proxy}")
     try:
-        socket.create_connection((found[1], int(found[2])), timeout=_ANSWER_SECONDS).close()
+        with socket.create_connection((found[1], int(found[2])), timeout=_ANSWER_SECONDS) as connection:
+            if not os.environ.get("RAY_USE_TLS"):
+                connection.settimeout(_ANSWER_SECONDS)
+                connection.sendall(_GREETING)
+                if connection.recv(4)[3:] != _SETTINGS:
+                    raise OSError("something else than Ray is there")
     except (OSError, OverflowError) as error:
         raise SettingError(
             f"--ray-address {address} does not answer ({error}); start Ray there (ray start --head), or leave the "
@@ -163,14 +173,13 @@ class Check:
                     f"nodes of different versions: {package} is {theirs} on {node.name} and {ours} on {here.name}, "
                     "where this command runs; install the same on both"
                 )
-        if self._root is not None:
-            answer = self._root / f"{self._token}-{node.id}"
-            if seen["read"] != self._token or not answer.exists():
-                how = "does not see" if seen["read"] != self._token else "has another folder of the name of"
-                raise SettingError(
-                    f"node {node.name} {how} {self._root}, as {here.name} wrote it ({seen['error'] or 'no error'}); "
-                    "give --out a folder on a file system that all nodes share"
-                )
+        if self._root is not None and not (
+            seen["read"] == self._token and (self._root / f"{self._token}-{node.id}").exists()
+        ):
+            raise SettingError(
+                f"node {node.name} does not share {self._root} with {here.name}: it does not read there what the other "
+                f"writes ({seen['error'] or 'another file is there'}); give --out a folder that all nodes share"
+            )
         if not seen["folder"]:
             raise SettingError(
                 f"node {node.name} has no folder {folder}, from where this command was started; start it from a folder "

@@ -22,7 +22,7 @@ class Place:
     Args:
         main: module name and file of the program that the user started; the worker process imports it, as on this
             machine, for stages that the user's script defines.
-        folder: where it was started.
+        folder, path: where it was started, and where it looks for modules.
         threads: its `OMP_NUM_THREADS`, which Ray has replaced.
     """
 
@@ -30,6 +30,7 @@ class Place:
         self,
         main: tuple[str | None, str | None],
         folder: str,
+        path: list[str],
         threads: str | None,
         save_seconds: float,
         patience: float,
@@ -38,6 +39,7 @@ class Place:
         name, program.__file__ = main
         program.__spec__ = None if name is None else ModuleSpec(name, None)
         os.chdir(folder)
+        sys.path[:] = path + [there for there in sys.path if there not in path]
         os.environ.pop("OMP_NUM_THREADS", None)
         if threads is not None:
             os.environ["OMP_NUM_THREADS"] = threads
@@ -69,8 +71,8 @@ class Place:
 
 def perform(call: bytes) -> bytes:
     """Runs a pickled call; its pickled result, and whether that is an exception which it raised."""
-    function, arguments = pickle.loads(call)
     try:
+        function, arguments = pickle.loads(call)
         return pickle.dumps((function(*arguments), False))
     except Exception as error:
         return pickle.dumps((error, True))

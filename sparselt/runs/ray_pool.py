@@ -20,7 +20,7 @@ from sparselt.errors import SettingError, StoreError
 from sparselt.runs.claims import PATIENCE
 from sparselt.runs.executor import SAVE_SECONDS, STOP_SECONDS
 from sparselt.runs.pool import NodeLost, Pool
-from sparselt.runs.ray_nodes import Check, Node, alive, connect, last_line
+from sparselt.runs.ray_nodes import Check, Node, alive, check_answers, connect, last_line
 from sparselt.runs.ray_place import Place
 from sparselt.stages.resources import Resources
 from sparselt.stages.stage import Stage
@@ -62,7 +62,8 @@ class RayWorkers(Pool):
         cohort, save_seconds, patience: see `Pool`.
 
     Raises:
-        SettingError: bad values here; entered, what `connect` and `Check` refuse, and a cluster without room.
+        SettingError: bad values, or an address that does not answer; when entered, what `connect` and `Check` refuse,
+            and a cluster without room.
     """
 
     def __init__(
@@ -81,6 +82,8 @@ class RayWorkers(Pool):
             raise SettingError(f"number of workers is {count}; expected 1 to {_MOST}")
         if not 0 < gpu_share <= 1:
             raise SettingError(f"--gpu-share is {gpu_share:g}; expected more than 0 and at most 1")
+        if address is not None:
+            check_answers(address)
         self._share, self._root, self._address, self._wanted = gpu_share, root, address, count
         self._each = self._shared(each)
         self._room, self._room_since = 0, time.monotonic()
@@ -125,7 +128,7 @@ class RayWorkers(Pool):
         import ray
 
         self._events.put((None,))
-        self._thread.join()
+        self._thread.join(STOP_SECONDS)
         try:
             if kind is not None:
                 stopping = [slot.actor.stop.remote() for slot in self._slots if slot.call is not None]
@@ -227,8 +230,8 @@ class RayWorkers(Pool):
         main = (spec.name, None) if spec is not None else (None, None if file is None else os.path.abspath(file))
         away = {"ray.io/node-id": f"!in({','.join(sorted(self._refused))})"} if self._refused else None
         options = {"num_cpus": resources.all_cores, "num_gpus": resources.all_gpus, "label_selector": away}
-        place = (main, os.getcwd(), os.environ.get("OMP_NUM_THREADS"), self._save_seconds, self._patience)
-        actor = ray.remote(Place).options(**options).remote(*place)
+        place = (main, os.getcwd(), sys.path, os.environ.get("OMP_NUM_THREADS"), self._save_seconds, self._patience)
+        actor: Any = ray.remote(Place).options(**options).remote(*place)
         slot = _Slot(actor, resources)
         self._slots.append(slot)
         self._ask(slot, actor.node.remote(), self._started)
