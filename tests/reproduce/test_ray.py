@@ -62,10 +62,10 @@ def test_a_killed_driver_leaves_nothing_running_and_its_command_ends_with_the_by
     assert listening(mark) and listening(mark) <= loopback
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    done = len(list(tmp_path.glob("runs/store/train/*/stage.json")))
     while list(processes(mark)):
         assert time.monotonic() < deadline + 60
         time.sleep(0.1)
+    done = len(list(tmp_path.glob("runs/store/train/*/stage.json")))
     result = reproduce(*OPTIONS, cwd=tmp_path, check=True)
     assert f"{14 - done} of {14 - done} trainings done" in result.stdout
     assert contents(tmp_path) == contents(finished[0])

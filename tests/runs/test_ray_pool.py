@@ -33,7 +33,7 @@ SOON = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "h
 @pytest.fixture(scope="module")
 def cluster():
     made = Cluster()
-    made.add_node(num_cpus=2, node_name="first", include_dashboard=False, _system_config=SOON)
+    made.add_node(num_cpus=1, node_name="first", include_dashboard=False, _system_config=SOON)
     made.add_node(num_cpus=2, node_name="second")
     yield made
     made.shutdown()
@@ -85,14 +85,13 @@ class Place(Stage):
 
 def test_stages_take_the_cores_they_declare_and_flush_denormals_wherever_they_run(workers, tmp_path):
     store = Store(tmp_path / "store")
-    stages = [Place(number=number, threads=2).want("values.json") for number in range(6)]
-    with workers(each=2) as pool:
-        assert pool.count == 2, "each node has two cores"
+    stages = [Place(number=number, threads=1 + (number < 2)).want("values.json") for number in range(6)]
+    with workers(each=1) as pool:
+        assert pool.count == 3, "one node has one core, the other two"
         entries = execute(Plan(stages), store, pool, Quiet())
-        nodes = {slot.node for slot in pool._slots}
-    assert {entry.status for entry in entries} == {"ran"} and len(nodes) == 2
+    assert {entry.status for entry in entries} == {"ran"}
     values = [{value.metric: value.value for value in store.read(stage.measured)} for stage in stages]
-    assert len({found["process"] for found in values}) == 2
+    assert len({found["process"] for found in values[:2]}) == 1, "only one node has two cores"
     assert all(found["denormal"] == 0 for found in values)
 
 
@@ -158,6 +157,7 @@ def test_a_store_that_the_nodes_do_not_share_is_refused(cluster, tmp_path, monke
 def test_a_node_that_joins_is_checked_and_used(cluster, workers, tmp_path):
     with workers(each=2) as pool:
         before = pool.count
+        assert before == 1, "only one node has two cores"
         node = cluster.add_node(num_cpus=2, node_name="late")
         wait_for(lambda: pool.count == before + 1)
         cluster.remove_node(node, allow_graceful=False)
@@ -172,7 +172,7 @@ def test_a_cluster_without_room_for_a_training_is_refused(workers):
 def test_a_killed_node_loses_at_most_an_interval_and_the_bytes_are_those_of_this_process(
     bench, cluster, workers, tmp_path
 ):
-    lab = bench.lab(steps=250, milestones=(), threads=2)
+    lab = bench.lab(steps=250, milestones=())
     trainings = [lab.dense(replicate).want("final.safetensors") for replicate in range(2)]
     store, watcher = Store(tmp_path / "store"), Quiet()
     told: dict[str, list[int]] = {}
@@ -192,16 +192,16 @@ def test_a_killed_node_loses_at_most_an_interval_and_the_bytes_are_those_of_this
     at_the_kill: dict[str, int] = {}
     (second,) = cluster.worker_nodes
     thread = threading.Thread(target=kill)
-    with workers(each=2, save_seconds=0.5) as pool:
-        assert pool.count == 2
+    with workers(count=2, save_seconds=0.5) as pool:
         thread.start()
         entries = execute(Plan(trainings), store, pool, watcher)
         thread.join()
-        assert pool.count == 1
     assert {entry.status for entry in entries} == {"ran"}
-    assert len(watcher.again) == 1 and "its node was lost" in watcher.again[0]
-    (lost,) = (stage for stage in trainings if f"{stage.key} 0" in told and stage.name in watcher.again[0])
-    assert min(told[f"{lost.key} 1"]) >= at_the_kill[lost.key[:20]] > 0, "it went on from its last save"
+    assert watcher.again and all("its node was lost" in error for error in watcher.again)
+    for stage in trainings:
+        if any(stage.name in error for error in watcher.again):
+            after = told[f"{stage.key} {len(watcher.again)}"]
+            assert min(after) >= at_the_kill[stage.key[:20]] > 0, "it went on from its last save"
     for stage in trainings:
         bench.run(stage)
         ours, theirs = (s.folder(stage) / "final.safetensors" for s in (bench.store, store))
