@@ -71,7 +71,8 @@ def steps_in(file: Path) -> list[tuple[float, int, str, int]]:
 
 def made_again(rows: list[tuple[float, int, str, int]]) -> list[float]:
     """Seconds of training that were made again, one number for each training that another process went on with."""
-    lost, last = [], {}
+    lost: list[float] = []
+    last: dict[str, tuple[float, int]] = {}
     when_made: dict[tuple[str, int], float] = {}
     for when, process, training, step in rows:
         before = last.get(training)

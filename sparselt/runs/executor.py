@@ -210,8 +210,8 @@ def execute(plan: Plan, store: Store, workers: Pool, watcher: Watcher) -> list[E
         for future in done:
             if future not in running:
                 continue  # a process was killed, which ended this one, too
-            if isinstance(cause := future.exception(), BrokenExecutor) and workers.have_answered:
-                of_machine = isinstance(cause, NodeLost)  # which is no fault of the stage
+            of_machine = isinstance(cause := future.exception(), NodeLost)  # which is no fault of the stage
+            if of_machine or (isinstance(cause, BrokenExecutor) and workers.have_answered):
                 why = str(cause) if of_machine else "a worker process was killed while it ran (out of memory?)"
                 for stage in [s for lost in workers.lost_with(future, running) for s in running.pop(lost)]:
                     error = f"{stage.name}: {why}"

@@ -5,14 +5,17 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
+import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sparselt.errors import SettingError
 from sparselt.runs.store import versions
+from sparselt.stages.resources import Resources
 
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: Ray listens on 127.0.0.1 only, which is its default on a Mac
 _ANSWER_SECONDS = 5.0
@@ -119,6 +122,58 @@ def alive() -> list[Node]:
     return sorted(found, key=lambda node: node.id != here)
 
 
+class Nodes:
+    """The nodes that a run uses: those that have passed the check, now or when they joined.
+
+    good, refused: their ids. room: for how many trainings those that are there have room. since: when there began to be
+    room, or none.
+
+    Args:
+        root: see `Check`.
+        each: what a training takes.
+        met: called, in another thread, when nodes that joined have been checked.
+    """
+
+    def __init__(self, root: Path | None, each: Resources, met: Callable[[], None]):
+        self._check, self._each, self._met = Check(root), each, met
+        self._asked: set[str] = set()
+        self.good: set[str] = set()
+        self.refused: set[str] = set()
+        self.room, self.since = 0, time.monotonic()
+
+    def admit(self) -> None:
+        """Checks all nodes that are there, and raises what `Check` raises."""
+        nodes = alive()
+        for warning in self._check(nodes):
+            print(warning, file=sys.stderr)
+        self.good = {node.id for node in nodes}
+        self._asked = set(self.good)
+        self.look()
+
+    def look(self) -> list[Node]:
+        """The nodes that are there. Counts their room, and has new ones checked."""
+        nodes = alive()
+        if new := [node for node in nodes if node.id not in self._asked]:
+            self._asked |= {node.id for node in new}
+            threading.Thread(target=self._meet, args=(new,), daemon=True).start()
+        room = sum(self._each.fits(node.cores, node.gpus) for node in nodes if node.id in self.good)
+        if (room > 0) != (self.room > 0):
+            self.since = time.monotonic()
+        self.room = room
+        return nodes
+
+    def _meet(self, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            try:
+                for warning in self._check([node]):
+                    print(warning, file=sys.stderr)
+                self.good.add(node.id)
+            except SettingError as error:
+                print(f"not used: {error}", file=sys.stderr)
+                self.refused.add(node.id)
+        self._met()
+
+
 class Check:
     """Whether nodes have the versions of this process, and share its store.
 
@@ -127,7 +182,7 @@ class Check:
     """
 
     def __init__(self, root: Path | None):
-        self._root, self._token = root, f".ray-{uuid.uuid4().hex[:16]}"
+        self._root = root
         self._here = versions(), os.getcwd(), cpu_model()
 
     def __call__(self, nodes: Iterable[Node]) -> list[str]:
@@ -140,28 +195,34 @@ class Check:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        here = alive()[0]
+        here, token = alive()[0], f".ray-{uuid.uuid4().hex[:16]}"
         root = None if self._root is None else str(self._root)
-        mark = None if self._root is None else self._root / self._token
+        mark = None if self._root is None else self._root / token
         asked = []
         try:
             if mark is not None:
-                mark.write_text(self._token)
+                mark.write_text(token)
             for node in nodes:
                 there = NodeAffinitySchedulingStrategy(node.id, soft=False)
                 look = ray.remote(seen_from).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
-                asked.append((node, look.remote(root, self._token, self._here[1], node.id)))
+                asked.append((node, look.remote(root, token, self._here[1], node.id)))
             warnings: list[str] = []
             for node, answer in asked:
                 try:
                     seen = ray.get(answer, timeout=_CHECK_SECONDS)
                 except Exception as error:  # whatever keeps it from answering
                     raise SettingError(f"node {node.name} cannot run sparselt: {last_line(error)}") from error
+                if mark is not None and not (seen["read"] == token and _answer(mark, node).exists()):
+                    raise SettingError(
+                        f"node {node.name} does not share {root} with {here.name}: it does not read what the other "
+                        f"writes there ({seen['error'] or 'another file is there'}); give --out a folder that all "
+                        "nodes share"
+                    )
                 warnings += self._compared(node, seen, here)
             return warnings
         finally:
             if mark is not None:
-                for path in (mark, *(mark.with_name(f"{mark.name}-{node.id}") for node, _ in asked)):
+                for path in (mark, *(_answer(mark, node) for node, _ in asked)):
                     path.unlink(missing_ok=True)
 
     def _compared(self, node: Node, seen: Mapping, here: Node) -> list[str]:
@@ -173,13 +234,6 @@ class Check:
                     f"nodes of different versions: {package} is {theirs} on {node.name} and {ours} on {here.name}, "
                     "where this command runs; install the same on both"
                 )
-        if self._root is not None and not (
-            seen["read"] == self._token and (self._root / f"{self._token}-{node.id}").exists()
-        ):
-            raise SettingError(
-                f"node {node.name} does not share {self._root} with {here.name}: it does not read there what the other "
-                f"writes ({seen['error'] or 'another file is there'}); give --out a folder that all nodes share"
-            )
         if not seen["folder"]:
             raise SettingError(
                 f"node {node.name} has no folder {folder}, from where this command was started; start it from a folder "
@@ -191,6 +245,10 @@ class Check:
                 "makes may differ"
             ]
         return []
+
+
+def _answer(mark: Path, node: Node) -> Path:
+    return mark.with_name(f"{mark.name}-{node.id}")
 
 
 def seen_from(root: str | None, token: str, folder: str, node: str) -> dict:

@@ -46,9 +46,10 @@ class Place:
         self._workers = Workers(1, 1, (), save_seconds, patience)
 
     async def node(self) -> str:
-        """The id of its node."""
+        """The id of its node, once the worker process has answered."""
         import ray
 
+        await asyncio.wrap_future(self._workers.submit(os.getpid))
         return ray.get_runtime_context().get_node_id()
 
     async def run(self, call: bytes) -> bytes | None:

@@ -20,7 +20,7 @@ from sparselt.errors import SettingError, StoreError
 from sparselt.runs.claims import PATIENCE
 from sparselt.runs.executor import SAVE_SECONDS, STOP_SECONDS
 from sparselt.runs.pool import NodeLost, Pool
-from sparselt.runs.ray_nodes import Check, Node, alive, check_answers, connect, last_line
+from sparselt.runs.ray_nodes import Nodes, check_answers, connect, last_line
 from sparselt.runs.ray_place import Place
 from sparselt.stages.resources import Resources
 from sparselt.stages.stage import Stage
@@ -84,12 +84,9 @@ class RayWorkers(Pool):
             raise SettingError(f"--gpu-share is {gpu_share:g}; expected more than 0 and at most 1")
         if address is not None:
             check_answers(address)
-        self._share, self._root, self._address, self._wanted = gpu_share, root, address, count
+        self._share, self._address, self._wanted = gpu_share, address, count
         self._each = self._shared(each)
-        self._room, self._room_since = 0, time.monotonic()
-        self._good: set[str] = set()  # nodes that were checked
-        self._refused: set[str] = set()
-        self._asked: set[str] = set()
+        self._nodes = Nodes(root, self._each, lambda: self._events.put((self._met,)))
         self._slots: list[_Slot] = []
         self._calls: list[_Call] = []  # that wait for a slot
         self._silent: dict[_Slot, float] = {}  # whose connection is lost, and until when they are waited for
@@ -105,13 +102,7 @@ class RayWorkers(Pool):
         import ray
 
         try:
-            self._check = Check(self._root)
-            nodes = alive()
-            for warning in self._check(nodes):
-                print(warning, file=sys.stderr)
-            self._good = {node.id for node in nodes}
-            self._asked = set(self._good)
-            self._count_room()
+            self._nodes.admit()
             if not self.count:
                 gpus = f" and {self._each.all_gpus:g} GPUs" if self._each.gpus else ""
                 raise SettingError(
@@ -143,12 +134,12 @@ class RayWorkers(Pool):
     def count(self) -> int:
         if self._wanted is not None:
             return self._wanted
-        if not self._room and time.monotonic() - self._room_since > _NO_NODE_SECONDS:
+        if not self._nodes.room and time.monotonic() - self._nodes.since > _NO_NODE_SECONDS:
             raise StoreError(
                 "the Ray cluster has had no room for a training for ten minutes; what had finished is kept: run the "
                 "same command again when its nodes are back"
             )
-        return self._room
+        return self._nodes.room
 
     def submit(self, function: Callable, *arguments) -> Future:
         if self._broken is not None:
@@ -207,20 +198,22 @@ class RayWorkers(Pool):
     def _assign(self) -> None:
         """Gives calls to idle slots, and starts slots for the others."""
         for call in list(self._calls):
-            idle = [slot for slot in self._slots if slot.node and slot.call is None]
-            fitting = [slot for slot in idle if call.resources.within(slot.resources)]
+            fitting = [slot for slot in self._idle() if call.resources.within(slot.resources)]
             if fitting:
                 slot = min(fitting, key=lambda slot: (slot.resources.all_gpus, slot.resources.all_cores))
                 self._calls.remove(call)
                 slot.call = call
                 self._ask(slot, slot.actor.run.remote(call.content), self._answered, call)
         if self._calls:  # what is idle now is too small, and may take what they need
-            for slot in [slot for slot in self._slots if slot.node and slot.call is None]:
+            for slot in self._idle():
                 self._close(slot)
-        starting = Counter(slot.resources for slot in self._slots if not slot.node)
+        starting = Counter(slot.resources for slot in self._slots if slot.node not in self._nodes.good)
         for resources, calls in Counter(call.resources for call in self._calls).items():
             for _ in range(calls - starting[resources]):
                 self._open(resources)
+
+    def _idle(self) -> list[_Slot]:
+        return [slot for slot in self._slots if slot.node in self._nodes.good and slot.call is None]
 
     def _open(self, resources: Resources) -> None:
         import ray
@@ -228,7 +221,7 @@ class RayWorkers(Pool):
         program = sys.modules["__main__"]
         spec, file = getattr(program, "__spec__", None), getattr(program, "__file__", None)
         main = (spec.name, None) if spec is not None else (None, None if file is None else os.path.abspath(file))
-        away = {"ray.io/node-id": f"!in({','.join(sorted(self._refused))})"} if self._refused else None
+        away = {"ray.io/node-id": f"!in({','.join(sorted(self._nodes.refused))})"} if self._nodes.refused else None
         options = {"num_cpus": resources.all_cores, "num_gpus": resources.all_gpus, "label_selector": away}
         place = (main, os.getcwd(), sys.path, os.environ.get("OMP_NUM_THREADS"), self._save_seconds, self._patience)
         actor: Any = ray.remote(Place).options(**options).remote(*place)
@@ -250,14 +243,16 @@ class RayWorkers(Pool):
         if slot not in self._slots:
             return
         if (error := answer.exception()) is None:
-            slot.node, self._failed_starts = answer.result(), 0
+            slot.node, self._failed_starts, self.have_answered = answer.result(), 0, True
+            if slot.node in self._nodes.refused:
+                self._close(slot)
         else:
             self._close(slot)
             self._failed_starts += 1
             if self._failed_starts >= _FAILED_STARTS:
                 calls, self._calls, self._failed_starts = self._calls, [], 0
                 for call in calls:
-                    call.future.set_exception(StoreError(f"Ray cannot start a worker: {last_line(error)}"))
+                    call.future.set_exception(BrokenExecutor(f"Ray cannot start a worker: {last_line(error)}"))
         self._assign()
 
     def _answered(self, slot: _Slot, answer: Future, call: _Call) -> None:
@@ -282,7 +277,7 @@ class RayWorkers(Pool):
         call, slot.call = slot.call, None
         self._silent.pop(slot, None)
         self._close(slot)
-        there = slot.node in {node.id for node in self._count_room()}
+        there = slot.node in {node.id for node in self._nodes.look()}
         if call is not None:
             call.future.set_exception(BrokenExecutor(str(error)) if there else NodeLost("its node was lost"))
         self._assign()
@@ -293,7 +288,7 @@ class RayWorkers(Pool):
                 slot.actor.signal.remote(number)
 
     def _tick(self) -> None:
-        there = {node.id for node in self._count_room()}
+        there = {node.id for node in self._nodes.look()}
         for slot, until in list(self._silent.items()):
             if slot.node not in there or time.monotonic() > until:
                 self._lost(slot, "the connection to its worker was lost")
@@ -306,25 +301,8 @@ class RayWorkers(Pool):
             for done in answer.result():
                 self._progress.put(done)
 
-    def _count_room(self) -> list[Node]:
-        """The nodes that are there. Counts their room, and has new ones checked."""
-        nodes = alive()
-        new = [node for node in nodes if node.id not in self._asked]
-        for node in new:
-            self._asked.add(node.id)
-            threading.Thread(target=self._meet, args=(node,), daemon=True).start()
-        room = sum(self._each.fits(node.cores, node.gpus) for node in nodes if node.id in self._good)
-        if (room > 0) != (self._room > 0):
-            self._room_since = time.monotonic()
-        self._room = room
-        return nodes
-
-    def _meet(self, node: Node) -> None:
-        """Checks a node that has joined. One that does not pass is left alone."""
-        try:
-            for warning in self._check([node]):
-                print(warning, file=sys.stderr)
-            self._good.add(node.id)
-        except SettingError as error:
-            self._refused.add(node.id)
-            print(f"not used: {error}", file=sys.stderr)
+    def _met(self) -> None:
+        """Nodes that joined have been checked."""
+        for slot in [slot for slot in self._slots if slot.node in self._nodes.refused]:
+            self._close(slot)
+        self._assign()
