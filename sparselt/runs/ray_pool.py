@@ -258,6 +258,8 @@ class RayWorkers(Pool):
     def _answered(self, slot: _Slot, answer: Future, call: _Call) -> None:
         from ray.exceptions import ActorUnavailableError
 
+        if slot.call is not call:
+            return  # its node was lost
         error = answer.exception()
         if isinstance(error, ActorUnavailableError):  # its node may be lost, which Ray finds out later
             self._silent[slot] = time.monotonic() + _SILENT_SECONDS
@@ -289,8 +291,10 @@ class RayWorkers(Pool):
 
     def _tick(self) -> None:
         there = {node.id for node in self._nodes.look()}
-        for slot, until in list(self._silent.items()):
-            if slot.node not in there or time.monotonic() > until:
+        now = time.monotonic()
+        gone = [s for s in self._slots if s.node and (s.node not in there or now > self._silent.get(s, now))]
+        for slot in gone:
+            if slot in self._slots:  # a call that waits may have closed it
                 self._lost(slot, "the connection to its worker was lost")
         for slot in self._slots:
             if slot.call is not None and slot not in self._silent:
