@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparselt.errors import MaskError
 from sparselt.files import write_bytes
-from sparselt.weights import check_weights, prunable_parameters
+from sparselt.weights import check_weights, names_among, prunable_parameters
 
 _METADATA_KEY = "sparselt_mask"
 
@@ -94,15 +94,14 @@ class Mask(Mapping[str, Tensor]):
         return (self & other).live / union if union else 1.0
 
     def apply_(self, model: nn.Module) -> None:
-        """Sets every pruned weight of `model` to exactly 0.0, in place.
+        """Sets every pruned weight of `model` to exactly 0.0, in place. Names are those of `named_as`.
 
         Raises:
             MaskError: a layer that `model` lacks or has in another shape. Nothing is written then.
         """
         parameters = dict(model.named_parameters())
-        self.check_fits(parameters)
         with torch.no_grad():
-            for name, layer in self.items():
+            for name, layer in self.named_as(parameters).items():
                 parameters[name].masked_fill_(~layer.to(parameters[name].device), 0.0)
 
     def check_fits(self, parameters: Mapping[str, Tensor]) -> None:
@@ -123,6 +122,38 @@ class Mask(Mapping[str, Tensor]):
                     f"mask layer {name!r} has shape {tuple(layer.shape)}, its weight {tuple(parameters[name].shape)}; "
                     "was the mask made for another model?"
                 )
+
+    def named_as(self, parameters: Mapping[str, Tensor]) -> "Mask":
+        """This mask under the names that its layers have in `parameters`, in its own order.
+
+        It sees through `torch.compile`, DistributedDataParallel and AveragedModel: where a name is missing, the parts
+        `_orig_mod.` and `module.` of both names do not count.
+
+        Raises: see `check_fits`.
+        """
+        names = names_among(parameters, self)
+        named = (
+            self
+            if all(name == found for name, found in names.items())
+            else Mask({names.get(name, name): layer for name, layer in self.items()})
+        )
+        named.check_fits(parameters)
+        return named
+
+    def broadcast(self, source: int = 0) -> "Mask":
+        """The mask of rank `source` of `torch.distributed`, on every rank; without a process group, this mask.
+
+        Every rank calls it, with layers of the same names and shapes. Masks of weights that differ from rank to rank,
+        as before DistributedDataParallel makes them equal, differ too, and so would the trainings.
+        """
+        if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+            return self
+        layers = {}
+        for name, layer in self.items():
+            bits = layer.to(torch.uint8)
+            torch.distributed.broadcast(bits, source)
+            layers[name] = bits.bool()
+        return Mask(layers)
 
     def live_values(self, tensors: Mapping[str, Tensor], names: Iterable[str] | None = None) -> Tensor:
         """The values of `tensors` at the live weights, in layer and row-major order, as one vector.

@@ -243,7 +243,7 @@ def _highest(values: Tensor, count: int) -> Tensor:
 def _arguments(model: nn.Module | Mapping[str, Tensor], mask: Mask) -> tuple[list[Tensor], list[Tensor], list[int]]:
     """Weight and mask of each masked layer on one device, and its number of live weights."""
     weights = dict(model.named_parameters()) if isinstance(model, nn.Module) else model
-    mask.check_fits(weights)
+    mask = mask.named_as(weights)
     live = _live(mask)
     _check_some_live(live)
     device = weights[next(iter(mask))].device
