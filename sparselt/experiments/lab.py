@@ -256,7 +256,12 @@ class Lab:
         check_stages("lab.path(first, second, label)", first, second)
         points = self.setting.path_points
         stage = EvaluatePath(
-            points=points, first=first.final, second=second.final, **self.evaluating, label=self.label(label), work=points
+            points=points,
+            first=first.final,
+            second=second.final,
+            **self.evaluating,
+            label=self.label(label),
+            work=points,
         )
         return stage.want(stage.measured)
 
