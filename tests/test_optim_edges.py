@@ -188,3 +188,15 @@ def test_state_of_adamw_is_refused_by_name():
 def test_a_mask_without_a_process_group_is_that_of_its_only_rank():
     mask = Mask(random_mask(network()))
     assert mask.broadcast() is mask
+
+
+@pytest.mark.parametrize("again", [lambda optimizer: optimizer, copy.deepcopy])
+def test_a_state_may_be_loaded_twice_and_into_a_copy(again):
+    *_, optimizer = trained(momentum=0.9)
+    state = copy.deepcopy(optimizer.state_dict())
+    optimizer.load_state_dict(state)
+    other = again(optimizer)
+    other.load_state_dict(state)
+    found = [p for group in other.param_groups for p in group["params"]]
+    buffers = [other.state[p]["momentum_buffer"] for p in found]
+    assert all(torch.equal(buffer, state["state"][i]["momentum_buffer"]) for i, buffer in enumerate(buffers))

@@ -47,7 +47,8 @@ class SavedOptimizer(ArenaOptimizer):
         """
         for group in map(dict, state_dict["param_groups"]):
             self.complete_group(group)
-            if lacking := self.defaults.keys() - group.keys():
+            # Torch adds "differentiable" to the defaults of an optimizer that has loaded or copied a state.
+            if lacking := self.defaults.keys() - group.keys() - {"differentiable"}:
                 raise SettingError(
                     f"the saved state has no {', '.join(sorted(lacking))}: is it the state of another optimizer than "
                     f"{type(self).__name__}?"
