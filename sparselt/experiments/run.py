@@ -275,13 +275,13 @@ def _check_data(folder: Path | None, setting: Setting, dry_run: bool) -> "Datase
         return None
     dataset = open_dataset(folder)
     dataset.require(field="ndarray" if setting.engine == "resident" else "rgb_image")
-    found = {"classes": dataset.classes, "train_count": dataset.count("train"), "test_count": dataset.count("test")}
+    holds = {"classes": dataset.classes, "train_count": dataset.count("train"), "test_count": dataset.count("test")}
     if setting.engine == "resident":
         channels, height, width = dataset.record("train").shape
         if height != width:
             dataset.require(shape=(setting.channels, setting.train_size, setting.train_size))
-        found |= {"channels": channels, "train_size": height}
-    if other := {name: value for name, value in found.items() if value != getattr(setting, name)}:
+        holds |= {"channels": channels, "train_size": height}
+    if other := {name: value for name, value in holds.items() if value != getattr(setting, name)}:
         differing = "; ".join(f"{name} {value:,}, expected {getattr(setting, name):,}" for name, value in other.items())
         raise DataError(
             f"{folder} holds {dataset.manifest.source['kind']} data: {differing}, as {setting.name} at scale "

@@ -151,6 +151,12 @@ assert all((whole.get_parameter(name) != 0).equal(layer) for name, layer in mask
     assert result.returncode == 0, result.stderr
 
 
+def test_a_network_of_timm_and_its_average_are_masked():
+    model, average, mask = example("timm_model", "timm").train(4)
+    assert masked_is_zero(model, mask) and masked_is_zero(average, mask)
+    assert mask.density == pytest.approx(0.5, abs=1e-3) and model.training
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch is built without torch.distributed")
 def test_ranks_of_distributed_data_parallel_stay_equal():
