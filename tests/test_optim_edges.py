@@ -8,7 +8,7 @@ import torch
 from optim_cases import give_gradients, network, random_mask
 from torch.optim.swa_utils import AveragedModel
 
-from sparselt import Mask, MaskedAdam, MaskedSGD, magnitude_prune
+from sparselt import Mask, MaskedAdam, MaskedSGD, magnitude_prune, prune
 from sparselt.errors import MaskError, SettingError
 from sparselt.optim import keep_masked
 
@@ -48,6 +48,15 @@ def test_masks_see_through_wrappers_both_ways(how):
     assert magnitude_prune(plain, own, fraction=0.5).named_as(dict(plain.named_parameters())) == mask
     keep_masked(torch.optim.SGD(plain.parameters(), lr=0.1), plain, mask.named_as(dict(model.named_parameters())))
     assert all((plain.get_parameter(name) != 0).equal(layer) for name, layer in mask.items())
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "snip"])
+def test_criteria_see_through_wrappers_too(criterion):
+    plain, model = network(), AveragedModel(network())
+    batches = [(torch.randn(6, 3, 8, 8), torch.arange(6) % 4)]
+    mask = Mask.ones_like(plain)
+    found = [prune(each, mask, 0.5, criterion, batches=batches) for each in (plain, model)]
+    assert found[0] == found[1] and found[0].keys() == mask.keys()
 
 
 def test_a_name_that_fits_two_parameters_is_refused():

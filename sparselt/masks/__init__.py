@@ -160,6 +160,7 @@ class Mask(Mapping[str, Tensor]):
 
         Raises: see `check_fits`.
         """
+        check_weights(parameters)
         names = names_among(parameters, self)
         named = (
             self
