@@ -28,7 +28,7 @@ class Digits(lightning.LightningModule):
 
 
 class TicketCallback(lightning.Callback):
-    """Saves the dense network at `rewind_step`, an end of an epoch, where each level starts; prunes after each."""
+    """Saves the dense network at `rewind_step`, the last of an epoch, where each level starts; prunes after each."""
 
     def __init__(self, rewind_step: int, path: str, fraction: float = 0.2):
         self.rewind_step, self.path, self.fraction = rewind_step, path, fraction

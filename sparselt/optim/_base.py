@@ -25,7 +25,8 @@ class MaskedOptimizer(SavedOptimizer):
     params: `model.named_parameters()`, or groups of such; plain parameters without a mask. All of one device and one
         dtype (float32, bfloat16 with float32 state; float64 on a CPU). For several networks see `of_networks`.
     mask: bool tensors by parameter name (a `sparselt.Mask`), True where a weight lives; parameters without one are
-        dense. Weights masked at construction are set to 0. None: every weight lives.
+        dense. Names see through wrappers, as in `Mask.named_as`. Weights masked at construction are set to 0. None:
+        every weight lives.
     live_state: store state for live weights only: for each buffer 4 bytes a live weight and at most 28 more a block of
         1,024 weights, instead of 4 bytes a weight. Results are the same to the bit. `state` then holds flat tensors;
         `state_dict()` still gives state in the shape of its parameter.
