@@ -275,7 +275,10 @@ def _check_device(device: str) -> None:
 def _titled(setting: Setting, usual: Setting, dataset: "Dataset | None") -> Setting:
     """The setting; its title names the data if they are not those that the title was written for."""
     if dataset is not None:
-        other = setting.source is not None and dataset.manifest.source["kind"] != setting.source.kind
+        if setting.source is None:
+            other = usual.source is None and setting.classes != usual.classes
+        else:
+            other = dataset.manifest.source["kind"] != setting.source.kind
         return setting.retitled(f"data={dataset.folder.name}") if other else setting
     if type(setting.source) is not type(usual.source) and setting.title.startswith(usual.title):
         return setting.retitled(f"data={type(setting.source).__name__}")
@@ -304,15 +307,20 @@ def _check_data(folder: Path | None, setting: Setting, dry_run: bool) -> "Datase
                 )
         return None
     dataset = open_dataset(folder)
-    dataset.require(classes=setting.classes, field="ndarray" if setting.engine == "resident" else "rgb_image")
+    dataset.require(field="ndarray" if setting.engine == "resident" else "rgb_image")
+    holds = {"classes": dataset.classes, "train_count": dataset.count("train"), "test_count": dataset.count("test")}
     if setting.engine == "resident":
-        dataset.require(shape=(setting.channels, setting.train_size, setting.train_size))
-    for split, count in (("train", setting.train_count), ("test", setting.test_count)):
-        if dataset.count(split) != count:
-            raise DataError(
-                f"{folder} holds {dataset.count(split):,} {split} images, {setting.name} at scale "
-                f"{setting.scale} {count:,}; choose the right folder, or --set {split}_count={dataset.count(split)}"
-            )
+        channels, height, width = dataset.record("train").shape
+        if height != width:
+            dataset.require(shape=(setting.channels, setting.train_size, setting.train_size))
+        holds |= {"channels": channels, "train_size": height}
+    if other := {name: value for name, value in holds.items() if value != getattr(setting, name)}:
+        differing = "; ".join(f"{name} {value:,}, expected {getattr(setting, name):,}" for name, value in other.items())
+        raise DataError(
+            f"{folder} holds {dataset.manifest.source['kind']} data: {differing}, as {setting.name} at scale "
+            f"{setting.scale} has them; choose the folder of its data set, or, for images of your own, "
+            f"--set {' '.join(f'{name}={value}' for name, value in other.items())}"
+        )
     return dataset
 
 
