@@ -172,7 +172,7 @@ def test_a_cluster_without_room_for_a_training_is_refused(workers):
 def test_a_killed_node_loses_at_most_an_interval_and_the_bytes_are_those_of_this_process(
     bench, cluster, workers, tmp_path
 ):
-    lab = bench.lab(steps=250, milestones=())
+    lab = bench.lab(steps=400, milestones=())
     trainings = [lab.dense(replicate).want("final.safetensors") for replicate in range(2)]
     store, watcher = Store(tmp_path / "store"), Quiet()
     told: dict[str, list[int]] = {}
@@ -193,6 +193,8 @@ def test_a_killed_node_loses_at_most_an_interval_and_the_bytes_are_those_of_this
     (second,) = cluster.worker_nodes
     thread = threading.Thread(target=kill)
     with workers(count=2, save_seconds=0.5) as pool:
+        warm = [pool.submit(time.monotonic) for _ in range(2)]
+        wait_for(lambda: all(f.done() for f in warm) and sum(bool(slot.node) for slot in pool._slots) == 2)
         thread.start()
         entries = execute(Plan(trainings), store, pool, watcher)
         thread.join()
