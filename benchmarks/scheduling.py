@@ -1,12 +1,15 @@
 """What the machinery around the stages costs: a plan of stages that do nothing.
 
-    python benchmarks/scheduling.py --stages 10000 --out FILE
+    python benchmarks/scheduling.py --stages 10000 --out FILE [--executor ray]
 
 Makes a plan of chains of ten stages, runs it in worker processes, runs it again when all is stored, lists the folder.
-Prints, and writes to FILE, milliseconds a stage of each. Not a benchmark of `sparselt bench`: it has no competitor.
+With Ray the workers are those of a cluster of its own on this machine. `started` is until they have answered.
+Prints, and writes to FILE, milliseconds a stage of each; of the run also those of CPU time, of all its processes, which
+a busy machine changes less. Not a benchmark of `sparselt bench`: it has no competitor.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -19,11 +22,14 @@ from pathlib import Path
 from sparselt.runs.executor import Workers, execute
 from sparselt.runs.inventory import Inventory, note_plan
 from sparselt.runs.plan import Plan
+from sparselt.runs.pool import Pool
 from sparselt.runs.store import Store
 from sparselt.stages import Stage, Value
+from sparselt.stages.resources import Resources
 from sparselt.stages.stage import StageFile
 
 CHAIN = 10
+_MARK = "SPARSELT_SCHEDULING"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,10 +68,35 @@ def chains(count: int) -> list[Stage]:
     return made
 
 
+def cpu_seconds() -> float:
+    """CPU time of this process and of all that it started, Ray's included."""
+    spent, mark = time.process_time(), f"{_MARK}={os.environ[_MARK]}\0".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (folder / "environ").read_bytes():
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                spent += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return spent
+
+
+def started(pools: contextlib.ExitStack, options: argparse.Namespace, store: Store) -> Pool:
+    """The workers, when all have answered."""
+    pool: Pool = Workers(options.workers)
+    if options.executor == "ray":
+        from sparselt.runs.ray_pool import RayWorkers
+
+        pool = RayWorkers(Resources(), store.root, count=options.workers)
+    pools.enter_context(pool)
+    for answer in [pool.submit(time.sleep, 1) for _ in range(options.workers)]:
+        answer.result()
+    return pool
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--executor", choices=("local", "ray"), default="local")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     found: dict[str, object] = {
@@ -73,10 +104,12 @@ def main() -> None:
         "cores": len(os.sched_getaffinity(0)),
         "stages": options.stages,
         "workers": options.workers,
+        "executor": options.executor,
         "command": " ".join(["python", *sys.argv]),
         "date": time.strftime("%Y-%m-%d"),
     }
     seconds: dict[str, float] = {}
+    os.environ[_MARK] = str(os.getpid())
 
     def timed(name, function):
         began = time.perf_counter()
@@ -89,16 +122,20 @@ def main() -> None:
         stages = chains(options.stages)
         store = Store(out / "store")
         plan = timed("plan", lambda: Plan(stages).stages and Plan(stages))
-        with Workers(options.workers) as workers:
-            workers.submit(time.monotonic).result()
+        with contextlib.ExitStack() as pools:
+            workers = timed("started", lambda: started(pools, options, store))
+            before = cpu_seconds()
             entries = timed("run", lambda: execute(plan, store, workers, Quiet()))
+            cpu = cpu_seconds() - before
         assert all(entry.status == "ran" for entry in entries)
         again = timed("found", lambda: execute(Plan(stages), store, Workers(1), Quiet()))
         assert all(entry.status == "found" for entry in again)
         note_plan(store, "run", stages, "command", "stopped")
         (run,) = timed("list", lambda: Inventory(out).runs())
         assert run.made == options.stages
-    found["milliseconds_a_stage"] = {name: 1000 * spent / options.stages for name, spent in seconds.items()}
+    each = {name: spent for name, spent in seconds.items() if name != "started"}
+    found["milliseconds_a_stage"] = {name: 1000 * spent / options.stages for name, spent in each.items()}
+    found["cpu_milliseconds_a_stage_of_the_run"] = 1000 * cpu / options.stages
     found["seconds"] = seconds
     text = json.dumps(found, indent=1)
     print(text)

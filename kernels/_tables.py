@@ -1,11 +1,17 @@
 """Tables from which a Triton kernel reads a list of tensors: their addresses and their blocks."""
 
+import contextlib
+import weakref
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
 
 _blocks: dict[tuple, Tensor] = {}
-_captured: list[Tensor] = []  # each replay of a graph copies its tables again from here, so they must stay alive
+# Each replay of a graph copies its tables again from the host, so they must stay alive. The last list is that of the
+# present capture; without `tables_kept_with` they are kept for ever.
+_captured: list[list[Tensor]] = [[]]
 
 
 def blocks_of(device: torch.device, sizes: list[int], block: int) -> Tensor:
@@ -17,8 +23,25 @@ def blocks_of(device: torch.device, sizes: list[int], block: int) -> Tensor:
         within = np.concatenate([np.arange(count) for count in counts])
         found = send(np.stack([np.repeat(np.arange(len(sizes)), counts), within], axis=1).astype(np.int32), device)
         if not capturing(device):
+            finish(device)
             _blocks[key] = found
     return found
+
+
+@contextlib.contextmanager
+def tables_kept_with(graph: object) -> Iterator[None]:
+    """Tables that are sent in the block, which captures `graph`, stay alive as long as it does."""
+    _captured.append([])
+    try:
+        yield
+    finally:
+        weakref.finalize(graph, _captured.pop().clear)
+
+
+def finish(device: torch.device) -> None:
+    """Waits for the copies on this stream, so that kernels on other streams find them done."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
 
 
 def send(array: np.ndarray, device: torch.device) -> Tensor:
@@ -28,7 +51,7 @@ def send(array: np.ndarray, device: torch.device) -> Tensor:
         return host
     host = host.pin_memory()
     if capturing(device):
-        _captured.append(host)
+        _captured[-1].append(host)
     return host.to(device, non_blocking=True)
 
 

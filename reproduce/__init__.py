@@ -82,6 +82,8 @@ def run(
     device: str = "cpu",
     workers: int | None = None,
     cohort: int | None = None,
+    executor: str = "local",
+    ray_address: str | None = None,
     console: "Console | None" = None,
     **values: Any,
 ) -> Path:
@@ -93,7 +95,7 @@ def run(
         setting: its name, as of `load_setting`, or a Setting of yours.
         experiments: their names, `main` for each paper's main finding, none for all that apply; or experiments of
             yours, a mapping from names.
-        scale, data, out, device, workers, cohort: as the command's options.
+        scale, data, out, device, workers, cohort, executor, ray_address: as the command's options.
         console: where to print; default: the terminal.
         values: other values of the setting, such as lr=0.1. A model or a criterion of yours may be the function itself;
             it has to stand at the top of a module. With a `source` of yours the setting takes its classes, counts and
@@ -127,7 +129,11 @@ def run(
         wanted = wanted.with_source(values.pop("source"))
     wanted = wanted.changed(**{name: _by_reference(value) for name, value in values.items()}).check()
     folder = None if data is None else Path(data)
-    where = Where(folder, Path(out), device, workers, cohort, command="sparselt.reproduce.run(…)")
+    where = Where(
+        *(folder, Path(out), device, workers, cohort, "sparselt.reproduce.run(…)"),
+        executor=executor,
+        ray_address=ray_address,
+    )
     outcome = run_setting(wanted, usual, *chosen(named, known, wanted), where, console or Console())
     if outcome.failed or outcome.folder is None:
         raise StoreError(f"{len(outcome.failed)} stages failed: {'; '.join(outcome.failed)}")

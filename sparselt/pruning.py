@@ -124,8 +124,9 @@ def prune(
         return magnitude_prune(model, mask, fraction, scope)
     check_fraction(fraction)
     check_scope(scope)
-    start = as_mask(mask)
-    weights, layers, live = _arguments(model, start)
+    given = as_mask(mask)
+    weights, layers, live = _arguments(model, given)
+    start = given.named_as(_by_name(model))
     not_finite = [(~torch.isfinite(w) & layer).sum() for w, layer in zip(weights, layers, strict=True)]
     _check_finite(start, torch.stack(not_finite))
     mask = start
@@ -134,7 +135,7 @@ def prune(
         scores = _scores(chosen, MaskedNetwork(model, mask, batches, loss, seed))
         kept = counts_to_keep(_shapes(mask), _live(mask), reached, scope, start=live)
         mask = _keep_highest(scores, mask, kept)
-    return mask
+    return Mask(dict(zip(given, mask.values(), strict=True)))
 
 
 def prune_by_scores(scores: Mapping[str, Tensor], mask: Mask, fraction: float, scope: Scope = "global") -> Mask:
@@ -242,12 +243,16 @@ def _highest(values: Tensor, count: int) -> Tensor:
 
 def _arguments(model: nn.Module | Mapping[str, Tensor], mask: Mask) -> tuple[list[Tensor], list[Tensor], list[int]]:
     """Weight and mask of each masked layer on one device, and its number of live weights."""
-    weights = dict(model.named_parameters()) if isinstance(model, nn.Module) else model
-    mask.check_fits(weights)
+    weights = _by_name(model)
+    mask = mask.named_as(weights)
     live = _live(mask)
     _check_some_live(live)
     device = weights[next(iter(mask))].device
     return [weights[name].to(device) for name in mask], [layer.to(device) for layer in mask.values()], live
+
+
+def _by_name(model: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    return dict(model.named_parameters()) if isinstance(model, nn.Module) else model
 
 
 def _live(mask: Mask) -> list[int]:

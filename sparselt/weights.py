@@ -1,7 +1,7 @@
 """Weights by name: the prunable ones of a network, and the check of weights that users pass."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from torch import nn
 
@@ -47,6 +47,31 @@ def _names_of_weights(layer: nn.Module) -> tuple[str, ...]:
     # Known by its name, because this package does not import transformers.
     is_conv1d = any(f"{c.__module__}.{c.__name__}" == "transformers.pytorch_utils.Conv1D" for c in type(layer).__mro__)
     return ("weight",) if is_conv1d or isinstance(layer, nn.modules.conv._ConvNd | nn.Linear) else ()
+
+
+_WRAPPERS = {"_orig_mod", "module"}
+"""What `torch.compile`, and DistributedDataParallel, DataParallel and AveragedModel, put into names of parameters."""
+
+
+def names_among(known: Collection[str], names: Collection[str]) -> dict[str, str]:
+    """For each of `names` that one of `known` answers to, this one.
+
+    A name that `known` lacks is compared without the parts that wrappers add (`_orig_mod.`, `module.`), and answered if
+    exactly one of `known` is left the same and no other of `names` has that one as it stands.
+    """
+    bare: dict[str, list[str]] = {}
+    for name in known if any(name not in known for name in names) else ():
+        bare.setdefault(_bare(name), []).append(name)
+    found = {}
+    for name in names:
+        same = [name] if name in known else bare.get(_bare(name), [])
+        if len(same) == 1 and (same[0] == name or same[0] not in names):
+            found[name] = same[0]
+    return found
+
+
+def _bare(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def check_weights(weights: object, what: str = "the weights") -> None:

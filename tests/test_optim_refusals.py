@@ -20,7 +20,7 @@ def layer(model, name="5.weight", **change):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (lambda model: layer(model, "module.5.weight", to=torch.ones(4, 180).bool()), "nearest name is '5.weight'"),
+        (lambda model: {"net.5.weight": torch.ones(4, 180).bool()}, "nearest name is '5.weight'"),
         (lambda model: layer(model, "zzzz", to=torch.ones(1).bool()), "mask of another model"),
         (lambda model: layer(model, to=torch.ones(180, 4).bool()), r"5.weight has shape \(180, 4\)"),
         (lambda model: layer(model, to=torch.ones(1, 180).bool()), r"5.weight has shape \(1, 180\)"),

@@ -143,6 +143,12 @@ def check_parameters(parameters: Sequence[Tensor], names: Sequence[str]) -> None
     """Raises ValueError, naming the parameter, if one launch cannot serve all of them."""
     first = parameters[0]
     for name, p in zip(names, parameters, strict=True):
+        # Told by their marks, because importing torch.distributed's classes takes seconds.
+        if hasattr(p, "placements") or getattr(p, "_fsdp_flattened", False):
+            raise ValueError(
+                f"{name} is {'a DTensor' if hasattr(p, 'placements') else 'flattened by FSDP'}, of which every rank "
+                "holds a part (FSDP, tensor parallelism): expected whole tensors, as DistributedDataParallel keeps them"
+            )
         if p.device.type not in ("cpu", "cuda"):
             raise ValueError(f"{name} is on {p.device}: expected cpu or cuda")
         allowed = (torch.float32, torch.bfloat16) + ((torch.float64,) if p.device.type == "cpu" else ())

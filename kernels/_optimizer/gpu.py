@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .._device import on_device_of
-from .._tables import blocks_of, capturing, send
+from .._tables import blocks_of, capturing, finish, send
 from .arguments import Launch
 from .layout import PAD, SECTOR, Layout
 
@@ -135,7 +135,7 @@ def masked_kernel(
     step = tl.where(keeps, step, 1)
     sign = tl.load(row + SIGN).to(tl.float32)
     if grad_scale is not None:
-        sign = sign / tl.load(grad_scale).to(tl.float32)
+        sign = tl.div_rn(sign, tl.load(grad_scale).to(tl.float32))  # `/` compiles to an approximate division
     # A predicate for each weight would make every access 4 bytes wide; one for eight weights keeps 16. Only ragged last
     # blocks, and live state of partly masked blocks, need one for each.
     if go:
@@ -231,6 +231,7 @@ def _tables(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
         return layout.tables
     found = send(layout.rows[:3], device), blocks_of(device, layout.sizes, PAD)
     if not capturing(device):
+        finish(device)
         layout.tables = found
     return found
 

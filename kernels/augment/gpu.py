@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .._device import on_device_of
-from .._tables import capturing, send
+from .._tables import capturing, finish, send
 from ..philox import CROP, FLIP
 from . import affine, empty_like_output
 
@@ -125,4 +125,6 @@ def _normalization(device: torch.device, *normalization) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _kept(device: torch.device, *normalization) -> Tensor:
-    return torch.tensor(affine(*normalization), dtype=torch.float32, device=device)
+    found = torch.tensor(affine(*normalization), dtype=torch.float32, device=device)
+    finish(device)
+    return found

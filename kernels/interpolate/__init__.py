@@ -94,8 +94,8 @@ def project_to_hull(coefficients: Tensor, gram: Tensor | None = None) -> Tensor:
     if gram.shape != (2, 2):
         raise ValueError(f"gram has shape {tuple(gram.shape)}: expected (2, 2), the matrix of gram_matrix(ends)")
     gram = gram.to(points)
-    corners = points.new_zeros(3, 2)
-    corners[1, 0] = corners[2, 1] = 1
+    # Made on the device: a copy from the host would make it wait, and cannot be captured.
+    corners = torch.cat([points.new_zeros(1, 2), torch.eye(2, dtype=points.dtype, device=points.device)])
     start, edge = corners, corners.roll(-1, 0) - corners
     along = (points[:, None] - start) @ gram * edge  # [K, 3, 2]: inner products with each edge, over its coordinates
     length = (edge @ gram * edge).sum(1)

@@ -39,8 +39,14 @@ class Reproduce:
     """Folder for results; what stands there is found again."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to train."""
+    executor: Literal["local", "ray"] = "local"
+    """Who runs the plan: processes of this machine, or the nodes of a Ray cluster (pip install 'sparselt[ray]')."""
+    ray_address: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT|auto")] = None
+    """With --executor ray: the cluster; by default the run starts a Ray of its own, on this machine only."""
+    gpu_share: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 1.0
+    """With --executor ray and --device cuda: the part of a GPU that a training takes."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Worker processes; by default the cores divided by the threads of a training (cuda: one a GPU)."""
+    """Stages at a time; by default the cores divided by the threads of a training (cuda: one a GPU)."""
     cohort: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Equal trainings that a worker makes side by side, with equal results; by default 1 (cuda: measured)."""
     save_minutes: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = 10.0
@@ -91,6 +97,9 @@ class Reproduce:
             data=self.data,
             out=self.out,
             device=self.device,
+            executor=self.executor,
+            ray_address=self.ray_address,
+            gpu_share=self.gpu_share,
             workers=self.workers,
             cohort=self.cohort,
             command=command,

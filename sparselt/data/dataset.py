@@ -49,9 +49,12 @@ class Dataset:
             ("field", self.manifest.field, field),
         ):
             if expected is not None and found != expected:
+                write = _WRITE
+                if (what, expected, found) == ("field", "ndarray", "rgb_image"):
+                    write = "write the pictures as squares of one size with `sparselt data write pictures ...`"
                 raise DataError(
                     f"{self.folder} holds {self.manifest.source['kind']} data: {what} {found}, expected {expected}. "
-                    f"Choose the folder of the right data set, or {_WRITE}"
+                    f"Choose the folder of the right data set, or {write}"
                 )
         return self
 

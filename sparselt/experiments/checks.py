@@ -35,6 +35,11 @@ def check_values(setting: "Setting") -> None:
     check_rule(setting.rule, setting.scope)
     check_options_of_optimizer(setting, ())
     _check_schedule(setting)
+    if setting.compile and TECHNIQUES[setting.techniques].progressive_resizing:
+        raise SettingError(
+            f"compile is true, but techniques={setting.techniques} trains at growing image sizes, and each size would "
+            "be compiled anew; give compile=false"
+        )
     sides = [setting.train_size, setting.eval_size]
     if TECHNIQUES[setting.techniques].progressive_resizing:
         sides.append(training_side(setting.train_size, 0, setting.steps))

@@ -73,6 +73,10 @@ class Lab:
         lab._changes = self._changes + (f"; {told}" if told else "")
         return lab
 
+    def label(self, text: str) -> str:
+        """The label of a stage in the ledger: `text`, and the values that this lab was `changed` to."""
+        return text + self._changes
+
     def dense(self, replicate: int) -> Train:
         """The dense network, trained from initialization without a stop. Rewind checkpoints are taken from it."""
         if replicate not in self._dense:
@@ -140,19 +144,19 @@ class Lab:
     def random_mask(self, replicate: int, rewind_step: int, level: int) -> StageFile:
         """A random mask of the ticket's layerwise densities."""
         seed = derive_seed(self.setting.seed, "random mask", replicate, rewind_step, level)
-        label = f"random mask, replicate {replicate}, level {level}"
+        label = self.label(f"random mask, replicate {replicate}, rewind {rewind_step}, level {level}")
         return DrawMask(seed=seed, mask=self.mask(replicate, rewind_step, level), label=label).made_mask
 
     def random_control(self, replicate: int, rewind_step: int, level: int) -> Train:
         """A random mask of the ticket's layerwise densities, on the ticket's own rewound weights."""
         mask = self.random_mask(replicate, rewind_step, level)
-        label = f"random control, replicate {replicate}, level {level}"
+        label = f"random control, replicate {replicate}, rewind {rewind_step}, level {level}"
         return self.rewound(replicate, rewind_step, mask, label, level=level)
 
     def reinit_control(self, replicate: int, rewind_step: int, level: int) -> Train:
         """The ticket's mask on a fresh initialization, trained in full, because there is no checkpoint to rewind to."""
         seeds = self.seeds(replicate, level, rewind_step, initialization="reinitialization")
-        label = f"reinitialized control, replicate {replicate}, level {level}"
+        label = f"reinitialized control, replicate {replicate}, rewind {rewind_step}, level {level}"
         return self.training(seeds, mask=self.mask(replicate, rewind_step, level), label=label)
 
     def shuffled(self, replicate: int, rewind_step: int, level: int) -> StageFile:
@@ -161,7 +165,7 @@ class Lab:
             seed=derive_seed(self.setting.seed, "shuffled weights", replicate, rewind_step, level),
             weights=self.checkpoint(replicate, rewind_step),
             mask=self.mask(replicate, rewind_step, level),
-            label=f"shuffled weights, replicate {replicate}, level {level}",
+            label=self.label(f"shuffle of weights, replicate {replicate}, rewind {rewind_step}, level {level}"),
         ).shuffled
 
     def pruned(
@@ -201,7 +205,7 @@ class Lab:
             weights=network.final,
             mask=mask,
             equal=equal,
-            label=label,
+            label=self.label(label),
             **(self.shape if mask is None else {}),
         )
         return stage.want(stage.measured).made_mask  # the numbers name empty layers
@@ -243,7 +247,7 @@ class Lab:
             mask=mask,
             equal=equal,
             **self.evaluating,
-            label=label + self._changes,
+            label=self.label(label),
         )
         return stage.want(stage.measured).made_mask
 
@@ -252,7 +256,12 @@ class Lab:
         check_stages("lab.path(first, second, label)", first, second)
         points = self.setting.path_points
         stage = EvaluatePath(
-            points=points, first=first.final, second=second.final, **self.evaluating, label=label, work=points
+            points=points,
+            first=first.final,
+            second=second.final,
+            **self.evaluating,
+            label=self.label(label),
+            work=points,
         )
         return stage.want(stage.measured)
 
@@ -325,7 +334,7 @@ class Lab:
             momentum=momentum,
             model_source=self.shape["model_source"],
             **self.images,
-            label=label + self._changes,
+            label=self.label(label),
             work=setting.steps - start_step,
         )
         return stage.want(stage.measured)

@@ -7,9 +7,10 @@ from sparselt.errors import SettingError, SparseltError
 from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
-from sparselt.runs.executor import Watcher, Workers, execute
+from sparselt.runs.executor import Watcher, execute
 from sparselt.runs.ledger import Entry
 from sparselt.runs.plan import Plan
+from sparselt.runs.pool import Pool
 from sparselt.runs.store import Store
 from sparselt.stages.stage import Result, Stage
 from sparselt.stages.train import Train
@@ -65,7 +66,7 @@ class RoundWatcher(Protocol):
 
 
 def run_rounds(
-    experiments: Mapping[str, Experiment], lab: Lab, found: Finder, store: Store, pool: Workers, watcher: RoundWatcher
+    experiments: Mapping[str, Experiment], lab: Lab, found: Finder, store: Store, pool: Pool, watcher: RoundWatcher
 ) -> tuple[list[Measurement], list[Entry]]:
     """Runs the missing stages, then those that the new results require, until none is missing."""
     entries: dict[str, Entry] = {}

@@ -29,7 +29,9 @@ from sparselt.runs.executor import SAVE_SECONDS, Workers, default_workers
 from sparselt.runs.inventory import note_plan
 from sparselt.runs.ledger import Entry, write_ledger
 from sparselt.runs.networks import NetworkRow, write_networks
+from sparselt.runs.pool import Pool
 from sparselt.runs.store import Store
+from sparselt.stages.resources import Resources
 from sparselt.stages.stage import digest, plain
 from sparselt.stages.train import Train
 from sparselt.stopping import directing
@@ -54,12 +56,15 @@ class Where:
         data: a folder of betons, instead of the setting's source.
         out: folder for results; earlier results there are reused.
         device: `cpu` or `cuda`.
-        workers: processes; None: the cores divided by the threads of a training (cuda: one a GPU).
+        workers: stages at a time; None: the cores divided by the threads of a training (cuda: one a GPU).
         cohort: equal trainings that a worker makes side by side; None: 1 (cuda: measured).
         command: the command for the same run, for the record.
         save_minutes: how often a training saves its progress.
         patience: seconds without a sign of life after which another run on the same store counts as gone.
         gpus, images_per_second: for a dry run, a number of GPUs to simulate, and what one of them is assumed to train.
+        executor: `local`: processes on this machine; `ray`: workers on the nodes of a Ray cluster.
+        ray_address: of the cluster, `host:port` or `auto`; None: one of the run's own on this machine.
+        gpu_share: with Ray, the part of a GPU that a training takes.
     """
 
     data: Path | None = None
@@ -72,6 +77,9 @@ class Where:
     patience: float = PATIENCE
     gpus: int | None = None
     images_per_second: float | None = None
+    executor: str = "local"
+    ray_address: str | None = None
+    gpu_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -103,16 +111,8 @@ def run(
     sections = sections_of(experiments)  # a mistake in a section is named before anything trains
     dataset = _check_data(where.data, setting, dry_run)
     setting = _titled(setting, usual, dataset)
-    _check_device(where.device)
     _check_simulation(where, dry_run)
-    devices = together(cuda_devices(), setting.ranks) if where.device == "cuda" else []
-    if setting.ranks > 1 and (where.cohort or 1) > 1:
-        raise SettingError(
-            f"cohort is {where.cohort}, but a training of {setting.ranks} ranks runs alone; give one of the two"
-        )
-    usual_workers = len(devices) or default_workers(setting.threads * setting.ranks)
-    workers = usual_workers if where.workers is None else where.workers
-    pool = Workers(workers, where.cohort, devices, 60 * where.save_minutes, where.patience)
+    pool = _pool(where, setting, dry_run)
     store = Store(where.out / "store", writable=not dry_run, patience=where.patience)
     found = Finder(store)
     lab = Lab(setting, where.device, None if dataset is None else dataset.folder, found)
@@ -148,13 +148,13 @@ def run(
             if any(stage.cost_follows for stage in missing):
                 with console.status("timing a few steps"):
                     speed = estimate(plan, store, setting.train_size, setting.evaluated_count, pool)
-                print_estimate(console, speed.total(missing, plan, workers), speed.basis, workers)
+                print_estimate(console, speed.total(missing, plan, pool.count), speed.basis, pool.count)
             if dry_run:
                 return Outcome(None)
             presence.enter_context(store.present(name))
             store.sweep()
             note_plan(store, name, plan.stages, where.command, "stopped")
-            with contextlib.closing(RoundDisplay(console, speed, workers)) as display:
+            with contextlib.closing(RoundDisplay(console, speed, pool.count)) as display:
                 measurements, entries = run_rounds(experiments, lab, found, store, pool, display)
             store.sweep()  # what a run on another machine left can be told only after a while
         lost = {entry.stage for entry in entries if entry.status in ("failed", "skipped")}
@@ -234,6 +234,34 @@ def _check_simulation(where: Where, dry_run: bool) -> None:
         raise SettingError(f"--images-per-second is {where.images_per_second:g}; expected more than 0")
 
 
+def _pool(where: Where, setting: Setting, dry_run: bool) -> Pool:
+    """The workers that the run asks for; none has started yet."""
+    save_seconds = 60 * where.save_minutes
+    if setting.ranks > 1 and (where.cohort or 1) > 1:
+        raise SettingError(
+            f"cohort is {where.cohort}, but a training of {setting.ranks} ranks runs alone; give one of the two"
+        )
+    if where.executor == "ray":
+        from sparselt.runs.ray_pool import RayWorkers
+
+        each = Resources(setting.threads, float(where.device == "cuda"), setting.ranks)
+        root = None if dry_run else where.out / "store"
+        return RayWorkers(
+            *(each, root, where.ray_address, where.workers, where.gpu_share),
+            *(where.cohort, save_seconds, where.patience),
+        )
+    if where.executor != "local":
+        raise SettingError(f"executor is {where.executor!r}; expected local or ray")
+    if where.ray_address is not None or where.gpu_share != 1:
+        raise SettingError("--ray-address and --gpu-share are for Ray; give --executor ray, too")
+    _check_device(where.device)
+    devices = together(cuda_devices(), setting.ranks) if where.device == "cuda" else []
+    usual = len(devices) or default_workers(setting.threads * setting.ranks)
+    return Workers(
+        usual if where.workers is None else where.workers, where.cohort, devices, save_seconds, where.patience
+    )
+
+
 def _check_device(device: str) -> None:
     if device == "cuda":
         import torch
@@ -247,7 +275,10 @@ def _check_device(device: str) -> None:
 def _titled(setting: Setting, usual: Setting, dataset: "Dataset | None") -> Setting:
     """The setting; its title names the data if they are not those that the title was written for."""
     if dataset is not None:
-        other = setting.source is not None and dataset.manifest.source["kind"] != setting.source.kind
+        if setting.source is None:
+            other = usual.source is None and setting.classes != usual.classes
+        else:
+            other = dataset.manifest.source["kind"] != setting.source.kind
         return setting.retitled(f"data={dataset.folder.name}") if other else setting
     if type(setting.source) is not type(usual.source) and setting.title.startswith(usual.title):
         return setting.retitled(f"data={type(setting.source).__name__}")
@@ -276,15 +307,20 @@ def _check_data(folder: Path | None, setting: Setting, dry_run: bool) -> "Datase
                 )
         return None
     dataset = open_dataset(folder)
-    dataset.require(classes=setting.classes, field="ndarray" if setting.engine == "resident" else "rgb_image")
+    dataset.require(field="ndarray" if setting.engine == "resident" else "rgb_image")
+    holds = {"classes": dataset.classes, "train_count": dataset.count("train"), "test_count": dataset.count("test")}
     if setting.engine == "resident":
-        dataset.require(shape=(setting.channels, setting.train_size, setting.train_size))
-    for split, count in (("train", setting.train_count), ("test", setting.test_count)):
-        if dataset.count(split) != count:
-            raise DataError(
-                f"{folder} holds {dataset.count(split):,} {split} images, {setting.name} at scale "
-                f"{setting.scale} {count:,}; choose the right folder, or --set {split}_count={dataset.count(split)}"
-            )
+        channels, height, width = dataset.record("train").shape
+        if height != width:
+            dataset.require(shape=(setting.channels, setting.train_size, setting.train_size))
+        holds |= {"channels": channels, "train_size": height}
+    if other := {name: value for name, value in holds.items() if value != getattr(setting, name)}:
+        differing = "; ".join(f"{name} {value:,}, expected {getattr(setting, name):,}" for name, value in other.items())
+        raise DataError(
+            f"{folder} holds {dataset.manifest.source['kind']} data: {differing}, as {setting.name} at scale "
+            f"{setting.scale} has them; choose the folder of its data set, or, for images of your own, "
+            f"--set {' '.join(f'{name}={value}' for name, value in other.items())}"
+        )
     return dataset
 
 

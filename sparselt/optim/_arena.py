@@ -24,6 +24,7 @@ from sparselt.kernels._optimizer.layout import (
     unpack_mask,
 )
 from sparselt.kernels._tensors import Siblings
+from sparselt.weights import names_among
 
 
 class Arena:
@@ -64,6 +65,7 @@ class Arena:
 
         Live state moves to the new `buffers`; that of newly masked weights is dropped. Dense state is not zeroed.
         """
+        self.masks = list(masks)
         live = torch.zeros(self._length, dtype=torch.bool, device=self.device)
         for i, mask in enumerate(masks):
             part = self._shaped(live, i, self.offsets[i])
@@ -156,24 +158,38 @@ class Arena:
         return flat.as_strided(self._shapes[i], self._strides[i], offset)
 
 
-def check_mask(mask: Mapping[str, Tensor] | None, parameters: Mapping[str, Tensor] | None) -> None:
-    """Raises MaskError, naming the layer, if `mask` does not fit. parameters: by name; None if they have no names."""
+def fitted_mask(
+    mask: Mapping[str, Tensor] | None, parameters: Mapping[str, Tensor] | None, whose: str = "this optimizer"
+) -> dict[str, Tensor]:
+    """The layers of `mask` under the names in `parameters`; none for None. It sees through wrappers as `Mask` does.
+
+    parameters: by name; None if they have no names. Raises MaskError, naming the layer, if the mask does not fit.
+    """
     if mask is None:
-        return
+        return {}
     if not isinstance(mask, Mapping):
         raise MaskError(f"mask is a {type(mask).__name__}: expected a sparselt.Mask, or bool tensors by parameter name")
     if parameters is None:
         raise MaskError("a mask goes by parameter names, and these have none: pass model.named_parameters()")
+    names, fitted = names_among(parameters, mask), {}
     for name, layer in mask.items():
-        if name not in parameters:
-            near = get_close_matches(name, parameters, n=1)
-            hint = f"the nearest name is {near[0]!r}" if near else "is it the mask of another model?"
-            raise MaskError(f"the mask has a layer {name!r}, which is no parameter of this optimizer; {hint}")
+        if name not in names:
+            taken, shape = set(names.values()), getattr(layer, "shape", None)
+            free = [known for known, p in parameters.items() if known not in taken and p.shape == shape]
+            near = get_close_matches(name, free, n=1)
+            raise MaskError(
+                f"the mask has a layer {name!r}, which is no parameter of {whose}; "
+                + (f"the nearest name is {near[0]!r}. " if near else "is it the mask of another model? ")
+                + "A frozen parameter is given to the optimizer all the same, or left out of the mask"
+            )
+        parameter = parameters[names[name]]
         if not isinstance(layer, Tensor) or layer.dtype != torch.bool:
             found = layer.dtype if isinstance(layer, Tensor) else type(layer).__name__
             raise MaskError(f"the mask of {name} is {found}: expected a bool tensor, True where a weight lives")
-        if layer.shape != parameters[name].shape:
+        if layer.shape != parameter.shape:
             raise MaskError(
-                f"the mask of {name} has shape {tuple(layer.shape)}, the parameter {tuple(parameters[name].shape)}: "
+                f"the mask of {name} has shape {tuple(layer.shape)}, the parameter {tuple(parameter.shape)}: "
                 "is it the mask of another model?"
             )
+        fitted[names[name]] = layer
+    return fitted

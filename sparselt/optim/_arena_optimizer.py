@@ -11,7 +11,7 @@ from torch import Tensor
 from sparselt.errors import SettingError
 from sparselt.kernels._optimizer import Operation
 from sparselt.kernels._optimizer.layout import Layout
-from sparselt.optim._arena import Arena, check_mask
+from sparselt.optim._arena import Arena, fitted_mask
 from sparselt.optim._hyperparameters import Hyperparameters, Number
 
 
@@ -62,15 +62,14 @@ class ArenaOptimizer(torch.optim.Optimizer):
 
     def _build(self) -> Arena:
         """Builds a new arena with the present state."""
-        parameters = self._all_parameters()
-        check_mask(self._mask, self._by_name())
+        parameters, masks = self._all_parameters(), self._masks()
         kept = self._expanded_state()
         self.operation, self.state_keys = self.kernel()
         for p, entry in kept.items():  # another kernel than before may have more buffers
             if any(entry.get(key) is not None for key in self.state_keys):
                 entry.update({key: torch.zeros_like(p) for key in self.state_keys if entry.get(key) is None})
         self._check_shapes(kept, "{name} has shape {shape}, its {key} {found}: build a new optimizer for it")
-        arena = Arena(parameters, self._names(), self._masks(), len(self.state_keys), self._live_state)
+        arena = Arena(parameters, self._names(), masks, len(self.state_keys), self._live_state)
         self._built = arena
         self._group_of = [g for g, group in enumerate(self.param_groups) for _ in group["params"]]
         self._layout = Layout([p.numel() for p in parameters], arena.offsets, self._group_of)
@@ -80,6 +79,7 @@ class ArenaOptimizer(torch.optim.Optimizer):
         self.state.update(kept)
         self._remember_state()
         self._last_written = None
+        self._zeroed = [-1] * len(parameters)
         return arena
 
     def _found(self, parameter: Tensor) -> list[Tensor] | None:
@@ -172,4 +172,5 @@ class ArenaOptimizer(torch.optim.Optimizer):
         return list(chain.from_iterable(group["params"] for group in self.param_groups))
 
     def _masks(self) -> list[Tensor | None]:
-        return [None if self._mask is None else self._mask.get(name) for name in self._names()]
+        layers = fitted_mask(self._mask, self._by_name())
+        return [layers.get(name) for name in self._names()]

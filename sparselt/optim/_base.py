@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import chain
 from typing import Self
 
 import numpy as np
@@ -14,24 +13,25 @@ from sparselt.errors import SettingError
 from sparselt.kernels._optimizer import Launch
 from sparselt.kernels._optimizer.arguments import check_gradient
 from sparselt.kernels._order import same_order
-from sparselt.optim._arena import check_mask
-from sparselt.optim._arena_optimizer import ArenaOptimizer
+from sparselt.optim._arena import fitted_mask
 from sparselt.optim._hyperparameters import check_numbers
 from sparselt.optim._networks import groups_of_networks, mask_of_networks
+from sparselt.optim._saved import SavedOptimizer
 
 
-class MaskedOptimizer(ArenaOptimizer):
+class MaskedOptimizer(SavedOptimizer):
     """A torch optimizer that keeps masked weights and their state at exactly 0.0 after every step.
 
     params: `model.named_parameters()`, or groups of such; plain parameters without a mask. All of one device and one
         dtype (float32, bfloat16 with float32 state; float64 on a CPU). For several networks see `of_networks`.
     mask: bool tensors by parameter name (a `sparselt.Mask`), True where a weight lives; parameters without one are
-        dense. Weights masked at construction are set to 0. None: every weight lives.
+        dense. Names see through wrappers, as in `Mask.named_as`. Weights masked at construction are set to 0. None:
+        every weight lives.
     live_state: store state for live weights only: for each buffer 4 bytes a live weight and at most 28 more a block of
         1,024 weights, instead of 4 bytes a weight. Results are the same to the bit. `state` then holds flat tensors;
         `state_dict()` still gives state in the shape of its parameter.
 
-    `state_dict()` goes to and from torch's optimizer of the same rule; the mask is not part of it. Parameters may be
+    `state_dict()` goes to and from torch's optimizer of the same rule, and takes the mask along. Parameters may be
     moved, reloaded or brought to another memory format at any time. On a GPU masked memory is not written again in
     every step: call `refresh()` after writing through `p.data`, which torch does not count as a write, and before the
     replay of a CUDA graph once a hyperparameter or a weight was changed from outside.
@@ -60,16 +60,13 @@ class MaskedOptimizer(ArenaOptimizer):
         self.check_group(defaults, defaults)
         self._live_state = live_state
         super().__init__(params, defaults)
-        check_mask(mask, self._by_name())
+        fitted_mask(mask, self._by_name())
         self._mask = mask
         self._build()
         self.refresh()
 
     def check_group(self, group: dict, asked: Collection[str]) -> None:
         """Raises a SettingError for options that make no sense. asked: those that the group itself names."""
-
-    def complete_group(self, group: dict) -> None:
-        """Adds options that a group may lack, such as a group saved by an earlier version."""
 
     @classmethod
     def of_networks(
@@ -91,15 +88,19 @@ class MaskedOptimizer(ArenaOptimizer):
 
     @property
     def mask(self) -> Mapping[str, Tensor] | None:
-        """The mask as it was given; None: every weight lives."""
+        """The mask as it was given; None: every weight lives. To assign another one is to call `set_mask`."""
         return self._mask
+
+    @mask.setter
+    def mask(self, mask: Mapping[str, Tensor] | None) -> None:
+        self.set_mask(mask)
 
     def set_mask(self, mask: Mapping[str, Tensor] | None) -> None:
         """Changes the mask. Newly masked weights and their state are set to 0; other state stays.
 
         A CUDA graph captured before keeps the old mask: capture it again.
         """
-        check_mask(mask, self._by_name())
+        fitted_mask(mask, self._by_name())
         arena = self._current_arena()
         self._adopt_state()
         ours = [i for i in range(len(arena.parameters)) if self._is_ours(i)]
@@ -143,6 +144,7 @@ class MaskedOptimizer(ArenaOptimizer):
                 arena.parameters[i].masked_fill_(gone, 0)
                 arena.zero_masked(i, gone)
         self._hyperparameters.send(self.param_groups)
+        self._zeroed = [p._version for p in arena.parameters]
         self._last_written = self._written(arena.addresses([None] * len(arena.parameters)))
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]  # of torch's overloads
@@ -177,6 +179,8 @@ class MaskedOptimizer(ArenaOptimizer):
         grad_scale, found_inf = self._from_scaler("grad_scale"), self._from_scaler("found_inf")
         if found_inf is not None and not found_inf.is_cuda and found_inf.item() != 0:
             return loss  # on a GPU the kernel checks it
+        if arena.some_missing:
+            self._zero_without_gradient(gradients)
         # A parameter's state must be in `state` before its first gradient arrives.
         if self._state_now() != self._seen or any(gradients[i] is not None for i in self._without):
             self._adopt_state(gradients)
@@ -209,7 +213,10 @@ class MaskedOptimizer(ArenaOptimizer):
     def add_param_group(self, param_group: dict) -> None:
         for key in ("mask", "live_state", "live_momentum"):
             if key in param_group:
-                raise SettingError(f"a parameter group has {key!r}: give it to {type(self).__name__}, for all groups")
+                raise SettingError(
+                    f"a parameter group has {key!r}: give it to {type(self).__name__}, for all groups. "
+                    "ZeroRedundancyOptimizer gives it so: let it have torch's optimizer and sparselt.optim.keep_masked"
+                )
         asked = set(param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -223,54 +230,11 @@ class MaskedOptimizer(ArenaOptimizer):
             raise
         self.complete_group(group)
 
-    def state_dict(self) -> dict:
-        """The state dict of torch's optimizer, with live state in the shapes of the parameters. Waits for a GPU."""
-        own, self.state = self.state, self._expanded_state()
-        try:
-            return super().state_dict()
-        finally:
-            self.state = own
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Loads a state dict of this class or of torch's optimizer; masked state becomes 0.
-
-        Raises a SettingError for the state of another optimizer, or of parameters of other shapes.
-        """
-        for group in map(dict, state_dict["param_groups"]):
-            self.complete_group(group)
-            if lacking := self.defaults.keys() - group.keys():
-                raise SettingError(
-                    f"the saved state has no {', '.join(sorted(lacking))}: is it the state of another optimizer than "
-                    f"{type(self).__name__}?"
-                )
-        keys = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        # Torch refuses groups that do not match.
-        saved = {p: state_dict["state"].get(key, {}) for p, key in zip(self._all_parameters(), keys, strict=False)}
-        self._check_shapes(
-            saved,
-            "the saved {key} of {name} has shape {found}, the parameter {shape}: is it the state of another model?",
-        )
-        super().load_state_dict(state_dict)
-        # Torch rounds buffers to the parameters' dtype; bfloat16 is too coarse for state.
-        self.state.update({p: dict(entry) for p, entry in saved.items() if entry and p.dtype == torch.bfloat16})
-        self._current_arena()
-        self._adopt_state()
-        self.refresh()
-
     def __copy__(self) -> Self:
         """A shallow copy that shares all state, as for torch's optimizers."""
         copied = type(self).__new__(type(self))
         copied.__dict__.update(self.__dict__)
         return copied
-
-    def __getstate__(self) -> dict:
-        own = {"_mask": self._mask, "_live_state": self._live_state, "state": self._expanded_state()}
-        return {**super().__getstate__(), **own}
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:
-            self.complete_group(group)
 
     def _written(self, addresses: np.ndarray | None) -> tuple:
         """A value that changes when torch counts a write to a parameter, or a parameter gets other memory."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sparselt.errors import MaskError
-from sparselt.optim._arena import check_mask
+from sparselt.optim._arena import fitted_mask
 
 
 def keep_masked(optimizer: torch.optim.Optimizer, model: nn.Module, mask: Mapping[str, Tensor]) -> RemovableHandle:
@@ -27,12 +27,12 @@ def keep_masked(optimizer: torch.optim.Optimizer, model: nn.Module, mask: Mappin
     >>> keep_masked(optimizer, model, mask)
     """
     parameters = dict(model.named_parameters())
-    check_mask(mask, parameters)
+    layers = fitted_mask(mask, parameters, "the model")
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    for name in mask:
+    for name in layers:
         if id(parameters[name]) not in known:
             raise MaskError(f"the mask has a layer {name!r}, whose parameter the optimizer does not have: add it there")
-    masked = [(parameters[name], ~layer) for name, layer in mask.items()]
+    masked = [(parameters[name], ~layer) for name, layer in layers.items()]
 
     @torch.no_grad()
     def zero(*_: object) -> None:

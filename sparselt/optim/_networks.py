@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from torch import Tensor, nn
 
 from sparselt.errors import MaskError, SettingError
-from sparselt.optim._arena import check_mask
+from sparselt.optim._arena import fitted_mask
 
 
 def groups_of_networks(
@@ -51,8 +51,8 @@ def mask_of_networks(
     merged = {}
     for k, (network, mask) in enumerate(zip(networks, masks, strict=True)):
         try:
-            check_mask(mask, dict(network.named_parameters()))
+            layers = fitted_mask(mask, dict(network.named_parameters()))
         except MaskError as error:
             raise MaskError(f"network {k}: {error}") from error
-        merged.update({f"{k}.{name}": layer for name, layer in (mask or {}).items()})
+        merged.update({f"{k}.{name}": layer for name, layer in layers.items()})
     return merged or None

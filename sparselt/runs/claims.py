@@ -296,8 +296,12 @@ def _machine() -> str:
 
 
 def _began(process: int) -> str:
-    """When a process of this machine began, in the kernel's ticks; empty where unknown."""
+    """When a process of this machine began, in the kernel's ticks; empty where unknown, or if it has ended.
+
+    One that has ended stays listed until its parent asks for it, which the first process of a container may never do.
+    """
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *others = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return "" if state == "Z" else others[18]
     except (OSError, IndexError):
         return ""

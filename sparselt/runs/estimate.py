@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sparselt.runs.executor import Workers, result_of
 from sparselt.runs.plan import Plan
+from sparselt.runs.pool import Pool, result_of
 from sparselt.runs.store import Store, read_record
 from sparselt.stages.stage import Stage
 from sparselt.stages.train import Train
@@ -31,7 +31,7 @@ class Speed:
         return max(sum(map(self.of, stages)) / workers, max(chains.values()))
 
 
-def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Workers) -> Speed:
+def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Pool) -> Speed:
     """Seconds a unit, measured.
 
     Args:

@@ -5,27 +5,24 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
-from sparselt.errors import SettingError, StoreError
+from sparselt.errors import SettingError
 from sparselt.runs.claims import PATIENCE
 from sparselt.runs.ledger import Entry, Status
 from sparselt.runs.plan import Plan
-from sparselt.runs.program import own_script
+from sparselt.runs.pool import NodeLost, Pool, result_of
 from sparselt.runs.store import Store
-from sparselt.runs.worker import Outcome, measure_cohort, run_cohort, run_stage, start_worker
+from sparselt.runs.worker import Outcome, run_cohort, run_stage, start_worker
 from sparselt.stages.stage import Stage
 from sparselt.stages.train import Train
 
 __all__ = ["Outcome", "Watcher", "Workers", "default_workers", "execute", "result_of", "run_stage"]
 
-_MOST_TOGETHER = 64
-_STOP_SECONDS = 10
+STOP_SECONDS = 10
 _POLL = 0.2  # seconds
 _TRIES = 3
 _LOOK = 1.0  # seconds between two looks at what other runs work on
@@ -49,8 +46,8 @@ class Watcher(Protocol):
         """Called a few times a second."""
 
 
-class Workers:
-    """A pool of worker processes that keep their imports from stage to stage.
+class Workers(Pool):
+    """A pool of worker processes on this machine that keep their imports from stage to stage.
 
     They are spawned, because the threads of Numba, FFCV and CUDA do not survive a fork.
 
@@ -75,39 +72,33 @@ class Workers:
         most = 8 * len(os.sched_getaffinity(0))
         if not 1 <= count <= most:
             raise SettingError(f"number of workers is {count}; expected at least 1 and at most {most}, 8 for each core")
-        if cohort is not None and not 1 <= cohort <= _MOST_TOGETHER:
-            raise SettingError(f"cohort is {cohort} networks; expected 1 to {_MOST_TOGETHER}")
-        if not save_seconds > 0:
-            raise SettingError(f"--save-minutes is {save_seconds / 60:g}; expected more than 0")
-        self.count, self._cohort, self._devices = count, cohort, devices
-        self._save_seconds, self._patience = save_seconds, patience
-        self._measured: dict[str | None, int] = {}
+        super().__init__(cohort, save_seconds, patience)
+        self._count, self._devices = count, devices
         self._context = multiprocessing.get_context("spawn")
-        self.queue = self._context.SimpleQueue()
+        self._queue = self._context.SimpleQueue()
         self._pool: ProcessPoolExecutor | None = None
-        self.have_answered = False  # so that they can start
 
-    def __enter__(self) -> "Workers":
-        return self
+    @property
+    def count(self) -> int:
+        return self._count
 
     def __exit__(self, kind, *_) -> None:
         if self._pool is None:
             return
         if kind is not None:
-            self._stop()
+            self.stop()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def signal(self, number: int) -> None:
-        """Sends a signal to the processes, see `sparselt.stopping`."""
         for process in self._processes():
             if process.is_alive():
                 os.kill(process.pid, number)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         """Asks the processes to save and end, and kills those that take too long; all of them if it is interrupted."""
         self.signal(signal.SIGTERM)
         try:
-            deadline = time.monotonic() + _STOP_SECONDS
+            deadline = time.monotonic() + STOP_SECONDS
             for process in self._processes():
                 process.join(max(0.0, deadline - time.monotonic()))
         finally:
@@ -118,7 +109,7 @@ class Workers:
         return list((self._pool._processes or {}).values()) if self._pool is not None else []
 
     def submit(self, function: Callable, *arguments) -> Future:
-        """Runs `function(*arguments)` in a worker; processes start on the first call."""
+        """As `Pool.submit`; processes start on the first call."""
         if self._pool is None:
             places = self._context.SimpleQueue()
             for place in range(self.count):
@@ -127,14 +118,20 @@ class Workers:
                 self.count,
                 self._context,
                 initializer=start_worker,
-                initargs=(self.queue, places, self._save_seconds, self._patience),
+                initargs=(self._queue, places, self._save_seconds, self._patience),
             )
         future = self._pool.submit(function, *arguments)
         future.add_done_callback(self._note)
         return future
 
-    def _note(self, future: Future) -> None:
-        self.have_answered |= not future.cancelled() and not isinstance(future.exception(), BrokenProcessPool)
+    def progress(self) -> Iterator[tuple[str, int]]:
+        while not self._queue.empty():
+            yield self._queue.get()
+
+    def lost_with(self, dead: Future, running: Iterable[Future]) -> list[Future]:
+        """As `Pool.lost_with`: a process that is killed takes all others with it."""
+        self.restart()
+        return list(running)
 
     def restart(self) -> None:
         """Ends all processes; the next call of `submit` starts new ones."""
@@ -143,23 +140,10 @@ class Workers:
                 process.kill()
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
-            self.queue = self._context.SimpleQueue()  # a killed process may have held the lock of the old one
-
-    def joins(self, stage: Train) -> bool:
-        """Whether this training may be made side by side with others."""
-        return self._cohort != 1 and (self._cohort is not None or stage.device != "cpu")
-
-    def cohort_of(self, stage: Train, root: Path) -> int:
-        """How many trainings like this one to make side by side. On a GPU this is measured once for each group."""
-        if not self.joins(stage) or self._cohort is not None:
-            return self._cohort or 1
-        group = stage.group
-        if group not in self._measured:
-            self._measured[group] = result_of(self.submit(measure_cohort, stage, str(root)), stage.name)
-        return self._measured[group]
+            self._queue = self._context.SimpleQueue()  # a killed process may have held the lock of the old one
 
 
-def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> list[Entry]:
+def execute(plan: Plan, store: Store, workers: Pool, watcher: Watcher) -> list[Entry]:
     """Runs the missing stages; returns the ledger of all stages, in the plan's order.
 
     The stage that begins the longest chain runs first. If a stage fails, the stages that need it are skipped; all
@@ -196,9 +180,9 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
             if not needs and key not in entries:
                 heapq.heappush(ready, (priority[key], key))
 
-    def try_again(stage: Stage, error: str) -> bool:
+    def try_again(stage: Stage, error: str, counts: bool = True) -> bool:
         """Makes the stage ready again, unless it has been tried three times. Returns whether it did."""
-        tries[stage.key] = tries.get(stage.key, 1) + 1
+        tries[stage.key] = tries.get(stage.key, 1) + counts
         if tries[stage.key] > _TRIES:
             return False
         watcher.tried(stage, error)
@@ -220,19 +204,18 @@ def execute(plan: Plan, store: Store, workers: Workers, watcher: Watcher) -> lis
         else:
             done = set()
             time.sleep(_POLL)
-        while not workers.queue.empty():
-            key, work = workers.queue.get()
+        for key, work in workers.progress():
             watcher.progressed(missing[key], work)
         watcher.idle()
         for future in done:
             if future not in running:
                 continue  # a process was killed, which ended this one, too
-            if isinstance(future.exception(), BrokenProcessPool) and workers.have_answered:
-                lost, running = [stage for stages in running.values() for stage in stages], {}
-                workers.restart()
-                for stage in lost:
-                    error = f"{stage.name}: a worker process was killed while it ran (out of memory?)"
-                    if not try_again(stage, error):
+            of_machine = isinstance(cause := future.exception(), NodeLost)  # which is no fault of the stage
+            if of_machine or (isinstance(cause, BrokenExecutor) and workers.have_answered):
+                why = str(cause) if of_machine else "a worker process was killed while it ran (out of memory?)"
+                for stage in [s for lost in workers.lost_with(future, running) for s in running.pop(lost)]:
+                    error = f"{stage.name}: {why}"
+                    if not try_again(stage, error, counts=not of_machine):
                         end(stage, replace(_ledger_entry(stage, "failed"), label=error))
                 continue
             stages = running.pop(future)
@@ -266,7 +249,7 @@ def _priorities(plan: Plan) -> dict[str, tuple[bool, float]]:
     return {stage.key: (stage.unit not in ("masks", "networks"), -left[stage.key]) for stage in plan.stages}
 
 
-def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Workers, store: Store) -> list[Stage]:
+def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Pool, store: Store) -> list[Stage]:
     """Removes the first stage from the heap, and the stages to be trained together with it."""
     stage = missing[heapq.heappop(ready)[1]]
     if not isinstance(stage, Train) or not workers.joins(stage):
@@ -274,34 +257,14 @@ def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Workers, st
     mates = stage.mates(missing[key] for _, key in sorted(ready))
     if not mates:
         return [stage]
-    stages: list[Stage] = [stage]
-    stages += mates[: workers.cohort_of(stage, store.root) - 1]
+    most, count = workers.cohort_of(stage, store.root), 1 + len(mates)
+    # Equal parts, because a step that was captured for so many networks serves the next part, too.
+    size = -(-count // -(-count // most))
+    stages: list[Stage] = [stage, *mates[: size - 1]]
     taken = {stage.key for stage in stages}
     ready[:] = [entry for entry in ready if entry[1] not in taken]
     heapq.heapify(ready)
     return stages
-
-
-def result_of(future: Future, what: str) -> Any:
-    """The return value of a worker.
-
-    Args:
-        what: the name of its work, for the error.
-
-    Raises:
-        StoreError: the worker was killed, or could not start.
-    """
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        script = own_script()
-        hint = (
-            f'; {script} is run by the workers too: call main under `if __name__ == "__main__":` only' if script else ""
-        )
-        raise StoreError(
-            f"a worker process was killed while it ran '{what}' (out of memory?); what had finished is kept: run the "
-            f"same command again, with fewer --workers{hint}"
-        ) from error
 
 
 def _entry(stage: Stage, outcome: Outcome) -> Entry:

@@ -86,6 +86,9 @@ class Store:
         folder = self.folder(file.stage)
         path = folder / file.name
         record = self.record(file.stage)
+        if not record:
+            _ask_server(folder)
+            record = self.record(file.stage)
         made = record.get("files", {}).get(file.name, {})
         if _size(path) != made.get("bytes") or _sha256(path) != made["sha256"]:
             if record:  # else there is none yet, or another machine's is not seen yet
@@ -144,14 +147,8 @@ class Store:
         return self._claims.taken(_name(stage))
 
     def made_meanwhile(self, stage: Stage) -> bool:
-        """`has`, for who has just claimed the stage and had not found it before.
-
-        Listing a folder makes the client of a network file system ask the server. Otherwise it may answer for a minute
-        from what it remembers.
-        """
-        for folder in (self.folder(stage).parent, self.folder(stage)):
-            with contextlib.suppress(OSError):
-                os.listdir(folder)
+        """`has`, for who has just claimed the stage and had not found it before."""
+        _ask_server(self.folder(stage))
         return self.has(stage)
 
     def lost(self, temporary: Path) -> bool:
@@ -223,6 +220,16 @@ def is_intact(path: Path) -> bool:
     """Whether a stage's file has the size and the checksum that its `stage.json` says."""
     made = read_record(path.parent / _DONE).get("files", {}).get(path.name)
     return made is not None and _size(path) == made["bytes"] and _sha256(path) == made["sha256"]
+
+
+def _ask_server(folder: Path) -> None:
+    """Lists a stage's folder, so that the client of a network file system asks the server.
+
+    Otherwise it may answer for a minute from what it remembers.
+    """
+    for listed in (folder.parent, folder):
+        with contextlib.suppress(OSError):
+            os.listdir(listed)
 
 
 def _holds_progress(folder: Path) -> bool:

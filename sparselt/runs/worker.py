@@ -125,7 +125,8 @@ def measure_cohort(stage: Train, root: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         try:
             return best_group_size(stage, _task(stage, Store(Path(root)), Path(folder)))
-        except Exception:  # the training itself will say what is wrong
+        except Exception as error:  # the training itself will say what is wrong
+            print(f"networks are trained one at a time, for their speed cannot be measured: {error}", file=sys.stderr)
             return 1
 
 
@@ -135,15 +136,18 @@ def start_worker(queue, devices, save_seconds: float, patience: float) -> None:
 
     patience: see `Store`.
     """
-    from sparselt.training.cpu import flush_denormals
+    from sparselt.training.cpu import set_arithmetic
 
     global _progress_queue, _save_seconds, _patience
-    flush_denormals()
+    set_arithmetic()
     _progress_queue, _save_seconds, _patience = queue, save_seconds, patience
     follow_parent(_signals)
     device = devices.get()
+    # Each network of a cohort has its own stream; above this number of connections, streams wait for each other. Both
+    # are read when CUDA starts, which it has not yet in a spawned process.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
     if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device  # read when CUDA starts, which it has not yet in a spawned process
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
 
 
 class _Job:

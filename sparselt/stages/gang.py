@@ -257,11 +257,11 @@ def _be_rank(number: int, to: Connection) -> None:
     """The process of one rank: makes its share of the trainings that it is sent."""
     import torch
 
-    from sparselt.training.cpu import flush_denormals
+    from sparselt.training.cpu import set_arithmetic
 
     signals = Signals()
     follow_parent(signals)
-    flush_denormals()
+    set_arithmetic()
     while True:
         try:
             count, place, stage, parts = to.recv()

@@ -1,6 +1,7 @@
 """Trains the networks of one group side by side in one process (`sparselt.stages.train.Train.group`)."""
 
 import gc
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -74,7 +75,10 @@ def best_group_size(stage: Train, task: Task) -> int:
             return None
         try:
             found = _cohort(stage, task, size).images_per_second()
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:  # out of memory inside a capture can come as another error of CUDA
+            if size == 1:
+                raise
+            print(f"{size} networks side by side cannot be measured, so fewer train together: {error}", file=sys.stderr)
             return None
         taken = free - _free_memory(device)
         return found

@@ -25,6 +25,7 @@ from typing import (
 )
 
 from sparselt.own import source_digest
+from sparselt.stages.resources import Resources
 from sparselt.stopping import Signals
 
 if TYPE_CHECKING:
@@ -221,6 +222,13 @@ class Stage:
     def name(self) -> str:
         """The name to show to a person."""
         return self.label or self.title
+
+    @property
+    def resources(self) -> Resources:
+        """What it takes while it runs; a training's recipe says it for the training."""
+        told = getattr(self, "recipe", self)
+        gpus = 0.0 if getattr(self, "device", "cpu") == "cpu" else 1.0
+        return Resources(getattr(told, "threads", 1), gpus, getattr(told, "ranks", 1))
 
     @cached_property
     def spec(self) -> dict[str, Any]:

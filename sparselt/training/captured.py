@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from sparselt.kernels._tables import tables_kept_with
 from sparselt.training.step import Branch
 
 _WARM_UP = 3  # steps, as in torch's notes: libraries choose algorithms and allocate workspaces
@@ -49,19 +50,19 @@ def capture(step: Callable[[Sequence[Branch]], None], branches: Sequence[Branch]
             step(branches)
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
+    with tables_kept_with(graph), torch.cuda.graph(graph, stream=stream):
         step(branches)
     return graph
 
 
 @contextlib.contextmanager
 def pinned_algorithms() -> Iterator[None]:
-    """Chooses deterministic convolution algorithms by shape alone, not by a measurement.
+    """Chooses deterministic convolution algorithms by shape alone, not by a measurement, and float32 without TF32.
 
     Otherwise two runs, or a network alone and in a cohort, may use different algorithms, which round differently.
     """
-    unchanged = {"enabled": None, "benchmark_limit": None, "allow_tf32": None, "fp32_precision": None}
-    with torch.backends.cudnn.flags(benchmark=False, deterministic=True, **unchanged):
+    unchanged = {"enabled": None, "benchmark_limit": None, "fp32_precision": None}
+    with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False, **unchanged):
         yield
 
 

@@ -1,5 +1,6 @@
 """Trains several networks of one architecture side by side on one device. Each gets the same bits as alone."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -104,7 +105,7 @@ class Cohort:
         self._graph = None
         if captured if captured is not None else loader.device.type == "cuda":
             with pinned_algorithms():
-                self._graph = capture(self._step, self._branches)
+                self._graph = _captured_or_none(self._step, self._branches)
 
     @property
     def size(self) -> int:
@@ -261,3 +262,21 @@ class Cohort:
         if unlike := difference_in_shapes(momentum, known):
             return f"its momentum {unlike}"
         return ""
+
+
+def _captured_or_none(
+    step: Callable[[Sequence[Branch]], None], branches: Sequence[Branch]
+) -> torch.cuda.CUDAGraph | None:
+    """The captured step; None, with a line on standard error, if CUDA cannot capture it: it then runs eagerly.
+
+    Raises:
+        torch.OutOfMemoryError: eagerly there would not be enough memory either.
+    """
+    try:
+        return capture(step, branches)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        print(f"the step cannot be captured, so it runs eagerly, with the same results: {error}", file=sys.stderr)
+        torch.cuda.synchronize(branches[0].rate.device)  # raises if the device itself has failed
+        return None

@@ -40,7 +40,8 @@ def printed(page: str, folder: Path) -> str:
 
 
 def test_every_page_with_python_is_run():
-    run = {"tutorial.md", "own-loop.md", "reading-results.md", "your-own.md"}  # the last by test_your_own_page.py
+    run = {"tutorial.md", "own-loop.md", "reading-results.md"}
+    run |= {"your-own.md", "frameworks.md"}  # by test_your_own_page.py and test_frameworks.py
     assert {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if blocks(page)} == run
 
 

@@ -1,10 +1,12 @@
 """Which trainings may be made side by side, and how many."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 from stage_cases import task
 
+from sparselt.runs.executor import Workers, _take
 from sparselt.stages import side_by_side
 from sparselt.stages.side_by_side import best_group_size, best_size
 
@@ -72,3 +74,28 @@ def test_the_smallest_size_near_the_best_is_taken(speeds, best):
 
     assert best_size(speed) == best
     assert asked == [1, 2, 4, 8, 16][: len(speeds) + 1], "nothing larger is tried once one does not fit"
+
+
+def test_a_size_whose_capture_fails_is_named_and_the_best_one_before_it_stays(bench, tmp_path, monkeypatch, capsys):
+    class Cohort:
+        def __init__(self, size):
+            self.size = size
+
+        def images_per_second(self):
+            if self.size > 4:
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+            return 100 * self.size
+
+    monkeypatch.setattr(side_by_side, "_cohort", lambda stage, task, size: Cohort(size))
+    assert best_group_size(bench.lab().dense(0), None) == 4
+    assert "8 networks side by side cannot be measured" in capsys.readouterr().err
+
+
+def test_a_level_wider_than_a_cohort_is_trained_in_equal_parts(bench):
+    lab = bench.lab(replicates=12)
+    trainings = {stage.key: stage for stage in (lab.dense(replicate) for replicate in range(12))}
+    ready = [((True, 0.0), key) for key in trainings]
+    sizes = []
+    while ready:
+        sizes.append(len(_take(ready, trainings, Workers(1, 8), SimpleNamespace(root=None))))
+    assert sizes == [6, 6]

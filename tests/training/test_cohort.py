@@ -329,3 +329,19 @@ def test_a_cohort_that_is_stopped_goes_on_to_the_same_bits(cases, tmp_path):
     for (state, result, _), (expected, expected_result, _) in zip(cases.together(members), whole, strict=True):
         assert result == expected_result
         assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+def test_a_step_that_cannot_be_captured_runs_eagerly_and_says_so(cases, monkeypatch, capsys):
+    def refuse(step, branches):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr("sparselt.training.cohort.capture", refuse)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    members = [cases.member(seed) for seed in range(2)]
+    cohort = cases.cohort(members, captured=True)
+    assert "cannot be captured, so it runs eagerly" in capsys.readouterr().err
+    for (state, result, _), (its_state, its_result, _) in zip(
+        cases.together(members, cohort=cohort), cases.together(members), strict=True
+    ):
+        assert_same(state, its_state)
+        assert result == its_result

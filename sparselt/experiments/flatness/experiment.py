@@ -57,7 +57,7 @@ def _flatness(lab: Lab, replicate: int, step: int, level: int) -> MeasureFlatnes
         tolerance=0.01,
         products=options.flatness_products,
         trace_samples=samples,
-        label=f"flatness, replicate {replicate}, " + (f"rewind {step}, level {level}" if level else "dense"),
+        label=f"flatness, replicate {replicate}, rewind {step}, level {level}",
     )
 
 

@@ -79,7 +79,7 @@ class Family:
         for level in range(1, self.levels + 1):
             label = self._label(f"sibling {copy}" + (f" at level {level - 1}" if level > 1 else ""))
             network = self.lab.rewound(self.replicate, self.pretraining, worn, label, level=level, copy=copy)
-            label = self._label(f"mask of sibling {copy}")
+            label = self._label(f"mask of sibling {copy}" + (f" at level {level}" if self.levels > 1 else ""))
             mask = self.lab.pruned(network, worn, label, fraction=fraction, rule="exact")
             found, worn = _Sibling(network, worn, mask), mask
         return found
@@ -96,4 +96,6 @@ class Family:
         return f"siblings={count} density={self.density:g}"
 
     def _label(self, what: str) -> str:
-        return f"{what}, replicate {self.replicate}, pretraining {self.pretraining}, density {self.density:g}"
+        prunings = f" in {self.levels} prunings" if self.levels > 1 else ""
+        place = f"replicate {self.replicate}, pretraining {self.pretraining}, density {self.density:g}"
+        return f"{what}, {place}{prunings}"

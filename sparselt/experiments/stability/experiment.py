@@ -66,8 +66,8 @@ def _measured(
     def label(what: str) -> str:
         return f"{what}, replicate {replicate}, rewind {step}, level {level}"
 
-    network = lab.rewound(replicate, step, mask, label(f"{variant} mask"), level=level)
-    copy = lab.rewound(replicate, step, mask, label(f"{variant} mask in another data order"), level=level, copy=1)
+    network = lab.rewound(replicate, step, mask, label(f"{variant} subnetwork"), level=level)
+    copy = lab.rewound(replicate, step, mask, label(f"{variant} subnetwork in another data order"), level=level, copy=1)
     yield Measurement("stability", variant, replicate, step, level, network, condition=condition)
     for name, other in (("pruning", lab.ticket(replicate, step, 0)), ("order", copy)):
         stage = MeasureDistance(
@@ -75,7 +75,7 @@ def _measured(
             first=other.final,
             second=network.final,
             mask=mask,
-            label=label(f"stability to {name} of {variant}"),
+            label=lab.label(label(f"stability to {name} of {variant}")),
         )
         yield Measurement(
             "stability", variant, replicate, step, level, stage, condition=f"{condition} stability={name}"

@@ -1,21 +1,16 @@
 """Which weights of a network are alive: `Mask`, a mapping from parameter names to bool tensors."""
 
 import hashlib
-import json
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sparselt.errors import MaskError
-from sparselt.files import write_bytes
-from sparselt.weights import check_weights, prunable_parameters
-
-_METADATA_KEY = "sparselt_mask"
+from sparselt.masks.file import read_mask_file, write_mask_file
+from sparselt.weights import check_weights, names_among, prunable_parameters
 
 
 def random_generator(key: str) -> np.random.Generator:
@@ -94,16 +89,49 @@ class Mask(Mapping[str, Tensor]):
         return (self & other).live / union if union else 1.0
 
     def apply_(self, model: nn.Module) -> None:
-        """Sets every pruned weight of `model` to exactly 0.0, in place.
+        """Sets every pruned weight of `model` to exactly 0.0, in place. Names are those of `named_as`.
 
         Raises:
             MaskError: a layer that `model` lacks or has in another shape. Nothing is written then.
         """
         parameters = dict(model.named_parameters())
-        self.check_fits(parameters)
         with torch.no_grad():
-            for name, layer in self.items():
+            for name, layer in self.named_as(parameters).items():
                 parameters[name].masked_fill_(~layer.to(parameters[name].device), 0.0)
+
+    @classmethod
+    def from_pruned(cls, model: nn.Module) -> "Mask":
+        """The mask of what `torch.nn.utils.prune` has pruned in `model`, by the names before it: 0.weight.
+
+        Before a masked optimizer takes the model, `torch.nn.utils.prune.remove` makes its weights parameters again.
+
+        Raises:
+            MaskError: nothing of `model` is pruned so.
+        """
+        buffers = dict(model.named_buffers())
+        parameters = dict(model.named_parameters())
+        layers = {
+            name.removesuffix("_mask"): layer.bool()
+            for name, layer in buffers.items()
+            if name.endswith("_mask") and f"{name.removesuffix('_mask')}_orig" in parameters
+        }
+        if not layers:
+            raise MaskError("torch.nn.utils.prune has pruned nothing of this model; see Mask.ones_like")
+        return cls(layers)
+
+    def apply_as_prune(self, model: nn.Module) -> None:
+        """Prunes `model` by `torch.nn.utils.prune.custom_from_mask`: its modules multiply by the mask in each forward.
+
+        Names are those of `named_as`.
+
+        Raises:
+            MaskError: a layer that `model` lacks, also because it is pruned so already, or has in another shape.
+        """
+        from torch.nn.utils import prune
+
+        for name, layer in self.named_as(dict(model.named_parameters())).items():
+            owner, _, own = name.rpartition(".")
+            prune.custom_from_mask(model.get_submodule(owner), own, layer)
 
     def check_fits(self, parameters: Mapping[str, Tensor]) -> None:
         """Checks that `parameters` has every layer of the mask in the same shape.
@@ -123,6 +151,39 @@ class Mask(Mapping[str, Tensor]):
                     f"mask layer {name!r} has shape {tuple(layer.shape)}, its weight {tuple(parameters[name].shape)}; "
                     "was the mask made for another model?"
                 )
+
+    def named_as(self, parameters: Mapping[str, Tensor]) -> "Mask":
+        """This mask under the names that its layers have in `parameters`, in its own order.
+
+        It sees through `torch.compile`, DistributedDataParallel and AveragedModel: where a name is missing, the parts
+        `_orig_mod.` and `module.` of both names do not count.
+
+        Raises: see `check_fits`.
+        """
+        check_weights(parameters)
+        names = names_among(parameters, self)
+        named = (
+            self
+            if all(name == found for name, found in names.items())
+            else Mask({names.get(name, name): layer for name, layer in self.items()})
+        )
+        named.check_fits(parameters)
+        return named
+
+    def broadcast(self, source: int = 0) -> "Mask":
+        """The mask of rank `source` of `torch.distributed`, on every rank; without a process group, this mask.
+
+        Every rank calls it, with layers of the same names and shapes. Masks of weights that differ from rank to rank,
+        as before DistributedDataParallel makes them equal, differ too, and so would the trainings.
+        """
+        if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+            return self
+        layers = {}
+        for name, layer in self.items():
+            bits = layer.to(torch.uint8)
+            torch.distributed.broadcast(bits, source)
+            layers[name] = bits.bool()
+        return Mask(layers)
 
     def live_values(self, tensors: Mapping[str, Tensor], names: Iterable[str] | None = None) -> Tensor:
         """The values of `tensors` at the live weights, in layer and row-major order, as one vector.
@@ -152,17 +213,7 @@ class Mask(Mapping[str, Tensor]):
         Raises:
             MaskError: `path` is a folder or cannot be written.
         """
-        from safetensors.numpy import save
-
-        packed = {name: np.packbits(layer.cpu().numpy().reshape(-1)) for name, layer in self.items()}
-        shapes = {name: list(layer.shape) for name, layer in self.items()}
-        path = Path(path)
-        if path.is_dir():
-            raise MaskError(f"mask file {path} is a folder; give the path of a file")
-        # One entry, because safetensors writes several in any order.
-        content = {"shapes": shapes, "sha256": _digest(shapes, packed)}
-        data = save(packed, metadata={_METADATA_KEY: json.dumps(content)})
-        write_bytes(path, data, error=MaskError, what=f"mask file {path}", advice="choose another path")
+        write_mask_file(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Mask":
@@ -171,27 +222,7 @@ class Mask(Mapping[str, Tensor]):
         Raises:
             MaskError: the file is missing, damaged (a checksum in it tells), or not a mask.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(os.fspath(path), framework="numpy") as file:
-                metadata = file.metadata() or {}
-                if _METADATA_KEY not in metadata:
-                    raise MaskError(f"{os.fspath(path)} is not a mask file; expected what Mask.save writes")
-                shapes, digest = _shapes_and_digest(json.loads(metadata[_METADATA_KEY]))
-                if set(file.keys()) != shapes.keys():
-                    raise ValueError("its layers are not those of its shapes")
-                packed = {name: file.get_tensor(name) for name in shapes}
-            if digest not in ("", _digest(shapes, packed)):
-                raise ValueError("its checksum is another")
-            layers = {name: _unpacked(packed[name], shape) for name, shape in shapes.items()}
-        except MaskError:
-            raise
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
-            raise MaskError(
-                f"{os.fspath(path)} does not read as a mask file ({error}); expected what Mask.save writes"
-            ) from error
-        return cls(layers)
+        return cls(read_mask_file(path))
 
     def __getitem__(self, name: str) -> Tensor:
         return self._layers[name]
@@ -227,34 +258,6 @@ class Mask(Mapping[str, Tensor]):
             raise MaskError(f"two masks over different layers cannot be combined: {odd!r} stands in only one of them")
         other.check_fits(self)
         return Mask({name: operation(self[name], other[name].to(self[name].device)) for name in self})
-
-
-def _digest(shapes: Mapping[str, Sequence[int]], packed: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of the shapes and the bits, in the order of the shapes."""
-    digest = hashlib.sha256(json.dumps(shapes).encode())
-    for name in shapes:
-        digest.update(packed[name].tobytes())
-    return digest.hexdigest()
-
-
-def _shapes_and_digest(content: object) -> tuple[dict[str, list[int]], str]:
-    """The shapes in a mask file, and its digest: empty if an earlier version wrote it. ValueError for anything else."""
-    shapes, digest = content, ""
-    if isinstance(content, dict) and isinstance(content.get("sha256"), str):
-        shapes, digest = content.get("shapes"), content["sha256"] or "none"
-    if not isinstance(shapes, dict):
-        raise ValueError("its shapes are no mapping")
-    for shape in shapes.values():
-        if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
-            raise ValueError(f"a shape of it is {str(shape)[:40]}")
-    return shapes, digest
-
-
-def _unpacked(bits: np.ndarray, shape: Sequence[int]) -> Tensor:
-    size = math.prod(shape)
-    if bits.dtype != np.uint8 or bits.shape != (-(-size // 8),):
-        raise ValueError(f"it has {bits.nbytes} bytes for {size} weights of shape {shape}")
-    return torch.from_numpy(np.unpackbits(bits, count=size).view(bool).reshape(shape))
 
 
 def as_mask(mask: Mapping[str, Tensor]) -> Mask:

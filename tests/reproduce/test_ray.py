@@ -1,0 +1,72 @@
+"""The command with `--executor ray`, on a Ray of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from typed_command import SMALL, reproduce
+
+pytest.importorskip("ray", reason="Ray is an extra")
+
+OPTIONS = (*SMALL, "--executor", "ray", "--workers", "2")
+
+
+def contents(folder):
+    (found,) = (folder / "runs").glob("digits_resnet8-smoke-????????")
+    return [(found / name).read_bytes() for name in ("results.csv", "results.json", "figures/error_along_path.png")]
+
+
+def processes(mark):
+    """The numbers of the processes that have `mark` in their environment."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes():
+                yield int(folder.name)
+        except OSError:
+            continue
+
+
+def listening(mark):
+    """The addresses, as the kernel writes them, on which these processes listen."""
+    sockets = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                sockets[f"socket:[{fields[9]}]"] = fields[1].rpartition(":")[0]
+    held = set()
+    for process in processes(mark):
+        try:
+            held |= {os.readlink(path) for path in Path(f"/proc/{process}/fd").iterdir()}
+        except OSError:
+            continue
+    return {address for name, address in sockets.items() if name in held}
+
+
+@pytest.mark.slow
+def test_a_killed_driver_leaves_nothing_running_and_its_command_ends_with_the_bytes_of_a_local_run(finished, tmp_path):
+    mark = uuid.uuid4().hex
+    command = [sys.executable, "-m", "sparselt.reproduce", *OPTIONS]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    killed = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "MARK": mark}, **quiet)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("runs/store/train/*/stage.json"))) < 3:
+        assert time.monotonic() < deadline and killed.poll() is None
+        time.sleep(0.02)
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
+    assert listening(mark) and listening(mark) <= loopback
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    while list(processes(mark)):
+        assert time.monotonic() < deadline + 60
+        time.sleep(0.1)
+    done = len(list(tmp_path.glob("runs/store/train/*/stage.json")))
+    result = reproduce(*OPTIONS, cwd=tmp_path, check=True)
+    assert f"{14 - done} of {14 - done} trainings done" in result.stdout
+    assert contents(tmp_path) == contents(finished[0])
+    assert not list((tmp_path / "runs" / "store" / "unfinished").iterdir())

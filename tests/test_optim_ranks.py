@@ -1,0 +1,111 @@
+"""Masked optimizers in the processes of torch.distributed: DistributedDataParallel, and what is refused by name."""
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sparselt import Mask, MaskedSGD, magnitude_prune
+from sparselt.errors import SettingError
+from sparselt.optim import keep_masked
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def digest(tensors) -> list[float]:
+    return [float(tensor.double().sum()) for tensor in tensors]
+
+
+def step(model, optimizer, seed: int) -> None:
+    optimizer.zero_grad()
+    torch.manual_seed(seed)
+    model(torch.randn(4, 12)).square().sum().backward()
+    optimizer.step()
+
+
+def one_rank(rank: int, folder: str) -> None:
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=2)
+    torch.manual_seed(rank)  # as where nobody seeds: every rank draws its own weights
+    found = {}
+    plain = network()
+    drawn = magnitude_prune(plain, Mask.ones_like(plain), fraction=0.5)  # before the ranks agree on the weights
+    model = nn.parallel.DistributedDataParallel(plain)
+    mask = drawn.broadcast()
+    found["drawn"], found["mask"] = digest(drawn.values()), digest(mask.values())
+    optimizer = MaskedSGD(model.named_parameters(), lr=0.1, momentum=0.9, mask=mask)
+    for seed in range(3):
+        step(model, optimizer, 2 * seed + rank)
+    found["weights"] = digest(plain.parameters())
+    found["masked"] = [int(plain.get_parameter(name)[~layer].count_nonzero()) for name, layer in mask.items()]
+
+    for kind, given in (("fsdp", fully_shard(network())), ("zero", model)):
+        try:
+            if kind == "fsdp":
+                MaskedSGD(given.named_parameters(), lr=0.1)
+            else:
+                ZeroRedundancyOptimizer(given.parameters(), optimizer_class=MaskedSGD, lr=0.1, mask=mask)
+        except SettingError as error:
+            found[kind] = str(error)
+
+    zero = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=torch.optim.SGD, lr=0.1, momentum=0.9)
+    fewer = Mask({name: layer & (plain.get_parameter(name) > 0) for name, layer in mask.items()})
+    keep_masked(zero, plain, fewer)
+    for seed in range(2):
+        step(model, zero, 2 * seed + rank)
+    found["kept"] = [int(plain.get_parameter(name)[~layer].count_nonzero()) for name, layer in fewer.items()]
+    found["sharded"] = digest(plain.parameters())
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("ranks")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.multiprocessing.spawn(one_rank, (str(folder),), nprocs=2)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="torch is built without torch.distributed"),
+]
+
+
+def test_masks_drawn_on_each_rank_are_made_one_and_the_ranks_stay_equal(ranks):
+    first, second = ranks
+    assert first["drawn"] != second["drawn"], "the ranks drew one mask, and nothing is tested"
+    assert first["mask"] == second["mask"] == first["drawn"]
+    assert first["weights"] == second["weights"] and first["masked"] == second["masked"] == [0, 0]
+
+
+def test_sharded_parameters_are_refused_by_name(ranks):
+    for found in ranks:
+        assert "0.weight is a DTensor, of which every rank holds a part (FSDP" in found["fsdp"]
+        assert "DistributedDataParallel" in found["fsdp"]
+
+
+def test_the_zero_redundancy_optimizer_is_refused_by_name_and_keep_masked_serves_it(ranks):
+    first, second = ranks
+    for found in ranks:
+        assert "ZeroRedundancyOptimizer gives it so" in found["zero"] and "keep_masked" in found["zero"]
+    assert first["kept"] == second["kept"] == [0, 0] and first["sharded"] == second["sharded"]
+
+
+def test_parameters_of_the_older_fsdp_are_refused_by_name():
+    # FSDP itself needs an accelerator; this is the mark that it gives its parameters.
+    weight = nn.Parameter(torch.ones(4))
+    weight._fsdp_flattened = True
+    with pytest.raises(SettingError, match="weight is flattened by FSDP, of which every rank holds a part"):
+        MaskedSGD([("weight", weight)], lr=0.1)
