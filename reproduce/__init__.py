@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparselt import own
+from sparselt.errors import naming_extras
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,6 +73,7 @@ def load_setting(name: str, scale: str | None = None) -> "Setting":
     return setting.with_options(option_types())
 
 
+@naming_extras()
 def run(
     setting: "str | Setting",
     experiments: "Iterable[str] | Mapping[str, Experiment]" = (),
