@@ -18,7 +18,7 @@ COMMANDS = {
     "report": ("sparselt.cli.report", "Report", "draw the report of a run again"),
     "bench campaign": ("sparselt.benchmarks.campaign", "main", "where the time of training goes, and hours"),
     "bench": ("sparselt.benchmarks.command", "main", "measure the kernels here against named competitors"),
-    "doctor": ("sparselt.cli.doctor", "Doctor", "what is installed here, and what it can do"),
+    "doctor": ("sparselt.cli.doctor", "doctor", "what is installed here, what works, what a setting lacks"),
 }
 """By command: module, dataclass or function in it, help. Only the module of the given command is imported."""
 

@@ -101,7 +101,7 @@ def run(
         dry_run: print the plan and stop.
     """
     sections = sections_of(experiments)  # a mistake in a section is named before anything trains
-    dataset = _check_data(where.data, setting, dry_run)
+    dataset = check_data(where.data, setting, dry_run)
     setting = _titled(setting, usual, dataset)
     _check_device(where.device)
     _check_simulation(where, dry_run)
@@ -254,7 +254,7 @@ def _titled(setting: Setting, usual: Setting, dataset: "Dataset | None") -> Sett
     return setting
 
 
-def _check_data(folder: Path | None, setting: Setting, dry_run: bool) -> "Dataset | None":
+def check_data(folder: Path | None, setting: Setting, dry_run: bool) -> "Dataset | None":
     """The betons of a folder, checked against the setting; None: the setting's own source."""
     from sparselt.data import open_dataset
 
