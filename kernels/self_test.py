@@ -21,6 +21,7 @@ from .masked_sgd.reference import masked_sgd as sgd_reference
 _SHAPES = ((7, 3, 3, 3), (5,), (123, 41))
 _TOLERANCE = 2e-5
 Test = Callable[[torch.device], None]
+Reference = Callable[[Tensor, Tensor, list[Tensor], Tensor, int], tuple[Tensor, list[Tensor]]]
 
 
 class Result(NamedTuple):
@@ -55,7 +56,7 @@ def _agree(got: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(got.cpu().double(), expected.double(), rtol=_TOLERANCE, atol=_TOLERANCE)
 
 
-def _optimizer(operation: Operation, row: Sequence[float], reference: Callable[..., Any]) -> Test:
+def _optimizer(operation: Operation, row: Sequence[float], reference: Reference) -> Test:
     """A test of two steps. reference: of weight, gradient, state (a list), live and the number of the step."""
 
     def test(device: torch.device) -> None:
@@ -98,13 +99,13 @@ def _sgd() -> Test:
 def _adam(operation: Operation, amsgrad: float) -> Test:
     averages = {"keep1": 1 - 0.9, "log1": math.log(0.9), "beta2": 0.99, "keep2": 1 - 0.99, "log2": math.log(0.99)}
     row = masked_adam.Columns(**averages, lr=0.1, eps=1e-3, weight_decay=0.01, shrink=0.99, amsgrad=amsgrad, sign=1.0)
-    return _optimizer(operation, row, lambda weight, *rest: adam_reference(weight, *rest[:3], row, rest[3]))
+    return _optimizer(operation, row, lambda w, g, state, live, step: adam_reference(w, g, state, live, row, step))
 
 
 def _rmsprop(centered: bool, momentum: bool) -> Test:
     row = masked_rmsprop.Columns(0.1, 0.9, 1 - 0.9, 1e-3, 0.01, 0.8 * momentum, float(centered), 1.0)
     operation = masked_rmsprop.OPERATIONS[centered, momentum]
-    return _optimizer(operation, row, lambda weight, *rest: rmsprop_reference(weight, *rest[:3], row))
+    return _optimizer(operation, row, lambda w, g, state, live, step: rmsprop_reference(w, g, state, live, row))
 
 
 def _interpolate(device: torch.device) -> None:
@@ -112,15 +113,14 @@ def _interpolate(device: torch.device) -> None:
     flags = [True, False, True]
     moved = [[t.to(device) for t in end] for end in ends]
     found = interpolate(moved, points.to(device), prunable=flags, masks=[mask.to(device) for mask in masks])
-    answers = interpolate_reference(ends, points, hull=points.clamp(0, 1), prunable=flags, masks=masks)
+    answers = interpolate_reference(ends, points, hull=points.clamp(0, 1), prunable=flags, masks=list(masks))
     for got, answer in zip(found, answers, strict=True):
         _agree(got, answer)
 
 
 def _magnitude(device: torch.device) -> None:
     weights, masks, count = _tensors(0), _masks(), 1000
-    moved = ([tensor.to(device) for tensor in tensors] for tensors in (weights, masks))
-    kept, found = magnitude_mask(*moved, count)
+    kept, found = magnitude_mask([w.to(device) for w in weights], [mask.to(device) for mask in masks], count)
     got, expected = found.value.item(), threshold(weights, list(masks), count)
     if got != expected:
         raise AssertionError(f"the threshold is {got}; expected {expected}")

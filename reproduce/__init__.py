@@ -84,6 +84,7 @@ def run(
     device: str = "cpu",
     workers: int | None = None,
     cohort: int | None = None,
+    log: Iterable[str] = (),
     console: "Console | None" = None,
     **values: Any,
 ) -> Path:
@@ -95,7 +96,7 @@ def run(
         setting: its name, as of `load_setting`, or a Setting of yours.
         experiments: their names, `main` for each paper's main finding, none for all that apply; or experiments of
             yours, a mapping from names.
-        scale, data, out, device, workers, cohort: as the command's options.
+        scale, data, out, device, workers, cohort, log: as the command's options.
         console: where to print; default: the terminal.
         values: other values of the setting, such as lr=0.1. A model or a criterion of yours may be the function itself;
             it has to stand at the top of a module. With a `source` of yours the setting takes its classes, counts and
@@ -129,7 +130,7 @@ def run(
         wanted = wanted.with_source(values.pop("source"))
     wanted = wanted.changed(**{name: _by_reference(value) for name, value in values.items()}).check()
     folder = None if data is None else Path(data)
-    where = Where(folder, Path(out), device, workers, cohort, command="sparselt.reproduce.run(…)")
+    where = Where(folder, Path(out), device, workers, cohort, command="sparselt.reproduce.run(…)", log=tuple(log))
     outcome = run_setting(wanted, usual, *chosen(named, known, wanted), where, console or Console())
     if outcome.failed or outcome.folder is None:
         raise StoreError(f"{len(outcome.failed)} stages failed: {'; '.join(outcome.failed)}")

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from sparselt.errors import DataError, SettingError, StoreError
 from sparselt.experiments.display import RoundDisplay, print_estimate, print_plan, print_protocol, print_schedules
+from sparselt.experiments.events import watching
 from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
@@ -28,6 +29,7 @@ from sparselt.runs.estimate import Speed, assumed_speed, estimate
 from sparselt.runs.executor import SAVE_SECONDS, Workers, default_workers
 from sparselt.runs.inventory import note_plan
 from sparselt.runs.ledger import Entry, write_ledger
+from sparselt.runs.loggers import check_installed
 from sparselt.runs.networks import NetworkRow, write_networks
 from sparselt.runs.store import Store
 from sparselt.stages.stage import digest, plain
@@ -60,6 +62,8 @@ class Where:
         save_minutes: how often a training saves its progress.
         patience: seconds without a sign of life after which another run on the same store counts as gone.
         gpus, images_per_second: for a dry run, a number of GPUs to simulate, and what one of them is assumed to train.
+        log: loggers, keys of `sparselt.runs.loggers.LOGGERS`.
+        json: print lines of JSON, see `sparselt.experiments.events`.
     """
 
     data: Path | None = None
@@ -72,6 +76,8 @@ class Where:
     patience: float = PATIENCE
     gpus: int | None = None
     images_per_second: float | None = None
+    log: tuple[str, ...] = ()
+    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,8 @@ def run(
     dataset = check_data(where.data, setting, dry_run)
     setting = _titled(setting, usual, dataset)
     _check_device(where.device)
+    for kind in where.log:
+        check_installed(kind)
     _check_simulation(where, dry_run)
     devices = together(cuda_devices(), setting.ranks) if where.device == "cuda" else []
     if setting.ranks > 1 and (where.cohort or 1) > 1:
@@ -154,7 +162,9 @@ def run(
             presence.enter_context(store.present(name))
             store.sweep()
             note_plan(store, name, plan.stages, where.command, "stopped")
-            with contextlib.closing(RoundDisplay(console, speed, workers)) as display:
+            shown, config = RoundDisplay(console, speed, workers), plain(setting)
+            watcher = watching(shown, console, store, where.log, where.json, where.out / name, config)
+            with contextlib.closing(watcher) as display:
                 measurements, entries = run_rounds(experiments, lab, found, store, pool, display)
             store.sweep()  # what a run on another machine left can be told only after a while
         lost = {entry.stage for entry in entries if entry.status in ("failed", "skipped")}

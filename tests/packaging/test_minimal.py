@@ -78,17 +78,20 @@ def test_a_function_names_the_extra_that_it_needs(alone):
 import sparselt, sparselt.runs, sparselt.report
 from sparselt.data import CIFAR10, Digits
 from sparselt.models import build_model
+from sparselt.runs.loggers import check_installed
 
 calls = {
     "sklearn": lambda: Digits().arrays("train"),
     "torchvision": lambda: build_model("resnet50", classes=10, channels=3, seed=0),
     "rich": lambda: sparselt.reproduce.run("digits_resnet8"),
+    "wandb": lambda: check_installed("wandb"),
 }
 for package, call in calls.items():
+    extra = "loggers" if package == "wandb" else "reproduce"
     try:
         call()
     except sparselt.SparseltError as error:
-        assert f"package {package}," in str(error) and "pip install 'sparselt[reproduce]'" in str(error), error
+        assert f"package {package}," in str(error) and f"pip install 'sparselt[{extra}]'" in str(error), error
     else:
         raise AssertionError(package)
 """
