@@ -2,8 +2,9 @@
 
 import sys
 
-from sparselt.benchmarks import campaign, command
+from sparselt.cli.main import run_command
 
-if sys.argv[1:2] == ["campaign"]:
-    sys.exit(campaign.main(sys.argv[2:], "python -m sparselt.benchmarks campaign"))
-sys.exit(command.main(prog="python -m sparselt.benchmarks"))
+if __name__ == "__main__":
+    name = "bench campaign" if sys.argv[1:2] == ["campaign"] else "bench"
+    prog = "python -m sparselt.benchmarks" + name.removeprefix("bench")
+    sys.exit(run_command(name, sys.argv[len(name.split()) :], prog))

@@ -9,11 +9,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from difflib import get_close_matches
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from time import monotonic
 
-from sparselt.errors import SettingError, SparseltError, StoreError
+from sparselt.errors import SettingError, SparseltError, StoreError, naming_extras
 from sparselt.files import write_json
 
 HOME = Path(__file__).resolve().parent
@@ -94,8 +94,9 @@ def _chosen(names: Sequence[str]) -> list[str]:
             near = get_close_matches(name, known, n=1, cutoff=0.4)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise SettingError(f"unknown suite {name!r}{hint}; expected any of {', '.join(known)}.")
-    if find_spec("pytest_benchmark") is None:
-        raise SettingError("the benchmarks need pytest-benchmark, which is missing: pip install pytest-benchmark")
+    with naming_extras():
+        for package in ("pytest_benchmark", "rich", "matplotlib"):
+            import_module(package)
     return list(dict.fromkeys(names)) or known
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparselt import own
+from sparselt.errors import naming_extras
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,6 +73,7 @@ def load_setting(name: str, scale: str | None = None) -> "Setting":
     return setting.with_options(option_types())
 
 
+@naming_extras()
 def run(
     setting: "str | Setting",
     experiments: "Iterable[str] | Mapping[str, Experiment]" = (),
@@ -84,6 +86,7 @@ def run(
     cohort: int | None = None,
     executor: str = "local",
     ray_address: str | None = None,
+    log: Iterable[str] = (),
     console: "Console | None" = None,
     **values: Any,
 ) -> Path:
@@ -95,7 +98,7 @@ def run(
         setting: its name, as of `load_setting`, or a Setting of yours.
         experiments: their names, `main` for each paper's main finding, none for all that apply; or experiments of
             yours, a mapping from names.
-        scale, data, out, device, workers, cohort, executor, ray_address: as the command's options.
+        scale, data, out, device, workers, cohort, executor, ray_address, log: as the command's options.
         console: where to print; default: the terminal.
         values: other values of the setting, such as lr=0.1. A model or a criterion of yours may be the function itself;
             it has to stand at the top of a module. With a `source` of yours the setting takes its classes, counts and
@@ -133,6 +136,7 @@ def run(
         *(folder, Path(out), device, workers, cohort, "sparselt.reproduce.run(…)"),
         executor=executor,
         ray_address=ray_address,
+        log=tuple(log),
     )
     outcome = run_setting(wanted, usual, *chosen(named, known, wanted), where, console or Console())
     if outcome.failed or outcome.folder is None:

@@ -2,7 +2,7 @@
 
 import sys
 
-from sparselt.cli.reproduce import main
+from sparselt.cli.main import run_command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("reproduce", sys.argv[1:], "python -m sparselt.reproduce"))

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from sparselt.errors import SparseltError
+from sparselt.errors import SparseltError, naming_extras
 
 COMMANDS = {
     "reproduce": ("sparselt.cli.reproduce", "Reproduce", "run a paper's experiments"),
@@ -18,7 +18,7 @@ COMMANDS = {
     "report": ("sparselt.cli.report", "Report", "draw the report of a run again"),
     "bench campaign": ("sparselt.benchmarks.campaign", "main", "where the time of training goes, and hours"),
     "bench": ("sparselt.benchmarks.command", "main", "measure the kernels here against named competitors"),
-    "doctor": ("sparselt.cli.doctor", "Doctor", "what is installed here, and what it can do"),
+    "doctor": ("sparselt.cli.doctor", "doctor", "what is installed here, what works, what a setting lacks"),
 }
 """By command: module, dataclass or function in it, help. Only the module of the given command is imported."""
 
@@ -44,14 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_command(name: str, given: Sequence[str], prog: str) -> int:
     """Parses the arguments of a command and runs it. A SparseltError prints one line and returns 2."""
-    import tyro
-
     module, attribute, _ = COMMANDS[name]
-    command = getattr(import_module(module), attribute)
     try:
-        if not isinstance(command, type):  # a function that parses its own arguments
-            return command(given, prog)
-        return tyro.cli(command, args=given, prog=prog, config=(tyro.conf.FlagCreatePairsOff,)).run(given)
+        with naming_extras():
+            command = getattr(import_module(module), attribute)
+            if not isinstance(command, type):  # a function that parses its own arguments
+                return command(given, prog)
+            import tyro
+
+            return tyro.cli(command, args=given, prog=prog, config=(tyro.conf.FlagCreatePairsOff,)).run(given)
     except SparseltError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -59,6 +59,10 @@ class Reproduce:
     """With --gpus: what one of them trains, as you assume."""
     ranks: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Processes that train each network together, each on its share of every batch."""
+    log: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Log each finished training and the progress, too, with these; they need the extra `loggers`."""
+    json: bool = False
+    """Print progress as lines of JSON, for scripts; the text for a person goes to standard error."""
     dry_run: bool = False
     """Print the plan and stop."""
     list: bool = False
@@ -84,6 +88,7 @@ class Reproduce:
         from rich.console import Console
 
         from sparselt.experiments import known_experiments
+        from sparselt.experiments.events import JsonLines
         from sparselt.experiments.run import Where, chosen, run
         from sparselt.stages.gang import leading
 
@@ -107,12 +112,17 @@ class Reproduce:
             patience=self.patience,
             gpus=self.gpus,
             images_per_second=self.images_per_second,
+            log=self.log,
+            json=self.json,
         )
         usual = load_setting(self.setting)
         with leading(setting.ranks, self.workers) as first:
             if not first:
                 return 0
-            outcome = run(setting, usual, experiments, left_out, where, Console(), self.dry_run)
+            outcome = run(setting, usual, experiments, left_out, where, Console(stderr=self.json), self.dry_run)
+            if self.json:
+                folder = None if outcome.folder is None else str(outcome.folder)
+                JsonLines().log({"event": "end", "folder": folder, "failed": outcome.failed})
             return 1 if outcome.failed else 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparselt.errors import DataError
+from sparselt.errors import DataError, naming_extras
 
 VERSION = 2
 SMALLEST_PAGE, LARGEST_PAGE = 2**21, 2**31
@@ -177,6 +177,7 @@ class Beton:
         row = self._rows["image"][index]
         return int(row["height"]), int(row["width"])
 
+    @naming_extras()
     def decoded(self, jpeg: np.ndarray, height: int, width: int, index: int) -> np.ndarray:
         """uint8 [H, W, 3] from JPEG data, of a whole sample or a part. DataError where they are broken."""
         from PIL import Image

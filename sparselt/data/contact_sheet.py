@@ -6,7 +6,7 @@ import numpy as np
 
 from sparselt.data.beton import Beton
 from sparselt.data.dataset import Dataset
-from sparselt.errors import DataError
+from sparselt.errors import DataError, naming_extras
 from sparselt.files import naming_errors, replacing
 
 _CELL, _GAP, _MARGIN = 72, 4, 16
@@ -15,6 +15,7 @@ _WIDEST_LABEL, _TITLE_HEIGHT = 160, 44
 _INK, _PAPER, _FAINT = (20, 20, 20), (255, 255, 255), (236, 236, 236)
 
 
+@naming_extras()
 def write_contact_sheet(dataset: Dataset, split: str, path: Path | str) -> list[int]:
     """Draws up to 10 samples of each class of a split as a PNG; returns the classes shown.
 

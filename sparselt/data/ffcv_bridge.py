@@ -40,9 +40,8 @@ def require_ffcv():
             import ffcv.writer
     except (ImportError, OSError) as error:
         raise DataError(
-            f"FFCV cannot be imported ({error}): install it with `pip install sparselt[ffcv]`; its build needs a "
-            f"C++ compiler, pkg-config, libopencv-dev and libturbojpeg0-dev (conda: compilers, pkg-config, opencv, "
-            f"libjpeg-turbo)"
+            f"FFCV cannot be imported ({error}): install it with `pip install sparselt[ffcv]`; its build needs "
+            f"system libraries, which `sparselt doctor` names for apt, dnf and conda"
         ) from error
     finally:
         torch.set_num_threads(torch_threads)

@@ -6,6 +6,7 @@ import numpy as np
 
 from sparselt.data.beton import JPEG, LONGEST_SIDE, RAW
 from sparselt.data.sources.base import Source
+from sparselt.errors import naming_extras
 
 # A restart marker after every block: the loader then decompresses only what a crop shows (`jpeg`), for 2% more bytes.
 _RESTART_BLOCKS = 1
@@ -38,6 +39,7 @@ def encoded(source: Source, image: np.ndarray, row: np.ndarray, compress: bool) 
     return _jpeg(image, source.quality) if compress else image.tobytes()
 
 
+@naming_extras()
 def image_libraries() -> dict[str, str]:
     """The libraries that read, reduce and compress pictures here, with versions; a manifest names them.
 

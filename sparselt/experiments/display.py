@@ -10,7 +10,6 @@ from rich.table import Table
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import Setting
 from sparselt.runs.estimate import Speed
-from sparselt.runs.executor import Watcher
 from sparselt.runs.ledger import Entry
 from sparselt.runs.plan import Plan
 from sparselt.runs.simulation import RESTART, SAVE, simulate
@@ -143,7 +142,14 @@ class RoundDisplay:
         self._console, self._speed, self._workers = console, speed, workers
         self._open: ProgressDisplay | None = None
 
-    def begin(self, plan: Plan, missing: list[Stage], more_trainings: int | None, shown: bool) -> Watcher:
+    def begin(
+        self,
+        plan: Plan,
+        measurements: Sequence[Measurement],
+        missing: list[Stage],
+        more_trainings: int | None,
+        shown: bool,
+    ) -> "ProgressDisplay":
         """A round begins."""
         self.close()
         if more_trainings is not None:
@@ -236,11 +242,23 @@ class ProgressDisplay:
             self._printed = now
             self._console.print(f"{text}, {left}", highlight=False)
 
+    def state(self) -> dict[str, float]:
+        """The share that is done, the trainings (made, by other runs too, of so many; failed stages), seconds."""
+        now, work = time.monotonic(), self._done + sum(self._running.values())
+        return {
+            "done": work / self._total if self._total else 1.0,
+            "trained": self._trained + self._elsewhere,
+            "trainings": self._trainings,
+            "failed": self._failed,
+            "seconds": now - self._began,
+            "seconds_left": self._left(now, work),
+        }
+
     def _left(self, now: float, work: float) -> float:
         # The rate counts from the first finished training, to leave out imports and compilation.
         rest = self._total - work
         if self._first_work is None or now - self._first_work[0] < 5 or work <= self._first_work[1]:
-            return max(0.0, self._expected * rest / self._total)
+            return max(0.0, self._expected * rest / self._total) if self._total else 0.0
         return rest * (now - self._first_work[0]) / (work - self._first_work[1])
 
 

@@ -1,6 +1,6 @@
 """Runs the stages of experiments in rounds, until the results require no further stage."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from sparselt.errors import SettingError, SparseltError
@@ -58,7 +58,14 @@ class Finder:
 class RoundWatcher(Protocol):
     """Receives the progress of the rounds."""
 
-    def begin(self, plan: Plan, missing: list[Stage], more_trainings: int | None, shown: bool) -> Watcher:
+    def begin(
+        self,
+        plan: Plan,
+        measurements: Sequence[Measurement],
+        missing: list[Stage],
+        more_trainings: int | None,
+        shown: bool,
+    ) -> Watcher:
         """A round begins. Returns the watcher of its stages.
 
         more_trainings: the number that new results require; None in the first round. shown: False if nothing new runs.
@@ -81,7 +88,7 @@ def run_rounds(
             found.check(plan, lost)
             return measurements, list(entries.values())
         more = sum(isinstance(stage, Train) for stage in fresh) if entries else None
-        for entry in execute(plan, store, pool, watcher.begin(plan, missing, more, bool(fresh))):
+        for entry in execute(plan, store, pool, watcher.begin(plan, measurements, missing, more, bool(fresh))):
             entries.setdefault(entry.stage, entry)
 
 

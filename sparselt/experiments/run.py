@@ -14,6 +14,7 @@ from rich.console import Console
 
 from sparselt.errors import DataError, SettingError, StoreError
 from sparselt.experiments.display import RoundDisplay, print_estimate, print_plan, print_protocol, print_schedules
+from sparselt.experiments.events import watching
 from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
@@ -28,6 +29,7 @@ from sparselt.runs.estimate import Speed, assumed_speed, estimate
 from sparselt.runs.executor import SAVE_SECONDS, Workers, default_workers
 from sparselt.runs.inventory import note_plan
 from sparselt.runs.ledger import Entry, write_ledger
+from sparselt.runs.loggers import check_installed
 from sparselt.runs.networks import NetworkRow, write_networks
 from sparselt.runs.pool import Pool
 from sparselt.runs.store import Store
@@ -65,6 +67,8 @@ class Where:
         executor: `local`: processes on this machine; `ray`: workers on the nodes of a Ray cluster.
         ray_address: of the cluster, `host:port` or `auto`; None: one of the run's own on this machine.
         gpu_share: with Ray, the part of a GPU that a training takes.
+        log: loggers, keys of `sparselt.runs.loggers.LOGGERS`.
+        json: print lines of JSON, see `sparselt.experiments.events`.
     """
 
     data: Path | None = None
@@ -80,6 +84,8 @@ class Where:
     executor: str = "local"
     ray_address: str | None = None
     gpu_share: float = 1.0
+    log: tuple[str, ...] = ()
+    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,8 +115,10 @@ def run(
         dry_run: print the plan and stop.
     """
     sections = sections_of(experiments)  # a mistake in a section is named before anything trains
-    dataset = _check_data(where.data, setting, dry_run)
+    dataset = check_data(where.data, setting, dry_run)
     setting = _titled(setting, usual, dataset)
+    for kind in where.log:
+        check_installed(kind)
     _check_simulation(where, dry_run)
     pool = _pool(where, setting, dry_run)
     store = Store(where.out / "store", writable=not dry_run, patience=where.patience)
@@ -154,7 +162,9 @@ def run(
             presence.enter_context(store.present(name))
             store.sweep()
             note_plan(store, name, plan.stages, where.command, "stopped")
-            with contextlib.closing(RoundDisplay(console, speed, pool.count)) as display:
+            shown, config = RoundDisplay(console, speed, pool.count), plain(setting)
+            watcher = watching(shown, console, store, where.log, where.json, where.out / name, config)
+            with contextlib.closing(watcher) as display:
                 measurements, entries = run_rounds(experiments, lab, found, store, pool, display)
             store.sweep()  # what a run on another machine left can be told only after a while
         lost = {entry.stage for entry in entries if entry.status in ("failed", "skipped")}
@@ -285,7 +295,7 @@ def _titled(setting: Setting, usual: Setting, dataset: "Dataset | None") -> Sett
     return setting
 
 
-def _check_data(folder: Path | None, setting: Setting, dry_run: bool) -> "Dataset | None":
+def check_data(folder: Path | None, setting: Setting, dry_run: bool) -> "Dataset | None":
     """The betons of a folder, checked against the setting; None: the setting's own source."""
     from sparselt.data import open_dataset
 

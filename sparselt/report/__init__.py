@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparselt.errors import naming_extras
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -17,6 +19,7 @@ __all__ = ["console_summary", "write_markdown", "write_report"]
 _OF_THE_RUN = ("results.csv", "results.json", "record.json", "ledger.csv", "report.html")
 
 
+@naming_extras()
 def write_report(folder: str | Path, sections: "Sections") -> Path:
     """Draw the figures into `<folder>/figures/` and write `<folder>/report.html`; the path of the page.
 
@@ -50,6 +53,7 @@ def write_report(folder: str | Path, sections: "Sections") -> Path:
     return run.folder / "report.html"
 
 
+@naming_extras()
 def write_markdown(folder: str | Path, path: str | Path, sections: "Sections", figures: bool = False) -> None:
     """Write the findings of the run in `folder` to `path`, as a Markdown page, through a temporary name.
 
@@ -89,6 +93,7 @@ def write_markdown(folder: str | Path, path: str | Path, sections: "Sections", f
     write_text(path, text)
 
 
+@naming_extras()
 def console_summary(folder: str | Path, console: "Console", sections: "Sections") -> None:
     """Print the tables of a run and the papers' findings, as wide as the console allows, and where its files are."""
     from sparselt.report.claims import claims, claims_in_terminal, notes, standing

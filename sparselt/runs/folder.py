@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparselt.errors import SettingError, StoreError
+from sparselt.errors import SettingError, StoreError, naming_extras
 from sparselt.runs.networks import NetworkRow, read_networks
 from sparselt.runs.store import is_intact
 
@@ -38,6 +38,7 @@ class Run:
             ) from error
 
     @cached_property
+    @naming_extras()
     def results(self) -> "pandas.DataFrame":
         """results.csv: one measurement a row."""
         import pandas

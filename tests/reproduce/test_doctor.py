@@ -1,5 +1,20 @@
-import pytest
+import dataclasses
+from pathlib import Path
 
+import pytest
+import torch
+from typed_command import SMALL
+
+from sparselt.cli import doctor
+from sparselt.cli.main import main
+from sparselt.experiments import known_experiments
+from sparselt.experiments.lab import Lab
+from sparselt.experiments.needs import needs_of
+from sparselt.experiments.rounds import measured, plan_of
+from sparselt.experiments.run import chosen
+from sparselt.kernels import self_test
+from sparselt.models import build_model
+from sparselt.reproduce import load_setting
 from sparselt.runs.devices import cpu_has_bfloat16
 
 
@@ -19,3 +34,82 @@ def test_bfloat16_instructions_are_read_from_the_flags_of_the_cpu(tmp_path, text
 
 def test_a_system_that_does_not_say_is_not_judged(tmp_path):
     assert cpu_has_bfloat16(tmp_path / "missing") is None
+
+
+def test_a_setting_that_can_run_here_is_fine(capsys, tmp_path):
+    assert main(["doctor", "digits_resnet8", "--scale", "smoke", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "10 of 10 kernels agree on cpu" in printed and "fine: digits_resnet8 at scale smoke" in printed
+
+
+def test_what_a_setting_lacks_is_named(capsys, tmp_path):
+    arguments = ["imagenet_resnet50", "--no-self-test", "--out", str(tmp_path), "--workers", "100000"]
+    assert main(["doctor", *arguments]) == 1
+    missing = capsys.readouterr().err
+    assert "missing: imagenet_resnet50 at scale paper needs its images" in missing and "missing: memory" in missing
+
+
+def test_a_missing_gpu_is_named(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    assert main(["doctor", "--device", "cuda", "--no-self-test"]) == 1
+    assert "missing: a CUDA device" in capsys.readouterr().err
+
+
+def test_a_kernel_that_disagrees_with_its_reference_is_named(capsys, monkeypatch):
+    monkeypatch.setattr(self_test, "threshold", lambda weights, masks, count: 0.0)
+    monkeypatch.setattr(self_test, "TESTS", {name: self_test.TESTS[name] for name in ("magnitude", "augment")})
+    assert main(["doctor"]) == 1
+    printed = capsys.readouterr()
+    assert "1 of 2 kernels agree on cpu" in printed.out
+    assert "missing: a working magnitude on cpu: AssertionError: the threshold is" in printed.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["no_such_setting"], ["digits_resnet8", "--scale", "huge"], ["--workers", "two"]]
+)
+def test_bad_arguments_give_code_2(arguments):
+    try:
+        code = main(["doctor", *arguments])
+    except SystemExit as ended:  # argparse's way
+        code = ended.code
+    assert code == 2
+
+
+def test_apt_installs_what_the_set_up_installs():
+    packages = doctor.install_lines()["apt"].split("--no-install-recommends ")[1].split()
+    script = (Path(__file__).parents[2] / "scripts" / "setup.sh").read_text()
+    assert "libopencv-dev" in packages
+    assert all(package in script or (package.endswith("-dev") and '"$version-dev"' in script) for package in packages)
+
+
+def test_a_step_keeps_what_is_reckoned():
+    setting = load_setting("mnist_lenet").changed(batch_size=32)
+    network = build_model(setting.model, classes=10, channels=1, seed=0)
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(torch.zeros(32, 1, 28, 28))
+    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    weights = sum(parameter.nbytes for parameter in network.parameters())
+    optimizer = {"sgd": 1, "adam": 2}[setting.optimizer]
+    activations = sum(storage.nbytes() for place, storage in kept.items() if place not in own)
+    assert needs_of(setting, [], 1).training == (2 + optimizer) * weights + activations
+
+
+def test_a_run_writes_what_is_reckoned(finished):
+    folder, _ = finished
+    values = SMALL[SMALL.index("--set") + 1 : SMALL.index("--experiments")]
+    setting = dataclasses.replace(load_setting("digits_resnet8", "smoke"), replicates=2).with_values(values).check()
+    experiments, _ = chosen(("imp", "connectivity"), known_experiments(), setting)
+    plan = plan_of(measured(experiments, Lab(setting)))
+    files = (folder / "runs" / "store").rglob("*")
+    # Betons have holes, so that blocks count.
+    written = sum(path.stat().st_blocks * 512 for path in files if path.suffix in (".safetensors", ".beton"))
+    one, two = (needs_of(setting, plan.stages, workers).disk for workers in (1, 2))
+    # Without the saves of the training under way, which are gone.
+    assert 0.7 * written < one - (two - one) < 1.3 * written

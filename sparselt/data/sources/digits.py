@@ -8,7 +8,7 @@ import numpy as np
 from sparselt.data.order import sample_order
 from sparselt.data.sources.base import Source, option, source
 from sparselt.data.transforms import Normalize
-from sparselt.errors import DataError
+from sparselt.errors import DataError, naming_extras
 
 
 @source("digits")
@@ -38,6 +38,7 @@ class Digits(Source):
     def train_count(self) -> int:
         return self.total - self.test_count
 
+    @naming_extras()
     def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits
 

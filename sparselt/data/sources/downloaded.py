@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sparselt.data.sources.base import Source, option, source
-from sparselt.errors import DataError
+from sparselt.errors import DataError, naming_extras
 
 _TIMEOUT_SECONDS = 30
 
@@ -86,6 +86,7 @@ class _Downloaded(Source):
         )
 
     @cached_property
+    @naming_extras()
     def _splits(self) -> dict[str, Any]:
         from torchvision import datasets
 
@@ -228,6 +229,7 @@ class FashionMNIST(MNIST):
         return images[16:].reshape(-1, *self.image_shape), labels[8:]
 
     @property
+    @naming_extras()
     def class_names(self) -> tuple[str, ...]:
         from torchvision import datasets
 

@@ -11,7 +11,7 @@ import numpy as np
 from sparselt.data.beton import check_index
 from sparselt.data.sources.base import Source, UnreadableImage, check_quality, option, source
 from sparselt.data.transforms import IMAGENET_MEAN, IMAGENET_STD, OF_IMAGENET, Normalize
-from sparselt.errors import DataError
+from sparselt.errors import DataError, naming_extras
 
 # The endings torchvision.datasets.ImageFolder takes, so that both readers see the same samples in the same order.
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -115,6 +115,7 @@ class FolderSamples:
     def name(self, index: int) -> str:
         return Path(self.paths[index]).relative_to(self.root).as_posix()
 
+    @naming_extras()
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         from PIL import Image
 

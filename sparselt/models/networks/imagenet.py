@@ -5,6 +5,7 @@ torchvision is imported when a network is built: loading it takes longer than bu
 
 from typing import TYPE_CHECKING
 
+from sparselt.errors import naming_extras
 from sparselt.models.registry import model
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 
 @model(channels=3)
+@naming_extras()
 def resnet50(classes: int, channels: int) -> "nn.Module":
     """ResNet-50 (He et al. 2016), Kaiming normal, fan out; 25,502,912 prunable weights for 1000 classes."""
     from torchvision.models import resnet50 as build
@@ -30,6 +32,7 @@ def resnet50_blurpool(classes: int, channels: int) -> "nn.Module":
 
 
 @model(channels=3, least_side=299)
+@naming_extras()
 def inception_v3(classes: int, channels: int) -> "nn.Module":
     """Inception-v3 with its auxiliary classifier, whose output in training `training_loss` weighs.
 
@@ -41,6 +44,7 @@ def inception_v3(classes: int, channels: int) -> "nn.Module":
 
 
 @model(channels=3, least_side=32)
+@naming_extras()
 def squeezenet(classes: int, channels: int) -> "nn.Module":
     """SqueezeNet 1.0 (Iandola et al. 2016); 1,244,448 prunable weights for 1000 classes."""
     from torchvision.models import squeezenet1_0 as build
