@@ -5,7 +5,7 @@ while its result is in registers, forward and backward, and takes the gradients 
 So one pass forward and one backward over the activations remain beside the convolutions. All memory is set up once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from sparselt.errors import SettingError
 from sparselt.kernels.sparse_conv2d import cpu
 from sparselt.kernels.sparse_conv2d.lists import pool_sides
-from sparselt.kernels.tiles import enter, leave
+from sparselt.kernels.sparse_conv2d.loss import LABELS, cross_entropy
+from sparselt.kernels.tiles import enter
 from sparselt.models.residual import Block, CifarResNet
 from sparselt.models.sparse_layers import Convolution, Normed, Rectified, Residual, Tape
 
@@ -43,9 +44,9 @@ class SparseStep:
     ):
         self._expected, self._tape = tuple(images), Tape(model, live, images[0], dtype)
         if isinstance(model, CifarResNet):
-            self._classifier = self._resnet(model)
+            self._resnet(model)
         elif isinstance(model, nn.Sequential) and _is_perceptron(model):
-            self._classifier = self._perceptron(model)
+            self._perceptron(model)
         else:
             raise SettingError(
                 f"{type(model).__name__} has no sparse step: expected a CifarResNet, or Flatten, Linear, ReLU … Linear"
@@ -54,45 +55,41 @@ class SparseStep:
         self._addresses = [parameter.data_ptr() for parameter in self._tape.gradients]
         self._counts = [buffer for name, buffer in model.named_buffers() if name.endswith("num_batches_tracked")]
 
-    def __call__(self, images: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
-        """Sets the parameters' gradients to those of `loss_of(outputs)`, 0 where masked, and returns the loss.
+    def __call__(self, images: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Sets the parameters' gradients to those of the mean cross-entropy, 0 where masked, and returns it (nats).
 
         The gradients are the same tensors in every step.
 
         Args:
             images: [N, channels, height, width], any floating dtype.
-            loss_of: takes the outputs [N, classes], in the parameters' dtype, with `requires_grad`.
+            labels: int64 [N], in [0, classes), which is not checked.
+            label_smoothing: see `torch.nn.functional.cross_entropy`.
 
         Raises:
-            ValueError: the images have another shape than the step was made for.
+            ValueError: images or labels have another shape or dtype than the step was made for.
             RuntimeError: a parameter has other memory than the step was made for.
         """
-        tape, classifier = self._tape, self._classifier
+        tape = self._tape
         if images.shape != self._expected:
             raise ValueError(f"images are {tuple(images.shape)}: this step was made for {self._expected}")
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}: expected int64 {(tape.count,)}")
         if [parameter.data_ptr() for parameter in tape.gradients] != self._addresses:
             raise RuntimeError("a parameter has other memory: make the SparseStep anew, or copy into the old memory")
+        labels = labels.contiguous()
+        self._loss.words[LABELS] = labels.data_ptr()
+        self._options[0] = label_smoothing
         with torch.no_grad():
             enter(images.reshape(len(images), -1, *self._images.shape[1:3]), self._images)
-            self._logits.copy_(classifier.bias.view(-1, 1))
-            for job in tape.ahead:
-                job.run()
             if self._counts:
                 torch._foreach_add_(self._counts, 1)
-            outputs = leave(self._logits, tape.count).flatten(1).to(classifier.bias.dtype)
-        with torch.enable_grad():
-            loss = loss_of(outputs.requires_grad_())
-        (gradient,) = torch.autograd.grad(loss, outputs)
-        with torch.no_grad():
-            enter(gradient.view(*gradient.shape, 1, 1), self._logits_gradient)
-            torch.sum(gradient, 0, out=tape.gradients[classifier.bias])
-            for job in tape.back:
-                job.run()
-        for parameter, computed in tape.gradients.items():
-            parameter.grad = computed
-        return loss.detach()
+        for job in (*tape.ahead, self._loss, *tape.back):
+            job.run()
+        for parameter, gradient in tape.gradients.items():
+            parameter.grad = gradient
+        return torch.tensor(self._options[1], dtype=next(iter(tape.gradients)).dtype)
 
-    def _resnet(self, model: CifarResNet) -> nn.Linear:
+    def _resnet(self, model: CifarResNet) -> None:
         tape = self._tape
         _, channels, height, width = self._expected
         self._images = tape.tiles(height, width, channels)
@@ -108,16 +105,16 @@ class SparseStep:
         share = np.full(height * width * channels, 1 / (height * width), tape.number)
         pooled, pooled_gradient = tape.tiles(1, 1, channels), tape.tiles(1, 1, channels)
         tape.ahead.append(cpu.gather(gathered, last.out, share, pooled))
-        self._classify(model.fc, pooled).backward(self._logits_gradient, pooled_gradient)
+        classifier, d = self._classify(model.fc, pooled)
+        classifier.backward(d, pooled_gradient)
         d = tape.scratch(last.out, 0)
         tape.back.append(cpu.gather(spread, pooled_gradient, share[:channels], d, **last.onward()))
         for before, layer in zip(layers[-2::-1], layers[:0:-1], strict=True):
             assert isinstance(layer, Residual)
             d = layer.backward(d, before.onward())
         stem.backward(d, d)
-        return model.fc
 
-    def _perceptron(self, model: nn.Sequential) -> nn.Linear:
+    def _perceptron(self, model: nn.Sequential) -> None:
         tape = self._tape
         self._images = x = tape.tiles(1, 1, int(np.prod(self._expected[1:])))
         *hidden, last = [module for module in model if isinstance(module, nn.Linear)]
@@ -125,21 +122,23 @@ class SparseStep:
         for module in hidden:
             layers.append(Rectified(tape, module, x))
             x = layers[-1].out
-        layer, d = self._classify(last, x), self._logits_gradient
+        layer, d = self._classify(last, x)
         for before in layers[::-1]:
             inner = torch.zeros_like(before.out)
             layer.backward(d, inner, **before.onward())
             before.weight_gradients(inner)
             layer, d = before.layer, inner
-        return last
 
-    def _classify(self, module: nn.Linear, x: Tensor) -> Convolution:
-        """Adds the last layer up to the gradient of its weight."""
-        layer = Convolution(self._tape, module, x)
-        self._logits, self._logits_gradient = layer.out, torch.zeros_like(layer.out)
-        layer.forward(first=self._logits)
-        layer.weight_gradient(self._logits_gradient)
-        return layer
+    def _classify(self, module: nn.Linear, x: Tensor) -> tuple[Convolution, Tensor]:
+        """Adds the last layer and the loss, up to the gradient of the layer's weight. The layer, and its gradient d."""
+        tape, layer = self._tape, Convolution(self._tape, module, x)
+        d = torch.zeros_like(layer.out)
+        layer.forward()
+        bias = module.bias.detach(), tape.gradients[module.bias]
+        self._options = np.zeros(2)
+        self._loss = cross_entropy(layer.out, d, *bias, self._options, tape.count)
+        layer.weight_gradient(d)
+        return layer, d
 
 
 def _is_perceptron(model: nn.Sequential) -> bool:
