@@ -64,7 +64,7 @@ def measured(shape: str, which: str) -> tuple[dict[str, list[float]], dict[float
         counts[density] = int(live.sum())
         for dtype in (torch.float32, torch.bfloat16):
             calls[f"{density} {dtype}"] = sparse(images, weight, live, which, dtype)
-    return interleaved(calls, 5 if HERE.quick else 15), counts
+    return interleaved(calls, 5 if HERE.quick else 11), counts
 
 
 @pytest.mark.parametrize("density", DENSITIES)

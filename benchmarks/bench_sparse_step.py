@@ -110,7 +110,7 @@ def measured(network: str) -> dict[str, list[float]]:
     for density in SOME:
         for dtype in (torch.float32, torch.bfloat16):
             calls[f"{density} {dtype}"] = problem.sparse(density, dtype)
-    return interleaved(calls, 3 if HERE.quick else 11)
+    return interleaved(calls, 3 if HERE.quick else 9)
 
 
 @pytest.mark.parametrize("density", SOME)

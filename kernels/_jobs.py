@@ -17,7 +17,8 @@ from ._compile import callback
 from ._memory import AS
 from ._threads import share
 
-NEXT, UNITS = 0, 1  # the first words: the counter that threads take units from, and their number
+# The first words: the counter that threads take units from, the number of units, and of threads.
+NEXT, UNITS, THREADS, FIRST = range(4)
 LONG, DOUBLE = np.empty(0, np.int64), np.empty(0)
 
 # These functions are not cached. The callback around them is, under a key that includes the files.
@@ -40,12 +41,13 @@ class Job:
         parallel: bool = False,
     ):
         self._body, self._arrays, self._parallel = body, arrays, parallel
-        self.words = np.array([0, units, *map(_address, arrays), *numbers], np.int64)
+        self.words = np.array([0, units, 1, *map(_address, arrays), *numbers], np.int64)
         self._pointer = self.words.ctypes.data
 
     def run(self) -> None:
         """Does the work, and waits for it."""
         self.words[NEXT] = 0
+        self.words[THREADS] = torch.get_num_threads() if self._parallel else 1
         share(self._body, self._pointer, self._parallel)
 
 
@@ -56,7 +58,7 @@ def body_of(work: Callable, dtype: torch.dtype, *files: str):
     like, number: empty arrays of the type of tiles and of what is computed. files: whose text decides the machine code.
     """
     like, number = AS[dtype], AS[torch.float64 if dtype == torch.float64 else torch.float32]
-    version = zlib.crc32(b"".join(map(Path.read_bytes, map(Path, sorted(files)))))
+    version = zlib.crc32(b"".join(map(Path.read_bytes, map(Path, sorted({__file__, *files})))))
     return callback(lambda job: work(job, like, number, version))
 
 

@@ -14,7 +14,7 @@ from numba import carray
 from torch import Tensor
 
 from .. import _vectors
-from .._jobs import DOUBLE, LONG, UNITS, Job, body_of, inlined
+from .._jobs import DOUBLE, FIRST, LONG, THREADS, UNITS, Job, body_of, inlined
 from .._memory import pointer, take
 from .._vectors import BLOCK, LANES
 from . import tile as tile_file
@@ -23,9 +23,9 @@ from .tile import dot_tile, gather_tile
 
 PARALLEL_FROM = 1 << 20  # multiply-adds, 40 µs; torch's threads start within 2 µs when they have just worked
 
-# Fields of a job, after the counter and the number of units: addresses, then numbers.
-SOURCE, TARGET, FIRST, MASK, A, B, SUMS, STARTS, OFFSETS, VALUES, ROWS, COLUMNS, PLACES = range(2, 15)
-TAPS, HEIGHT, WIDTH, INS, OUT_HEIGHT, OUT_WIDTH, OUTS, KERNEL_WIDTH, BLOCKS, FIELDS = range(15, 25)
+# Fields of a job: addresses, then numbers.
+SOURCE, TARGET, START, MASK, A, B, SUMS, STARTS, OFFSETS, VALUES, ROWS, COLUMNS, PLACES = range(FIRST, FIRST + 13)
+TAPS, HEIGHT, WIDTH, INS, OUT_HEIGHT, OUT_WIDTH, OUTS, KERNEL_WIDTH, BLOCKS, FIELDS = range(FIRST + 13, FIRST + 23)
 _FILES = [str(module.__file__) for module in (_vectors, tile_file)] + [__file__]
 
 
@@ -106,8 +106,8 @@ def dots(side: Side, source: Tensor, gradient: Tensor, out: Tensor) -> Job:
 
 @inlined
 def _collect(job_pointer, like, number, version):
-    job = carray(job_pointer, 3)
-    table = carray(pointer(job[2], LONG), (job[UNITS], 4))
+    job = carray(job_pointer, FIRST + 1)
+    table = carray(pointer(job[FIRST], LONG), (job[UNITS], 4))
     for i in range(job[UNITS]):
         count = table[i, 3]
         weight, values = carray(pointer(table[i, 0], like), 1), carray(pointer(table[i, 2], like), count)
@@ -148,7 +148,7 @@ def _gather(job_pointer, like, number, version):
                     stretches,
                     kernel_width,
                     length,
-                    job[FIRST] + place if job[FIRST] != 0 else 0,
+                    job[START] + place if job[START] != 0 else 0,
                     job[MASK] + place if job[MASK] != 0 else 0,
                     at_lanes + channel * 3 * LANES * number.itemsize if at_lanes != 0 else 0,
                     job[A] + place if job[A] != 0 else 0,
@@ -171,13 +171,15 @@ def _dots(job_pointer, like, number, version):
     job = carray(job_pointer, FIELDS)
     outs, out_height, kernel_width = job[OUTS], job[OUT_HEIGHT], job[KERNEL_WIDTH]
     tile = BLOCK * like.itemsize
-    together = max(1, outs // 8)
     starts = carray(pointer(job[STARTS], LONG), (outs, job[TAPS]))
     while True:
-        begin = take(job_pointer, together)
-        if begin >= outs:
+        # As few parts as there are threads, because each reads all images.
+        part = take(job_pointer, 1)
+        if part >= job[THREADS]:
             break
-        end = min(begin + together, outs)
+        begin, end = outs * part // job[THREADS], outs * (part + 1) // job[THREADS]
+        if begin == end:
+            continue
         low, high = starts[begin, 0], starts[end - 1, job[TAPS] - 1]
         lanes = np.zeros((high - low, LANES), number.dtype)
         at_lanes = lanes.ctypes.data - low * LANES * number.itemsize

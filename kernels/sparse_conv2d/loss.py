@@ -4,12 +4,11 @@ import numpy as np
 from numba import carray
 from torch import Tensor
 
-from .._jobs import DOUBLE, LONG, Job, body_of, inlined
+from .._jobs import DOUBLE, FIRST, LONG, Job, body_of, inlined
 from .._memory import pointer, read, take, write
 from .._vectors import BLOCK
 
-LABELS = 7  # where a job has the address of the labels
-OUTPUTS, GRADIENT, BIAS, BIAS_GRADIENT, OPTIONS, CLASSES, COUNT, FIELDS = 2, 3, 4, 5, 6, 8, 9, 10
+OUTPUTS, GRADIENT, BIAS, BIAS_GRADIENT, OPTIONS, LABELS, CLASSES, COUNT, FIELDS = range(FIRST, FIRST + 9)
 
 
 def cross_entropy(

@@ -10,15 +10,17 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from .. import _vectors
-from .._jobs import DOUBLE, UNITS, Job, body_of, inlined
+from .._jobs import DOUBLE, FIRST, UNITS, Job, body_of, inlined
 from .._memory import pointer, take
 from .._vectors import BLOCK, Tiles
 
 PARALLEL_FROM = 1 << 16  # numbers, 20 µs; torch's threads start within 2 µs when they have just worked
 
-# Fields of the jobs, after the counter and the number of units.
-OUT, U, V, P, Q, T, RELU, LAST, LANES, WIDTH, CHANNELS = range(2, 13)
-SUMS, GAMMA, BETA, MEAN, INVERSE, SCALE, TERM, RUNNING_MEAN, RUNNING_VAR, OPTIONS, ROWS, COUNT = range(2, 14)
+# Fields of the jobs.
+OUT, U, V, P, Q, T, RELU, LAST, LANES, WIDTH, CHANNELS = range(FIRST, FIRST + 11)
+SUMS, GAMMA, BETA, MEAN, INVERSE, SCALE, TERM, RUNNING_MEAN, RUNNING_VAR, OPTIONS, ROWS, COUNT = range(
+    FIRST, FIRST + 12
+)
 GAMMA_GRADIENT, BETA_GRADIENT, SLOPE = RUNNING_MEAN, RUNNING_VAR, OPTIONS
 WHICH = ADD = COUNT + 1
 FIELDS = WHICH + 1
