@@ -51,7 +51,7 @@ def sparse(images, weight, live, which: str, dtype: torch.dtype):
 @lru_cache
 def measured(shape: str, which: str) -> tuple[dict[str, list[float]], dict[float, int]]:
     """Seconds of everybody in common rounds, and the live weights at each density."""
-    channels, side, batch = SHAPES[shape]
+    channels, side, batch = *SHAPES[shape][:2], HERE.scaled(SHAPES[shape][2])
     images, weight = torch.randn(batch, channels, side, side), torch.randn(channels, channels, 3, 3)
     calls, counts = {}, {}
     for memory in (torch.channels_last, torch.contiguous_format):
@@ -72,6 +72,7 @@ def measured(shape: str, which: str) -> tuple[dict[str, list[float]], dict[float
 @pytest.mark.parametrize("shape", SHAPES)
 def test_convolution(shape, which, density, compare):
     (channels, side, batch), (seconds, counts) = SHAPES[shape], measured(shape, which)
+    batch = HERE.scaled(batch)
 
     def best(kind: str) -> list[float]:
         return min((times for name, times in seconds.items() if name.startswith(kind)), key=median)

@@ -36,7 +36,8 @@ class Problem:
     """Bytes of a batch, and the steps of networks that train on them."""
 
     def __init__(self, network: str):
-        self.name, self.channels, side, self.batch, self.padding, self.flip = NETWORKS[network]
+        self.name, self.channels, side, batch, self.padding, self.flip = NETWORKS[network]
+        self.batch = max(2, HERE.scaled(batch))
         generator = torch.Generator().manual_seed(0)
         shape = (self.batch, side, side, self.channels)
         self.pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).permute(0, 3, 1, 2)
