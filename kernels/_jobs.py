@@ -4,7 +4,7 @@ A network's jobs are made once and run in every step: a call takes 1 µs, and ar
 """
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,7 +13,6 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from ._compile import callback
 from ._memory import AS
 from ._threads import share
 
@@ -28,7 +27,7 @@ inlined = njit(nogil=True, error_model="numpy")
 class Job:
     """Work to be run any number of times.
 
-    body: of `body_of`. arrays: what it reads and writes, None for 0; their memory must stay where it is.
+    body: of `_compile.callback`. arrays: what it reads and writes, None for 0; their memory must stay where it is.
     numbers: follow the addresses. parallel: whether threads share the units.
     """
 
@@ -52,14 +51,14 @@ class Job:
 
 
 @lru_cache
-def body_of(work: Callable, dtype: torch.dtype, *files: str):
-    """A callback of `work(job, like, number)`.
+def types_of(dtype: torch.dtype, *files: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """What a callback of work on tiles of this dtype closes over, beside the job.
 
-    like, number: empty arrays of the type of tiles and of what is computed. files: whose text decides the machine code.
+    Empty arrays of the type of tiles and of what is computed; a number that changes with the text of the files, from
+    which the machine code is made. The work itself must be a global name there: Numba's cache finds no other.
     """
-    like, number = AS[dtype], AS[torch.float64 if dtype == torch.float64 else torch.float32]
-    version = zlib.crc32(b"".join(map(Path.read_bytes, map(Path, sorted({__file__, *files})))))
-    return callback(lambda job: work(job, like, number, version))
+    number = AS[torch.float64 if dtype == torch.float64 else torch.float32]
+    return AS[dtype], number, zlib.crc32(b"".join(map(Path.read_bytes, map(Path, sorted({__file__, *files})))))
 
 
 def _address(array: Tensor | np.ndarray | None) -> int:

@@ -7,6 +7,7 @@ thread in an order that does not depend on their count.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from numba import carray
 from torch import Tensor
 
 from .. import _vectors
-from .._jobs import DOUBLE, FIRST, LONG, THREADS, UNITS, Job, body_of, inlined
+from .._compile import callback
+from .._jobs import DOUBLE, FIRST, LONG, THREADS, UNITS, Job, inlined, types_of
 from .._memory import pointer, take
 from .._vectors import BLOCK, LANES
 from . import tile as tile_file
@@ -67,7 +69,7 @@ def _values(side: Side, weight: Tensor) -> np.ndarray:
 def collect(weights: Sequence[tuple[Tensor, np.ndarray, np.ndarray]]) -> Job:
     """The job that copies weights into values: for each weight (contiguous), its places and the values there."""
     table = np.array([[w.data_ptr(), p.ctypes.data, v.ctypes.data, len(p)] for w, p, v in weights], np.int64)
-    return Job(body_of(_collect, weights[0][0].dtype, *_FILES), len(table), (table, *(t for w in weights for t in w)))
+    return Job(_collect_body(weights[0][0].dtype), len(table), (table, *(t for w in weights for t in w)))
 
 
 def gather(
@@ -91,7 +93,7 @@ def gather(
     numbers = side.starts.shape[1], *side.shape, len(source)
     rows = len(source) * side.shape[3] if out.numel() else 0
     work = len(values) * rows * side.shape[4] * BLOCK
-    return Job(body_of(_gather, source.dtype, *_FILES), rows, arrays, numbers, work >= PARALLEL_FROM)
+    return Job(_gather_body(source.dtype), rows, arrays, numbers, work >= PARALLEL_FROM)
 
 
 def dots(side: Side, source: Tensor, gradient: Tensor, out: Tensor) -> Job:
@@ -99,9 +101,13 @@ def dots(side: Side, source: Tensor, gradient: Tensor, out: Tensor) -> Job:
     arrays = (source, gradient, None, None, None, None, out, side.starts, side.offsets, None, side.rows, side.columns)
     numbers = side.starts.shape[1], *side.shape, len(source)
     work = len(side.places) * len(source) * side.shape[3] * side.shape[4] * BLOCK
-    return Job(
-        body_of(_dots, source.dtype, *_FILES), side.shape[5], (*arrays, side.places), numbers, work >= PARALLEL_FROM
-    )
+    return Job(_dots_body(source.dtype), side.shape[5], (*arrays, side.places), numbers, work >= PARALLEL_FROM)
+
+
+@lru_cache
+def _collect_body(dtype: torch.dtype):
+    like, number, version = types_of(dtype, *_FILES)
+    return callback(lambda job: _collect(job, like, number, version))
 
 
 @inlined
@@ -114,6 +120,12 @@ def _collect(job_pointer, like, number, version):
         places = carray(pointer(table[i, 1], LONG), count)
         for k in range(count):
             values[k] = weight[places[k]]
+
+
+@lru_cache
+def _gather_body(dtype: torch.dtype):
+    like, number, version = types_of(dtype, *_FILES)
+    return callback(lambda job: _gather(job, like, number, version))
 
 
 @inlined
@@ -164,6 +176,12 @@ def _gather(job_pointer, like, number, version):
                         total += lanes[channel, which, lane]
                         lanes[channel, which, lane] = 0
                     sums[row, which, channel] = total
+
+
+@lru_cache
+def _dots_body(dtype: torch.dtype):
+    like, number, version = types_of(dtype, *_FILES)
+    return callback(lambda job: _dots(job, like, number, version))
 
 
 @inlined

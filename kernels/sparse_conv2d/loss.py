@@ -1,10 +1,14 @@
 """Cross-entropy on tiles: the loss, its gradient and that of the last layer's bias in one pass over the outputs."""
 
+from functools import lru_cache
+
 import numpy as np
+import torch
 from numba import carray
 from torch import Tensor
 
-from .._jobs import DOUBLE, FIRST, LONG, Job, body_of, inlined
+from .._compile import callback
+from .._jobs import DOUBLE, FIRST, LONG, Job, inlined, types_of
 from .._memory import pointer, read, take, write
 from .._vectors import BLOCK
 
@@ -21,7 +25,13 @@ def cross_entropy(
     """
     arrays = outputs, gradient, bias, bias_gradient, options, None
     numbers = outputs.shape[3], count
-    return Job(body_of(_cross_entropy, outputs.dtype, __file__), 1, arrays, numbers)
+    return Job(_cross_entropy_body(outputs.dtype), 1, arrays, numbers)
+
+
+@lru_cache
+def _cross_entropy_body(dtype: torch.dtype):
+    like, number, version = types_of(dtype, __file__)
+    return callback(lambda job: _cross_entropy(job, like, number, version))
 
 
 @inlined

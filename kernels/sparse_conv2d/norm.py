@@ -4,13 +4,17 @@ The variance is E[y²] - E[y]², from sums of a row of 64 images in float32 that
 error is about 1e-7·(1 + mean² / variance).
 """
 
+from functools import lru_cache
+
 import numpy as np
+import torch
 from numba import carray, types
 from numba.extending import intrinsic
 from torch import Tensor
 
 from .. import _vectors
-from .._jobs import DOUBLE, FIRST, UNITS, Job, body_of, inlined
+from .._compile import callback
+from .._jobs import DOUBLE, FIRST, UNITS, Job, inlined, types_of
 from .._memory import pointer, take
 from .._vectors import BLOCK, Tiles
 
@@ -47,7 +51,7 @@ def combine(
     lanes = 0 if count is None else count % BLOCK
     last = (len(out) - 1) * out.shape[1] if lanes else rows
     numbers = int(relu), last, lanes, out.shape[2], out.shape[3]
-    return Job(body_of(_combine, out.dtype, *_FILES), rows, (out, u, v, p, q, t), numbers, out.numel() >= PARALLEL_FROM)
+    return Job(_combine_body(out.dtype), rows, (out, u, v, p, q, t), numbers, out.numel() >= PARALLEL_FROM)
 
 
 def statistics(
@@ -72,7 +76,7 @@ def statistics(
     add: to `term`, which holds another norm's, instead of writing it.
     """
     arrays = sums, gamma, beta, mean, inverse, scale, term, running_mean, running_var, options
-    return Job(body_of(_statistics, gamma.dtype, *_FILES), sums.shape[2], arrays, (len(sums), count, int(add)))
+    return Job(_statistics_body(gamma.dtype), sums.shape[2], arrays, (len(sums), count, int(add)))
 
 
 def gradients(
@@ -93,7 +97,7 @@ def gradients(
     """
     p, q, t = coefficients
     arrays = sums, gamma, None, mean, inverse, p, t, gamma_gradient, beta_gradient, q
-    return Job(body_of(_gradients, gamma.dtype, *_FILES), sums.shape[2], arrays, (len(sums), count, which))
+    return Job(_gradients_body(gamma.dtype), sums.shape[2], arrays, (len(sums), count, which))
 
 
 @intrinsic
@@ -123,6 +127,12 @@ def _combine_tile(typing, like, number, target, u, v, p, q, t, channel, relu):
     return types.none(like, number, *[types.int64] * 8), codegen
 
 
+@lru_cache
+def _combine_body(dtype: torch.dtype):
+    like, number, version = types_of(dtype, *_FILES)
+    return callback(lambda job: _combine(job, like, number, version))
+
+
 @inlined
 def _combine(job_pointer, like, number, version):
     job = carray(job_pointer, CHANNELS + 1)
@@ -137,6 +147,12 @@ def _combine(job_pointer, like, number, version):
             _combine_tile(like, number, job[OUT] + at, job[U] + at, v, job[P], job[Q], job[T], channel, job[RELU])
             if row >= job[LAST]:
                 carray(pointer(job[OUT] + at, like), BLOCK)[job[LANES] :] = like.dtype.type(0)
+
+
+@lru_cache
+def _statistics_body(dtype: torch.dtype):
+    like, number, version = types_of(dtype, *_FILES)
+    return callback(lambda job: _statistics(job, like, number, version))
 
 
 @inlined
@@ -163,6 +179,12 @@ def _statistics(job_pointer, like, number, version):
         term[c] = beta[c] - mean[c] * gamma[c] * inverse[c] + (term[c] if job[ADD] != 0 else 0)
         running_mean[c] += momentum * (mean[c] - running_mean[c])
         running_var[c] += momentum * (variance * count / max(1, count - 1) - running_var[c])
+
+
+@lru_cache
+def _gradients_body(dtype: torch.dtype):
+    like, number, version = types_of(dtype, *_FILES)
+    return callback(lambda job: _gradients(job, like, number, version))
 
 
 @inlined
