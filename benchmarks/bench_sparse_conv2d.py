@@ -58,7 +58,7 @@ def measured(shape: str, which: str) -> tuple[dict[str, list[float]], dict[float
         given = images.contiguous(memory_format=memory), weight.contiguous(memory_format=memory)
         calls[f"dense {memory}"] = dense(*given, which)
         if has_fast_bfloat16():
-            calls[f"dense bfloat16 {memory}"] = dense(*(tensor.bfloat16() for tensor in given), which)
+            calls[f"dense bfloat16 {memory}"] = dense(given[0].bfloat16(), given[1].bfloat16(), which)
     for density in DENSITIES:
         live = torch.rand(weight.shape) < density
         counts[density] = int(live.sum())

@@ -46,9 +46,17 @@ class Problem:
         self.draws = iter(range(2**30))
 
     def images(self, channels_last: bool) -> torch.Tensor:
-        norm = {"mean": (0.5,) * self.channels, "std": (0.25,) * self.channels, "channels_last": channels_last}
-        epoch = next(self.draws)
-        return augment(self.pixels, self.indices, seed=0, epoch=epoch, padding=self.padding, flip=self.flip, **norm)
+        return augment(
+            self.pixels,
+            self.indices,
+            seed=0,
+            epoch=next(self.draws),
+            padding=self.padding,
+            flip=self.flip,
+            mean=(0.5,) * self.channels,
+            std=(0.25,) * self.channels,
+            channels_last=channels_last,
+        )
 
     def model(self, density: float):
         model = build_model(self.name, classes=10, channels=self.channels, seed=0).train()

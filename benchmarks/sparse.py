@@ -69,7 +69,7 @@ def random_mask(model: torch.nn.Module, density: float) -> dict[str, Tensor]:
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
                 live[name] = torch.rand(parameter.shape, generator=generator) < density
-                parameter *= live[name]
+                parameter.mul_(live[name])
     return live
 
 

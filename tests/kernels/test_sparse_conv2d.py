@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from sparselt.kernels.sparse_conv2d import cpu, pattern_of, reference, sparse_conv2d, sparse_linear
+from sparselt.kernels.sparse_conv2d import cpu, norm, pattern_of, reference, sparse_conv2d, sparse_linear
 from sparselt.kernels.sparse_conv2d.lists import backward_side, forward_side, pool_sides
 from sparselt.kernels.tiles import BLOCK, enter, leave
 
@@ -185,6 +185,19 @@ def test_a_job_starts_from_masks_and_sums_as_it_is_told(starts, masks, third, dt
     y = torch.empty(2, 6, 7, 5, BLOCK, dtype=dtype)
     cpu.gather(ahead, a, weight.view(-1).numpy()[ahead.places], y, sums=squares).run()
     close(torch.from_numpy(squares[:, 1]), y.double().square().sum((2, 4)).view(12, 5), dtype)
+
+
+@quick
+@given(st.booleans(), st.booleans(), st.sampled_from([1, 64, 70]), st.sampled_from(list(TOLERANCE)), st.booleans())
+def test_norms_relu_and_addition_match_the_reference(adds, relu, count, dtype, in_place):
+    blocks = -(-count // BLOCK)
+    u, v = torch.randn(2, blocks, 3, 2, 5, BLOCK).to(dtype)
+    p, q, t = torch.randn(3, 5, dtype=WIDE[dtype])
+    expected = reference.combine(u.double(), v.double() if adds else None, p, q, t, relu, count)
+    out = u if in_place else torch.empty_like(u)
+    numbers = [tensor.numpy() for tensor in (p, q, t)]
+    norm.combine(out, u, v if adds else None, *numbers, relu=relu, count=count).run()
+    close(out, expected, dtype)
 
 
 @quick
