@@ -8,5 +8,15 @@ from .augment import augment
 from .interpolate import interpolate
 from .magnitude import magnitude_mask, magnitude_threshold
 from .masked_sgd import masked_sgd_
+from .sparse_conv2d import pattern_of, sparse_conv2d, sparse_linear
 
-__all__ = ["augment", "interpolate", "magnitude_mask", "magnitude_threshold", "masked_sgd_"]
+__all__ = [
+    "augment",
+    "interpolate",
+    "magnitude_mask",
+    "magnitude_threshold",
+    "masked_sgd_",
+    "pattern_of",
+    "sparse_conv2d",
+    "sparse_linear",
+]

@@ -7,9 +7,12 @@ from typing import Any
 from torch.library import Library
 
 
-def implement(library: Library, operator: str, package: str, function: str) -> None:
-    """Runs `operator` by `function` of the package's module `cpu` on a CPU, and of its module `gpu` on a GPU."""
-    for key, module in (("CPU", "cpu"), ("CUDA", "gpu")):
+def implement(library: Library, operator: str, package: str, function: str, gpu: bool = True) -> None:
+    """Runs `operator` by `function` of the package's module `cpu` on a CPU, and of its module `gpu` on a GPU.
+
+    gpu: whether there is such a module.
+    """
+    for key, module in (("CPU", "cpu"), ("CUDA", "gpu"))[: 2 if gpu else 1]:
         library.impl(operator, partial(_call, f"{package}.{module}", function), key)
 
 

@@ -91,7 +91,7 @@ def test_files_are_named_by_device_and_date_and_nothing_else_is_left(bare, ran, 
 
 
 def test_the_other_suites_run(bare):
-    names = ("masked_sgd", "magnitude_threshold", "augment", "path")
+    names = ("masked_sgd", "magnitude_threshold", "augment", "path", "sparse_conv2d", "sparse_step")
     files = [str(command.HOME / f"bench_{name}.py") for name in names]
     done = bare("-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", "--benchmark-disable", *files)
     assert done.returncode == 0, done.stdout
