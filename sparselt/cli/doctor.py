@@ -86,7 +86,7 @@ def _machine(device: str | None) -> Iterator[str]:
             yield f"a CUDA device: {reason}"
     for extra, packages in EXTRAS.items():
         absent = [package for package in packages if find_spec(package) is None]
-        if absent:
+        if absent and extra != "ffcv":
             _say(extra, f"{', '.join(absent)} not installed: pip install 'sparselt[{extra}]'")
     _ffcv()
 
