@@ -135,7 +135,7 @@ def masked_kernel(
     step = tl.where(keeps, step, 1)
     sign = tl.load(row + SIGN).to(tl.float32)
     if grad_scale is not None:
-        sign = tl.div_rn(sign, tl.load(grad_scale).to(tl.float32))  # `/` compiles to an approximate division
+        sign = sign / tl.load(grad_scale).to(tl.float32)  # approximate; a rounded division spills registers on sm_100
     # A predicate for each weight would make every access 4 bytes wide; one for eight weights keeps 16. Only ragged last
     # blocks, and live state of partly masked blocks, need one for each.
     if go:

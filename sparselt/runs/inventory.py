@@ -1,5 +1,6 @@
 """What a folder of results holds: its runs, its stored stages, who works on what, and what no run needs."""
 
+import contextlib
 import csv
 import os
 import re
@@ -230,7 +231,11 @@ def _printable(text: object) -> str:
 
 def _bytes(folder: Path) -> int:
     paths = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
-    return sum(path.stat().st_size for path in paths if path.exists())
+    total = 0
+    for path in paths:
+        with contextlib.suppress(OSError):  # a run beside this may move it at any moment
+            total += path.stat().st_size
+    return total
 
 
 def _time(path: Path) -> str:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sparselt.benchmarks import command
+from sparselt.benchmarks.gpu import _test_files
 from sparselt.benchmarks.harness import FIELDS
 from sparselt.benchmarks.table import WIDTH
 
@@ -99,9 +100,7 @@ def test_the_other_suites_run(bare):
 
 
 def test_gpu_tests_are_collected_without_ffcv_tyro_and_ray(bare):
-    recipe = (ROOT / "Makefile").read_text()
-    (chosen,) = re.findall(r"-m gpu \$\$\((grep .*? tests)\) ", recipe)
-    files = subprocess.run(chosen, shell=True, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    files = map(str, _test_files())
     done = bare("-m", "pytest", "-q", "-m", "gpu", "--collect-only", "-p", "no:cacheprovider", *files, cwd=ROOT)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("::test_") > 20

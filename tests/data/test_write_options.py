@@ -97,7 +97,7 @@ def test_every_source_has_its_fields_as_options(tmp_path):
 
 def test_help_names_the_sources_and_the_options_of_each(capsys):
     assert source_names()[:5] == ["digits", "cifar10", "cifar100", "mnist", "fashion_mnist"]
-    assert source_names()[5:7] == ["imagenet", "synthetic"]
+    assert source_names()[5:8] == ["imagenet", "pictures", "synthetic"]
     for arguments in ([], ["--help"]):
         with pytest.raises(SystemExit):
             parse_write(arguments)

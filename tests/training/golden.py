@@ -28,7 +28,15 @@ from sparselt.training.techniques import start_bias_for_bce_
 FILE = Path(__file__).with_name("golden.json")
 RELATIVE = 5e-6
 # The ImageNet recipes train a CIFAR network here: ResNet-50 on a few small images is chaotic within three steps.
-_IMAGENET = {"model": "resnet20", "batch_size": 16, "steps": 6, "warmup_steps": 3, "lr": 0.05, "train_size": 16}
+_IMAGENET = {
+    "model": "resnet20",
+    "batch_size": 16,
+    "micro_batches": 1,
+    "steps": 6,
+    "warmup_steps": 3,
+    "lr": 0.05,
+    "train_size": 16,
+}
 SETTINGS = {
     "digits_resnet8": {"batch_size": 16, "steps": 24, "milestones": (8, 16), "lr": 0.1},
     "imagenet_resnet50": {**_IMAGENET, "initialization": "kaiming_normal", "norm_scale": "uniform"},
