@@ -90,7 +90,7 @@ class Manifest:
             return cls(**record)
         except DataError:
             raise
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{where} is not a manifest of sparselt ({type(error).__name__}: {error}): {advice}"
             ) from error

@@ -189,7 +189,13 @@ class Inventory:
         return RunState(name, state, len(stages) - len(self._missing(stages)), len(stages), _time(path), command)
 
     def _missing(self, stages: Iterable[str]) -> set[str]:
-        return {stage for stage in stages if not (self.root / stage / _DONE).exists()}
+        return {stage for stage in stages if not self._made(stage)}
+
+    def _made(self, stage: str) -> bool:
+        try:
+            return (self.root / stage / _DONE).exists()
+        except (OSError, ValueError):  # a damaged plan may hold names that no file system takes
+            return False
 
     def _plan_file(self, name: str) -> Path:
         return self.root / _PLANS / f"{name}.json"

@@ -57,6 +57,8 @@ def read_networks(folder: Path) -> list[NetworkRow]:
 
 
 def _row(cells: dict[str, str]) -> NetworkRow:
+    if None in cells or None in cells.values():
+        raise ValueError("a row has more or fewer cells than there are columns")
     return NetworkRow(
         experiment=cells["experiment"],
         variant=cells["variant"],
