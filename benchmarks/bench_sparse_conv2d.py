@@ -50,7 +50,7 @@ def sparse(images, weight, live, which: str, dtype: torch.dtype):
 
 @lru_cache
 def measured(shape: str, which: str) -> tuple[dict[str, list[float]], dict[float, int]]:
-    """Seconds of everybody in common rounds, and the live weights at each density."""
+    """Seconds of all competitors, interleaved, and the number of live weights at each density."""
     channels, side, batch = *SHAPES[shape][:2], HERE.scaled(SHAPES[shape][2])
     images, weight = torch.randn(batch, channels, side, side), torch.randn(channels, channels, 3, 3)
     calls, counts = {}, {}

@@ -89,7 +89,7 @@ class Problem:
         return step
 
     def work(self, density: float) -> tuple[float, float]:
-        """Operations, and bytes in float32, of a step at the least."""
+        """The fewest operations, and float32 bytes, that a step can take."""
         model, live = self.model(density)
         positions = _positions(model, self.pixels.shape)
         operations = sum(6 * float(mask.sum()) * positions[name] * self.batch for name, mask in live.items())
@@ -111,7 +111,7 @@ def _positions(model: torch.nn.Module, shape) -> dict[str, int]:
 
 @lru_cache
 def measured(network: str) -> dict[str, list[float]]:
-    """Seconds of every step of a network, in common rounds."""
+    """Seconds of every kind of step of one network, interleaved."""
     problem = Problem(network)
     calls = {"dense, channels last": problem.dense(True), "dense, contiguous": problem.dense(False)}
     if has_fast_bfloat16():

@@ -86,7 +86,7 @@ def _loader(recipe: Recipe, pixels: ResidentData, device: str, seed: int) -> Res
 def _trained(
     recipe: Recipe, pixels: ResidentData, device: str, count: int, cohort: Cohort
 ) -> tuple[list[torch.Tensor], list[object]]:
-    """Weights and measurements of `count` networks."""
+    """Trains `count` networks; returns their weights and their measurements."""
     members = [
         Member(
             recipe,

@@ -97,7 +97,9 @@ def _test_files() -> list[Path]:
 
 
 def _run(name: str, command: list[str], seconds: float, out: Path) -> tuple[str, bool]:
-    """Runs a part for so many seconds at most. A line that says what became of it, with the end of a failed log."""
+    """Runs a part for at most `seconds`. Returns a line with the outcome (and the end of a failed log), and whether it
+    passed.
+    """
     if seconds <= 0:
         return f"{name}: not begun, the step's time was over", False
     log = out / f"{name}.log"

@@ -25,7 +25,7 @@ inlined = njit(nogil=True, error_model="numpy")
 
 
 class Job:
-    """Work to be run any number of times.
+    """Work that can be run any number of times.
 
     body: of `_compile.callback`. arrays: what it reads and writes, None for 0; their memory must stay where it is.
     numbers: follow the addresses. parallel: whether threads share the units.
@@ -52,7 +52,7 @@ class Job:
 
 @lru_cache
 def types_of(dtype: torch.dtype, *files: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """What a callback of work on tiles of this dtype closes over, beside the job.
+    """The types that a callback needs for tiles of this dtype.
 
     Empty arrays of the type of tiles and of what is computed; a number that changes with the text of the files, from
     which the machine code is made. The work itself must be a global name there: Numba's cache finds no other.

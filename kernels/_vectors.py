@@ -109,7 +109,7 @@ class Tiles:
         return self.builder.fadd(*chains)
 
     def loop(self, start, stop, carried: Sequence, body: Callable[[ir.Value, list], Sequence]) -> list:
-        """`for i in range(start, stop): carried = body(i, carried)`; the last `carried`."""
+        """Emits `for i in range(start, stop): carried = body(i, carried)`, and returns the final `carried`."""
         b = self.builder
         before = b.block
         head, inside, after = (b.append_basic_block(name) for name in ("head", "inside", "after"))
@@ -127,7 +127,7 @@ class Tiles:
         return values
 
     def unless_zero(self, address, vectors: Sequence, change: Callable[[], Sequence]) -> list:
-        """`change()` if the address is not 0, else `vectors`."""
+        """Emits a choice: `change()` where the address is not 0, else `vectors`."""
         b = self.builder
         before = b.block
         inside, after = b.append_basic_block("given"), b.append_basic_block("joined")

@@ -57,7 +57,9 @@ def _agree(got: Tensor, expected: Tensor) -> None:
 
 
 def _optimizer(operation: Operation, row: Sequence[float], reference: Reference) -> Test:
-    """A test of two steps. reference: of weight, gradient, state (a list), live and the number of the step."""
+    """A test of two steps of an optimizer. reference: takes weight, gradient, state (a list), live weights and the
+    step.
+    """
 
     def test(device: torch.device) -> None:
         weights, masks = [t.to(device) for t in _tensors(0)], _masks()
@@ -147,4 +149,4 @@ TESTS: dict[str, Test] = {
     "magnitude": _magnitude,
     "augment": _augment,
 }
-"""By operation; together they compile every kernel for float32."""
+"""The tests by operation. Together they compile every kernel for float32."""

@@ -54,7 +54,7 @@ _WRAPPERS = {"_orig_mod", "module"}
 
 
 def names_among(known: Collection[str], names: Collection[str]) -> dict[str, str]:
-    """For each of `names` that one of `known` answers to, this one.
+    """Maps each of `names` to the name in `known` that means the same parameter.
 
     A name that `known` lacks is compared without the parts that wrappers add (`_orig_mod.`, `module.`), and answered if
     exactly one of `known` is left the same and no other of `names` has that one as it stands.

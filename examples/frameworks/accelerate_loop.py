@@ -1,4 +1,4 @@
-"""A masked network with Accelerate: accumulated gradients, clipping, and a state from which it goes on to the bit.
+"""A masked network with Accelerate: accumulated gradients, clipping, and a saved state that resumes to the bit.
 
 pip install accelerate
 python examples/frameworks/accelerate_loop.py

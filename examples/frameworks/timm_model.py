@@ -18,7 +18,7 @@ def train(steps: int = 20) -> tuple[torch.nn.Module, torch.nn.Module, Mask]:
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=10, in_chans=1)
     mask = magnitude_prune(model, Mask.ones_like(model), fraction=0.5)
-    # timm's param_groups_weight_decay drops the names, by which a mask goes.
+    # A mask finds its parameters by name, and timm's param_groups_weight_decay drops the names.
     plain = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
     free = {name for name, p in model.named_parameters() if p.dim() < 2 or name in plain}
     groups = [

@@ -143,7 +143,7 @@ def check_parameters(parameters: Sequence[Tensor], names: Sequence[str]) -> None
     """Raises ValueError, naming the parameter, if one launch cannot serve all of them."""
     first = parameters[0]
     for name, p in zip(names, parameters, strict=True):
-        # Told by their marks, because importing torch.distributed's classes takes seconds.
+        # Recognized by their attributes, because importing torch.distributed's classes takes seconds.
         if hasattr(p, "placements") or getattr(p, "_fsdp_flattened", False):
             raise ValueError(
                 f"{name} is {'a DTensor' if hasattr(p, 'placements') else 'flattened by FSDP'}, of which every rank "

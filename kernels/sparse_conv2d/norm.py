@@ -69,7 +69,8 @@ def statistics(
     count: int,
     add: bool,
 ) -> Job:
-    """The job that makes of a convolution's sums its batch norm, scale·y + term, and the running statistics.
+    """The job that turns a convolution's sums into the scale and term of batch norm, scale·y + term, and updates its
+    statistics.
 
     sums: [rows, 3, channels], see `cpu.gather`. mean, inverse: float64 [channels], written for `gradients`
     (inverse is 1 / standard deviation). options: float64 [2], eps and momentum. count: numbers of a channel.

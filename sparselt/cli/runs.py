@@ -127,7 +127,7 @@ class Gc:
     yes: bool = False
     """Do not ask."""
     stopped: bool = False
-    """Delete as well what only stopped runs need. The same commands then begin anew."""
+    """Also delete what only stopped runs need. Their commands will then start from the beginning."""
     json: bool = False
     """Print JSON, for scripts. Without --yes nothing is deleted."""
 

@@ -56,7 +56,7 @@ class JsonLines:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def error(self) -> str | None:
-        """Why nothing more is read, told once."""
+        """The reason why nothing more is written, the first time it is asked for; then None."""
         told, self._error = self._error, None
         return told
 

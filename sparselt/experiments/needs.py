@@ -16,7 +16,7 @@ _SAVES = 2  # of an unfinished training, see `sparselt.training.progress`
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes, about.
+    """An estimate in bytes.
 
     training: memory of one training: weights, gradients, optimizer state, and what a step keeps for its backward pass.
     data: memory of the images, if they are kept there; processes of one machine share it.
@@ -29,7 +29,7 @@ class Needs:
 
 
 def needs_of(setting: Setting, missing: Sequence[Stage], workers: int) -> Needs:
-    """What a run of the missing stages takes with so many trainings side by side."""
+    """The memory and disk that the missing stages need, with `workers` trainings at a time."""
     weights, kept = _network(setting)
     state = weights * _BUFFERS[setting.optimizer]
     images = (setting.train_count + setting.test_count) * setting.channels * setting.train_size**2
@@ -48,7 +48,7 @@ def needs_of(setting: Setting, missing: Sequence[Stage], workers: int) -> Needs:
 
 
 def _network(setting: Setting) -> tuple[int, int]:
-    """Bytes of the weights and buffers, and of what a step of training keeps for its backward pass.
+    """The bytes of weights and buffers, and the bytes that a training step keeps for its backward pass.
 
     The network runs on torch's meta device, which computes shapes only.
     """
@@ -73,5 +73,5 @@ def _network(setting: Setting) -> tuple[int, int]:
         network(images)
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
     activations = sum(storage.nbytes() for storage in kept.values())
-    # Autocast keeps half of each number, and a copy of the weights.
+    # bfloat16 takes half the bytes, and autocast adds a bfloat16 copy of the weights.
     return weights, (activations + weights) // 2 if setting.precision == "bfloat16" else activations

@@ -45,7 +45,7 @@ class Tape:
         return self._scratch.setdefault((like.shape, number), torch.zeros_like(like))
 
     def values(self, weight: Tensor, side: Side) -> np.ndarray:
-        """The live weights in the order of the lists, collected anew in every step."""
+        """The values of the live weights in the order of the lists. Every step collects them again."""
         values = np.empty(len(side.places), self.number)
         self.collected.append((weight.detach(), side.places, values))
         return values
@@ -72,7 +72,7 @@ class Convolution:
         self.tape.ahead.append(cpu.gather(self._side, self.x, values, self.out, **options))
 
     def backward(self, d: Tensor, out: Tensor, **options) -> None:
-        """From d, the gradient of `self.out`, to that of x."""
+        """Backward pass: d is the gradient of `self.out`; adds the job for the gradient of x."""
         values = self.tape.values(self.weight, self._side_back)
         self.tape.back.append(cpu.gather(self._side_back, d, values, out, **options))
 
@@ -92,11 +92,13 @@ class Rectified:
         tape.ahead.append(norm.combine(self.out, self.out, None, ones, None, bias, relu=True, count=tape.count))
 
     def onward(self) -> dict:
-        """What the layer that computes the gradient of `out` does for this one on the way."""
+        """Options for the layer that computes the gradient of `out`, so that it applies this layer's ReLU in the same
+        pass.
+        """
         return {"mask": self.out, "sums": self._sums}
 
     def weight_gradients(self, d: Tensor) -> None:
-        """From d, the gradient before ReLU, whose sums are there."""
+        """Backward pass: d is the gradient before ReLU; the job that computes it also leaves its sums."""
         self.tape.back.append(Sum(self._sums[:, 0], self.tape.gradients[self.bias]))
         self.layer.weight_gradient(d)
 
@@ -141,7 +143,9 @@ class Normed:
         )
 
     def onward(self) -> dict:
-        """What the convolution that computes the gradient of `out` does for this norm on the way."""
+        """Options for the convolution that computes the gradient of `out`, so that it applies this norm's ReLU in the
+        same pass.
+        """
         return {"mask": self.out, "a": self.y, "sums": self.sums}
 
     def backward(self, d: Tensor, out: Tensor, sums: np.ndarray | None = None, which: int = 1) -> None:

@@ -73,7 +73,9 @@ class SavedOptimizer(ArenaOptimizer):
         self._meet(state_dict.get("mask"))
 
     def _meet(self, saved: Mapping[str, Tensor] | None) -> None:
-        """Takes the mask of a loaded state, if there is none yet; warns where that or the own mask leaves a doubt."""
+        """Takes the mask of a loaded state if the optimizer has none. Warns if the two masks disagree or the saved one
+        does not fit.
+        """
         try:
             theirs, own = fitted_mask(saved, self._by_name()), fitted_mask(self._mask, self._by_name())
         except MaskError as error:
@@ -103,7 +105,9 @@ class SavedOptimizer(ArenaOptimizer):
 
     @torch.no_grad()
     def _zero_without_gradient(self, gradients: list[Tensor | None]) -> None:
-        """Zeroes masked weights that no kernel visits, as of frozen layers, if they have been written to."""
+        """Zeroes masked weights of layers that no kernel visits, such as frozen ones, after somebody has written to
+        them.
+        """
         arena = self._arena
         for i, (p, mask) in enumerate(zip(arena.parameters, arena.masks, strict=True)):
             if gradients[i] is None and mask is not None and p._version != self._zeroed[i]:

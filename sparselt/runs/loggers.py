@@ -36,7 +36,9 @@ def curve(event: Mapping[str, Any]) -> str:
 
 
 class TensorBoard:
-    """Writes into `<folder>/tensorboard`: a folder a curve, whose scalars are at the levels; `progress` by seconds."""
+    """Writes `<folder>/tensorboard`: one folder for each curve, with levels as steps, and `progress` with seconds as
+    steps.
+    """
 
     def __init__(self, folder: Path, name: str, config: Mapping[str, Any]):
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -140,7 +142,7 @@ class LoggerProcess:
             self._events.put(event)
 
     def error(self) -> str | None:
-        """Why the logger has ended, told once; None if it has not."""
+        """The reason why the logger has ended, the first time it is asked for; None otherwise."""
         if self._dropped or self._process.is_alive():
             return None
         self._dropped = True

@@ -19,7 +19,8 @@ class NodeLost(BrokenExecutor):
 
 
 class Pool(ABC):
-    """Workers, a stage each at a time. To be used in a `with`: it ends them, after an exception as SIGTERM would.
+    """Workers that each run one stage at a time. Use it in a `with` block, which ends them; after an exception as
+    SIGTERM does.
 
     Args:
         cohort: how many equal trainings a worker makes side by side, at least 1. Default: on a GPU the best number by a
@@ -62,7 +63,7 @@ class Pool(ABC):
 
     @abstractmethod
     def lost_with(self, dead: Future, running: Iterable[Future]) -> list[Future]:
-        """Those of `running` that end with the worker of `dead`, which was killed; `dead` is one of them."""
+        """The futures of `running` that are lost because the worker of `dead` was killed; `dead` is one of them."""
 
     def joins(self, stage: Train) -> bool:
         """Whether this training may be made side by side with others."""

@@ -82,7 +82,8 @@ def connect(address: str | None, cores: int) -> None:
 
 
 def check_answers(address: str) -> None:
-    """Asks an address for gRPC, which Ray speaks. Ray itself tries for minutes and then ends the process.
+    """Checks that a gRPC server, such as Ray, answers at an address. Ray itself would try for minutes and then end the
+    process.
 
     Raises:
         SettingError: it is not an address, or does not answer.

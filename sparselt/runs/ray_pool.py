@@ -236,7 +236,7 @@ class RayWorkers(Pool):
         ray.kill(slot.actor)
 
     def _ask(self, slot: _Slot, answer: Any, action: Callable, *arguments) -> None:
-        """Makes an event of an actor's answer."""
+        """Queues an event for when the actor has answered."""
         answer.future().add_done_callback(lambda future: self._events.put((action, slot, future, *arguments)))
 
     def _started(self, slot: _Slot, answer: Future) -> None:
@@ -306,7 +306,7 @@ class RayWorkers(Pool):
                 self._progress.put(done)
 
     def _met(self) -> None:
-        """Nodes that joined have been checked."""
+        """Handles the end of a check of nodes that have joined."""
         for slot in [slot for slot in self._slots if slot.node in self._nodes.refused]:
             self._close(slot)
         self._assign()

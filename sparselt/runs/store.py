@@ -147,7 +147,7 @@ class Store:
         return self._claims.taken(_name(stage))
 
     def made_meanwhile(self, stage: Stage) -> bool:
-        """`has`, for who has just claimed the stage and had not found it before."""
+        """The same as `has`, for a process that has just claimed the stage and did not find it before."""
         _ask_server(self.folder(stage))
         return self.has(stage)
 

@@ -49,7 +49,7 @@ class Torchrun:
         return cls(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
 
     def store(self) -> "Store":
-        """Of values that all of torchrun's processes see."""
+        """The store through which all of torchrun's processes share values."""
         from torch.distributed import TCPStore
 
         return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=_LONG)
@@ -308,7 +308,7 @@ def _group(number: int, count: int, place: _Place, device: str) -> Iterator[None
 
 
 def _crosses(error: Exception) -> bool:
-    """Whether another process can be given the error as it is."""
+    """Whether the error can be pickled for another process."""
     try:
         return isinstance(error, SparseltError | OSError | MemoryError) and bool(pickle.loads(pickle.dumps(error)))
     except Exception:

@@ -26,12 +26,12 @@ class Resources:
         return self.gpus * self.ranks
 
     def fits(self, cores: float, gpus: float) -> int:
-        """How many stages like this one so many cores and GPUs serve at a time."""
+        """How many such stages fit on these cores and GPUs at a time."""
         each = [int(cores // self.all_cores)]
         if self.gpus:
             each.append(int(gpus / self.all_gpus + 1e-6))
         return min(each)
 
     def within(self, other: "Resources") -> bool:
-        """Whether a place for `other` serves this, too."""
+        """Whether a worker with the resources `other` is large enough for this."""
         return self.all_cores <= other.all_cores and self.all_gpus <= other.all_gpus

@@ -47,7 +47,7 @@ class Ranks:
         return self._flat.element_size() * (self._flat.numel() if self._places is None else len(self._places))
 
     def share(self, images: int) -> float:
-        """What a rank with so many images of the batch multiplies its mean loss by, before the backward pass."""
+        """The factor for the mean loss of a rank with `images` of the batch. Multiply before the backward pass."""
         return images / self._batch_size
 
     def add_up(self, loss: Tensor) -> Tensor:
