@@ -9,9 +9,10 @@ from sparselt.data import Source
 from sparselt.errors import SettingError
 from sparselt.experiments.trials import check_criterion
 from sparselt.experiments.values import Rule
-from sparselt.models import check_model, least_weights
+from sparselt.models import check_live, check_model, least_weights
 from sparselt.optim import RECIPE_OPTIONS, check_optimizer, unread_options
 from sparselt.scopes import Scope, check_fraction, check_rule, weights_left
+from sparselt.training.live import reason_against
 from sparselt.training.recipe import TECHNIQUES, training_side
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ def check_values(setting: "Setting") -> None:
             f"{setting.name} streams them; expected 0"
         )
     _check_ranks(setting)
+    if setting.sparse_up_to:
+        if against := reason_against(setting.recipe):
+            raise SettingError(f"sparse_up_to is {setting.sparse_up_to:g}, but {against}; set sparse_up_to=0")
+        check_live(setting.model, setting.classes, setting.channels)
     images = setting.batch_size // setting.ranks
     if images % setting.micro_batches:
         raise SettingError(f"micro_batches is {setting.micro_batches}: {images} images are no multiple of it")

@@ -1,5 +1,6 @@
 """Builds the stages of experiments for one setting. Equal questions give equal stages."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from numbers import Integral
@@ -319,8 +320,9 @@ class Lab:
         """
         setting = self.setting
         repelled = bool(repulsion and solutions)
+        on_cpu = self.device == "cpu"
         stage = Train(
-            recipe=setting.recipe,
+            recipe=setting.recipe if on_cpu else dataclasses.replace(setting.recipe, sparse_up_to=0.0),
             seeds=seeds,
             start_step=start_step,
             augmentation=Shift(setting.padding, setting.flip)

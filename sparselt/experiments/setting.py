@@ -240,6 +240,15 @@ class Setting:
         shown=lambda setting: setting.ranks > 1,
         help="what ranks send each other: all gradients, or those of live weights",
     )
+    sparse_up_to: float = value(
+        0.0,
+        omit_default=True,
+        least=0,
+        most=1,
+        shown=lambda setting: setting.sparse_up_to > 0,
+        help="on a CPU, trainings at most so dense compute their live weights alone, see "
+        "`sparselt.models.sparse_step`; 0: none, 1: all",
+    )
     seed: int = value(0, least=0, help="everything random follows from it")
 
     @cached_property

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MODELS",
     "build_model",
+    "check_live",
     "check_model",
     "check_unedited",
     "initialize_",
@@ -86,6 +87,20 @@ def check_model(name: str, channels: int, side: int | None = None, classes: int 
         raise SettingError(f"{name} takes images of {images.least_side} pixels a side or more, not {side}")
     if side is not None and classes is not None and name not in MODELS:
         _try(name, classes, channels, side)
+
+
+def check_live(name: str, classes: int, channels: int) -> None:
+    """Raises a SettingError if a network has no `sparselt.models.sparse_step.SparseStep`."""
+    if images_of(build := _function(name)).live:
+        return
+    against = f"{name} has no sparse step"
+    if name not in MODELS:
+        from sparselt.models.sparse_step import reason_against
+
+        if not (against := reason_against(build(classes, channels))):
+            return
+    known = ", ".join(each for each, function in MODELS.items() if images_of(function).live)
+    raise SettingError(f"{against}: set sparse_up_to=0, or take one of {known}")
 
 
 @functools.cache  # a process imports the file once, and later edits do not reach it

@@ -13,21 +13,27 @@ Build = Callable[[int, int], "nn.Module"]
 
 @dataclass(frozen=True)
 class Images:
-    """The images that a network takes: channels, and pixels a side, exactly or at least. None: any."""
+    """The images that a network takes: channels, and pixels a side, exactly or at least. None: any.
+
+    live: the network has a training step that computes live weights alone (`sparselt.models.sparse_step`).
+    """
 
     channels: int | None = None
     side: int | None = None
     least_side: int = 1
+    live: bool = False
 
 
 _IMAGES: dict[Build, Images] = {}
 
 
-def model(*, channels: int | None = None, side: int | None = None, least_side: int = 1) -> Callable[[Build], Build]:
+def model(
+    *, channels: int | None = None, side: int | None = None, least_side: int = 1, live: bool = False
+) -> Callable[[Build], Build]:
     """Decorates a network's function; the arguments are those of `Images`."""
 
     def register(build: Build) -> Build:
-        _IMAGES[build] = Images(channels, side, least_side)
+        _IMAGES[build] = Images(channels, side, least_side, live)
         return build
 
     return register

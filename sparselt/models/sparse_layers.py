@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparselt.errors import SettingError
 from sparselt.kernels.sparse_conv2d import cpu, norm
 from sparselt.kernels.sparse_conv2d.lists import Side, backward_side, forward_side, pattern_of
 from sparselt.kernels.tiles import BLOCK
@@ -29,6 +30,11 @@ class Tape:
     def __init__(self, model: nn.Module, live: Mapping[str, Tensor], count: int, dtype: torch.dtype):
         self.count, self.dtype = count, dtype
         self.gradients: dict[Tensor, Tensor] = {p: torch.zeros_like(p) for p in model.parameters()}
+        for name, parameter in model.named_parameters():
+            if self.gradients[parameter].stride() != parameter.stride():
+                raise SettingError(
+                    f"{name} has strides {parameter.stride()}, with gaps: expected a parameter that is dense in memory"
+                )
         self.number = np.float64 if next(iter(self.gradients)).dtype == torch.float64 else np.float32
         self.ahead: list[Job] = []
         self.back: list[Job] = []
@@ -62,8 +68,9 @@ class Convolution:
         self.tape, self.x, self.weight = tape, x, module.weight
         stride, padding = (module.stride[0], int(module.padding[0])) if isinstance(module, nn.Conv2d) else (1, 0)
         pattern, image = pattern_of(tape.live(self.weight), stride), tuple(x.shape[1:4])
-        self._side = forward_side(pattern, image, padding, tape.dtype.itemsize)
-        self._side_back = backward_side(pattern, image, padding, tape.dtype.itemsize)
+        sides = (side(pattern, image, padding, tape.dtype.itemsize) for side in (forward_side, backward_side))
+        in_memory = _places_in_memory(self.weight)
+        self._side, self._side_back = (side._replace(places=in_memory[side.places]) for side in sides)
         self.out = tape.tiles(*self._side.shape[3:6])
 
     def forward(self, **options) -> None:
@@ -78,6 +85,12 @@ class Convolution:
 
     def weight_gradient(self, d: Tensor) -> None:
         self.tape.back.append(cpu.dots(self._side, self.x, d, self.tape.gradients[self.weight]))
+
+
+def _places_in_memory(weight: Tensor) -> np.ndarray:
+    """int64 [elements]: where each element of the flattened weight lies in memory. Channels-last weights permute them."""
+    indices = np.indices(weight.shape).reshape(weight.dim(), -1)
+    return np.tensordot(np.array(weight.stride()), indices, 1)
 
 
 class Rectified:

@@ -43,14 +43,13 @@ class SparseStep:
         dtype: torch.dtype = torch.float32,
     ):
         self._expected, self._tape = tuple(images), Tape(model, live, images[0], dtype)
+        if against := reason_against(model):
+            raise SettingError(against)
         if isinstance(model, CifarResNet):
             self._resnet(model)
-        elif isinstance(model, nn.Sequential) and _is_perceptron(model):
-            self._perceptron(model)
         else:
-            raise SettingError(
-                f"{type(model).__name__} has no sparse step: expected a CifarResNet, or Flatten, Linear, ReLU … Linear"
-            )
+            assert isinstance(model, nn.Sequential)
+            self._perceptron(model)
         self._tape.ahead.insert(0, cpu.collect(self._tape.collected))
         self._addresses = [parameter.data_ptr() for parameter in self._tape.gradients]
         self._counts = [buffer for name, buffer in model.named_buffers() if name.endswith("num_batches_tracked")]
@@ -141,6 +140,10 @@ class SparseStep:
         return layer, d
 
 
-def _is_perceptron(model: nn.Sequential) -> bool:
-    kinds = [type(module) for module in model]
-    return kinds == [nn.Flatten, *[nn.Linear, nn.ReLU] * (len(kinds) // 2 - 1), nn.Linear]
+def reason_against(model: nn.Module) -> str:
+    """Why a network has no `SparseStep`; empty if it has one."""
+    kinds = [type(module) for module in model] if isinstance(model, nn.Sequential) else []
+    perceptron = kinds == [nn.Flatten, *[nn.Linear, nn.ReLU] * (len(kinds) // 2 - 1), nn.Linear]
+    if perceptron or isinstance(model, CifarResNet):
+        return ""
+    return f"{type(model).__name__} has no sparse step: expected a CifarResNet, or Flatten, Linear, ReLU … Linear"

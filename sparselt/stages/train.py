@@ -266,6 +266,7 @@ class Train(OnImages):
             self.engine == "resident"
             and self.repulsion is None
             and self.recipe.ranks == 1
+            and not self.recipe.sparse_up_to
             and self.needs.keys() <= _SHARED_INPUTS | _OWN_INPUTS
             and not techniques.progressive_resizing
             and not techniques.ema_half_life

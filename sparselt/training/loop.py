@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from sparselt.errors import SettingError, TrainingError
 from sparselt.optim import MaskedOptimizer
 from sparselt.training.checkpoint import load_state, state_of
+from sparselt.training.live import live_step
 from sparselt.training.progress import Progress, Saved, losses_of
 from sparselt.training.ranks import Ranks
 from sparselt.training.recipe import PLAIN, Recipe, Techniques, derive_seed, training_side
@@ -67,6 +68,7 @@ def train(
     first_of_last_epoch = max(start_step, recipe.steps - loader.steps_per_epoch)
     last_losses: list[Tensor] = []
     (forward,) = forward_passes([model], recipe)
+    live = live_step(model, optimizer.mask, recipe)
     step = start_step
 
     def state() -> Saved:
@@ -91,7 +93,10 @@ def train(
         if techniques.progressive_resizing:
             images = resize(images, training_side(images.shape[2], step, recipe.steps))
         optimizer.zero_grad()
-        loss = gradients(forward, images, labels, recipe, 1.0 if ranks is None else ranks.share(len(images)))
+        if live is not None:
+            loss = live(images, labels)
+        else:
+            loss = gradients(forward, images, labels, recipe, 1.0 if ranks is None else ranks.share(len(images)))
         if ranks is not None:
             loss = ranks.add_up(loss)
         if penalty is not None:

@@ -70,6 +70,8 @@ class Recipe:
         sync_batch_norm: batch norm takes the statistics of the whole batch; otherwise each rank those of its share, and
             the running ones are those of rank 0.
         sent_gradients: what the ranks send each other in a step, see `sparselt.training.ranks.Ranks`.
+        sparse_up_to: a training whose mask has at most this density computes its live weights alone, on a CPU, see
+            `sparselt.training.live`. It rounds differently, so it is part of the training's identity. 0: never.
 
     Raises:
         SettingError: there is no optimizer of that name, or it does not have an option that is given.
@@ -99,6 +101,7 @@ class Recipe:
     ranks: int = field(default=1, metadata={"omit_default": True})
     sync_batch_norm: bool = field(default=False, metadata={"omit_default": True})
     sent_gradients: Sent = field(default="all", metadata={"omit_default": True})
+    sparse_up_to: float = field(default=0.0, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer)

@@ -45,10 +45,12 @@ def differences(model: nn.Module, other: nn.Module, live: dict[str, torch.Tensor
     return found
 
 
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("density", [1.0, 0.3, 0.05, 0.0])
-def test_float64_gradients_loss_and_statistics_are_torchs(network, density):
+def test_float64_gradients_loss_and_statistics_are_torchs(network, density, order):
     model, live, images, labels = drawn(network, density, torch.float64)
+    model, images = model.to(memory_format=order), images.to(memory_format=order)
     expected = copy.deepcopy(model)
     loss = F.cross_entropy(expected(images), labels, label_smoothing=0.1)
     loss.backward()

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@model(least_side=4)
+@model(least_side=4, live=True)
 def resnet8(classes: int, channels: int) -> "nn.Module":
     """The digits miniature: one block a stage, widths 8-16-32; 19,464 prunable weights for 1 channel, 10 classes."""
     from sparselt.models.residual import CifarResNet
@@ -16,7 +16,7 @@ def resnet8(classes: int, channels: int) -> "nn.Module":
     return CifarResNet(classes, channels, blocks=1, widths=(8, 16, 32))
 
 
-@model(least_side=4)
+@model(least_side=4, live=True)
 def resnet20(classes: int, channels: int) -> "nn.Module":
     """ResNet-20: three blocks a stage, widths 16-32-64; 270,896 prunable weights for 3 channels, 10 classes."""
     from sparselt.models.residual import CifarResNet
@@ -24,7 +24,7 @@ def resnet20(classes: int, channels: int) -> "nn.Module":
     return CifarResNet(classes, channels, blocks=3, widths=(16, 32, 64))
 
 
-@model(side=28)
+@model(side=28, live=True)
 def lenet_300_100(classes: int, channels: int) -> "nn.Module":
     """LeNet-300-100 (LeCun et al. 1998): two hidden layers, ReLU.
 
@@ -80,7 +80,7 @@ def vgg19_dense_classifier(classes: int, channels: int) -> "nn.Module":
     return VGG19(classes, channels, DenseLinear)
 
 
-@model(least_side=8)
+@model(least_side=8, live=True)
 def resnet18(classes: int, channels: int) -> "nn.Module":
     """ResNet-18 (He et al. 2016) with the usual first layer for small images: 3×3, stride 1, no pooling.
 
