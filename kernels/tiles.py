@@ -24,6 +24,8 @@ def enter(images: Tensor, out: Tensor | None = None) -> Tensor:
     return out
 
 
-def leave(tiles: Tensor, count: int) -> Tensor:
-    """The first `count` images of tiles, [count, channels, height, width], contiguous."""
+def leave(tiles: Tensor, count: int, channels_last: bool = False) -> Tensor:
+    """The first `count` images of tiles, [count, channels, height, width], contiguous or channels last."""
+    if channels_last:
+        return tiles.permute(0, 4, 1, 2, 3).reshape(-1, *tiles.shape[1:4])[:count].permute(0, 3, 1, 2)
     return tiles.permute(0, 4, 3, 1, 2).reshape(-1, tiles.shape[3], *tiles.shape[1:3])[:count].contiguous()

@@ -15,9 +15,11 @@ _HOME = {
     "MaskedAdamW": "sparselt.optim",
     "MaskedRMSprop": "sparselt.optim",
     "MaskedSGD": "sparselt.optim",
+    "densify_": "sparselt.models.sparsify",
     "magnitude_prune": "sparselt.pruning",
     "prunable_parameters": "sparselt.weights",
     "prune": "sparselt.pruning",
+    "sparsify_": "sparselt.models.sparsify",
 }
 
 _ROOMS = (

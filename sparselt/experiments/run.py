@@ -28,7 +28,7 @@ from sparselt.runs.devices import cpu_has_bfloat16, cuda_devices, together
 from sparselt.runs.estimate import Speed, assumed_speed, estimate
 from sparselt.runs.executor import SAVE_SECONDS, Workers, default_workers
 from sparselt.runs.inventory import note_plan
-from sparselt.runs.ledger import Entry, write_ledger
+from sparselt.runs.ledger import Entry, with_densities, write_ledger
 from sparselt.runs.loggers import check_installed
 from sparselt.runs.networks import NetworkRow, write_networks
 from sparselt.runs.pool import Pool
@@ -181,6 +181,7 @@ def run(
         record["experiments"] = {name: {"title": e.title, "paper": e.paper} for name, e in experiments.items()}
         folder = where.out / name
         rows = [{"setting": setting.name, "scale": setting.scale, **row} for m in kept for row in m.rows(store.read)]
+        entries = with_densities(entries, plan_of(measurements).stages, store)
         of_this_call = {"command": where.command, "failed": list(failed), "rows": len(rows)}
         _write(folder, rows, record, of_this_call, entries, _networks(kept, store, folder))
         note_plan(store, name, plan_of(measurements).stages, where.command, "failed" if failed else "done")

@@ -88,7 +88,7 @@ class Convolution:
 
 
 def _places_in_memory(weight: Tensor) -> np.ndarray:
-    """int64 [elements]: where each element of the flattened weight lies in memory. Channels-last weights permute them."""
+    """int64 [elements]: where each element of the flattened weight lies in memory; channels last permutes them."""
     indices = np.indices(weight.shape).reshape(weight.dim(), -1)
     return np.tensordot(np.array(weight.stride()), indices, 1)
 

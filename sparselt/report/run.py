@@ -110,6 +110,7 @@ def on_validation(record: Mapping) -> bool:
 def costs(ledger: Iterable[Entry]) -> Table:
     """What each kind of stage cost, in the order in which the kinds first occur."""
     kinds: dict[str, list[Entry]] = {}
+    ledger = list(ledger)
     for entry in ledger:
         kinds.setdefault(entry.kind, []).append(entry)
     lines, total, total_now = [], 0.0, 0.0
@@ -125,6 +126,12 @@ def costs(ledger: Iterable[Entry]) -> Table:
         f"{duration(total)} of work by single workers in all, of which {duration(total_now)} in the last call; the "
         "rest was found in the store, and is counted with what it cost when it was made."
     )
+    if masked := [e for e in ledger if e.dense_seconds is not None and e.density != 1]:
+        taken, dense = (math.fsum(times) for times in zip(*((e.seconds, e.dense_seconds) for e in masked), strict=True))
+        note += (
+            f" The {len(masked):,} trainings with masks took {duration(taken)}; at the pace of the dense trainings "
+            f"they would have taken {duration(dense)}."
+        )
     headings = ("stage", "ran", "found", "failed", "skipped", "done", "time", "in the last call")
     return Table(headings, lines, text=1, note=note)
 
@@ -160,11 +167,15 @@ def _check_rules(path: Path, of_run: object) -> None:
 
 
 def _read_ledger(path: Path) -> tuple[Entry, ...]:
-    """The ledger. Those of earlier versions lack the columns `title` and `unit`: the kind's name, and steps, then."""
+    """The ledger. Those of earlier versions lack `density` and `dense_seconds`, which are empty then, and earlier still
+    `title` and `unit`: the kind's name, and steps.
+    """
     reader = csv.DictReader(io.StringIO(read_text(path, "run again"), newline=""))
     header = reader.fieldnames or []
-    if sorted(header) not in (sorted(_LEDGER), sorted([*_LEDGER, "title", "unit"])):
-        expected = f"{','.join(_LEDGER)}, and title and unit or neither"
+    columns = list(_LEDGER)
+    known = [sorted(columns := columns + list(more)) for more in ((), ("title", "unit"), ("density", "dense_seconds"))]
+    if sorted(header) not in known:
+        expected = f"{','.join(_LEDGER)}, then title,unit, then density,dense_seconds, or none of these"
         raise StoreError(f"{path}, line 1: columns {reader.fieldnames}; expected {expected}.")
     entries = []
     for cells in reader:
@@ -175,9 +186,10 @@ def _read_ledger(path: Path) -> tuple[Entry, ...]:
             raise StoreError(f"{place}: status {cells['status']!r}; expected one of {', '.join(_STATUSES)}.")
         try:
             numbers = {"steps": int(cells["steps"] or 0), "seconds": float(cells["seconds"] or 0)}
+            optional = {name: float(text) for name in ("density", "dense_seconds") if (text := cells.pop(name, ""))}
         except ValueError:
             raise StoreError(f"{place}: steps or seconds is not a number; run again.") from None
-        if not (numbers["steps"] >= 0 and 0 <= numbers["seconds"] < math.inf):
+        if not all(0 <= number < math.inf for number in (*numbers.values(), *optional.values())):
             raise StoreError(f"{place}: steps or seconds is not finite, or below 0; run again.")
-        entries.append(Entry(**{"title": cells["kind"], "unit": "steps"} | cells | numbers))
+        entries.append(Entry(**{"title": cells["kind"], "unit": "steps"} | cells | numbers | optional))
     return tuple(entries)

@@ -1,12 +1,16 @@
 """`ledger.csv`: the cost of a run, stage by stage."""
 
 import csv
+import statistics
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
 from sparselt.files import replacing
+from sparselt.runs.store import Store
+from sparselt.stages.stage import Stage
+from sparselt.stages.train import Train
 
 Status = Literal["ran", "found", "failed", "skipped"]
 
@@ -17,7 +21,8 @@ class Entry:
 
     kind, title: the kind of stage. unit: the unit of `steps` (optimizer steps, points, images). status: `ran` in this
     run, `found` in the store (with the seconds of the run that made it), `failed`, or `skipped` because a stage that it
-    needs failed. seconds: wall-clock, in one worker. finished: UTC time.
+    needs failed. seconds: wall-clock, in one worker. finished: UTC time. density: of a training's mask. dense_seconds:
+    what the training would take at the pace of the run's dense trainings with the same recipe (schedules apart).
     """
 
     stage: str
@@ -29,6 +34,26 @@ class Entry:
     finished: str
     title: str = ""
     unit: str = "steps"
+    density: float | None = None
+    dense_seconds: float | None = None
+
+
+def with_densities(entries: Iterable[Entry], stages: Iterable[Stage], store: Store) -> list[Entry]:
+    """The entries, with density and dense_seconds for trainings that are in the store."""
+    entries, paces = list(entries), dict[str, list[float]]()
+    trainings = {stage.key: stage for stage in stages if isinstance(stage, Train)}
+    made = [entry for entry in entries if entry.stage in trainings and entry.status in ("ran", "found") and entry.steps]
+    density = {entry.stage: store.read(trainings[entry.stage].measured).density for entry in made}
+    for entry in made:
+        if density[entry.stage] == 1:
+            paces.setdefault(trainings[entry.stage].shared, []).append(entry.seconds / entry.steps)
+    pace = {recipe: statistics.median(seconds) for recipe, seconds in paces.items()}
+    for place, entry in enumerate(entries):
+        if entry.stage in density:
+            dense = pace.get(trainings[entry.stage].shared)
+            seconds = None if dense is None else dense * entry.steps
+            entries[place] = replace(entry, density=density[entry.stage], dense_seconds=seconds)
+    return entries
 
 
 def write_ledger(entries: Iterable[Entry], path: Path) -> None:
@@ -36,4 +61,8 @@ def write_ledger(entries: Iterable[Entry], path: Path) -> None:
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Entry)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(entry) | {"seconds": f"{entry.seconds:.3f}"} for entry in entries)
+        for entry in entries:
+            row = asdict(entry) | {"seconds": f"{entry.seconds:.3f}"}
+            if entry.dense_seconds is not None:
+                row["dense_seconds"] = f"{entry.dense_seconds:.3f}"
+            writer.writerow(row)
