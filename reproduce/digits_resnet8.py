@@ -50,6 +50,7 @@ MINI = Setting(
     dense_replicates=12,
     control_levels=(8, 12),
     control_rewind_step=200,
+    sparse_up_to=1.0,
     explored_seeds=(0,),
     options=(
         ImpOptions(variants=VARIANTS, variant_replicates=3, variant_levels=8),
@@ -131,6 +132,7 @@ MINI = Setting(
         "variant_levels": "ours: as `stability_levels`",
         "path_points": "Paul et al. 2022, Fig. 2: positions 0.1, …, 0.9 and the ends",
         "stability_levels": "16.8% of the weights, as Frankle et al. 2019 (16.7%)",
+        "sparse_up_to": "ours: live weights alone are faster at every density of this network (docs/sparse-cpu.md)",
         "init_lr": f"{_OURS}; a rate at which the batch size alone decides whether training is stable",
         "init_fraction": "ours: three rounds leave 12.5% of the weights, where nine of the paper's 20% leave 13.4%",
         "init_warmup_levels": "ours: as `stability_levels`, which shares the trainings",

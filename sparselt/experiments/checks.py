@@ -9,10 +9,9 @@ from sparselt.data import Source
 from sparselt.errors import SettingError
 from sparselt.experiments.trials import check_criterion
 from sparselt.experiments.values import Rule
-from sparselt.models import check_live, check_model, least_weights
+from sparselt.models import check_model, least_weights
 from sparselt.optim import RECIPE_OPTIONS, check_optimizer, unread_options
 from sparselt.scopes import Scope, check_fraction, check_rule, weights_left
-from sparselt.training.live import reason_against
 from sparselt.training.recipe import TECHNIQUES, training_side
 
 if TYPE_CHECKING:
@@ -54,10 +53,6 @@ def check_values(setting: "Setting") -> None:
             f"{setting.name} streams them; expected 0"
         )
     _check_ranks(setting)
-    if setting.sparse_up_to:
-        if against := reason_against(setting.recipe):
-            raise SettingError(f"sparse_up_to is {setting.sparse_up_to:g}, but {against}; set sparse_up_to=0")
-        check_live(setting.model, setting.classes, setting.channels)
     images = setting.batch_size // setting.ranks
     if images % setting.micro_batches:
         raise SettingError(f"micro_batches is {setting.micro_batches}: {images} images are no multiple of it")
@@ -152,6 +147,15 @@ def check_room(setting: "Setting", values: Mapping[str, Any]) -> None:
                     f"{name}: level {number} of a setting of {setting.levels} levels; expected "
                     f"{setting.levels - rule.levels_above} at most"
                 )
+
+
+def check_sparse(setting: "Setting", given: Mapping[str, Any]) -> None:
+    """Raises a SettingError if `sparse_up_to` is among `given`, and the setting cannot train so.
+
+    A setting's own `sparse_up_to` counts where its trainings can follow it.
+    """
+    if given.get("sparse_up_to") and (against := setting.reason_against_live):
+        raise SettingError(f"sparse_up_to is {setting.sparse_up_to:g}, but {against}; leave it out")
 
 
 def check_square(source: Source) -> None:

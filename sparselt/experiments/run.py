@@ -252,6 +252,11 @@ def _pool(where: Where, setting: Setting, dry_run: bool) -> Pool:
         raise SettingError(
             f"cohort is {where.cohort}, but a training of {setting.ranks} ranks runs alone; give one of the two"
         )
+    if setting.recipe.sparse_up_to and where.device == "cpu" and (where.cohort or 1) > 1:
+        raise SettingError(
+            f"cohort is {where.cohort}, but trainings on live weights alone (sparse_up_to is "
+            f"{setting.sparse_up_to:g}) run one by one; set sparse_up_to=0, or give no cohort"
+        )
     if where.executor == "ray":
         from sparselt.runs.ray_pool import RayWorkers
 

@@ -14,17 +14,19 @@ from sparselt.experiments.checks import (
     check_options_of_optimizer,
     check_rate_of_optimizer,
     check_room,
+    check_sparse,
     check_square,
     check_values,
     check_weights_left,
 )
 from sparselt.experiments.options import Options
 from sparselt.experiments.values import Rule, nearest, parse, rules, typed, value
-from sparselt.models import prunable_shapes
+from sparselt.models import prunable_shapes, reason_against_live
 from sparselt.models.initialization import Initialization, NormScale
 from sparselt.optim import unread_options
 from sparselt.scopes import Rule as PruningRule
 from sparselt.scopes import Scope
+from sparselt.training.live import reason_against
 from sparselt.training.recipe import TECHNIQUES, Recipe, Sent
 from sparselt.training.schedule import Schedule
 
@@ -245,7 +247,7 @@ class Setting:
         omit_default=True,
         least=0,
         most=1,
-        shown=lambda setting: setting.sparse_up_to > 0,
+        shown=lambda setting: setting.recipe.sparse_up_to > 0,
         help="on a CPU, trainings at most so dense compute their live weights alone, see "
         "`sparselt.models.sparse_step`; 0: none, 1: all",
     )
@@ -258,7 +260,16 @@ class Setting:
         names -= unread_options(self.optimizer)
         schedule = Schedule(self.schedule, self.lr, self.milestones, self.lr_factor, self.warmup_steps, self.last_lr)
         values = {name: getattr(self, name) for name in names}
-        return Recipe(**values, schedule=schedule, techniques=TECHNIQUES[self.techniques])
+        recipe = Recipe(**values, schedule=schedule, techniques=TECHNIQUES[self.techniques])
+        return dataclasses.replace(recipe, sparse_up_to=0.0) if self.reason_against_live else recipe
+
+    @cached_property
+    def reason_against_live(self) -> str:
+        """Why trainings cannot compute live weights alone, whatever `sparse_up_to` says; empty if they can."""
+        if not self.sparse_up_to:
+            return ""
+        of_recipe = reason_against(TECHNIQUES[self.techniques], self.micro_batches, self.ranks, self.compile)
+        return of_recipe or reason_against_live(self.model, self.classes, self.channels)
 
     @property
     def evaluated_in(self) -> Literal["float32", "bfloat16"]:
@@ -379,6 +390,7 @@ class Setting:
         changed = self._replaced(values)
         check_room(changed, values)
         check_options_of_optimizer(changed, values)
+        check_sparse(changed, values)
         check_rate_of_optimizer(self, values)
         told = changed.model != self.model and changed.title == self.title
         return changed.retitled(f"model={changed.model}") if told else changed

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MODELS",
     "build_model",
-    "check_live",
     "check_model",
     "check_unedited",
     "initialize_",
@@ -27,6 +26,7 @@ __all__ = [
     "model",
     "model_digest",
     "prunable_shapes",
+    "reason_against_live",
 ]
 
 _LEAST_WEIGHTS = 9216
@@ -89,18 +89,16 @@ def check_model(name: str, channels: int, side: int | None = None, classes: int 
         _try(name, classes, channels, side)
 
 
-def check_live(name: str, classes: int, channels: int) -> None:
-    """Raises a SettingError if a network has no `sparselt.models.sparse_step.SparseStep`."""
+def reason_against_live(name: str, classes: int, channels: int) -> str:
+    """Why a network has no `sparselt.models.sparse_step.SparseStep`; empty if it has one."""
     if images_of(build := _function(name)).live:
-        return
-    against = f"{name} has no sparse step"
-    if name not in MODELS:
-        from sparselt.models.sparse_step import reason_against
-
-        if not (against := reason_against(build(classes, channels))):
-            return
+        return ""
     known = ", ".join(each for each, function in MODELS.items() if images_of(function).live)
-    raise SettingError(f"{against}: set sparse_up_to=0, or take one of {known}")
+    if name in MODELS:
+        return f"{name} has no step on live weights alone, as {known} have"
+    from sparselt.models.sparse_step import reason_against
+
+    return reason_against(build(classes, channels))
 
 
 @functools.cache  # a process imports the file once, and later edits do not reach it

@@ -24,7 +24,7 @@ def reason_against(recipe: Recipe, model: nn.Module) -> str:
     if recipe.techniques.ema_half_life:
         return "a weight average is kept by the host"
     if recipe.sparse_up_to:
-        return "a step of live weights alone is made for one mask"
+        return "a step on live weights alone is made for one mask"
     for module in model.modules():
         if _draws(module):
             return f"its {type(module).__name__} draws from one generator for all networks"

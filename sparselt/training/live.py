@@ -4,23 +4,22 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from sparselt.errors import SettingError
-from sparselt.training.recipe import Recipe
+from sparselt.training.recipe import Recipe, Techniques
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def reason_against(recipe: Recipe) -> str:
-    """Why trainings of a recipe cannot compute live weights alone, whatever the network; empty if they can."""
-    techniques = recipe.techniques
+def reason_against(techniques: Techniques, micro_batches: int, ranks: int, compile: bool) -> str:
+    """Why trainings of such a recipe cannot compute live weights alone, whatever the network; empty if they can."""
     if techniques.bce or techniques.progressive_resizing:
-        return "a step of live weights alone has cross-entropy and one image size, and these techniques others"
-    if recipe.micro_batches > 1:
-        return f"a step of live weights alone takes the whole batch, and micro_batches is {recipe.micro_batches}"
-    if recipe.ranks > 1:
-        return f"a step of live weights alone runs in one process, and ranks is {recipe.ranks}"
-    if recipe.compile:
-        return "a step of live weights alone is not compiled, and compile is true"
+        return "a step on live weights alone has cross-entropy and one image size, and these techniques others"
+    if micro_batches > 1:
+        return f"a step on live weights alone takes the whole batch, and micro_batches is {micro_batches}"
+    if ranks > 1:
+        return f"a step on live weights alone runs in one process, and ranks is {ranks}"
+    if compile:
+        return "a step on live weights alone is not compiled, and compile is true"
     return ""
 
 
@@ -38,7 +37,7 @@ def live_step(
     density = 1.0 if mask is None else density_of(mask)
     if not recipe.sparse_up_to or density > recipe.sparse_up_to:
         return None
-    if against := reason_against(recipe):
+    if against := reason_against(recipe.techniques, recipe.micro_batches, recipe.ranks, recipe.compile):
         raise SettingError(f"sparse_up_to is {recipe.sparse_up_to:g}, but {against}; give 0")
     device = next(model.parameters()).device
     if device.type != "cpu":
