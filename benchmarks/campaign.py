@@ -225,13 +225,14 @@ def _measure(rounds: int, device: str) -> dict[str, list[float]]:
 
     from sparselt.benchmarks import training_loops as loops
 
+    ladder = loops.LADDER | (loops.LIVE if device == "cpu" else {})
     calls: dict[str, Callable[[], float | None]] = {
-        name: loops.epoch(factors, IMAGES, device) for name, factors in loops.LADDER.items()
+        name: loops.epoch(factors, IMAGES, device) for name, factors in ladder.items()
     }
     processes = None
     if device == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        processes = loops.Processes(cores, list(loops.LADDER.values())[-1], IMAGES)
+        processes = loops.Processes(cores, list(ladder.values())[-1], IMAGES)
         calls[loops.PROCESSES] = processes.run
     else:
         calls |= {name: loops.cohort(networks, IMAGES) for name, networks in loops.COHORTS.items()}

@@ -7,7 +7,7 @@ further loop adds a factor to those before it.
 
 import multiprocessing
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +31,7 @@ class Factors:
     network: bool = False  # our network, which works in place
     optimizer: bool = False  # MaskedSGD, not a multiplied mask and torch's SGD
     bfloat16: bool = False  # autocast
+    live: bool = False  # SparseStep, which computes live weights alone; on a CPU
 
 
 LADDER: dict[str, Factors] = {
@@ -43,8 +44,11 @@ LADDER: dict[str, Factors] = {
 }
 """Cumulative: each step names the factor that it adds."""
 
+LIVE = {"+ live weights alone": replace(LADDER["+ bfloat16"], live=True)}
+"""After `LADDER`, on a CPU. Unlike the others it depends on the mask: 20% of the weights."""
+
 PROCESSES = "+ a process a core"
-"""After `LADDER`, on a CPU: as many trainings at once as there are cores, one thread each, as a campaign runs them."""
+"""After `LIVE`: as many trainings at once as there are cores, one thread each, as a campaign runs them."""
 
 COHORTS = {"+ CUDA graph": 1, "+ cohort of 8": 8}
 """After `LADDER`, on a GPU: networks that one captured step trains. Not yet measured on a device."""
@@ -68,6 +72,7 @@ def epoch(factors: Factors, images: int, device: str = "cpu", density: float = 0
     """
     from sparselt import MaskedSGD
     from sparselt.models import build_model
+    from sparselt.models.sparse_step import SparseStep
 
     torch.manual_seed(0)
     network = build_model("resnet20", classes=10, channels=3, seed=0) if factors.network else OutOfPlaceResNet20()
@@ -82,9 +87,15 @@ def epoch(factors: Factors, images: int, device: str = "cpu", density: float = 0
         optimizer = torch.optim.SGD(network.parameters(), **options)
     multiplied = {} if factors.optimizer else {name: layer.float().to(device) for name, layer in mask.items()}
     batches = _loader_batches(images, device) if factors.loader else _pil_batches(images)
+    tiles = torch.bfloat16 if factors.bfloat16 else torch.float32
+    live = SparseStep(network, mask, (BATCH, 3, 32, 32), tiles) if factors.live else None
 
     def run() -> None:
         for pixels, targets in batches():
+            if live is not None:
+                live(pixels, targets)
+                optimizer.step()
+                continue
             pixels, targets = pixels.to(device).contiguous(memory_format=memory), targets.to(device)
             for name, layer in multiplied.items():
                 parameters[name].data *= layer

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-BLOCK, LANES = 64, 8
+BLOCK, LANES = 64, 16
 VECTORS = BLOCK // LANES
 LONG = ir.IntType(64)
 _BIT, _WORD = ir.IntType(1), ir.IntType(32)

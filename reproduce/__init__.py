@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sparselt.experiments import Experiment
     from sparselt.experiments.setting import Setting
+    from sparselt.runs.folder import Run
 
 SCALES = ("paper", "mini", "smoke")
 
@@ -89,8 +90,8 @@ def run(
     log: Iterable[str] = (),
     console: "Console | None" = None,
     **values: Any,
-) -> Path:
-    """Runs experiments, as `python -m sparselt.reproduce` does; returns the run's folder.
+) -> "Run":
+    """Runs experiments, as `python -m sparselt.reproduce` does; returns the run, whose `folder` has the files.
 
     Call it under `if __name__ == "__main__":` in a script: worker processes import the script.
 
@@ -114,6 +115,7 @@ def run(
     from sparselt.experiments.run import Where, chosen
     from sparselt.experiments.run import run as run_setting
     from sparselt.experiments.setting import Setting
+    from sparselt.runs.folder import Run
 
     if isinstance(experiments, str):
         raise SettingError(f"experiments is {experiments!r}; expected several names, such as ({experiments!r},)")
@@ -141,7 +143,7 @@ def run(
     outcome = run_setting(wanted, usual, *chosen(named, known, wanted), where, console or Console())
     if outcome.failed or outcome.folder is None:
         raise StoreError(f"{len(outcome.failed)} stages failed: {'; '.join(outcome.failed)}")
-    return outcome.folder
+    return Run(outcome.folder)
 
 
 def _by_reference(value: object) -> object:

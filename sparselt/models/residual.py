@@ -15,13 +15,14 @@ class CifarResNet(nn.Module):
         channels: channels of the input.
         blocks: blocks a stage.
         widths: channels of each stage.
+        stride: of the first convolution.
 
     Input float [N, channels, H, W] with H, W of 2 to the number of halvings or more; output float [N, classes].
     """
 
-    def __init__(self, classes: int, channels: int, blocks: int, widths: tuple[int, ...]):
+    def __init__(self, classes: int, channels: int, blocks: int, widths: tuple[int, ...], stride: int = 1):
         super().__init__()
-        self.conv = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(channels, widths[0], 3, stride, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(widths[0])
         layers, width = [], widths[0]
         for stage, out in enumerate(widths):

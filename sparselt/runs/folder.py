@@ -1,6 +1,7 @@
-"""What a finished run holds, by the names of the papers: results, weights and masks."""
+"""What a finished run holds, by the names of the papers: results, weights, masks and figures."""
 
 import json
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,23 @@ if TYPE_CHECKING:
     from sparselt.masks import Mask
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A figure of a run. A notebook shows it.
+
+    png, svg: its files.
+    """
+
+    png: Path
+    svg: Path
+
+    def _repr_png_(self) -> bytes:
+        return self.png.read_bytes()
+
+
 class Run:
-    """A run's folder, opened for reading: `sparselt.runs.open(folder)`.
+    """A run's folder, opened for reading: `sparselt.runs.open(folder)`, `sparselt.reproduce.run(…)`. It is a path, too:
+    `Path(run)`.
 
     Args:
         folder: with results.csv, record.json and networks.csv.
@@ -36,6 +52,12 @@ class Run:
                 f"{folder} is not the folder of a finished run: its record.json cannot be read ({error}); "
                 "`sparselt runs list OUT` names the runs in OUT"
             ) from error
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
 
     @cached_property
     @naming_extras()
@@ -100,6 +122,17 @@ class Run:
             apart = sorted({f"experiment={row.experiment!r}, condition={row.condition!r}" for row in fitting})
             raise StoreError(f"{self.folder} has several networks of {wanted}: tell them apart by {'; '.join(apart)}")
         return fitting[0]
+
+    @property
+    def figures(self) -> list[str]:
+        """The names of the run's figures."""
+        return sorted(path.stem for path in (self.folder / "figures").glob("*.png"))
+
+    def figure(self, name: str) -> Picture:
+        """A figure by its name. StoreError if the run has none of that name; `figures` has the names."""
+        if name not in self.figures:
+            raise StoreError(f"{self.folder} has no figure {name!r}; it has {', '.join(self.figures) or 'none'}")
+        return Picture(*(self.folder / "figures" / f"{name}.{kind}" for kind in ("png", "svg")))
 
     def fitting(
         self,

@@ -44,7 +44,11 @@ def test_every_setting_has_a_plan_in_which_trainings_are_shared(measured):
 
 def test_the_campaign_measures_every_factor_and_writes_it_down(measured):
     folder, result = measured
-    assert [row["factor"] for row in result["waterfall"]] == [*training_loops.LADDER, training_loops.PROCESSES]
+    assert [row["factor"] for row in result["waterfall"]] == [
+        *training_loops.LADDER,
+        *training_loops.LIVE,
+        training_loops.PROCESSES,
+    ]
     assert all(row["rounds"] == 3 and row["images_per_second"] > 0 for row in result["waterfall"])
     (written,) = folder.glob("*-campaign.json")
     assert json.loads(written.read_text()) == result

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -40,7 +42,7 @@ def printed(page: str, folder: Path) -> str:
 
 
 def test_every_page_with_python_is_run():
-    run = {"tutorial.md", "own-loop.md", "reading-results.md"}
+    run = {"tutorial.md", "own-loop.md", "reading-results.md", "sparse-cpu.md"}
     run |= {"your-own.md", "frameworks.md"}  # by test_your_own_page.py and test_frameworks.py
     assert {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if blocks(page)} == run
 
@@ -62,6 +64,21 @@ def test_the_blocks_about_results_run(tmp_path):
     text = printed("reading-results.md", tmp_path)
     means = [float(number) for number in re.findall(r"^\d+ +(\S+) +\S+ +2$", text, flags=re.MULTILINE)]
     assert means == [0, 0]  # the difference of a run from itself, at its two levels with a rewound network
+
+
+def test_the_block_about_sparse_layers_runs(tmp_path):
+    printed("sparse-cpu.md", tmp_path)
+
+
+def test_the_notebook_runs(tmp_path):
+    notebook = nbformat.read(ROOT / "examples" / "digits.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert any("image/png" in output.get("data", ()) for output in outputs)
+    text = "".join(output["text"] for output in outputs if output.output_type == "stream")
+    (density, jaccard, chance) = map(float, re.findall(r"density (\S+), Jaccard (\S+), chance (\S+)", text)[0])
+    assert density == pytest.approx(0.64**6, abs=1e-3) and jaccard > 0 and chance > 0
 
 
 def measured() -> list[tuple[str, dict]]:

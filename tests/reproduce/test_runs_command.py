@@ -48,6 +48,15 @@ def test_a_run_gives_its_results_weights_and_masks_by_name(finished):
     assert density.iloc[0] == pytest.approx(mask.density)
 
 
+def test_a_run_has_its_figures_by_name_and_is_a_path(finished):
+    run = sparselt.runs.open(run_in(finished[0] / "runs"))
+    assert "error_against_density" in run.figures and Path(run) == run.folder
+    picture = run.figure("error_against_density")
+    assert picture._repr_png_().startswith(b"\x89PNG") and picture.svg.exists()
+    with pytest.raises(StoreError, match="has no figure 'error'; it has .*error_against_density"):
+        run.figure("error")
+
+
 def test_what_is_not_there_is_named_with_what_is(finished, tmp_path, copied):
     run = sparselt.runs.open(run_in(finished[0] / "runs"))
     with pytest.raises(StoreError, match=r"no network of replicate 7, .*replicates 0 · 1, rewind steps 0 · 20, "):
