@@ -35,7 +35,7 @@ class Target:
 
 
 _FUSED, _DENSE, _FUSED_ADAM = "fused SGD + mask", "fused SGD, dense", "fused Adam + mask"
-_DENSE_STEP = "dense, channels last"
+_DENSE_STEP, _DENSE_BFLOAT16 = "dense, channels last", "dense, bfloat16"
 _LARGE, _LOOP = "ResNet-50, path", "lerp-and-mask loop"
 
 TARGETS = (
@@ -60,6 +60,8 @@ TARGETS = (
     Target("sparse_step", "cpu", {"case": "digits ResNet-8, batch 64", "density": 0.2}, _DENSE_STEP, 3.0),
     Target("sparse_step", "cpu", {"case": "digits ResNet-8, batch 64", "density": 0.07}, _DENSE_STEP, 4.0),
     Target("sparse_step", "cpu", {"case": "ResNet-20, batch 128", "density": 0.1}, _DENSE_STEP, 2.5),
+    Target("sparse_step", "cpu", {"case": "ResNet-20, batch 128", "density": 0.1}, _DENSE_BFLOAT16, 1.4),
+    Target("sparse_step", "cpu", {"case": "ResNet-20, batch 128", "density": 0.05}, _DENSE_BFLOAT16, 1.8),
     Target("sparse_step", "cpu", {"case": "LeNet-300-100, batch 60", "density": 0.05}, _DENSE_STEP, 2.5),
     Target("masked_sgd", "gpu", {"case": "ResNet-50", "density": 1.0}, _FUSED, 1.5),
     Target("masked_sgd", "gpu", {"case": "ResNet-50", "density": 1.0}, floor=0.85),

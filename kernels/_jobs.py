@@ -1,18 +1,23 @@
 """Jobs: work on tiles that a compiled function finds in an array of addresses and numbers, and shares among threads.
 
-A network's jobs are made once and run in every step: a call takes 1 µs, and arguments would take 10.
+A network's jobs are made once and run in every step: a call takes 1 µs, and arguments would take 10. On one thread a
+chain of jobs is one call.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
-from numba import njit
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.extending import intrinsic
 from torch import Tensor
 
+from ._compile import callback
 from ._memory import AS
 from ._threads import share
 
@@ -49,6 +54,36 @@ class Job:
         self.words[THREADS] = torch.get_num_threads() if self._parallel else 1
         share(self._body, self._pointer, self._parallel)
 
+    @property
+    def call(self) -> tuple[int, int]:
+        """The addresses of the compiled function and of its argument."""
+        return self._body.address, self._pointer
+
+
+class Chain:
+    """Jobs that run one after the other, to the same result as one by one. jobs: also others that have `run`."""
+
+    def __init__(self, jobs: Iterable):
+        self._jobs = list(jobs)
+        self._parts: list = []
+        for compiled, group in groupby(self._jobs, lambda job: isinstance(job, Job)):
+            several = list(group)
+            if compiled:
+                calls = np.array([job.call for job in several], np.int64)
+                words = np.array([len(calls), calls.ctypes.data], np.int64)
+                self._parts.append((share, (_chain_body(), words.ctypes.data, False), calls, words))
+            else:
+                self._parts += [(job.run, ()) for job in several]
+
+    def run(self) -> None:
+        """Does the work, and waits for it."""
+        if torch.get_num_threads() > 1:
+            for job in self._jobs:
+                job.run()
+        else:
+            for function, arguments, *_ in self._parts:
+                function(*arguments)
+
 
 @lru_cache
 def types_of(dtype: torch.dtype, *files: str) -> tuple[np.ndarray, np.ndarray, int]:
@@ -59,6 +94,38 @@ def types_of(dtype: torch.dtype, *files: str) -> tuple[np.ndarray, np.ndarray, i
     """
     number = AS[torch.float64 if dtype == torch.float64 else torch.float32]
     return AS[dtype], number, zlib.crc32(b"".join(map(Path.read_bytes, map(Path, sorted({__file__, *files})))))
+
+
+@lru_cache
+def _chain_body():
+    return callback(lambda job: _run_chain(job))
+
+
+@inlined
+def _run_chain(chain_pointer):
+    chain = carray(chain_pointer, 2)
+    for k in range(chain[0]):
+        _reset_and_call(chain[1] + 16 * k)
+
+
+@intrinsic
+def _reset_and_call(typing, entry):
+    """Runs a job on this thread. entry: the address of its function's address and its own."""
+
+    def codegen(context, builder, signature, arguments):
+        word = ir.IntType(64)
+        function, job = (
+            builder.load(builder.inttoptr(builder.add(arguments[0], word(8 * place)), word.as_pointer()))
+            for place in (0, 1)
+        )
+        words = builder.inttoptr(job, word.as_pointer())
+        builder.store(word(0), builder.gep(words, [word(NEXT)]))
+        builder.store(word(1), builder.gep(words, [word(THREADS)]))
+        kind = ir.FunctionType(ir.VoidType(), [word.as_pointer()])
+        builder.call(builder.inttoptr(function, kind.as_pointer()), [words])
+        return context.get_dummy_value()
+
+    return types.none(types.int64), codegen
 
 
 def _address(array: Tensor | np.ndarray | None) -> int:

@@ -7,6 +7,7 @@ EXTRAS = {
     "reproduce": ("torchvision", "PIL", "tyro", "rich", "matplotlib", "jinja2", "sklearn", "scipy", "pandas"),
     "ffcv": ("ffcv",),
     "loggers": ("tensorboard", "wandb"),
+    "onnx": ("onnx", "onnxscript"),
     "test": ("pytest", "pytest_benchmark"),
 }
 """What the optional parts of the package import, by the extra of pyproject.toml that installs it."""

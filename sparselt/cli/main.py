@@ -13,6 +13,7 @@ COMMANDS = {
     "data info": ("sparselt.cli.data", "Info", "verify betons, print what they hold, draw some samples"),
     "runs list": ("sparselt.cli.runs", "List", "the runs in a folder, and who works on what"),
     "runs show": ("sparselt.cli.runs", "Show", "a run's networks, and the files of their weights and masks"),
+    "runs export": ("sparselt.cli.runs", "Export", "write a trained network into a folder of its own"),
     "runs verify": ("sparselt.cli.runs", "Verify", "compare every stored file with its checksum"),
     "runs gc": ("sparselt.cli.runs", "Gc", "delete what no run needs"),
     "report": ("sparselt.cli.report", "Report", "draw the report of a run again"),

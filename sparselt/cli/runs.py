@@ -91,6 +91,42 @@ class Show:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write a trained network into a new folder: weights, mask, a program that torch runs, and a model card."""
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """The run's folder."""
+    to: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="NEW")]
+    """The folder to write; it does not exist yet."""
+    replicate: Annotated[int, tyro.conf.arg(metavar="N")]
+    """The replicate; counted from 0."""
+    level: Annotated[int, tyro.conf.arg(metavar="N")]
+    """The level; 0 is the dense network."""
+    rewind_step: Annotated[int | None, tyro.conf.arg(metavar="STEP")] = None
+    """The rewind step; only the dense network has none."""
+    variant: Annotated[str, tyro.conf.arg(metavar="NAME")] = "imp"
+    """As in results.csv."""
+    experiment: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Where several experiments have such a network."""
+    condition: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """As in results.csv, where several networks differ in it."""
+    onnx: bool = False
+    """Write model.onnx, too (pip install sparselt[onnx])."""
+    measure: bool = True
+    """Time inference on this machine, for the model card."""
+
+    def run(self, given: Sequence[str]) -> int:
+        """Runs the command; returns the exit code."""
+        from sparselt.runs.folder import Run
+
+        given_too = {"experiment": self.experiment, "condition": self.condition}
+        others = {name: value for name, value in given_too.items() if value is not None}
+        ticket = Run(self.folder).ticket(self.replicate, self.rewind_step, self.level, self.variant, **others)
+        print(ticket.export(self.to, onnx=self.onnx, measure=self.measure))
+        return 0
+
+
+@dataclass(frozen=True)
 class Verify:
     """Compare every file of the store with its checksum."""
 

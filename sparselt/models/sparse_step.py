@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparselt.errors import SettingError
+from sparselt.kernels._jobs import Chain
 from sparselt.kernels.sparse_conv2d import cpu
 from sparselt.kernels.sparse_conv2d.lists import pool_sides
 from sparselt.kernels.sparse_conv2d.loss import LABELS, cross_entropy
@@ -50,7 +51,8 @@ class SparseStep:
         else:
             assert isinstance(model, nn.Sequential)
             self._perceptron(model)
-        self._tape.ahead.insert(0, cpu.collect(self._tape.collected))
+        tape = self._tape
+        self._chain = Chain([cpu.collect(tape.collected), *tape.ahead, self._loss, *tape.back])
         self._addresses = [parameter.data_ptr() for parameter in self._tape.gradients]
         self._counts = [buffer for name, buffer in model.named_buffers() if name.endswith("num_batches_tracked")]
 
@@ -82,8 +84,7 @@ class SparseStep:
             enter(images.reshape(len(images), -1, *self._images.shape[1:3]), self._images)
             if self._counts:
                 torch._foreach_add_(self._counts, 1)
-        for job in (*tape.ahead, self._loss, *tape.back):
-            job.run()
+        self._chain.run()
         for parameter, gradient in tape.gradients.items():
             parameter.grad = gradient
         return torch.tensor(self._options[1], dtype=next(iter(tape.gradients)).dtype)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from sparselt.masks import Mask
+    from sparselt.runs.ticket import Ticket
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,16 @@ class Run:
             apart = sorted({f"experiment={row.experiment!r}, condition={row.condition!r}" for row in fitting})
             raise StoreError(f"{self.folder} has several networks of {wanted}: tell them apart by {'; '.join(apart)}")
         return fitting[0]
+
+    def ticket(
+        self, replicate: int, rewind_step: int | None, level: int, variant: str = "imp", **others: str
+    ) -> "Ticket":
+        """A trained network with its weights, mask and measurements, for `Ticket.export`. Arguments and errors as for
+        `weights`.
+        """
+        from sparselt.runs.ticket import Ticket
+
+        return Ticket(self, self.network(replicate, rewind_step, level, variant, **others))
 
     @property
     def figures(self) -> list[str]:

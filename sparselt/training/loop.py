@@ -92,10 +92,10 @@ def train(
             group["lr"] = recipe.schedule.learning_rate(step, recipe.steps)
         if techniques.progressive_resizing:
             images = resize(images, training_side(images.shape[2], step, recipe.steps))
-        optimizer.zero_grad()
         if live is not None:
-            loss = live(images, labels)
+            loss = live(images, labels)  # overwrites all gradients
         else:
+            optimizer.zero_grad()
             loss = gradients(forward, images, labels, recipe, 1.0 if ranks is None else ranks.share(len(images)))
         if ranks is not None:
             loss = ranks.add_up(loss)

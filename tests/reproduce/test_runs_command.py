@@ -53,7 +53,7 @@ def test_a_run_has_its_figures_by_name_and_is_a_path(finished):
     assert "error_against_density" in run.figures and Path(run) == run.folder
     picture = run.figure("error_against_density")
     assert picture._repr_png_().startswith(b"\x89PNG") and picture.svg.exists()
-    with pytest.raises(StoreError, match="has no figure 'error'; it has .*error_against_density"):
+    with pytest.raises(StoreError, match=r"has no figure 'error'; it has .*error_against_density"):
         run.figure("error")
 
 
