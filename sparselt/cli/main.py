@@ -16,6 +16,7 @@ COMMANDS = {
     "runs export": ("sparselt.cli.runs", "Export", "write a trained network into a folder of its own"),
     "runs verify": ("sparselt.cli.runs", "Verify", "compare every stored file with its checksum"),
     "runs gc": ("sparselt.cli.runs", "Gc", "delete what no run needs"),
+    "analyse": ("sparselt.cli.analyse", "Analyse", "masks and networks made elsewhere: overlap, barriers, flatness"),
     "report": ("sparselt.cli.report", "Report", "draw the report of a run again"),
     "bench campaign": ("sparselt.benchmarks.campaign", "main", "where the time of training goes, and hours"),
     "bench": ("sparselt.benchmarks.command", "main", "measure the kernels here against named competitors"),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparselt.errors import MaskError
 from sparselt.masks import Mask
+from sparselt.masks.file import is_mask_file
 
 _NESTED = ("model_state_dict", "state_dict", "model")
 
@@ -56,6 +57,43 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
         if name in weights:
             weights[name] = weights[name].masked_fill(~layer, 0)
     return Checkpoint(weights, Mask(layers) if layers else None)
+
+
+def read_ticket(place: str | os.PathLike) -> Checkpoint:
+    """A network and its mask, from where its makers left them.
+
+    Args:
+        place: a file of `read_checkpoint`, or of `Mask.save`; two files joined by +, `WEIGHTS+MASK`; or a folder of
+            open_lth, of which `mask.pth` and the last `model_epE_itI.pth` are read.
+
+    Raises:
+        MaskError: see `read_checkpoint`; a folder without these files; two files of which none is a mask.
+    """
+    text = os.fspath(place)
+    parts = [text] if os.path.exists(text) else text.split("+")
+    if os.path.isdir(text):
+        steps = {name: re.fullmatch(r"model_ep(\d+)_it(\d+)\.pth", name) for name in os.listdir(text)}
+        models = sorted((int(found[1]), int(found[2]), name) for name, found in steps.items() if found)
+        names = [name for *_, name in models[-1:]] + [name for name in ("mask.pth",) if name in steps]
+        if not names:
+            raise MaskError(
+                f"{text} has neither mask.pth nor model_ep…_it….pth; expected a folder of open_lth, or a file"
+            )
+        parts = [os.path.join(text, name) for name in names]
+    found = [_own_mask(part) or read_checkpoint(part) for part in parts]
+    weights = next((each.weights for each in found if each.weights), {})
+    mask = next((each.mask for each in found if each.mask is not None), None)
+    if len(parts) > 1 and mask is None and not os.path.isdir(text):
+        raise MaskError(f"neither of {' and '.join(parts)} holds a mask; give WEIGHTS+MASK, or the weights alone")
+    if mask is not None and weights:
+        mask.check_fits(weights)
+        weights = {n: t.masked_fill(~mask[n], 0) if n in mask else t for n, t in weights.items()}
+    return Checkpoint(weights, mask)
+
+
+def _own_mask(path: str) -> Checkpoint | None:
+    """What `Mask.save` wrote; None for another file."""
+    return Checkpoint({}, Mask.load(path)) if is_mask_file(path) else None
 
 
 def _loaded(path: str | os.PathLike) -> object:

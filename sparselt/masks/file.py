@@ -32,6 +32,17 @@ def write_mask_file(layers: Mapping[str, Tensor], path: str | os.PathLike) -> No
     write_bytes(path, data, error=MaskError, what=f"mask file {path}", advice="choose another path")
 
 
+def is_mask_file(path: str | os.PathLike) -> bool:
+    """Whether the file says that it is one of `write_mask_file`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.fspath(path), framework="numpy") as file:
+            return _METADATA_KEY in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
 def read_mask_file(path: str | os.PathLike) -> dict[str, Tensor]:
     """The layers of a file, see `sparselt.Mask.load`."""
     from safetensors import SafetensorError, safe_open

@@ -1,0 +1,157 @@
+"""`sparselt analyse`: the papers' questions, asked of networks and masks that were made elsewhere."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from sparselt.errors import SettingError
+
+if TYPE_CHECKING:
+    from sparselt.analysis.tickets import Tickets
+
+_LMC = 0.02  # Linear Mode Connectivity (Frankle et al. 2020) calls an instability below 2 points stable
+
+
+@dataclass(frozen=True)
+class Analyse:
+    """Masks and networks made elsewhere: overlap against chance, distances, errors, barriers, flatness."""
+
+    tickets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TICKET")]
+    """Networks or masks in order, such as the levels of a run: a checkpoint of open_lth, TurboPrune, fasterai or
+    torch.nn.utils.prune, a mask file, WEIGHTS+MASK, or a folder of open_lth."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """The network that they belong to, to evaluate them: a name, or a function of yours as package.module:function."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Betons to evaluate them on, of `sparselt data write`."""
+    pairs: Literal["successive", "all"] = "successive"
+    """Which networks are compared with each other."""
+    points: Annotated[int, tyro.conf.arg(metavar="N")] = 11
+    """Points on each line between two networks, with both ends."""
+    size: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Side of the centre crop, for betons of pictures."""
+    hessian: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    """Training images on which the Hessian's largest eigenvalues are computed; 0: not."""
+    json: bool = False
+    """Print JSON, for scripts."""
+
+    def run(self, given: Sequence[str]) -> int:
+        """Runs the command; returns the exit code."""
+        from sparselt.analysis.tickets import compare_tickets
+        from sparselt.masks.checkpoints import read_ticket
+
+        if (self.model is None) != (self.data is None):
+            raise SettingError("--model and --data go together: give both to evaluate the networks, or neither")
+        if self.hessian and self.model is None:
+            raise SettingError("--hessian needs a network and images: give --model and --data, too")
+        tickets = [read_ticket(place) for place in self.tickets]
+        options: dict[str, Any] = {"pairs": self.pairs, "points": self.points}
+        if self.model is not None and self.data is not None:
+            options |= self._evaluation(self.model, self.data)
+        found = compare_tickets(tickets, **options)
+        if self.json:
+            print(json.dumps({"tickets": self.tickets, **_plain(found)}, indent=1))
+        else:
+            _show(self.tickets, found)
+        return 0
+
+    def _evaluation(self, name: str, folder: Path) -> dict[str, Any]:
+        import numpy as np
+
+        from sparselt.data import eval_loader, open_dataset
+        from sparselt.data.loaders import eval_transform
+        from sparselt.models import build_model, check_model
+
+        data = open_dataset(folder)
+        shape = data.manifest.splits["test"].shape
+        pictures = data.manifest.field == "rgb_image"
+        if pictures and self.size is None:
+            raise SettingError(f"{folder} holds pictures: give --size, the side of the centre crop, such as --size 224")
+        side = self.size if pictures or shape is None else shape[1]
+        channels = 3 if pictures or shape is None else shape[0]
+        classes = data.manifest.classes
+        check_model(name, channels, side, classes)
+        crop = {"size": side, "ratio": 224 / 256, "interpolation": "bilinear"} if pictures else None
+        transform = eval_transform(data.manifest, crop)
+        options = {
+            "batches": eval_loader(data, transform),
+            "model": build_model(name, classes=classes, channels=channels, seed=0),
+        }
+        if self.hessian:
+            count = data.manifest.splits["train"].count
+            if not 1 <= self.hessian <= count:
+                raise SettingError(f"--hessian is {self.hessian}; expected 1 to {count:,}, the training images")
+            chosen = np.linspace(0, count - 1, self.hessian).astype(np.int64)
+            options["training_batches"] = eval_loader(data, transform, split="train", indices=chosen)
+        return options
+
+
+def _plain(found: "Tickets") -> dict[str, Any]:
+    plain = asdict(found)
+    for pair, place in zip(plain["pairs"], found.pairs, strict=True):
+        if place.path is not None:
+            pair["path"] |= {"barrier": place.path.barrier, "instability": place.path.instability}
+    return plain
+
+
+def _show(names: Sequence[str], found: "Tickets") -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+
+    def table(*headings: str) -> Table:
+        made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        made.add_column(headings[0])
+        for heading in headings[1:]:
+            made.add_column(heading, justify="right")
+        return made
+
+    def shown(number: float | None, form: str) -> str:
+        return "–" if number is None else format(number, form)
+
+    networks = table("", "weights", "error", "loss", "largest eigenvalues")
+    for place, name in enumerate(names):
+        spectrum = () if found.eigenvalues is None else found.eigenvalues[place]
+        networks.add_row(
+            f"{place}  {name}",
+            shown(found.densities[place], ".2%"),
+            shown(None if found.errors is None else found.errors[place], ".2%"),
+            shown(None if found.losses is None else found.losses[place], ".4f"),
+            " ".join(f"{value:.3g}" for value in spectrum) or "–",
+        )
+    console.print(networks)
+    if found.pairs:
+        lines = table("pair", "Jaccard", "chance", "by layer", "L2", "angle", "barrier", "instability", "")
+        for pair in found.pairs:
+            path = pair.path
+            lines.add_row(
+                f"{pair.first} – {pair.second}",
+                shown(pair.jaccard, ".3f"),
+                shown(pair.jaccard_chance, ".3f"),
+                shown(pair.jaccard_layerwise_chance, ".3f"),
+                shown(pair.l2, ".3g"),
+                "–" if pair.angle is None else f"{pair.angle:.1f}°",
+                shown(None if path is None else 100 * path.barrier, ".1f"),
+                shown(None if path is None else 100 * path.instability, ".1f"),
+                "" if path is None else "stable" if path.instability < _LMC else "unstable",
+            )
+        console.print(lines)
+    if (every := found.overlap) is not None:
+        console.print(
+            f"All masks together: union {every.union:.2%} of the weights (chance {every.union_chance:.2%}, by layer "
+            f"{every.union_layerwise_chance:.2%}), intersection {every.intersection:.2%} (chance "
+            f"{every.intersection_chance:.2%}, by layer {every.intersection_layerwise_chance:.2%})."
+        )
+    notes = [
+        "Chance: random masks of these densities; by layer: of these densities in each layer, the honest baseline."
+    ]
+    if found.errors is not None:
+        notes.append(
+            "Barrier (Paul et al. 2022, Def. A.1) and instability in points; stable: below 2 (Frankle et al. 2020)."
+        )
+    console.print("\n".join(notes))
