@@ -17,6 +17,7 @@ COMMANDS = {
     "runs verify": ("sparselt.cli.runs", "Verify", "compare every stored file with its checksum"),
     "runs gc": ("sparselt.cli.runs", "Gc", "delete what no run needs"),
     "analyse": ("sparselt.cli.analyse", "Analyse", "masks and networks made elsewhere: overlap, barriers, flatness"),
+    "report compare": ("sparselt.cli.report", "Compare", "two runs or more side by side, with tests"),
     "report": ("sparselt.cli.report", "Report", "draw the report of a run again"),
     "bench campaign": ("sparselt.benchmarks.campaign", "main", "where the time of training goes, and hours"),
     "bench": ("sparselt.benchmarks.command", "main", "measure the kernels here against named competitors"),

@@ -37,3 +37,36 @@ class Report:
         write_report(self.folder, sections)
         console_summary(self.folder, Console(), sections)
         return 0
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare two runs or more: their verdicts, their values, and of two runs their numbers, with tests."""
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """The runs' folders."""
+    markdown: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write a Markdown page, and print nothing but its path."""
+
+    def run(self, given: Sequence[str]) -> int:
+        """Runs the command; returns the exit code."""
+        from rich.console import Console
+
+        from sparselt.experiments import known_experiments
+        from sparselt.experiments.sections import sections_of
+        from sparselt.report.compare import compare
+        from sparselt.report.results import write_text
+
+        found = compare(self.folders, sections_of(known_experiments()))
+        if self.markdown is not None:
+            write_text(self.markdown, found.markdown())
+            print(self.markdown)
+            return 0
+        console = Console(highlight=False)
+        for table in (found.runs, found.verdicts, found.differences):
+            if table is not None:
+                console.print(table.rich())
+                console.print()
+        for note in found.notes:
+            console.print(note, markup=False)
+        return 0

@@ -1,0 +1,84 @@
+"""`sparselt report compare`: runs side by side, with tests that are right where the answer is known."""
+
+import pytest
+from scipy import stats
+
+from sparselt.cli.main import main
+from sparselt.errors import SettingError, StoreError
+from sparselt.experiments import EXPERIMENTS
+from sparselt.experiments.sections import sections_of
+from sparselt.report.compare import compare
+
+SECTIONS = sections_of(EXPERIMENTS)
+
+
+def shifted(rows, level, by):
+    """Rows whose ticket of a level, rewound to step 60, errs more."""
+    ours = {"experiment": "imp", "variant": "imp", "rewind_step": 60, "level": level, "metric": "test_error"}
+    return [row | {"value": row["value"] + by} if ours.items() <= row.items() else row for row in rows]
+
+
+def values(rows, level):
+    wanted = {"experiment": "imp", "variant": "imp", "rewind_step": 60, "level": level, "metric": "test_error"}
+    return [row["value"] for row in rows if wanted.items() <= row.items()]
+
+
+@pytest.fixture
+def pair(tmp_path, invent):
+    """A makes rows as they are; B of another seed errs 2 points more at level 5."""
+    rows = invent.rows()
+    first = invent.run(tmp_path / "a", rows)
+    protocol = [["steps", 600, "ours"], ["learning rate", 0.1, "ours"]]
+    changed = shifted(rows, 5, 0.02)
+    return first, invent.run(tmp_path / "b", changed, invent.record(seed=1, protocol=protocol)), rows, changed
+
+
+def test_the_differing_mean_comes_first_with_the_p_of_welch(pair):
+    first, second, rows, changed = pair
+    found = compare([first, second], SECTIONS)
+    what, n, _, _, difference, p, *_ = found.differences.lines[0]
+    assert what == "imp, imp, rewind 60, level 5, test error" and (n, difference) == ("4", "+2.00")
+    expected = stats.ttest_ind(values(rows, 5), values(changed, 5), equal_var=False).pvalue
+    assert float(p) == pytest.approx(expected, rel=0.05)
+    assert ("learning rate", "0.3", "0.1") in found.runs.lines and "Welch" in found.notes[-1]
+    assert not any(line[0] == "steps" for line in found.runs.lines)
+
+
+def test_runs_of_one_seed_are_paired(tmp_path, invent):
+    rows = invent.rows()
+    folders = [invent.run(tmp_path / "a", rows), invent.run(tmp_path / "b", shifted(rows, 5, 0.02))]
+    found = compare(folders, SECTIONS)
+    assert "paired differences" in found.notes[-1]
+    assert float(found.differences.lines[0][5]) == pytest.approx(0.5**3, abs=0.006)
+
+
+def test_verdicts_stand_side_by_side_and_are_counted(pair, tmp_path, invent):
+    first, second, *_ = pair
+    third = invent.run(tmp_path / "c", invent.rows(dense=0.3), invent.record(seed=2))
+    found = compare([first, second, third], SECTIONS)
+    assert found.differences is None and len(found.verdicts.lines) > 5
+    assert all(len(line) == 5 for line in found.verdicts.lines)
+    (text,) = (note for note in found.notes if note.startswith("Of "))
+    same = sum(len({cell.split(" (")[0] for cell in line[2:]}) == 1 for line in found.verdicts.lines)
+    assert f"{same} have the same verdict in all" in text
+
+
+def test_the_command_prints_and_writes_markdown(pair, tmp_path, capsys):
+    first, second, *_ = pair
+    assert main(["report", "compare", str(first), str(second)]) == 0
+    assert "learning rate" in capsys.readouterr().out
+    page = tmp_path / "compared.md"
+    assert main(["report", "compare", str(first), str(second), "--markdown", str(page)]) == 0
+    assert "| imp, imp, rewind 60, level 5, test error |" in page.read_text()
+
+
+def test_bad_input_is_named(pair, tmp_path, invent):
+    first, _, rows, _ = pair
+    with pytest.raises(SettingError, match="expected two different ones"):
+        compare([first, first], SECTIONS)
+    with pytest.raises(StoreError, match="is not a folder"):
+        compare([first, tmp_path / "nowhere"], SECTIONS)
+    lone = [row for row in rows if row["replicate"] == 0]
+    single = invent.run(tmp_path / "one", lone, invent.record(replicates=1, seed=5))
+    with pytest.raises(SettingError, match="share no error or barrier of two replicates"):
+        compare([first, single], SECTIONS)
