@@ -18,6 +18,8 @@ from sparselt.experiments.setting import Setting
 from sparselt.experiments.siblings.options import SiblingsOptions
 from sparselt.experiments.stability.options import RATES, StabilityOptions
 
+DEFAULT_SCALE = "mini"
+
 _PAUL = "as Paul et al. 2022, appendix C, have it for CIFAR-10"
 _CHOSEN = "ours, chosen on validation images: training is unstable to SGD noise at initialization, and then stable"
 _OURS = "ours: what two CPU cores do in two hours, all experiments together"
