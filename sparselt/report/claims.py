@@ -7,13 +7,19 @@ from collections.abc import Mapping, Sequence
 from sparselt.report import rules
 from sparselt.report.data import Claim, Data, Sections
 from sparselt.report.table import Table
-from sparselt.report.wording import listing, p_text, points
+from sparselt.report.wording import count, listing, p_text, points
 
 _SHORT = {
     "agrees": ("agrees", "bold green"),
     "does not agree": ("does not", "bold red"),
     "cannot be seen at this scale": ("not seen", ""),
     "not judged": ("not judged", "dim"),
+}
+_COUNTED = {
+    "agrees": "agree with the paper",
+    "does not agree": "do not agree",
+    "cannot be seen at this scale": "cannot be seen at this scale",
+    "not judged": "were not judged",
 }
 
 
@@ -39,6 +45,13 @@ def claims_table(found: Sequence[Claim]) -> Table:
         statistic = f"{claim.statistic}; n = {claim.n}"
         lines.append((claim.paper, claim.claim, claim.here, claim.verdict, statistic, *numbers))
     return Table(("paper", "finding", "here", "agrees?", "statistic", "p", "Holm", "BH"), lines, text=5)
+
+
+def counted(found: Sequence[Claim]) -> str:
+    """How many claims have which verdict, in a sentence."""
+    number = Counter(claim.verdict for claim in found)
+    kinds = [f"{number[name]} {text}" for name, text in _COUNTED.items() if number[name]]
+    return f"Of {count(len(found), 'finding')}, {listing(kinds)}."
 
 
 def claims_in_terminal(found: Sequence[Claim]) -> Table:

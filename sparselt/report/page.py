@@ -6,12 +6,42 @@ from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
-from sparselt.report.claims import claims, claims_table, notes, standing
+from sparselt.report.claims import claims, claims_table, counted, notes, standing
 from sparselt.report.data import Drawing, Sections
 from sparselt.report.drawing import COLOURS, GREY, INK
 from sparselt.report.others import others_tables, others_titles
 from sparselt.report.run import Run, costs, statement
 from sparselt.report.table import MARK, Table
+
+PAPERS = {
+    "Unmasking": ("Paul et al. 2022, Unmasking the Lottery Ticket Hypothesis", "2210.03044"),
+    "Siblings": (
+        "Movva et al. 2021, Studying the Consistency and Composability of Lottery Ticket Pruning Masks",
+        "2104.14753",
+    ),
+    "Stabilizing": ("Frankle et al. 2019, Stabilizing the Lottery Ticket Hypothesis", "1903.01611"),
+    "Linear Mode Connectivity": (
+        "Frankle et al. 2020, Linear Mode Connectivity and the Lottery Ticket Hypothesis",
+        "1912.05671",
+    ),
+    "Why Lottery Tickets Win": ("Maene et al. 2021, Towards Understanding Iterative Magnitude Pruning", "2106.06955"),
+}
+"""The papers whose findings a page judges: authors, year and title, and number on arXiv."""
+
+GLOSSARY = {
+    "ticket": "a mask with the weights that it was rewound to; winning, if it trains to a matching network",
+    "level": "number of prunings; after L levels of 20%, 0.8^L of the weights remain",
+    "weights remaining, density": "live weights over prunable weights",
+    "rewinding": "setting live weights back to their values at an early step, the rewind step; 0 is initialization",
+    "replicate": "a repetition in which everything random differs; ± is the standard deviation over replicates",
+    "matching": "a mean test error of at most the dense network's plus ε, the standard deviation of dense errors",
+    "error barrier": "how far the error on the straight line between two networks rises above the line between their "
+    "errors (Paul et al. 2022, Def. A.1)",
+    "points": "percentage points",
+    "siblings": "networks from one start that differ in data order only",
+    "LCS-set": "the networks that a straight line from w reaches without an error above E(w) + ε",
+}
+"""Words of the papers that a page uses."""
 
 _FILES = ("results.csv", "results.json", "ledger.csv", "record.json", "figures")
 
@@ -36,10 +66,12 @@ def page(run: Run, sections: Sections, save: Callable[[Mapping[str, Drawing]], M
             "protocol": Table(("what", "value", "source"), protocol, text=3),
             "costs": None if run.ledger is None else costs(run.ledger),
             "facts": Table(("what", "value"), [(name, _plain(value)) for name, value in facts], text=2),
+            "papers": PAPERS,
+            "glossary": GLOSSARY,
             "files": [name for name in _FILES if (run.folder / name).exists()],
         },
     )
-    return run.labelled(html)
+    return run.labelled(_with_contents(html))
 
 
 def markdown(
@@ -73,6 +105,7 @@ def _contents(run: Run, sections: Sections) -> dict[str, Any]:
         "statement": statement(record),
         "leads": [section.lead for section in sections.values() if section.lead and section.lead.concerns(data)],
         "claims": claims_table(found),
+        "verdicts": counted(found),
         "standing": standing(record) if found else "",
         "notes": notes(found, data),
         "not_judged": not_judged,
@@ -87,6 +120,21 @@ def _contents(run: Run, sections: Sections) -> dict[str, Any]:
         "facts": [(n, record[n]) for n in ("command", "seed", "device") if record.get(n) is not None],
         "versions": sorted((record.get("versions") or {}).items()),
     }
+
+
+def _with_contents(html: str) -> str:
+    """The page with an id at every heading and a list of links to them."""
+    entries: list[str] = []
+
+    def numbered(found: re.Match[str]) -> str:
+        given, title = found.groups()
+        name = given or re.sub(r"\W+", "-", re.sub(r"&#?\w+;", "", title).lower()).strip("-")
+        name = name if all(f'href="#{name}"' not in entry for entry in entries) else f"{name}-{len(entries)}"
+        entries.append(f'<li><a href="#{name}">{title}</a></li>')
+        return f'<h2 id="{name}">{title}</h2>'
+
+    html = re.sub(r'<h2(?: id="([^"]*)")?>(.*?)</h2>', numbered, html)
+    return html.replace("<!-- contents -->", "<ul>\n" + "\n".join(entries) + "\n</ul>", 1)
 
 
 def _render(template: str, contents: Mapping[str, Any]) -> str:
