@@ -64,6 +64,7 @@ class _LiveStep:
 
             from sparselt.models.sparse_step import SparseStep
 
-            dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[self._recipe.precision]
+            of_model = next(self._model.parameters()).dtype
+            dtype = torch.bfloat16 if self._recipe.precision == "bfloat16" else of_model
             self._compute = SparseStep(self._model, self._mask, tuple(images.shape), dtype)
         return self._compute(images, labels, self._recipe.techniques.label_smoothing)

@@ -12,6 +12,7 @@ from sparselt.weights import prunable_parameters
 
 COUNTS = [
     ("resnet8", 1, 10, 8, 19_810, 19_464),
+    ("resnet8_wide", 1, 10, 28, 77_754, 77_072),
     ("resnet20", 3, 10, 32, 272_474, 270_896),
     ("lenet_300_100", 1, 10, 28, 266_610, 266_200),
     ("conv4", 3, 10, 32, 2_425_930, 2_425_024),

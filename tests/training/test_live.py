@@ -80,6 +80,26 @@ def test_trainings_end_where_torchs_do(recipe, density):
         assert mask is None or name not in mask or not parameter[~mask[name]].any()
 
 
+class Doubles(Loader):
+    def epoch(self, epoch: int, start_step: int = 0):
+        return (batch._replace(images=batch.images.double()) for batch in list(super().epoch(epoch, start_step)))
+
+
+@pytest.mark.parametrize("density", [1.0, 0.3])
+def test_in_float64_whole_trainings_are_torchs(density):
+    ends = []
+    for up_to in (0.0, 1.0):
+        model, mask = start(density)
+        recipe = dataclasses.replace(RECIPE, sparse_up_to=up_to)
+        optimizer = build_optimizer(recipe, model.double().named_parameters(), mask)
+        loss = loop.train(model, optimizer, Doubles(), recipe).train_loss
+        ends.append((loss, model.state_dict()))
+    (loss, ours), (expected, theirs) = ends[1], ends[0]
+    assert loss == pytest.approx(expected, rel=1e-6)  # torch takes the loss in float32
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-5, atol=1e-6)
+
+
 def test_a_repelling_loss_adds_to_the_gradients():
     live = dataclasses.replace(RECIPE, sparse_up_to=1.0)
     assert repelled(live, 0.3)[0].train_loss == pytest.approx(repelled(RECIPE, 0.3)[0].train_loss, rel=0.02)
