@@ -12,7 +12,7 @@ from sparselt.kernels.tiles import enter, leave
 from sparselt.weights import check_weights, names_among
 
 
-def sparsify_(model: nn.Module, mask: Mapping[str, Tensor], *, up_to: float = 0.3) -> dict[str, str]:
+def sparsify_(model: nn.Module, mask: Mapping[str, Tensor], *, up_to: float = 0.1) -> dict[str, str]:
     """Makes the convolutions and linear layers under a mask compute their live weights alone.
 
     The layers stay the modules that they are, with their parameters, hooks and names, so optimizers, `state_dict` and
@@ -77,11 +77,11 @@ class SparseConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """input: float [N, channels, H, W] or [channels, H, W], on the CPU."""
         images = input if input.dim() == 4 else input[None]
-        out = sparse_conv2d(_Enter.apply(images), self.weight, self.pattern, padding=_padding(self))
+        out = sparse_conv2d(enter(images), self.weight, self.pattern, padding=_padding(self))
         if self.bias is not None:
             out = out + self.bias.to(out.dtype)[:, None]
         last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
-        out = _Leave.apply(out, len(images), last)
+        out = leave(out, len(images), last)
         return out if input.dim() == 4 else out[0]
 
 
@@ -96,8 +96,8 @@ class SparseLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """input: float [..., in], on the CPU."""
         rows = input.reshape(-1, self.in_features, 1, 1)
-        out = sparse_linear(_Enter.apply(rows), self.weight, self.pattern, self.bias)
-        return _Leave.apply(out, len(rows), False).view(*input.shape[:-1], self.out_features)
+        out = sparse_linear(enter(rows), self.weight, self.pattern, self.bias)
+        return leave(out, len(rows)).view(*input.shape[:-1], self.out_features)
 
 
 _SPARSE: dict[type[nn.Module], type[nn.Module]] = {
@@ -107,27 +107,6 @@ _SPARSE: dict[type[nn.Module], type[nn.Module]] = {
     SparseLinear: SparseLinear,
 }
 _DENSE: dict[type[nn.Module], type[nn.Module]] = {SparseConv2d: nn.Conv2d, SparseLinear: nn.Linear}
-
-
-class _Enter(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, images: Tensor) -> Tensor:
-        ctx.count = len(images)
-        return enter(images)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return leave(gradient, ctx.count)
-
-
-class _Leave(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tiles: Tensor, count: int, channels_last: bool) -> Tensor:
-        return leave(tiles, count, channels_last)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple:
-        return enter(gradient), None, None
 
 
 def _densify(layer: nn.Module) -> None:

@@ -49,7 +49,7 @@ def claims_table(found: Sequence[Claim]) -> Table:
 
 def counted(found: Sequence[Claim]) -> str:
     """How many claims have which verdict, in a sentence."""
-    number = Counter(claim.verdict for claim in found)
+    number = Counter[str](claim.verdict for claim in found)
     kinds = [f"{number[name]} {text}" for name, text in _COUNTED.items() if number[name]]
     return f"Of {count(len(found), 'finding')}, {listing(kinds)}."
 

@@ -115,6 +115,16 @@ def test_copies_hooks_and_wrapped_names_go_on_working():
         torch.testing.assert_close(model(images).float(), expected, rtol=0.1, atol=0.1)
 
 
+def test_torch_compile_takes_the_whole_network():
+    model = network(torch.float32).eval()
+    sparsify_(model, mask_of(model, 0.2), up_to=1.0)
+    images = torch.randn(4, 3, 10, 10)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(images), model(images))
+    compiled(images).sum().backward()
+    assert model[0].weight.grad is not None
+
+
 def test_a_second_mask_replaces_the_first_and_densify_undoes_both():
     model = network()
     first, second = mask_of(model, 0.3), mask_of(model, 0.1)
@@ -127,7 +137,7 @@ def test_a_second_mask_replaces_the_first_and_densify_undoes_both():
     second.apply_(masked)
     torch.testing.assert_close(model(images), masked(images))
     left = sparsify_(model, Mask.ones_like(model))
-    assert set(left) == set(first) and "its density is 1, above up_to=0.3" in left["0.weight"]
+    assert set(left) == set(first) and "its density is 1, above up_to=0.1" in left["0.weight"]
     assert torch.equal(model(images), dense) and type(model[0]) is nn.Conv2d and not hasattr(model[0], "pattern")
 
 
