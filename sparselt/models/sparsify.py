@@ -12,7 +12,7 @@ from sparselt.kernels.tiles import enter, leave
 from sparselt.weights import check_weights, names_among
 
 
-def sparsify_(model: nn.Module, mask: Mapping[str, Tensor], *, up_to: float = 0.1) -> dict[str, str]:
+def sparsify_(model: nn.Module, mask: Mapping[str, Tensor], *, up_to: float = 0.15) -> dict[str, str]:
     """Makes the convolutions and linear layers under a mask compute their live weights alone.
 
     The layers stay the modules that they are, with their parameters, hooks and names, so optimizers, `state_dict` and
