@@ -5,6 +5,7 @@ torchrun --nproc-per-node 2 examples/frameworks/ddp.py
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # first imported after init_process_group, it holds the group, whose threads abort exits
 from loop import BATCH, IMAGES, LABELS, network
 from torch.nn.parallel import DistributedDataParallel
 

@@ -158,6 +158,23 @@ def test_a_network_of_timm_and_its_average_are_masked():
     assert mask.density == pytest.approx(0.5, abs=1e-3) and model.training
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed under /proc")
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch is built without torch.distributed")
+def test_the_group_of_distributed_data_parallel_ends_its_threads_before_the_process_exits():
+    """A thread of gloo that outlives the interpreter aborts the process now and then (SIGABRT)."""
+    script = f"""
+import pathlib, runpy, sys
+sys.path.insert(0, {str(EXAMPLES)!r})
+runpy.run_path({str(EXAMPLES / "ddp.py")!r}, run_name="__main__")
+print([name for task in pathlib.Path("/proc/self/task").iterdir() if "gloo" in (name := (task / "comm").read_text())])
+"""
+    place = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | place, capture_output=True, text=True, timeout=240
+    )
+    assert result.stdout.split("\n")[-2] == "[]", result.stdout + result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch is built without torch.distributed")
 def test_ranks_of_distributed_data_parallel_stay_equal():
