@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, fx, nn
 
+from sparselt.training.graphs import Tracer
+
 
 class Folded:
     """Evaluates networks of one architecture without their batch norms.
@@ -86,20 +88,13 @@ class Folded:
         return module
 
 
-class _Tracer(fx.Tracer):
-    """Sees every kind of convolution as one call."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, nn.Conv2d) or super().is_leaf_module(module, name)
-
-
 def _traced(model: nn.Module) -> fx.GraphModule | None:
     """A copy of the model as a graph in eval mode; None if `Folded` cannot use it."""
     # Trace a copy, because tracing stores the constants that it meets in the traced module.
     model = _copy(model).eval()
     names = set(model.state_dict())
     try:
-        traced = fx.GraphModule(model, _Tracer().trace(model))
+        traced = fx.GraphModule(model, Tracer().trace(model))
     except Exception:  # a forward pass may do anything to the stand-in for its input; a true fault raises again
         return None
     return traced if traced.state_dict().keys() <= names else None

@@ -1,0 +1,92 @@
+"""Batch norm, ReLU and the addition of a residual block as one operation in training, see `sparselt.kernels.norm_act`."""
+
+import copy
+
+from torch import Tensor, fx, nn
+
+from sparselt.errors import SettingError
+from sparselt.kernels.norm_act import norm_act
+from sparselt.training.graphs import Tracer, added_to, is_relu, only_reader
+
+
+class FusedNorms(nn.Module):
+    """The training forward pass of a network whose batch norms are fused with what follows them.
+
+    A norm takes in the addition that alone reads it, and the ReLU that alone reads the sum, or the norm. The network
+    keeps its parameters and buffers, which this one shares, and its own `forward` is as before. Results differ by
+    rounding. `count`: norms.
+
+    Raises:
+        SettingError: the network has no batch norm with weight and bias, or its forward pass cannot be traced.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        try:
+            # Of a copy, because tracing stores the constants that it meets in the traced module.
+            traced = fx.GraphModule(model, Tracer().trace(copy.deepcopy(model).train()))
+        except Exception as error:  # a forward pass may do anything to the stand-in for its input
+            raise SettingError(
+                f"fused_norm is true, but {type(model).__name__} cannot be traced: {error}; set fused_norm=false"
+            ) from error
+        modules = dict(model.named_modules())
+        self.count = 0
+        for node in list(traced.graph.nodes):
+            norm = modules.get(str(node.target)) if node.op == "call_module" else None
+            if type(norm) is nn.BatchNorm2d and norm.affine and norm.momentum is not None:
+                _fuse(traced, node, norm, modules)
+                self.count += 1
+        if not self.count:
+            raise SettingError(
+                f"fused_norm is true, but {type(model).__name__} has no batch norm with weight and bias; "
+                "set fused_norm=false"
+            )
+        traced.graph.eliminate_dead_code()
+        traced.recompile()
+        # Kept out of the submodules, whose names would be those of the network a second time.
+        self._forward = [traced]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """As the network in train mode."""
+        return self._forward[0](images)
+
+
+class FusedNorm(nn.Module):
+    """A `BatchNorm2d` in training, with an addition and ReLU. It always normalizes by the batch."""
+
+    def __init__(self, norm: nn.BatchNorm2d, relu: bool):
+        super().__init__()
+        self.norm, self.relu = norm, relu
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        norm = self.norm
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+        return norm_act(
+            x,
+            norm.weight,
+            norm.bias,
+            norm.running_mean,
+            norm.running_var,
+            residual=residual,
+            relu=self.relu,
+            momentum=0.1 if norm.momentum is None else norm.momentum,
+            eps=norm.eps,
+        )
+
+
+def _fuse(traced: fx.GraphModule, node: fx.Node, norm: nn.BatchNorm2d, modules: dict[str, nn.Module]) -> None:
+    """Replaces a norm, and the addition and the ReLU that alone read it, by one module."""
+    last, residual = node, None
+    reader = only_reader(last)
+    if reader is not None and (other := added_to(reader, last)) is not None:
+        last, residual = reader, other
+        reader = only_reader(last)
+    relu = reader is not None and is_relu(reader, modules)
+    if reader is not None and relu:
+        last = reader
+    name = f"{str(node.target).replace('.', '_')}_fused"
+    traced.add_submodule(name, FusedNorm(norm, relu))
+    with traced.graph.inserting_before(last):
+        arguments = (node.args[0],) if residual is None else (node.args[0], residual)
+        last.replace_all_uses_with(traced.graph.call_module(name, arguments))

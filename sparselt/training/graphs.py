@@ -1,0 +1,43 @@
+"""Networks as graphs of calls, for what fuses several of their operations."""
+
+import operator
+from collections.abc import Mapping
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+_ADDITIONS = (operator.add, operator.iadd, torch.add)
+_RELUS = (F.relu, torch.relu, torch.relu_)
+
+
+class Tracer(fx.Tracer):
+    """Sees every kind of convolution as one call."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, nn.Conv2d) or super().is_leaf_module(module, name)
+
+
+def only_reader(node: fx.Node) -> fx.Node | None:
+    """The node that reads the result, if there is one only, and it reads it once."""
+    if len(node.users) != 1:
+        return None
+    reader = next(iter(node.users))
+    return reader if reader.all_input_nodes.count(node) == 1 else None
+
+
+def is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether the node is a ReLU, by function, method or module."""
+    if node.op == "call_module":
+        return type(modules[str(node.target)]) is nn.ReLU
+    return (node.op == "call_function" and node.target in _RELUS) or (
+        node.op == "call_method" and node.target in ("relu", "relu_")
+    )
+
+
+def added_to(node: fx.Node, term: fx.Node) -> fx.Node | None:
+    """The other term, if the node is the sum of `term` and one other node."""
+    if node.op != "call_function" or node.target not in _ADDITIONS or len(node.args) != 2 or node.kwargs:
+        return None
+    others = [other for other in node.args if other is not term]
+    return others[0] if len(others) == 1 and isinstance(others[0], fx.Node) else None
