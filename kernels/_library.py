@@ -4,6 +4,9 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 from torch.library import Library
 
 
@@ -14,6 +17,16 @@ def implement(library: Library, operator: str, package: str, function: str, gpu:
     """
     for key, module in (("CPU", "cpu"), ("CUDA", "gpu"))[: 2 if gpu else 1]:
         library.impl(operator, partial(_call, f"{package}.{module}", function), key)
+
+
+def refuse_forward_mode(operator: str, *tensors: Tensor | None) -> None:
+    """Raises NotImplementedError for tensors with a tangent: torch would take the operator for a constant."""
+    if forward_ad._current_level >= 0 and not torch.compiler.is_compiling():
+        for tensor in tensors:
+            if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
+                raise NotImplementedError(
+                    f"{operator} has no forward-mode derivative (torch.func.jvp, forward_ad): use reverse mode"
+                )
 
 
 def _call(module: str, function: str, *arguments: Any) -> Any:

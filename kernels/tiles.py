@@ -11,6 +11,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from ._compile import compiled
+from ._library import refuse_forward_mode
 from ._threads import split
 from ._vectors import BLOCK
 
@@ -26,6 +27,9 @@ def enter(images: Tensor, out: Tensor | None = None) -> Tensor:
     out: is filled and returned, if given; not differentiable then.
     """
     if out is None:
+        if images.dim() != 4:
+            raise ValueError(f"images are {tuple(images.shape)}: expected [N, channels, height, width]")
+        refuse_forward_mode("enter", images)
         return torch.ops.sparselt.enter_tiles(images)
     count = len(images)
     rows = images.detach().permute(0, 2, 3, 1).to(out.dtype).contiguous().view(count, out[:1].numel() // BLOCK)
@@ -38,8 +42,13 @@ def enter(images: Tensor, out: Tensor | None = None) -> Tensor:
 def leave(tiles: Tensor, count: int, channels_last: bool = False) -> Tensor:
     """The first `count` images of tiles, [count, channels, height, width], contiguous or channels last.
 
-    Differentiable.
+    Differentiable. Raises ValueError for another number of images than the tiles can hold.
     """
+    if tiles.dim() != 5 or tiles.shape[4] != BLOCK:
+        raise ValueError(f"tiles are {tuple(tiles.shape)}: expected [blocks, height, width, channels, {BLOCK}]")
+    if not 0 <= count <= len(tiles) * BLOCK:
+        raise ValueError(f"count is {count} images: expected 0 to {len(tiles) * BLOCK}, which the tiles hold")
+    refuse_forward_mode("leave", tiles)
     return torch.ops.sparselt.leave_tiles(tiles, count, channels_last)
 
 

@@ -4,19 +4,20 @@ For input x [N, channels, H, W], with the mean m and the biased variance v of ea
 
     y = max(0, weight · (x - m) / sqrt(v + eps) + bias + residual)
 
-without the residual where there is none, and without max where `relu` is False (Ioffe & Szegedy 2015, algorithm 1; He et
-al. 2016, Fig. 2). The running statistics move by `momentum`, as torch's: towards m, and towards the unbiased variance.
+without the residual where there is none, and without max where `relu` is False (Ioffe & Szegedy 2015, algorithm 1; He
+et al. 2016, Fig. 2). The running statistics move by `momentum`, as torch's: towards m, and towards the unbiased
+variance.
 
 Numbers read and written for each one of x: forward 2 and 1 (with a residual 3 and 1); backward 4 and 1 (with a residual
-and ReLU 5 and 2). torch's batch norm, addition and ReLU read and write 8 and 4 forward, 9 and 4 backward. Sums are taken
-over stretches of memory of a fixed length, each around its first numbers, and merged in float64 in a fixed order (Chan et
-al. 1983), so results depend on neither the number of threads nor a mean that is large beside the deviation.
+and ReLU 5 and 2). torch's batch norm, addition and ReLU at the least: forward 5 and 3, backward 6 and 2. Sums are taken
+around the channel's first number, over stretches of memory of a fixed length, and added up in a fixed order (on a CPU
+in float64). So results depend neither on the number of threads nor on a mean that is large beside the deviation.
 """
 
 import torch
 from torch import Tensor
 
-from .._library import implement
+from .._library import implement, refuse_forward_mode
 
 __all__ = ["norm_act", "unsupported_reason"]
 
@@ -57,12 +58,13 @@ def norm_act(
     for name, tensor in (("bias", bias), ("running_mean", running_mean), ("running_var", running_var)):
         if tensor is not None and (tensor.shape, tensor.dtype) != (weight.shape, weight.dtype):
             raise ValueError(
-                f"{name} is {tensor.dtype} {tuple(tensor.shape)}: expected {weight.dtype} {tuple(weight.shape)}, as weight"
+                f"{name} is {tensor.dtype} {tuple(tensor.shape)}: expected {weight.dtype} {tuple(weight.shape)}"
             )
     if (running_mean is None) != (running_var is None):
         raise ValueError("one of running_mean and running_var is None: expected both or none")
     if input.numel() == input.shape[1]:
         raise ValueError(f"input is {tuple(input.shape)}: expected more than one number a channel to normalize by")
+    refuse_forward_mode("norm_act", input, weight, bias, residual)
     return _NormAct.apply(input, weight, bias, residual, running_mean, running_var, momentum, eps, relu)
 
 
@@ -81,7 +83,8 @@ def unsupported_reason(input: Tensor, weight: Tensor, residual: Tensor | None = 
         )
     if not input.is_contiguous(memory_format=torch.channels_last):
         return (
-            f"input has strides {input.stride()}; expected channels last, as .to(memory_format=torch.channels_last) gives"
+            f"input has strides {input.stride()}; expected channels last: "
+            "input.contiguous(memory_format=torch.channels_last)"
         )
     if residual is not None and (
         (residual.shape, residual.dtype, residual.device) != (input.shape, input.dtype, input.device)

@@ -1,7 +1,7 @@
 """norm_act on the CPU: numbers in the order of memory, 64 at a time in vector registers, see `_vectors.Tiles`.
 
-Memory is [pixels, channels], read as tiles of 64 numbers. From `period` tiles on, tiles hold the same channels again, so
-each tile of a period has its own sums and factors. Threads share units of about 64 Ki numbers.
+Memory is [pixels, channels], read as tiles of 64 numbers. From `period` tiles on, tiles hold the same channels again,
+so each tile of a period has its own sums and factors. Threads share units of about 32 Ki numbers.
 """
 
 from functools import lru_cache
@@ -151,8 +151,8 @@ def _backward(job_pointer, like, number, version):
     _apply_back(job_pointer, like, number, version)
 
 
-# Numba inlines `read` and `write`, and then drops what their caller writes to arrays that are made from an address and not
-# read again. So they are called in functions of their own.
+# Numba inlines `read` and `write`, and then drops what their caller writes to arrays that are made from an address and
+# not read again. So they are called in functions of their own.
 @inlined
 def _get(array, i):
     return read(array, i)
@@ -163,7 +163,7 @@ def _put(array, i, number):
     write(array, i, number)
 
 
-# --- forward -----------------------------------------------------------------------------------------------------------
+# --- forward ----------------------------------------------------------------------------------------------------
 
 
 @lru_cache
@@ -209,9 +209,10 @@ def _sum(job_pointer, like, number, version):
             _sum_tiles(like, number, at, period * tile, count, factors, row, sums)
             _add_up(part, carray(pointer(sums, number), (2, BLOCK)), place * BLOCK, channels, size)
         if unit == job[WHOLE] - 1:
-            x, factors = carray(pointer(job[X], like), job[NUMBERS]), carray(pointer(job[FACTORS], number), job[NUMBERS])
+            x = carray(pointer(job[X], like), job[NUMBERS])
+            factors = carray(pointer(job[FACTORS], number), (5, period * BLOCK))
             for i in range(job[TILES] * BLOCK, job[NUMBERS]):
-                apart = np.float64(_get(x, i)) - factors[MIDDLE * period * BLOCK + _lane(i, period, size)]
+                apart = np.float64(_get(x, i)) - factors[MIDDLE, _lane(i, period, size)]
                 part[0, i % channels] += apart
                 part[1, i % channels] += apart * apart
 
@@ -320,9 +321,7 @@ def _apply(job_pointer, like, number, version):
             at, factors = tile * BLOCK * size, job[FACTORS] + tile % period * lanes
             residual = job[RESIDUAL] + at if job[RESIDUAL] != 0 else 0
             count = min(together, last - tile)
-            _apply_tiles(
-                like, number, job[X] + at, residual, job[Y] + at, count, factors, period * lanes, job[RELU]
-            )
+            _apply_tiles(like, number, job[X] + at, residual, job[Y] + at, count, factors, period * lanes, job[RELU])
         if unit == job[WHOLE] - 1:
             factors = carray(pointer(job[FACTORS], number), (5, period * BLOCK))
             x, y = carray(pointer(job[X], like), job[NUMBERS]), carray(pointer(job[Y], like), job[NUMBERS])
@@ -344,7 +343,7 @@ def _lane(i, period, size):
     return tile * BLOCK + place
 
 
-# --- backward ----------------------------------------------------------------------------------------------------------
+# --- backward ---------------------------------------------------------------------------------------------------
 
 
 @lru_cache
@@ -446,9 +445,7 @@ def _apply_back(job_pointer, like, number, version):
         for tile in range(unit * job[UNIT], last, together):
             at, factors = tile * BLOCK * size, job[FACTORS] + tile % period * lanes
             count = min(together, last - tile)
-            _apply_back_tiles(
-                like, number, job[X] + at, d_from + at, job[Y] + at, count, factors, period * lanes, relu
-            )
+            _apply_back_tiles(like, number, job[X] + at, d_from + at, job[Y] + at, count, factors, period * lanes, relu)
         if unit == job[WHOLE] - 1:
             factors = carray(pointer(job[FACTORS], number), (5, period * BLOCK))
             x, y = carray(pointer(job[X], like), job[NUMBERS]), carray(pointer(job[Y], like), job[NUMBERS])
@@ -459,7 +456,7 @@ def _apply_back(job_pointer, like, number, version):
                 _put(y, i, factors[SCALE, lane] * d + slope + factors[SHIFT, lane])
 
 
-# --- loops over tiles --------------------------------------------------------------------------------------------------
+# --- loops over tiles --------------------------------------------------------------------------------------------
 
 
 def _numbers(tiles: Tiles, address) -> list:
@@ -518,9 +515,7 @@ def _apply_tiles(typing, like, number, x, residual, y, count, factors, row, relu
 
         def body(i, carried):
             at = builder.mul(i, size)
-            out = [
-                tiles.fma(a, b, c) for a, b, c in zip(tiles.load(builder.add(x, at)), scale, term, strict=True)
-            ]
+            out = [tiles.fma(a, b, c) for a, b, c in zip(tiles.load(builder.add(x, at)), scale, term, strict=True)]
 
             def add():
                 added = tiles.load(builder.add(residual, at))

@@ -125,10 +125,7 @@ def sum_kernel(
     real: tl.constexpr = parts.dtype.element_ty
     channel = tl.program_id(1) * ACROSS + tl.arange(0, ACROSS)
     there = channel < channels
-    if d is None:
-        middle = tl.load(x + channel, there, 0.0).to(real)
-    else:
-        middle = tl.load(mean + channel, there, 0.0)
+    middle = tl.load((x if d is None else mean) + channel, there, 0.0).to(real)
     if weight is not None:
         scale = tl.load(weight + channel, there, 0.0) * tl.load(inverse + channel, there, 0.0)
         term = tl.load(bias + channel, there, 0.0) - middle * scale
@@ -188,10 +185,8 @@ def settle_kernel(
         first = tl.load(x + channel, there, 0.0).to(real) + apart
         squares = tl.maximum(second - apart * apart * pixels, 0.0)
         variance = squares / pixels + tl.full((), eps, real)
-        if real == tl.float64:
-            second = 1 / tl.sqrt(variance)
-        else:
-            second = 1 / tl.sqrt_rn(variance)
+        # Triton has no correctly rounded root of float64 by that name.
+        second = 1 / (tl.sqrt(variance) if real == tl.float64 else tl.sqrt_rn(variance))
         if running_mean is not None:
             rate = tl.full((), momentum, real)
             old = tl.load(running_mean + channel, there, 0.0)

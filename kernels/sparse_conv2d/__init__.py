@@ -19,7 +19,7 @@ There is no GPU implementation: unstructured sparsity does not pay there, where 
 import torch
 from torch import Tensor
 
-from .._library import implement
+from .._library import implement, refuse_forward_mode
 from .._vectors import BLOCK
 from .lists import Pattern, output_size, pattern_of
 
@@ -33,8 +33,9 @@ _library.define(f"sparse_conv2d_weight(Tensor input, Tensor gradient, Tensor wei
 
 
 def sparse_conv2d(input: Tensor, weight: Tensor, pattern: Pattern, *, padding: int = 0) -> Tensor:
-    """The convolution of tiles, [blocks, height, width, out_channels, 64] in the input's dtype. Differentiable once.
+    """The convolution of tiles, [blocks, height, width, out_channels, 64] in the input's dtype.
 
+    Differentiable any number of times, in reverse mode.
     input: tiles [blocks, height, width, in_channels, 64]; float32 or bfloat16 with a float32 weight, or both float64.
     weight: [out_channels, in_channels, height, width]. What it holds where it is masked is not read.
     pattern: of `pattern_of(live, stride)`, for the weight's shape.
@@ -42,6 +43,7 @@ def sparse_conv2d(input: Tensor, weight: Tensor, pattern: Pattern, *, padding: i
     Raises ValueError or TypeError for arguments that do not fit; NotImplementedError on a GPU.
     """
     _check(input, weight, pattern, padding)
+    refuse_forward_mode("sparse_conv2d", input, weight)
     lists = pattern.starts, pattern.weights, pattern.back_starts, pattern.back_weights
     return torch.ops.sparselt.sparse_conv2d(input, weight, *lists, pattern.stride, padding)
 
@@ -60,6 +62,8 @@ def sparse_linear(input: Tensor, weight: Tensor, pattern: Pattern, bias: Tensor 
 
 
 def _check(input: Tensor, weight: Tensor, pattern: Pattern, padding: int) -> None:
+    if not isinstance(pattern, Pattern):
+        raise TypeError(f"pattern is a {type(pattern).__name__}: expected what pattern_of(live) returns")
     for name, tensor in (("input", input), ("weight", weight), ("pattern", pattern.starts)):
         if tensor.device.type not in ("cpu", "meta"):
             raise NotImplementedError(
@@ -80,8 +84,8 @@ def _check(input: Tensor, weight: Tensor, pattern: Pattern, padding: int) -> Non
             f"input is {tuple(input.shape)}: expected tiles [blocks, height, width, {weight.shape[1]}, {BLOCK}], see "
             "sparselt.kernels.tiles.enter"
         )
-    if padding < 0:
-        raise ValueError(f"padding is {padding} pixels: expected 0 or more")
+    if not isinstance(padding, int) or padding < 0:
+        raise ValueError(f"padding is {padding!r} pixels: expected a whole number from 0 on, for every side")
     for size, kernel, name in zip(input.shape[1:3], weight.shape[2:], ("height", "width"), strict=True):
         if size + 2 * padding < kernel:
             raise ValueError(f"the {name} of the input, {size} with padding {padding}, is below the kernel's, {kernel}")
@@ -111,9 +115,12 @@ def _fake_weight(input, gradient, weight, *_lists) -> Tensor:
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
+# The output is linear in the input and in the weight, so the gradient of each operator is made of the two others.
+
+
 def _save(ctx, inputs, output) -> None:
-    input, weight, *lists, ctx.stride, ctx.padding = inputs
-    ctx.save_for_backward(input, weight, *lists)
+    first, second, *lists, ctx.stride, ctx.padding = inputs
+    ctx.save_for_backward(first, second, *lists)
 
 
 def _backward(ctx, gradient: Tensor) -> tuple:
@@ -127,4 +134,41 @@ def _backward(ctx, gradient: Tensor) -> tuple:
     return by_input, by_weight, *[None] * 6
 
 
-torch.library.register_autograd("sparselt::sparse_conv2d", _backward, setup_context=_save, lib=_library)
+def _save_input(ctx, inputs, output) -> None:
+    gradient, weight, _, _, *lists, ctx.stride, ctx.padding = inputs
+    ctx.save_for_backward(gradient, weight, *lists)
+
+
+def _backward_input(ctx, by_input: Tensor) -> tuple:
+    gradient, weight, *lists = ctx.saved_tensors
+    lists += [ctx.stride, ctx.padding]
+    by_gradient = by_weight = None
+    if ctx.needs_input_grad[0]:
+        by_gradient = torch.ops.sparselt.sparse_conv2d(by_input, weight, *lists)
+    if ctx.needs_input_grad[1]:
+        by_weight = torch.ops.sparselt.sparse_conv2d_weight(by_input, gradient, weight, *lists)
+    return by_gradient, by_weight, *[None] * 8
+
+
+def _save_weight(ctx, inputs, output) -> None:
+    input, gradient, _, *lists, ctx.stride, ctx.padding = inputs
+    ctx.save_for_backward(input, gradient, *lists)
+
+
+def _backward_weight(ctx, by_weight: Tensor) -> tuple:
+    input, gradient, *lists = ctx.saved_tensors
+    lists += [ctx.stride, ctx.padding]
+    by_input = by_gradient = None
+    if ctx.needs_input_grad[0]:
+        by_input = torch.ops.sparselt.sparse_conv2d_input(gradient, by_weight, *input.shape[1:3], *lists)
+    if ctx.needs_input_grad[1]:
+        by_gradient = torch.ops.sparselt.sparse_conv2d(input, by_weight, *lists)
+    return by_input, by_gradient, *[None] * 7
+
+
+for _operator, _formula, _saved in (
+    ("sparse_conv2d", _backward, _save),
+    ("sparse_conv2d_input", _backward_input, _save_input),
+    ("sparse_conv2d_weight", _backward_weight, _save_weight),
+):
+    torch.library.register_autograd(f"sparselt::{_operator}", _formula, setup_context=_saved, lib=_library)

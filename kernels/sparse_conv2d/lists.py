@@ -36,8 +36,10 @@ def pattern_of(live: Tensor, stride: int = 1) -> Pattern:
     """
     if live.dtype != torch.bool or live.dim() not in (2, 4):
         raise TypeError(f"live is {live.dtype} {tuple(live.shape)}: expected torch.bool [out, in, height, width]")
-    if stride < 1:
-        raise ValueError(f"stride is {stride}: expected 1 or more")
+    if not isinstance(stride, int) or stride < 1:
+        raise ValueError(f"stride is {stride!r}: expected a whole number from 1 on, for both directions")
+    if not live.numel():
+        raise ValueError(f"live is {tuple(live.shape)}, without a weight: expected one channel or more on each side")
     mask = live.detach().cpu().numpy().reshape(*live.shape[:2], *(live.shape[2:] or (1, 1)))
     forward = _lists(mask, range(mask.shape[2]), range(mask.shape[3]))
     order = [tap_order(size, stride) for size in mask.shape[2:]]

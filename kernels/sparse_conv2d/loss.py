@@ -21,7 +21,8 @@ def cross_entropy(
     """The job that writes the gradient of the mean cross-entropy (nats) of outputs + bias, and that of the bias.
 
     outputs, gradient: tiles of one position. options: float64 [2]: label smoothing, which is read, and the loss, which
-    is written. The address of the labels, int64 [count], is set before each run: `job.words[LABELS]`.
+    is written: NaN where a label is outside [0, classes). The address of the labels, int64 [count], is set before each
+    run: `job.words[LABELS]`.
     """
     arrays = outputs, gradient, bias, bias_gradient, options, None
     numbers = outputs.shape[3], count
@@ -50,6 +51,10 @@ def _cross_entropy(job_pointer, like, number, version):
     labels, options = carray(pointer(job[LABELS], LONG), count), carray(pointer(job[OPTIONS], DOUBLE), 2)
     shares, sums = np.empty(classes), np.zeros(classes)
     total, smoothing = 0.0, options[0]
+    for n in range(count):
+        if not 0 <= labels[n] < classes:
+            options[1] = np.nan
+            return
     for n in range(count):
         block, lane = n // BLOCK, n % BLOCK
         highest = -np.inf

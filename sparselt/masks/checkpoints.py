@@ -64,20 +64,24 @@ def read_ticket(place: str | os.PathLike) -> Checkpoint:
 
     Args:
         place: a file of `read_checkpoint`, or of `Mask.save`; two files joined by +, `WEIGHTS+MASK`; or a folder of
-            open_lth, of which `mask.pth` and the last `model_epE_itI.pth` are read.
+            open_lth, of which `mask.pth` and the last `model_epE_itI.pth` are read, or one of `Ticket.export`.
 
     Raises:
         MaskError: see `read_checkpoint`; a folder without these files; two files of which none is a mask.
     """
     text = os.fspath(place)
     parts = [text] if os.path.exists(text) else text.split("+")
-    if os.path.isdir(text):
+    exported = [os.path.join(text, name) for name in ("model.safetensors", "mask.safetensors")]
+    if os.path.isdir(text) and os.path.exists(exported[0]):
+        parts = [path for path in exported if os.path.exists(path)]
+    elif os.path.isdir(text):
         steps = {name: re.fullmatch(r"model_ep(\d+)_it(\d+)\.pth", name) for name in os.listdir(text)}
         models = sorted((int(found[1]), int(found[2]), name) for name, found in steps.items() if found)
         names = [name for *_, name in models[-1:]] + [name for name in ("mask.pth",) if name in steps]
         if not names:
             raise MaskError(
-                f"{text} has neither mask.pth nor model_ep…_it….pth; expected a folder of open_lth, or a file"
+                f"{text} has neither mask.pth nor model_ep…_it….pth nor model.safetensors; expected a folder of "
+                "open_lth or of `sparselt runs export`, or a file"
             )
         parts = [os.path.join(text, name) for name in names]
     found = [_own_mask(part) or read_checkpoint(part) for part in parts]
@@ -104,6 +108,8 @@ def _loaded(path: str | os.PathLike) -> object:
         if os.fspath(path).endswith(".safetensors"):
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise MaskError(f"{os.fspath(path)} does not exist; expected a file of weights or of a mask") from error
     except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise MaskError(
             f"{os.fspath(path)} does not load as tensors alone ({str(error).splitlines()[0]}); save the network's "

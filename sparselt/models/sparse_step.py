@@ -5,6 +5,7 @@ while its result is in registers, forward and backward, and takes the gradients 
 So one pass forward and one backward over the activations remain beside the convolutions. All memory is set up once.
 """
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -33,7 +34,8 @@ class SparseStep:
             float32 (float64), also where torch's autocast rounds weights to bfloat16.
 
     Raises:
-        SettingError: the network has other layers.
+        SettingError: the network has other layers, or takes other images; a mask is not of one of its parameters; a
+            dtype that is not taken.
     """
 
     def __init__(
@@ -43,9 +45,10 @@ class SparseStep:
         images: tuple[int, ...],
         dtype: torch.dtype = torch.float32,
     ):
-        self._expected, self._tape = tuple(images), Tape(model, live, images[0], dtype)
         if against := reason_against(model):
             raise SettingError(against)
+        _check(model, live, tuple(images), dtype)
+        self._expected, self._tape = tuple(images), Tape(model, live, images[0], dtype)
         if isinstance(model, CifarResNet):
             self._resnet(model)
         else:
@@ -53,6 +56,12 @@ class SparseStep:
             self._perceptron(model)
         tape = self._tape
         self._chain = Chain([cpu.collect(tape.collected), *tape.ahead, self._loss, *tape.back])
+        self._owners = [
+            (layer._parameters, name, parameter)
+            for layer in model.modules()
+            for name, parameter in layer._parameters.items()
+            if parameter is not None
+        ]
         self._addresses = [parameter.data_ptr() for parameter in self._tape.gradients]
         self._counts = [buffer for name, buffer in model.named_buffers() if name.endswith("num_batches_tracked")]
 
@@ -63,19 +72,21 @@ class SparseStep:
 
         Args:
             images: [N, channels, height, width], any floating dtype.
-            labels: int64 [N], in [0, classes), which is not checked.
+            labels: int64 [N], in [0, classes).
             label_smoothing: see `torch.nn.functional.cross_entropy`.
 
         Raises:
-            ValueError: images or labels have another shape or dtype than the step was made for.
-            RuntimeError: a parameter has other memory than the step was made for.
+            ValueError: images or labels have another shape or dtype than the step was made for; a label is no class.
+            RuntimeError: a parameter is another, or has other memory, than the step was made for.
         """
         tape = self._tape
         if images.shape != self._expected:
             raise ValueError(f"images are {tuple(images.shape)}: this step was made for {self._expected}")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}: expected int64 {(tape.count,)}")
-        if [parameter.data_ptr() for parameter in tape.gradients] != self._addresses:
+        if [parameter.data_ptr() for parameter in tape.gradients] != self._addresses or any(
+            owner[name] is not parameter for owner, name, parameter in self._owners
+        ):
             raise RuntimeError("a parameter has other memory: make the SparseStep anew, or copy into the old memory")
         labels = labels.contiguous()
         self._loss.words[LABELS] = labels.data_ptr()
@@ -85,6 +96,9 @@ class SparseStep:
             if self._counts:
                 torch._foreach_add_(self._counts, 1)
         self._chain.run()
+        if math.isnan(self._options[1]) and not ((labels >= 0) & (labels < self._classes)).all():
+            low, high = int(labels.min()), int(labels.max())
+            raise ValueError(f"labels are from {low} to {high}: expected classes from 0 to {self._classes - 1}")
         for parameter, gradient in tape.gradients.items():
             parameter.grad = gradient
         return torch.tensor(self._options[1], dtype=next(iter(tape.gradients)).dtype)
@@ -135,10 +149,35 @@ class SparseStep:
         d = torch.zeros_like(layer.out)
         layer.forward()
         bias = module.bias.detach(), tape.gradients[module.bias]
-        self._options = np.zeros(2)
+        self._options, self._classes = np.zeros(2), module.out_features
         self._loss = cross_entropy(layer.out, d, *bias, self._options, tape.count)
         layer.weight_gradient(d)
         return layer, d
+
+
+def _check(model: nn.Module, live: Mapping[str, Tensor], images: tuple[int, ...], dtype: torch.dtype) -> None:
+    parameters = dict(model.named_parameters())
+    for name, mask in live.items():
+        if name not in parameters:
+            raise SettingError(f"the mask has {name!r}, which is not a parameter of the network")
+        if (mask.shape, mask.dtype) != (parameters[name].shape, torch.bool):
+            raise SettingError(
+                f"the mask of {name} is {mask.dtype} {tuple(mask.shape)}; expected torch.bool "
+                f"{tuple(parameters[name].shape)}"
+            )
+    of_model = next(iter(parameters.values())).dtype
+    taken = {torch.float32: (torch.float32, torch.bfloat16), torch.float64: (torch.float64,)}.get(of_model, ())
+    if dtype not in taken:
+        raise SettingError(f"dtype is {dtype} for a network of {of_model}; expected one of {list(taken)}")
+    if len(images) != 4 or min(images) < 1:
+        raise SettingError(f"images is {images}; expected the shape [N, channels, height, width] of a batch")
+    if isinstance(model, CifarResNet):
+        expected, found, what = model.conv.in_channels, images[1], "channels"
+    else:
+        first = next(module for module in model.modules() if isinstance(module, nn.Linear))
+        expected, found, what = first.in_features, math.prod(images[1:]), "values an image"
+    if found != expected:
+        raise SettingError(f"images is {images}, with {found} {what}; the network takes {expected}")
 
 
 def reason_against(model: nn.Module) -> str:

@@ -129,8 +129,8 @@ def costs(ledger: Iterable[Entry]) -> Table:
     if masked := [e for e in ledger if e.dense_seconds is not None and e.density != 1]:
         taken, dense = (math.fsum(times) for times in zip(*((e.seconds, e.dense_seconds) for e in masked), strict=True))
         note += (
-            f" The {len(masked):,} trainings with masks took {duration(taken)}; at the pace of the dense trainings "
-            f"they would have taken {duration(dense)}."
+            f" The {len(masked):,} masked trainings on live weights alone took {duration(taken)}; at the pace of the "
+            f"dense ones they would have taken {duration(dense)}."
         )
     headings = ("stage", "ran", "found", "failed", "skipped", "done", "time", "in the last call")
     return Table(headings, lines, text=1, note=note)

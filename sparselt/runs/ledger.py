@@ -22,7 +22,8 @@ class Entry:
     kind, title: the kind of stage. unit: the unit of `steps` (optimizer steps, points, images). status: `ran` in this
     run, `found` in the store (with the seconds of the run that made it), `failed`, or `skipped` because a stage that it
     needs failed. seconds: wall-clock, in one worker. finished: UTC time. density: of a training's mask. dense_seconds:
-    what the training would take at the pace of the run's dense trainings with the same recipe (schedules apart).
+    what a training on live weights alone would take at the pace of the run's dense ones with its recipe (schedules
+    apart).
     """
 
     stage: str
@@ -38,19 +39,27 @@ class Entry:
     dense_seconds: float | None = None
 
 
+_LEAST_STEPS = 200
+
+
 def with_densities(entries: Iterable[Entry], stages: Iterable[Stage], store: Store) -> list[Entry]:
-    """The entries, with density and dense_seconds for trainings that are in the store."""
+    """The entries, with density for trainings that are in the store, and dense_seconds for those on live weights alone.
+
+    Fewer dense steps than `_LEAST_STEPS` give no pace: the first ones of a process take longer.
+    """
     entries, paces = list(entries), dict[str, list[float]]()
     trainings = {stage.key: stage for stage in stages if isinstance(stage, Train)}
     made = [entry for entry in entries if entry.stage in trainings and entry.status in ("ran", "found") and entry.steps]
     density = {entry.stage: store.read(trainings[entry.stage].measured).density for entry in made}
     for entry in made:
-        if density[entry.stage] == 1:
+        if density[entry.stage] == 1 and entry.steps >= _LEAST_STEPS:
             paces.setdefault(trainings[entry.stage].shared, []).append(entry.seconds / entry.steps)
     pace = {recipe: statistics.median(seconds) for recipe, seconds in paces.items()}
     for place, entry in enumerate(entries):
         if entry.stage in density:
-            dense = pace.get(trainings[entry.stage].shared)
+            recipe = trainings[entry.stage].recipe
+            alone = density[entry.stage] <= recipe.sparse_up_to
+            dense = pace.get(trainings[entry.stage].shared) if alone else None
             seconds = None if dense is None else dense * entry.steps
             entries[place] = replace(entry, density=density[entry.stage], dense_seconds=seconds)
     return entries

@@ -266,7 +266,8 @@ def _of_speed(facts: dict[str, Any]) -> list[str]:
         "",
         "| pattern | found | may give | gives here |",
         "|---|---|---|---|",
-        f"| single weights | {facts['density']:.2%} live | on a CPU, `sparselt.sparsify_(model, mask)` | {measured} |",
+        f"| single weights | {facts['density']:.2%} live | on a CPU, `sparselt.sparsify_(model, mask, up_to=1)` | "
+        f"{measured} |",
         f"| 2:4 | {whole} | on NVIDIA GPUs from Ampere on, in 16 bits, up to 2× for these layers' products, after "
         "conversion | none: a CPU has no such kernels |",
         f"| whole channels | {empty} of {outputs} outputs have no live weight | on any hardware, once the channels are "

@@ -290,8 +290,8 @@ def _be_rank(number: int, to: Connection) -> None:
 @contextlib.contextmanager
 def _group(number: int, count: int, place: _Place, device: str) -> Iterator[None]:
     """In the block this process is rank `number` of torch.distributed's default group."""
-    import torch.distributed.nn  # first imported inside the group, as torch.compile does, it keeps the group for ever
     from torch import distributed
+    from torch.distributed import nn  # noqa: F401  First imported inside the group, as by torch.compile, it keeps the group.
 
     if place.file:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # otherwise the name of this machine must resolve

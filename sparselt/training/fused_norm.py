@@ -1,4 +1,4 @@
-"""Batch norm, ReLU and the addition of a residual block as one operation in training, see `sparselt.kernels.norm_act`."""
+"""Batch norm, addition and ReLU as one operation in training, see `sparselt.kernels.norm_act`."""
 
 import copy
 

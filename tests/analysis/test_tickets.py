@@ -101,7 +101,7 @@ def test_masks_alone_are_compared_with_chance(levels, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere.pth"], "does not load as tensors"),
+        (["nowhere.pth"], "nowhere.pth does not exist"),
         (["{0}", "--model", "resnet8"], "--model and --data go together"),
         (["{0}", "--hessian", "5"], "give --model and --data, too"),
         (["{0}/mask.pth", "--model", "resnet8", "--data", "{betons}"], "ticket 0 is a mask without weights"),

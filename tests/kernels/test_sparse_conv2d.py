@@ -257,3 +257,26 @@ def test_a_gpu_is_refused_by_name():
     with pytest.raises(NotImplementedError, match="CPU only"):
         pattern = pattern_of(torch.ones(3, 2, 1, 1) > 0)
         sparse_conv2d(torch.zeros(1, 4, 4, 2, BLOCK).cuda(), torch.zeros(3, 2, 1, 1).cuda(), pattern)
+
+
+def test_second_derivatives_are_right():
+    live = torch.rand(3, 2, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.4
+    pattern = pattern_of(live, 2)
+    x = torch.randn(2, 2, 5, 4, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(3, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+
+    def outputs(x, w):
+        return leave(sparse_conv2d(enter(x), w * live, pattern, padding=1), 2)
+
+    assert torch.autograd.gradgradcheck(outputs, (x, w))
+
+
+def test_tiles_give_back_no_more_images_than_they_hold():
+    tiles = enter(torch.zeros(3, 2, 4, 4))
+    for count in (-1, 65, 4000):
+        with pytest.raises(ValueError, match=f"count is {count} images: expected 0 to 64"):
+            leave(tiles, count)
+    with pytest.raises(ValueError, match=r"expected \[blocks, height, width, channels, 64\]"):
+        leave(torch.zeros(3, 2, 4, 4), 3)
+    with pytest.raises(ValueError, match=r"expected \[N, channels, height, width\]"):
+        enter(torch.zeros(3, 2, 4))

@@ -147,3 +147,40 @@ def test_other_networks_images_and_memory_are_refused():
     model.fc.weight.data = model.fc.weight.data.clone()
     with pytest.raises(RuntimeError, match="other memory"):
         step(images, labels)
+
+
+@pytest.mark.parametrize("wrong", [-100, 10, 10**8, -(10**9)])
+def test_labels_that_are_no_class_are_refused(wrong):
+    model, live, images, labels = drawn("digits", 0.5, torch.float32)
+    step = SparseStep(model, live, images.shape)
+    step(images, labels)
+    labels[3] = wrong
+    with pytest.raises(ValueError, match=f"{wrong}.*: expected classes from 0 to 9"):
+        step(images, labels)
+
+
+@pytest.mark.parametrize("network", ["digits", "a perceptron"])
+def test_masks_and_images_that_are_not_the_networks_are_refused(network):
+    model, live, images, _ = drawn(network, 0.5, torch.float32)
+    name, mask = list(live.items())[-1]
+    for changed, message in (
+        ({name: mask.t()}, rf"the mask of {name} is torch.bool .*; expected torch.bool \({len(mask)}, "),
+        ({name: mask.float()}, "is torch.float32"),
+        ({"no.weight": mask}, "'no.weight', which is not a parameter of the network"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            SparseStep(model, changed, images.shape)
+    for shape in ((64, 7, 8, 8), (64, 7, 8), (0, *images.shape[1:])):
+        with pytest.raises(SettingError, match="images is"):
+            SparseStep(model, live, shape)
+    for dtype in (torch.float64, torch.float16):
+        with pytest.raises(SettingError, match=r"for a network of torch\.float32; expected one of"):
+            SparseStep(model, live, images.shape, dtype)
+
+
+def test_a_parameter_that_was_replaced_is_noticed():
+    model, live, images, labels = drawn("digits", 0.5, torch.float32)
+    step = SparseStep(model, live, images.shape)
+    model.fc.weight = nn.Parameter(model.fc.weight.detach().clone())
+    with pytest.raises(RuntimeError, match="a parameter has other memory"):
+        step(images, labels)

@@ -112,6 +112,7 @@ def test_copies_hooks_and_wrapped_names_go_on_working():
     torch.testing.assert_close(copy.deepcopy(model)(images), expected)
     assert len(seen) == 2
     with torch.autocast("cpu", torch.bfloat16):
+        assert model(images).dtype == torch.bfloat16
         torch.testing.assert_close(model(images).float(), expected, rtol=0.1, atol=0.1)
 
 
@@ -129,16 +130,18 @@ def test_a_second_mask_replaces_the_first_and_densify_undoes_both():
     model = network()
     first, second = mask_of(model, 0.3), mask_of(model, 0.1)
     images = torch.randn(4, 3, 10, 10, dtype=torch.float64)
-    dense = model.eval()(images)
+    model.eval()
     sparsify_(model, first, up_to=1.0)
     sparsify_(model, second, up_to=1.0)
+    second.apply_(model)
     masked = copy.deepcopy(model)
     densify_(masked)
     second.apply_(masked)
     torch.testing.assert_close(model(images), masked(images))
     left = sparsify_(model, Mask.ones_like(model))
     assert set(left) == set(first) and "its density is 1, above up_to=0.15" in left["0.weight"]
-    assert torch.equal(model(images), dense) and type(model[0]) is nn.Conv2d and not hasattr(model[0], "pattern")
+    assert torch.equal(model(images), masked(images))
+    assert type(model[0]) is nn.Conv2d and not hasattr(model[0], "pattern")
 
 
 LEFT = {
@@ -188,3 +191,108 @@ def test_weights_computed_from_others_are_refused_by_name(hide):
     hide(model[0])
     with pytest.raises(SettingError, match=r"0.weight is computed from other tensors .* remove that first"):
         sparsify_(model, {"0.weight": torch.zeros(4, 4, dtype=torch.bool)})
+
+
+def test_masked_weights_are_set_to_zero_also_in_layers_that_stay_dense():
+    model = network()
+    mask = mask_of(model, 0.5)
+    expected = copy.deepcopy(model)
+    mask.apply_(expected)
+    assert set(sparsify_(model, mask)) == set(mask)
+    for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_second_derivatives_are_those_of_the_masked_network():
+    ours, theirs, mask = pair(0.3)
+    images, labels = torch.randn(4, 3, 10, 10, dtype=torch.float64), torch.randint(5, (4,))
+    norms = []
+    for model in (ours.eval(), theirs.eval()):
+        weights = list(model.parameters())
+        loss = F.cross_entropy(model(images), labels)
+        gradients = torch.autograd.grad(loss, weights, create_graph=True)
+        live = [
+            g * mask[name] if name in mask else g
+            for (name, _), g in zip(model.named_parameters(), gradients, strict=True)
+        ]
+        norms.append(torch.autograd.grad(sum(g.square().sum() for g in live), weights))
+    for (name, _), ours_twice, theirs_twice in zip(ours.named_parameters(), *norms, strict=True):
+        torch.testing.assert_close(ours_twice, theirs_twice * mask[name] if name in mask else theirs_twice)
+    assert norms[0][0].any()
+
+
+def test_forward_mode_is_refused():
+    model, _, _ = pair(0.3)
+    images = torch.randn(4, 3, 10, 10, dtype=torch.float64)
+    with pytest.raises(NotImplementedError, match="has no forward-mode derivative"):
+        torch.func.jvp(model, (images,), (torch.ones_like(images),))
+
+
+def test_a_weight_that_two_layers_share_is_sparse_in_both():
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
+    model[2].weight = model[0].weight
+    live = torch.rand(6, 6) < 0.4
+    assert sparsify_(model, {"0.weight": live}, up_to=1.0) == {}
+    assert torch.equal(model[0].pattern.weights, model[2].pattern.weights)
+    model[2] = nn.LayerNorm(6, bias=False)
+    model[2].weight = nn.Parameter(torch.ones(6))
+    assert "LayerNorm" in sparsify_(model, {"2.weight": torch.ones(6, dtype=torch.bool)}, up_to=1.0)["2.weight"]
+
+
+def test_layers_that_a_new_mask_does_not_name_become_dense():
+    model = network()
+    mask = mask_of(model, 0.3)
+    sparsify_(model, mask, up_to=1.0)
+    sparsify_(model, {"0.weight": mask["0.weight"]}, up_to=1.0)
+    assert type(model[3]) is nn.Conv2d and type(model[0]) is not nn.Conv2d
+
+
+def test_what_a_swap_does_not_reach_stays_dense_and_is_named():
+    replaced = nn.Linear(4, 4)
+    replaced.forward = nn.Linear(4, 4).forward
+    attention = nn.MultiheadAttention(8, 2)
+    model = nn.ModuleList([replaced, attention])
+    names = {name: p.dim() for name, p in model.named_parameters() if name.endswith("weight")}
+    mask = {name: torch.zeros(model.get_parameter(name).shape, dtype=torch.bool) for name in names}
+    left = sparsify_(model, mask)
+    assert "its forward is replaced" in left["0.weight"]
+    assert left["1.in_proj_weight"] == "it is not the weight of a Conv2d or Linear layer"
+    assert "NonDynamicallyQuantizableLinear has no sparse form" in left["1.out_proj.weight"]
+
+
+@pytest.mark.parametrize("up_to", [float("nan"), -1, 2, "a", None, True])
+def test_up_to_is_a_density(up_to):
+    with pytest.raises(SettingError, match="expected a density from 0 to 1"):
+        sparsify_(nn.Linear(4, 4), {"weight": torch.ones(4, 4, dtype=torch.bool)}, up_to=up_to)
+
+
+LIVE = torch.zeros(3, 2, 3, 3, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("model", "live", "message"),
+    [
+        (lambda: nn.LazyConv2d(3, 3), LIVE, "weight has no shape yet; give the model a batch first"),
+        (lambda: nn.Conv2d(2, 3, 3), LIVE.to("meta"), "is torch.strided on meta; expected torch.strided with values"),
+        (lambda: nn.Conv2d(2, 3, 3), LIVE.to_sparse(), "is torch.sparse_coo on cpu; expected torch.strided"),
+        (lambda: "network", LIVE, "model is a str; expected a torch.nn.Module"),
+    ],
+)
+def test_models_and_masks_of_other_kinds_are_refused(model, live, message):
+    with pytest.raises((SettingError, MaskError), match=message):
+        sparsify_(model(), {"weight": live})
+
+
+def test_a_layer_that_changed_since_and_inputs_that_do_not_fit_are_refused():
+    conv, linear = nn.Conv2d(2, 3, 3), nn.Linear(6, 4)
+    sparsify_(conv, {"weight": LIVE}, up_to=1.0)
+    sparsify_(linear, {"weight": torch.ones(4, 6, dtype=torch.bool)}, up_to=1.0)
+    for layer, shape in ((conv, (1, 3, 9, 9)), (conv, (9, 9)), (linear, (0, 4)), (linear, (2, 5))):
+        with pytest.raises(SettingError, match=r"got an input of shape .*; expected \["):
+            layer(torch.zeros(shape))
+    conv.stride = (2, 2)
+    with pytest.raises(SettingError, match="has changed since sparsify_; call sparsify_ with the model again"):
+        conv(torch.zeros(1, 2, 9, 9))
+    linear.bfloat16()
+    with pytest.raises(SettingError, match=r"has torch\.bfloat16 weights; a sparse layer computes with torch"):
+        linear(torch.zeros(2, 6))

@@ -13,6 +13,7 @@ import sparselt.runs
 from sparselt import Mask
 from sparselt.cli.main import main
 from sparselt.errors import StoreError
+from sparselt.masks.checkpoints import read_ticket
 from sparselt.models import build_model
 
 
@@ -37,6 +38,12 @@ def test_the_folder_has_the_network_and_its_mask(run, exported):
     assert all(torch.equal(tensor, weights[name]) for name, tensor in run.weights(1, 20, 2).items())
     assert Mask(mask) == run.mask(1, 20, 2)
     assert not any(weights[name][~live].any() for name, live in mask.items())
+
+
+def test_the_folder_is_read_as_a_ticket(run, exported):
+    ticket = read_ticket(exported)
+    assert ticket.mask == run.mask(1, 20, 2)
+    assert all(torch.equal(tensor, ticket.weights[name]) for name, tensor in run.weights(1, 20, 2).items())
 
 
 def test_torch_alone_runs_the_program_for_any_batch(run, exported):
