@@ -63,6 +63,13 @@ TARGETS = (
     Target("sparse_step", "cpu", {"case": "ResNet-20, batch 128", "density": 0.1}, _DENSE_BFLOAT16, 1.4),
     Target("sparse_step", "cpu", {"case": "ResNet-20, batch 128", "density": 0.05}, _DENSE_BFLOAT16, 1.8),
     Target("sparse_step", "cpu", {"case": "LeNet-300-100, batch 60", "density": 0.05}, _DENSE_STEP, 2.5),
+    *(
+        Target("norm_act", "cpu", {"case": f"{shape}, batch 128, {dtype}{added}"}, "torch", 2.0)
+        for shape in ("16 channels, 32 px", "32 channels, 16 px", "64 channels, 8 px")
+        for dtype in ("float32", "bfloat16")
+        for added in ("", ", with addition")
+    ),
+    Target("norm_act", "cpu", {"case": "ResNet-20 step, bfloat16"}, "without", 1.12),
     Target("masked_sgd", "gpu", {"case": "ResNet-50", "density": 1.0}, _FUSED, 1.5),
     Target("masked_sgd", "gpu", {"case": "ResNet-50", "density": 1.0}, floor=0.85),
     Target("masked_sgd", "gpu", {"case": "ResNet-50", "density": 0.05}, _DENSE, 1.7),

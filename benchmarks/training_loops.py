@@ -30,6 +30,7 @@ class Factors:
     layout: bool = False  # channels last
     network: bool = False  # our network, which works in place
     optimizer: bool = False  # MaskedSGD, not a multiplied mask and torch's SGD
+    norms: bool = False  # batch norm, addition and ReLU as one operation
     bfloat16: bool = False  # autocast
     live: bool = False  # SparseStep, which computes live weights alone; on a CPU
 
@@ -40,7 +41,8 @@ LADDER: dict[str, Factors] = {
     "+ channels last": Factors(loader=True, layout=True),
     "+ in-place network": Factors(loader=True, layout=True, network=True),
     "+ MaskedSGD": Factors(loader=True, layout=True, network=True, optimizer=True),
-    "+ bfloat16": Factors(loader=True, layout=True, network=True, optimizer=True, bfloat16=True),
+    "+ fused norms": Factors(loader=True, layout=True, network=True, optimizer=True, norms=True),
+    "+ bfloat16": Factors(loader=True, layout=True, network=True, optimizer=True, norms=True, bfloat16=True),
 }
 """Cumulative: each step names the factor that it adds."""
 
@@ -73,6 +75,7 @@ def epoch(factors: Factors, images: int, device: str = "cpu", density: float = 0
     from sparselt import MaskedSGD
     from sparselt.models import build_model
     from sparselt.models.sparse_step import SparseStep
+    from sparselt.training.fused_norm import fused_forward
 
     torch.manual_seed(0)
     network = build_model("resnet20", classes=10, channels=3, seed=0) if factors.network else OutOfPlaceResNet20()
@@ -88,6 +91,7 @@ def epoch(factors: Factors, images: int, device: str = "cpu", density: float = 0
     multiplied = {} if factors.optimizer else {name: layer.float().to(device) for name, layer in mask.items()}
     batches = _loader_batches(images, device) if factors.loader else _pil_batches(images)
     tiles = torch.bfloat16 if factors.bfloat16 else torch.float32
+    forward = fused_forward(network) if factors.norms else network
     live = SparseStep(network, mask, (BATCH, 3, 32, 32), tiles) if factors.live else None
 
     def run() -> None:
@@ -100,7 +104,7 @@ def epoch(factors: Factors, images: int, device: str = "cpu", density: float = 0
             for name, layer in multiplied.items():
                 parameters[name].data *= layer
             with torch.autocast(device, torch.bfloat16, enabled=factors.bfloat16):
-                outputs = network(pixels)
+                outputs = forward(pixels)
             loss = F.cross_entropy(outputs.float(), targets)
             optimizer.zero_grad()
             loss.backward()

@@ -8,6 +8,7 @@ from .augment import augment
 from .interpolate import interpolate
 from .magnitude import magnitude_mask, magnitude_threshold
 from .masked_sgd import masked_sgd_
+from .norm_act import norm_act
 from .sparse_conv2d import pattern_of, sparse_conv2d, sparse_linear
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "magnitude_mask",
     "magnitude_threshold",
     "masked_sgd_",
+    "norm_act",
     "pattern_of",
     "sparse_conv2d",
     "sparse_linear",

@@ -17,6 +17,8 @@ from .magnitude.reference import keep, threshold
 from .masked_adam.reference import masked_adam as adam_reference
 from .masked_rmsprop.reference import masked_rmsprop as rmsprop_reference
 from .masked_sgd.reference import masked_sgd as sgd_reference
+from .norm_act import norm_act
+from .norm_act.reference import norm_act as norm_act_reference
 
 _SHAPES = ((7, 3, 3, 3), (5,), (123, 41))
 _TOLERANCE = 2e-5
@@ -137,6 +139,25 @@ def _augment(device: torch.device) -> None:
     _agree(augment(images.to(device), indices.to(device), **how), augment_reference(images, indices, **how))
 
 
+def _norm_act(device: torch.device) -> None:
+    x, d, residual = (
+        torch.randn(9, 6, 5, 5, generator=torch.Generator().manual_seed(k)).contiguous(
+            memory_format=torch.channels_last
+        )
+        for k in range(3)
+    )
+    leaves = [t.to(device).requires_grad_() for t in (x, torch.linspace(1, 2, 6), torch.linspace(-1, 1, 6), residual)]
+    expected = [t.detach().cpu().double().requires_grad_() for t in leaves]
+    for function, (number, weight, bias, added), given in (
+        (norm_act, leaves, d.to(device)),
+        (norm_act_reference, expected, d.double()),
+    ):
+        function(number, weight, bias, residual=added).backward(given)
+    for got, answer in zip(leaves, expected, strict=True):
+        assert got.grad is not None and answer.grad is not None
+        _agree(got.grad, answer.grad)
+
+
 TESTS: dict[str, Test] = {
     "masked_sgd": _sgd(),
     "masked_adam": _adam(masked_adam.operation, 0.0),
@@ -148,5 +169,6 @@ TESTS: dict[str, Test] = {
     "interpolate": _interpolate,
     "magnitude": _magnitude,
     "augment": _augment,
+    "norm_act": _norm_act,
 }
 """The tests by operation. Together they compile every kernel for float32."""

@@ -9,7 +9,7 @@ from sparselt.data import Source
 from sparselt.errors import SettingError
 from sparselt.experiments.trials import check_criterion
 from sparselt.experiments.values import Rule
-from sparselt.models import check_model, least_weights
+from sparselt.models import build_model, check_model, least_weights
 from sparselt.optim import RECIPE_OPTIONS, check_optimizer, unread_options
 from sparselt.scopes import Scope, check_fraction, check_rule, weights_left
 from sparselt.training.recipe import TECHNIQUES, training_side
@@ -35,6 +35,8 @@ def check_values(setting: "Setting") -> None:
     check_rule(setting.rule, setting.scope)
     check_options_of_optimizer(setting, ())
     _check_schedule(setting)
+    if setting.fused_norm:
+        _check_fused(setting)
     if setting.compile and TECHNIQUES[setting.techniques].progressive_resizing:
         raise SettingError(
             f"compile is true, but techniques={setting.techniques} trains at growing image sizes, and each size would "
@@ -147,6 +149,17 @@ def check_room(setting: "Setting", values: Mapping[str, Any]) -> None:
                     f"{name}: level {number} of a setting of {setting.levels} levels; expected "
                     f"{setting.levels - rule.levels_above} at most"
                 )
+
+
+def _check_fused(setting: "Setting") -> None:
+    if setting.sync_batch_norm:
+        raise SettingError("fused_norm and sync_batch_norm are both true; expected one: each rank fuses its own norms")
+    import torch
+
+    from sparselt.training.fused_norm import fused_forward
+
+    with torch.device("meta"):
+        fused_forward(build_model(setting.model, classes=setting.classes, channels=setting.channels, seed=0))
 
 
 def check_sparse(setting: "Setting", given: Mapping[str, Any]) -> None:

@@ -251,6 +251,12 @@ class Setting:
         help="on a CPU, trainings at most so dense compute their live weights alone, see "
         "`sparselt.models.sparse_step`; 0: none, 1: all",
     )
+    fused_norm: bool = value(
+        False,
+        omit_default=True,
+        shown=lambda setting: setting.fused_norm,
+        help="batch norm, addition and ReLU are one operation in training, see `sparselt.kernels.norm_act`",
+    )
     seed: int = value(0, least=0, help="everything random follows from it")
 
     @cached_property

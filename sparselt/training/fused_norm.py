@@ -9,46 +9,37 @@ from sparselt.kernels.norm_act import norm_act
 from sparselt.training.graphs import Tracer, added_to, is_relu, only_reader
 
 
-class FusedNorms(nn.Module):
-    """The training forward pass of a network whose batch norms are fused with what follows them.
+def fused_forward(model: nn.Module) -> fx.GraphModule:
+    """The training forward pass of a network, with its batch norms fused with what follows them.
 
-    A norm takes in the addition that alone reads it, and the ReLU that alone reads the sum, or the norm. The network
-    keeps its parameters and buffers, which this one shares, and its own `forward` is as before. Results differ by
-    rounding. `count`: norms.
+    A norm takes in the addition that alone reads it, and the ReLU that alone reads the sum, or the norm. Parameters and
+    buffers are those of the network, whose own `forward` stays as it was. Results differ by rounding.
 
     Raises:
         SettingError: the network has no batch norm with weight and bias, or its forward pass cannot be traced.
     """
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        try:
-            # Of a copy, because tracing stores the constants that it meets in the traced module.
-            traced = fx.GraphModule(model, Tracer().trace(copy.deepcopy(model).train()))
-        except Exception as error:  # a forward pass may do anything to the stand-in for its input
-            raise SettingError(
-                f"fused_norm is true, but {type(model).__name__} cannot be traced: {error}; set fused_norm=false"
-            ) from error
-        modules = dict(model.named_modules())
-        self.count = 0
-        for node in list(traced.graph.nodes):
-            norm = modules.get(str(node.target)) if node.op == "call_module" else None
-            if type(norm) is nn.BatchNorm2d and norm.affine and norm.momentum is not None:
-                _fuse(traced, node, norm, modules)
-                self.count += 1
-        if not self.count:
-            raise SettingError(
-                f"fused_norm is true, but {type(model).__name__} has no batch norm with weight and bias; "
-                "set fused_norm=false"
-            )
-        traced.graph.eliminate_dead_code()
-        traced.recompile()
-        # Kept out of the submodules, whose names would be those of the network a second time.
-        self._forward = [traced]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """As the network in train mode."""
-        return self._forward[0](images)
+    try:
+        # Of a copy, because tracing stores the constants that it meets in the traced module.
+        traced = fx.GraphModule(model, Tracer().trace(copy.deepcopy(model).train()))
+    except Exception as error:  # a forward pass may do anything to the stand-in for its input
+        raise SettingError(
+            f"fused_norm is true, but {type(model).__name__} cannot be traced: {error}; set fused_norm=false"
+        ) from error
+    modules = dict(model.named_modules())
+    fused = 0
+    for node in list(traced.graph.nodes):
+        norm = modules.get(str(node.target)) if node.op == "call_module" else None
+        if type(norm) is nn.BatchNorm2d and norm.affine and norm.momentum is not None:
+            _fuse(traced, node, norm, modules)
+            fused += 1
+    if not fused:
+        raise SettingError(
+            f"fused_norm is true, but {type(model).__name__} has no batch norm with weight and bias; "
+            "set fused_norm=false"
+        )
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+    return traced
 
 
 class FusedNorm(nn.Module):

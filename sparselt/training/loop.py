@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from sparselt.errors import SettingError, TrainingError
 from sparselt.optim import MaskedOptimizer
 from sparselt.training.checkpoint import load_state, state_of
+from sparselt.training.fused_norm import fused_forward
 from sparselt.training.live import live_step
 from sparselt.training.progress import Progress, Saved, losses_of
 from sparselt.training.ranks import Ranks
@@ -158,16 +159,17 @@ def gradients(
 
 
 def forward_passes(models: Sequence[nn.Module], recipe: Recipe) -> list[Callable[[Tensor], Tensor]]:
-    """The networks' forward passes: eager, or through `torch.compile` if the recipe says so.
+    """The networks' forward passes: eager, or through `torch.compile` if the recipe says so; with fused norms likewise.
 
     Each input shape is compiled separately. A network that does not compile as one graph raises; otherwise torch would
     silently fall back to other arithmetic.
     """
+    forwards = [fused_forward(model) for model in models] if recipe.fused_norm else list(models)
     if not recipe.compile:
-        return list(models)
+        return forwards
     # Torch limits the number of compiled graphs, and those of earlier trainings must not count.
     torch.compiler.reset()
-    return [torch.compile(model, fullgraph=True, dynamic=False) for model in models]
+    return [torch.compile(forward, fullgraph=True, dynamic=False) for forward in forwards]
 
 
 @torch.no_grad()

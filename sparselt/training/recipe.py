@@ -72,6 +72,8 @@ class Recipe:
         sent_gradients: what the ranks send each other in a step, see `sparselt.training.ranks.Ranks`.
         sparse_up_to: a training whose mask has at most this density computes its live weights alone, on a CPU, see
             `sparselt.training.live`. It rounds differently, so it is part of the training's identity. 0: never.
+        fused_norm: batch norm, addition and ReLU are one operation (`sparselt.kernels.norm_act`) in training. It rounds
+            differently, so it is part of the training's identity.
 
     Raises:
         SettingError: there is no optimizer of that name, or it does not have an option that is given.
@@ -102,6 +104,7 @@ class Recipe:
     sync_batch_norm: bool = field(default=False, metadata={"omit_default": True})
     sent_gradients: Sent = field(default="all", metadata={"omit_default": True})
     sparse_up_to: float = field(default=0.0, metadata={"omit_default": True})
+    fused_norm: bool = field(default=False, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer)

@@ -42,7 +42,7 @@ def printed(page: str, folder: Path) -> str:
 
 
 def test_every_page_with_python_is_run():
-    run = {"tutorial.md", "own-loop.md", "reading-results.md", "sparse-cpu.md"}
+    run = {"tutorial.md", "own-loop.md", "reading-results.md", "sparse-cpu.md", "kernels.md"}
     run |= {"your-own.md", "frameworks.md"}  # by test_your_own_page.py and test_frameworks.py
     assert {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if blocks(page)} == run
 
@@ -66,8 +66,9 @@ def test_the_blocks_about_results_run(tmp_path):
     assert means == [0, 0]  # the difference of a run from itself, at its two levels with a rewound network
 
 
-def test_the_block_about_sparse_layers_runs(tmp_path):
-    printed("sparse-cpu.md", tmp_path)
+@pytest.mark.parametrize("page", ["sparse-cpu.md", "kernels.md"])
+def test_the_blocks_about_sparse_layers_run(page, tmp_path):
+    printed(page, tmp_path)
 
 
 def test_the_notebook_runs(tmp_path):

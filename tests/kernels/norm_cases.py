@@ -29,7 +29,7 @@ class Case:
     def answers(self) -> dict[str, torch.Tensor]:
         """Output, gradients and running statistics by the reference, in float64."""
         leaves = {
-            name: getattr(self, name).double().requires_grad_()
+            name: getattr(self, name).double().clone().requires_grad_()
             for name in ("input", "weight", "bias", "residual")
             if getattr(self, name) is not None
         }

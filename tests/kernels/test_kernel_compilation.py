@@ -10,6 +10,7 @@ from sparselt.kernels.augment import gpu as augment_gpu
 from sparselt.kernels.interpolate import gpu as interpolate_gpu
 from sparselt.kernels.magnitude import gpu as magnitude_gpu
 from sparselt.kernels.masked_sgd import operation
+from sparselt.kernels.norm_act import gpu as norm_gpu
 
 OLD_TRITON = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
 OTHERS = [
@@ -174,3 +175,47 @@ def test_magnitude_threshold_spills_nothing(name, target, variant, tmp_path):
 def test_magnitude_threshold_reads_full_blocks_16_bytes_at_a_time(bfloat16, accesses):
     # 4,096 weights over 128 threads: 128 bytes a thread of float32, 64 of bfloat16.
     assert magnitude("count_kernel", SM_90, bfloat16=bfloat16).asm["ptx"].count("ld.global.v4") >= accesses
+
+
+NORM_POINTERS = ("mean", "inverse", "weight", "bias", "parts", "by_weight", "by_bias", "running_mean", "running_var")
+NORM_KERNELS = {  # the kernel, and the arguments that are None
+    "sums forward": (norm_gpu.sum_kernel, ("d", "mean", "inverse", "weight", "bias", "out", "masked")),
+    "sums backward": (norm_gpu.sum_kernel, ("out", "masked")),
+    "sums backward, with addition": (norm_gpu.sum_kernel, ("weight", "bias")),
+    "output": (norm_gpu.apply_kernel, ("residual",)),
+    "output, with addition": (norm_gpu.apply_kernel, ()),
+    "gradient": (norm_gpu.apply_back_kernel, ()),
+    "gradient, with addition": (norm_gpu.apply_back_kernel, ("bias",)),
+    "statistics": (norm_gpu.settle_kernel, ()),
+    "gradients of weights": (norm_gpu.settle_kernel, ("x", "running_var")),
+}
+
+
+def norm_act(target, name: str, dtype: str, channels: int):
+    kernel, absent = NORM_KERNELS[name]
+    signature = dict.fromkeys(("x", "d", "out", "masked", "residual"), dtype)
+    signature |= dict.fromkeys((*NORM_POINTERS, "first_out", "second_out"), "*fp32")
+    signature |= {"pixels": "i32", "channels": "i32", "momentum": "fp64", "eps": "fp64"}
+    constants: dict = {"DOWN": norm_gpu.NUMBERS // channels, "ACROSS": channels, "STEPS": 4, "RELU": True}
+    if kernel is norm_gpu.settle_kernel:
+        constants = {"STRETCHES": 1000, "DOWN": 1024, "ACROSS": 8}
+    constants |= dict.fromkeys(absent)
+    known = kernel.arg_names
+    signature, constants = ({n: v for n, v in given.items() if n in known} for given in (signature, constants))
+    return compiled(kernel, signature, constants, target, multiples_of_16=["channels"])
+
+
+@pytest.mark.parametrize("target", [*NVIDIA, AMD], ids=target_name)
+@pytest.mark.parametrize("dtype", ["*fp32", "*bf16"])
+@pytest.mark.parametrize("name", NORM_KERNELS)
+def test_norm_act_spills_nothing(name, dtype, target, tmp_path):
+    # 128 threads of 128 registers: four programs on an SM.
+    assert_no_spills(norm_act(target, name, dtype, 16), tmp_path, registers=128)
+
+
+@pytest.mark.parametrize("channels", [16, 64])
+def test_norm_act_moves_16_bytes_at_a_time(channels):
+    # 2,048 numbers over 128 threads: 32 bytes a thread of bfloat16, 64 of float32.
+    for dtype, accesses in (("*bf16", 2), ("*fp32", 4)):
+        for name in ("output, with addition", "gradient, with addition"):
+            assert predicated_16_byte(norm_act(SM_90, name, dtype, channels).asm["ptx"], "st") == accesses

@@ -4,11 +4,14 @@ import pytest
 import torch
 from cuda_graphs import stepping
 from kernel_cases import Case, Options, assert_answers
+from norm_cases import TOLERANCE
+from norm_cases import Case as NormCase
 
 from sparselt import Mask, MaskedSGD, magnitude_prune
 from sparselt.kernels import augment, interpolate, magnitude_mask, masked_sgd_
 from sparselt.kernels.augment import reference
 from sparselt.kernels.masked_sgd import pack_mask
+from sparselt.kernels.norm_act import norm_act
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -177,3 +180,39 @@ def test_pruning_on_the_device_gives_the_masks_of_the_cpu(scope):
     pruned = magnitude_prune(model, mask, 0.3, scope)
     assert pruned == magnitude_prune(copies, mask, 0.3, scope)
     assert all(layer.device.type == "cpu" for layer in pruned.values())
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
+@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
+@pytest.mark.parametrize("shape", [(3, 5, 3, 7), (2, 96, 5, 5), (128, 16, 32, 32), (16, 2048, 7, 7)], ids=str)
+def test_norm_act_agrees_with_the_reference(shape, relu, residual, dtype):
+    case = NormCase(shape, dtype, residual=residual, relu=relu)
+
+    def on_device(operator):
+        def call(*arguments):
+            there = [a.cuda() if isinstance(a, torch.Tensor) else a for a in arguments]
+            found = [tensor.cpu() for tensor in operator(*there)]
+            for argument, moved in zip(arguments, there, strict=True):
+                if isinstance(argument, torch.Tensor):
+                    argument.copy_(moved)  # the running statistics
+            return found
+
+        return call
+
+    operators = torch.ops.sparselt.norm_act, torch.ops.sparselt.norm_act_backward
+    case.check(*map(on_device, operators), 4 * TOLERANCE[dtype])
+
+
+def test_norm_act_is_the_same_in_every_call_and_in_a_graph():
+    case = NormCase((128, 16, 32, 32), torch.bfloat16, residual=True)
+    x, weight, bias, residual = (t.cuda() for t in (case.input, case.weight, case.bias, case.residual))
+    statistics = [torch.zeros(16, device="cuda"), torch.ones(16, device="cuda")]
+    norm_act(x, weight, bias, *statistics, residual=residual)  # compiles the kernels, which a capture cannot
+    expected = norm_act(x, weight, bias, residual=residual)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = norm_act(x, weight, bias, residual=residual)
+    for _ in range(3):
+        graph.replay()
+        assert torch.equal(out, expected)

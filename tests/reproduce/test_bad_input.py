@@ -30,6 +30,11 @@ def empty_folder(tmp_path, monkeypatch):
         ([DIGITS, "--ranks", "3"], ["ranks is 3, which does not divide the batch of 64 images"]),
         ([DIGITS, "--ranks", "2", "--cohort", "4"], ["cohort is 4, but a training of 2 ranks runs alone"]),
         ([DIGITS, "--cohort", "4"], ["trainings on live weights alone", "set sparse_up_to=0"]),
+        (["fashion_mnist_lenet", "--set", "fused_norm=true"], ["Sequential has no batch norm", "fused_norm=false"]),
+        (
+            [DIGITS, "--set", "fused_norm=true", "sync_batch_norm=true"],
+            ["fused_norm and sync_batch_norm are both true"],
+        ),
         ([DIGITS, "--set", "sparse_up_to=1.5"], ["sparse_up_to is 1.5; expected 1 at most"]),
         ([DIGITS, "--set", "sparse_up_to=1", "model=vgg19"], ["vgg19 has no step", "as lenet_300_100, resnet18,"]),
         ([DIGITS, "--set", "sparse_up_to=1", "compile=true"], ["compile is true; leave it out"]),
