@@ -136,10 +136,11 @@ def start_worker(queue, devices, save_seconds: float, patience: float) -> None:
 
     patience: see `Store`.
     """
-    from sparselt.training.cpu import set_arithmetic
+    from sparselt.training.cpu import keep_memory, set_arithmetic
 
     global _progress_queue, _save_seconds, _patience
     set_arithmetic()
+    keep_memory()
     _progress_queue, _save_seconds, _patience = queue, save_seconds, patience
     follow_parent(_signals)
     device = devices.get()

@@ -257,11 +257,12 @@ def _be_rank(number: int, to: Connection) -> None:
     """The process of one rank: makes its share of the trainings that it is sent."""
     import torch
 
-    from sparselt.training.cpu import set_arithmetic
+    from sparselt.training.cpu import keep_memory, set_arithmetic
 
     signals = Signals()
     follow_parent(signals)
     set_arithmetic()
+    keep_memory()
     while True:
         try:
             count, place, stage, parts = to.recv()

@@ -1,6 +1,8 @@
-"""The arithmetic of a process that trains or evaluates networks, and its number of CPU threads."""
+"""The arithmetic and the memory of a process that trains or evaluates networks, and its number of CPU threads."""
 
 import contextlib
+import ctypes
+import os
 from collections.abc import Iterator
 
 import torch
@@ -15,6 +17,26 @@ def set_arithmetic() -> None:
     """
     torch.set_flush_denormal(True)
     torch.backends.cudnn.allow_tf32 = False
+
+
+def keep_memory() -> None:
+    """Makes this process keep the memory that it frees, where the C library is glibc.
+
+    Otherwise every step gives the memory of its activations back to the system, which hands it out anew, page by page,
+    and full of zeros: 10,000 to 20,000 page faults in a step of ResNet-20 with 128 images in float32. On an EPYC core
+    the step is 1.15 times as fast without them (bfloat16: 1.07, ResNet-18 and ResNet-50: 1.04), with the same peak.
+    Tensors above 32 MiB are given back all the same. Whoever sets glibc's variables keeps what they say.
+    """
+    names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
+    if any(name in os.environ for name in names):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 @contextlib.contextmanager

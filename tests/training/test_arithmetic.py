@@ -1,7 +1,11 @@
-"""The arithmetic of worker processes."""
+"""The arithmetic and the memory of worker processes."""
 
+import os
+import platform
 import subprocess
 import sys
+
+import pytest
 
 PRINTED = """
 import torch
@@ -19,3 +23,33 @@ print(torch.backends.cudnn.allow_tf32)
 def test_float32_is_float32_and_denormals_are_zero():
     run = subprocess.run([sys.executable, "-c", PRINTED], capture_output=True, text=True, check=True, timeout=120)
     assert run.stdout.split("\n") == ["False 0.0", "False True", "True", ""]
+
+
+FAULTS = """
+import resource, sys, torch
+from sparselt.training.cpu import keep_memory
+torch.set_num_threads(1)
+if sys.argv[1] == "keep":
+    keep_memory()
+def step():
+    for tensor in [torch.ones(1 << 20) for _ in range(8)]:
+        tensor += 1
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
+def test_a_worker_keeps_the_memory_that_it_frees():
+    faults = []
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    for argument, more in (("keep", {}), ("give", {}), ("keep", {"MALLOC_TRIM_THRESHOLD_": "131072"})):
+        command = [sys.executable, "-c", FAULTS, argument]
+        run = subprocess.run(command, env=environment | more, capture_output=True, text=True, check=True, timeout=120)
+        faults.append(int(run.stdout))
+    kept, given, told_otherwise = faults
+    assert kept < 100 and given > 1000 and told_otherwise > 1000
