@@ -94,8 +94,19 @@ class Problem:
         return torch.utils.data.DataLoader(Images(), batch_size=BATCH)
 
 
+THREADS = torch.get_num_threads()
+
+
+@pytest.fixture(params=["", ", one thread"] if THREADS > 1 and not HERE.on_gpu else [""])
+def threads(request):
+    """All threads, or one, as a worker of a run has."""
+    torch.set_num_threads(1 if request.param else THREADS)
+    yield request.param
+    torch.set_num_threads(THREADS)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_path_of_resnet_20(precision, compare):
+def test_path_of_resnet_20(precision, threads, compare):
     problem = Problem()
     loader = problem.from_disk_format()
     rivals = [
@@ -104,5 +115,5 @@ def test_path_of_resnet_20(precision, compare):
     ]
     if precision == "float32":
         rivals.append(Competitor("sparselt, not folded", lambda: problem.ours(precision, folded=False)))
-    case = Case("path", f"ResNet-20, {precision}", size=POINTS * IMAGES, K=POINTS, dtype=precision, unit="images")
+    case = Case("path", f"ResNet-20, {precision}{threads}", size=POINTS * IMAGES, K=POINTS, dtype=precision, unit="images")
     compare(case, Competitor("evaluate_path", lambda: problem.ours(precision)), rivals, step=training_step("ResNet-20"))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, fx, nn
 
+from sparselt.training.fused_convolution import fuse_convolutions_
 from sparselt.training.graphs import Tracer
 
 
@@ -14,7 +15,8 @@ class Folded:
     """Evaluates networks of one architecture without their batch norms.
 
     In eval mode a norm is a factor and a shift for each channel. It is folded if it directly follows a convolution
-    whose output nothing else reads. `module` is the network without these norms; `load` gives it a network's weights.
+    whose output nothing else reads. `module` is the network without these norms, and with its convolutions fused with
+    what follows them (`fuse_convolutions_`); `load` gives it a network's weights.
     Some networks are evaluated as they are: if they cannot be traced, if nothing can be folded, or if the forward pass
     reads tensors outside the state dict (plain attributes, tensors made on the way).
 
@@ -85,6 +87,7 @@ class Folded:
                 weight = convolution.weight
                 bias = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
                 convolution.bias = nn.Parameter(bias, requires_grad=False)
+        fuse_convolutions_(module)
         return module
 
 

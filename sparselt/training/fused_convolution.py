@@ -1,0 +1,95 @@
+"""Convolution, addition and ReLU in one call of oneDNN or cuDNN, for evaluation."""
+
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from sparselt.training.graphs import added_to, is_relu, only_reader
+
+Pair = Sequence[int]
+
+
+def fuse_convolutions_(traced: fx.GraphModule) -> None:
+    """Replaces every convolution that a ReLU alone reads, or an addition and then a ReLU, by `convolution_relu`.
+
+    The names of weights and biases stay. traced: for evaluation, without gradients.
+    """
+    graph, modules = traced.graph, dict(traced.named_modules())
+    for node in list(graph.nodes):
+        conv = modules.get(str(node.target)) if node.op == "call_module" else None
+        if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            continue
+        last, residual = only_reader(node), None
+        if last is not None and (other := added_to(last, node)) is not None:
+            last, residual = only_reader(last), other
+        if last is None or not is_relu(last, modules):
+            continue
+        with graph.inserting_before(last):
+            weight = graph.get_attr(f"{node.target}.weight")
+            bias = None if conv.bias is None else graph.get_attr(f"{node.target}.bias")
+            how = conv.stride, conv.padding, conv.dilation, conv.groups
+            last.replace_all_uses_with(
+                graph.call_function(convolution_relu, (node.args[0], weight, bias, residual, *how))
+            )
+    graph.eliminate_dead_code()
+    traced.recompile()
+
+
+def convolution_relu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+) -> Tensor:
+    """max(0, convolution + residual), without gradient.
+
+    In bfloat16 on a CPU one call of oneDNN, which rounds once; on a GPU one of cuDNN (not run on one yet). In float32
+    on a CPU one call would be no faster, so torch's own calls are made, in place.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    fits = residual is None or residual.dtype == x.dtype
+    if fits and x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available():
+        return _by_onednn(x, weight, bias, residual, stride, padding, dilation, groups)
+    if fits and x.is_cuda and _cudnn_works:
+        try:
+            return _by_cudnn(x, weight, bias, residual, stride, padding, dilation, groups)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            _give_up_on_cudnn(error)
+    out = torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    if residual is None:
+        return F.relu_(out)
+    return F.relu_(out.add_(residual)) if fits else F.relu(out + residual)
+
+
+def _by_onednn(x, weight, bias, residual, stride, padding, dilation, groups) -> Tensor:
+    call, how = torch.ops.mkldnn._convolution_pointwise, (padding, stride, dilation, groups)
+    if residual is None:
+        return call(x, weight, bias, *how, "relu", [], None)
+    return call.binary(x, residual, weight, bias, *how, "add", 1.0, "relu", [], None)
+
+
+_cudnn_works = True
+
+
+def _by_cudnn(x, weight, bias, residual, stride, padding, dilation, groups) -> Tensor:
+    how = stride, padding, dilation, groups
+    if residual is None:
+        return torch.cudnn_convolution_relu(x, weight, bias, *how)
+    return torch.cudnn_convolution_add_relu(x, weight, residual, 1.0, bias, *how)
+
+
+def _give_up_on_cudnn(error: RuntimeError) -> None:
+    global _cudnn_works
+    _cudnn_works = False
+    print(f"evaluation calls convolution and ReLU one by one, for cuDNN refused both at once: {error}", file=sys.stderr)
