@@ -115,5 +115,7 @@ def test_path_of_resnet_20(precision, threads, compare):
     ]
     if precision == "float32":
         rivals.append(Competitor("sparselt, not folded", lambda: problem.ours(precision, folded=False)))
-    case = Case("path", f"ResNet-20, {precision}{threads}", size=POINTS * IMAGES, K=POINTS, dtype=precision, unit="images")
+    case = Case(
+        "path", f"ResNet-20, {precision}{threads}", size=POINTS * IMAGES, K=POINTS, dtype=precision, unit="images"
+    )
     compare(case, Competitor("evaluate_path", lambda: problem.ours(precision)), rivals, step=training_step("ResNet-20"))

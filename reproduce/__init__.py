@@ -84,6 +84,7 @@ def run(
     out: str | Path = "runs",
     device: str = "cpu",
     workers: int | None = None,
+    threads: int | None = None,
     cohort: int | None = None,
     executor: str = "local",
     ray_address: str | None = None,
@@ -99,7 +100,7 @@ def run(
         setting: its name, as of `load_setting`, or a Setting of yours.
         experiments: their names, `main` for each paper's main finding, none for all that apply; or experiments of
             yours, a mapping from names.
-        scale, data, out, device, workers, cohort, executor, ray_address, log: as the command's options.
+        scale, data, out, device, workers, threads, cohort, executor, ray_address, log: as the command's options.
         console: where to print; default: the terminal.
         values: other values of the setting, such as lr=0.1. A model or a criterion of yours may be the function itself;
             it has to stand at the top of a module. With a `source` of yours the setting takes its classes, counts and
@@ -138,6 +139,7 @@ def run(
         *(folder, Path(out), device, workers, cohort, "sparselt.reproduce.run(…)"),
         executor=executor,
         ray_address=ray_address,
+        threads=threads,
         log=tuple(log),
     )
     outcome = run_setting(wanted, usual, *chosen(named, known, wanted), where, console or Console())

@@ -47,6 +47,8 @@ class Reproduce:
     """With --executor ray and --device cuda: the part of a GPU that a training takes."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Stages at a time; by default the cores divided by the threads of a training (cuda: one a GPU)."""
+    threads: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """CPU threads of each training; they decide its bits. By default 1, or more where a plan leaves cores idle."""
     cohort: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Equal trainings that a worker makes side by side, with equal results; by default 1 (cuda: measured)."""
     save_minutes: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = 10.0
@@ -97,6 +99,9 @@ class Reproduce:
             setting = setting.changed(**setting.main)
         values = {name: value for name in ("replicates", "seed", "ranks") if (value := getattr(self, name)) is not None}
         setting = dataclasses.replace(setting, **values).with_values(self.set).check()
+        told = any(assignment.startswith("threads=") for assignment in self.set)
+        if told and self.threads is not None:
+            raise SettingError("threads is given twice, by --threads and by --set; expected one value")
         experiments, left_out = chosen(self.experiments, known_experiments(), setting)
         where = Where(
             data=self.data,
@@ -112,6 +117,7 @@ class Reproduce:
             patience=self.patience,
             gpus=self.gpus,
             images_per_second=self.images_per_second,
+            threads=setting.threads if told else self.threads,
             log=self.log,
             json=self.json,
         )

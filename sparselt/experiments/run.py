@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from sparselt.experiments.record import protocol, run_record
 from sparselt.experiments.rounds import Finder, measured, plan_of, run_rounds
 from sparselt.experiments.sections import sections_of
 from sparselt.experiments.setting import Setting
+from sparselt.experiments.threads import check_threads, cores, may_widen, threads_for
 from sparselt.experiments.values import nearest
 from sparselt.runs.claims import PATIENCE
 from sparselt.runs.devices import cpu_has_bfloat16, cuda_devices, together
@@ -67,6 +68,7 @@ class Where:
         executor: `local`: processes on this machine; `ray`: workers on the nodes of a Ray cluster.
         ray_address: of the cluster, `host:port` or `auto`; None: one of the run's own on this machine.
         gpu_share: with Ray, the part of a GPU that a training takes.
+        threads: CPU threads of each training; None: the setting's, or more if the plan is narrower than the machine.
         log: loggers, keys of `sparselt.runs.loggers.LOGGERS`.
         json: print lines of JSON, see `sparselt.experiments.events`.
     """
@@ -84,6 +86,7 @@ class Where:
     executor: str = "local"
     ray_address: str | None = None
     gpu_share: float = 1.0
+    threads: int | None = None
     log: tuple[str, ...] = ()
     json: bool = False
 
@@ -120,6 +123,7 @@ def run(
     for kind in where.log:
         check_installed(kind)
     _check_simulation(where, dry_run)
+    setting = _with_threads(setting, where, experiments, dataset)
     pool = _pool(where, setting, dry_run)
     store = Store(where.out / "store", writable=not dry_run, patience=where.patience)
     found = Finder(store)
@@ -141,6 +145,12 @@ def run(
                 print_protocol(console, protocol(setting, usual))
                 console.print()
             print_plan(console, setting, plan, store, measurements, left_out)
+            if setting.threads > 1 and may_widen(replace(setting, threads=1), where):
+                console.print(
+                    f"Each training has {setting.threads} threads, because the plan makes {plan.width()} at a time; "
+                    "they decide its bits. --threads 1 gives it one.",
+                    highlight=False,
+                )
             if where.device == "cpu" and setting.precision == "bfloat16" and missing and cpu_has_bfloat16() is False:
                 console.print(
                     "This CPU has no bfloat16 instructions and emulates them slowly; --set precision=float32 is "
@@ -227,6 +237,20 @@ def chosen(
         else:
             wanted.add(name)
     return {name: e for name, e in known.items() if name in wanted}, {}
+
+
+def _with_threads(
+    setting: Setting, where: Where, experiments: Mapping[str, Experiment], dataset: "Dataset | None"
+) -> Setting:
+    """The setting with the threads that the run was given, or those that a narrow plan leaves cores for."""
+    check_threads(where.threads)
+    if where.threads is not None:
+        return replace(setting, threads=where.threads)
+    if cores() == 1 or not may_widen(setting, where):
+        return setting
+    store = Store(where.out / "store", writable=False)
+    lab = Lab(setting, where.device, None if dataset is None else dataset.folder, Finder(store))
+    return replace(setting, threads=threads_for(setting, plan_of(measured(experiments, lab))))
 
 
 def _check_simulation(where: Where, dry_run: bool) -> None:

@@ -71,6 +71,17 @@ class Plan:
     def trainings(self) -> list[Train]:
         return [stage for stage in self.stages if isinstance(stage, Train)]
 
+    def width(self) -> int:
+        """The most trainings that need equally many others before them, so they can be made together. At least 1."""
+        depth: dict[str, int] = {}
+        found: dict[int, int] = {}
+        for stage in self.stages:
+            before = max((depth[file.stage.key] for file in stage.needs.values()), default=0)
+            depth[stage.key] = before + isinstance(stage, Train)
+            if isinstance(stage, Train):
+                found[before] = found.get(before, 0) + 1
+        return max(found.values(), default=1)
+
     def remaining_work(self) -> dict[str, float]:
         """By key, the work of the longest chain that begins with a stage. A run starts the longest chains first."""
         return self.longest_chains(lambda stage: max(1, stage.work))
