@@ -4,6 +4,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -11,8 +12,9 @@ from sparselt.masks import Mask
 from sparselt.models import build_model
 from sparselt.optim import build_optimizer
 from sparselt.training.cpu import cpu_threads
+from sparselt.training.folding import Folded
 from sparselt.training.live import live_step
-from sparselt.training.loop import autocast, training_loss
+from sparselt.training.loop import autocast, forward_passes, training_loss
 from sparselt.training.recipe import Recipe
 from sparselt.weights import prunable_parameters
 
@@ -40,6 +42,7 @@ def time_training(recipe: Recipe, classes: int, channels: int, size: int, device
             mask = Mask({name: numbers < _TYPICAL_DENSITY for name, numbers in drawn.items()})
             mask.apply_(model)
         optimizer = build_optimizer(recipe, model.named_parameters(), mask)
+        forwards = forward_passes([model], replace(recipe, compile=False))  # compiling would take longer than the steps
         live = live_step(model, mask, recipe) if mask is not None else None
         images = torch.randn(batch, channels, size, size, device=device).to(memory_format=torch.channels_last)
         labels = torch.zeros(batch, dtype=torch.long, device=device)
@@ -50,16 +53,16 @@ def time_training(recipe: Recipe, classes: int, channels: int, size: int, device
                 live(images, labels)
             else:
                 with autocast(device, recipe.precision):
-                    loss = training_loss(model(images), labels)
+                    loss = training_loss(forwards[0](images), labels)
                 loss.backward()
             optimizer.step()
 
         def forward() -> None:
             with torch.no_grad(), autocast(device, recipe.precision):
-                model(images)
+                folded(images)
 
         seconds = _median_seconds(step, device) * recipe.batch_size / batch
-        model.eval()
+        folded = Folded(model).load(model.state_dict())
         return seconds, _median_seconds(forward, device) / batch
 
 
