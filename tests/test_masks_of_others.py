@@ -126,7 +126,7 @@ def test_files_that_are_no_tensors_by_name_are_refused(tmp_path):
         ("two.pt", "the mask of 0.weight has values other than 0 and 1"),
         ("text.pt", "does not load"),
         ("text.safetensors", "does not load"),
-        ("none.pt", "does not load as tensors alone"),
+        ("none.pt", "none.pt does not exist"),
     ):
         with pytest.raises(MaskError, match=words):
             read_checkpoint(tmp_path / name)
