@@ -164,7 +164,9 @@ def forward_passes(models: Sequence[nn.Module], recipe: Recipe) -> list[Callable
     Each input shape is compiled separately. A network that does not compile as one graph raises; otherwise torch would
     silently fall back to other arithmetic.
     """
-    forwards = [fused_forward(model) for model in models] if recipe.fused_norm else list(models)
+    forwards: list[Callable[[Tensor], Tensor]] = [
+        fused_forward(model) if recipe.fused_norm else model for model in models
+    ]
     if not recipe.compile:
         return forwards
     # Torch limits the number of compiled graphs, and those of earlier trainings must not count.
