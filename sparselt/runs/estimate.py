@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sparselt.runs.plan import Plan
 from sparselt.runs.pool import Pool, result_of
@@ -13,14 +13,18 @@ from sparselt.stages.train import Train
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds for each unit of work, by kind of stage, in one worker. `basis` says how they were found."""
+    """Seconds for each unit of work, by kind of stage, in one worker. `basis` says how they were found.
+
+    besides: seconds of a stage that its units do not count, by kind.
+    """
 
     seconds: Mapping[str, float]
     basis: str
+    besides: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, stage: Stage) -> float:
         """Estimated seconds of a stage."""
-        return self.seconds.get(stage.kind, 0.0) * stage.work
+        return self.seconds.get(stage.kind, 0.0) * stage.work + self.besides.get(stage.kind, 0.0)
 
     def total(self, stages: list[Stage], plan: Plan, workers: int) -> float:
         """Estimated seconds on `workers` processes: an equal share of the sum, or the longest chain if it is longer."""
@@ -49,7 +53,11 @@ def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Pool
     step, image = result_of(workers.submit(_time, training, size), "a few timed steps")
     unit = {"steps": step, "points": image * test_count}
     measured = {kind: unit.get(stage.unit, 0.0) for kind, stage in examples.items()}
-    return Speed(measured | known, "a few timed steps, without reading data")
+    gradient = step / training.recipe.batch_size
+    besides = {kind: gradient * stage.gradients_besides for kind, stage in examples.items() if kind not in known}
+    if training.kind in besides:
+        besides[training.kind] += image * test_count  # its test error
+    return Speed(measured | known, "a few timed steps, without reading data", besides)
 
 
 def assumed_speed(plan: Plan, batch_size: int, test_count: int, images_per_second: float) -> Speed:

@@ -224,6 +224,11 @@ class Stage:
         return self.label or self.title
 
     @property
+    def gradients_besides(self) -> float:
+        """What the stage costs beside its units: forward and backward passes of an image. For estimates."""
+        return 0.0
+
+    @property
     def resources(self) -> Resources:
         """What it takes while it runs; a training's recipe says it for the training."""
         told = getattr(self, "recipe", self)
