@@ -22,6 +22,7 @@ _ANSWER_SECONDS = 5.0
 _SETTINGS = b"\x04"  # the type of the frame with which HTTP/2, and so gRPC, begins
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + b"\0\0\0\0\0"
 _CHECK_SECONDS = 120.0  # a node starts a Python for it, from a slow file system perhaps
+_NOTICE_SECONDS = 20.0  # Ray's own time until it calls a silent node dead, and some more
 _OBJECTS = 80 << 20  # bytes of shared memory, about the least that Ray takes; nothing large goes through it
 
 
@@ -175,6 +176,16 @@ class Nodes:
         self._met()
 
 
+def _has_left(node: Node) -> bool:
+    """Whether the node is dead. A cluster notices that only after a while, so this waits for it."""
+    until = time.monotonic() + _NOTICE_SECONDS
+    while any(other.id == node.id for other in alive()):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True
+
+
 class Check:
     """Whether nodes have the versions of this process, and share its store.
 
@@ -194,6 +205,7 @@ class Check:
                 answer.
         """
         import ray
+        from ray.exceptions import RayError, RayTaskError
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here, token = alive()[0], f".ray-{uuid.uuid4().hex[:16]}"
@@ -212,6 +224,10 @@ class Check:
                 try:
                     seen = ray.get(answer, timeout=_CHECK_SECONDS)
                 except Exception as error:  # whatever keeps it from answering
+                    lost = isinstance(error, RayError) and not isinstance(error, RayTaskError)
+                    if lost and _has_left(node):
+                        warnings.append(f"node {node.name} has left the cluster, and is not used")
+                        continue
                     raise SettingError(f"node {node.name} cannot run sparselt: {last_line(error)}") from error
                 if mark is not None and not (seen["read"] == token and _answer(mark, node).exists()):
                     raise SettingError(

@@ -141,6 +141,8 @@ def test_nodes_of_different_versions_are_refused_with_both_named(cluster, worker
     with pytest.raises(SettingError, match=r"numpy is 0\.0\.1 on old and [\d.]+ on first"), workers():
         pass
     cluster.remove_node(old, allow_graceful=False)
+    with workers() as pool:  # the cluster has not noticed yet that the node is dead
+        assert pool.count >= 1
 
 
 def test_a_store_that_the_nodes_do_not_share_is_refused(cluster, tmp_path, monkeypatch):
