@@ -28,7 +28,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Problem:
-    """Images, parameters, and both ways to normalize them."""
+    """A batch, the parameters of its norm, and one call of each competitor."""
 
     def __init__(self, shape: str, dtype: torch.dtype, residual: bool):
         batch, channels, side = SHAPES[shape]

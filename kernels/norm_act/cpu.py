@@ -9,9 +9,7 @@ from math import gcd
 
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import carray, types
-from numba.extending import intrinsic
+from numba import carray
 from torch import Tensor
 
 from .. import _vectors
@@ -19,7 +17,9 @@ from .._compile import callback
 from .._jobs import DOUBLE, FIRST, NEXT, THREADS, UNITS, inlined, types_of
 from .._memory import pointer, read, take, write
 from .._threads import share
-from .._vectors import BLOCK, LANES, LONG, VECTORS, Tiles
+from .._vectors import BLOCK, LANES
+from . import loops
+from .loops import MIDDLE, SCALE, SHIFT, SLOPE, TERM, apply_back_tiles, apply_tiles, sum_back_tiles, sum_tiles
 
 PARALLEL_FROM = 1 << 17  # numbers, 20 µs
 _UNIT = 1 << 9  # tiles of a unit: 128 KiB in float32, so that a unit stays in the second-level cache
@@ -30,9 +30,7 @@ RUNNING_MEAN, RUNNING_VAR, OPTIONS = range(FIRST + 12, FIRST + 15)
 CHANNELS, TILES, PERIOD, UNIT, NUMBERS, RELU, WHOLE = range(FIRST + 15, FIRST + 22)
 FIELDS = FIRST + 22
 BY_WEIGHT, BY_BIAS = RUNNING_MEAN, RUNNING_VAR  # in the backward pass
-# The rows of FACTORS, a number for each lane of a period.
-SCALE, TERM, MIDDLE, SLOPE, SHIFT = range(5)
-_FILES = [str(_vectors.__file__), __file__]
+_FILES = [str(module.__file__) for module in (_vectors, loops)] + [__file__]
 
 
 def norm_act(
@@ -46,7 +44,7 @@ def norm_act(
     eps: float,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The operator on CPU tensors, unchecked: output, mean, 1 / standard deviation."""
+    """Returns output, mean and 1 / standard deviation of CPU tensors, which are not checked."""
     out, mean, inverse = torch.empty_like(input), torch.empty_like(weight), torch.empty_like(weight)
     options = torch.tensor([momentum, eps], dtype=torch.float64)
     arrays = mean, inverse, weight, bias, running_mean, running_var, options
@@ -71,7 +69,7 @@ def norm_act_backward(
     out: Tensor | None,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The operator on CPU tensors, unchecked: gradients of input, residual (empty without `out`), weight and bias."""
+    """Returns the gradients of input, residual (empty without `out`), weight and bias. Nothing is checked."""
     by_input, by_weight, by_bias = torch.empty_like(input), torch.empty_like(weight), torch.empty_like(bias)
     masked = input.new_empty(0) if out is None else torch.empty_like(input)
     arrays = mean, inverse, weight, bias, by_weight, by_bias, None
@@ -80,9 +78,9 @@ def norm_act_backward(
         call.run(_backward_body)
     else:
         call.run(_expand_body)
-        call.run(_sum_back_body, shared=True)
+        call.run(_sum_body, shared=True)
         call.run(_settle_back_body)
-        call.run(_apply_back_body, shared=True)
+        call.run(_apply_body, shared=True)
     return by_input, masked, by_weight, by_bias
 
 
@@ -145,10 +143,10 @@ def _backward_body(dtype: torch.dtype):
 @inlined
 def _backward(job_pointer, like, number, version):
     _expand(job_pointer, like, number, version)
-    _sum_back(job_pointer, like, number, version)
+    _sum(job_pointer, like, number, version)
     _settle_back(job_pointer, like, number, version)
     job_pointer[NEXT] = 0
-    _apply_back(job_pointer, like, number, version)
+    _apply(job_pointer, like, number, version)
 
 
 # Numba inlines `read` and `write`, and then drops what their caller writes to arrays that are made from an address and
@@ -161,9 +159,6 @@ def _get(array, i):
 @inlined
 def _put(array, i, number):
     write(array, i, number)
-
-
-# --- forward ----------------------------------------------------------------------------------------------------
 
 
 @lru_cache
@@ -191,7 +186,10 @@ def _sum_body(dtype: torch.dtype):
 
 @inlined
 def _sum(job_pointer, like, number, version):
-    """Sums of the input's distance from the first pixel, and of its square."""
+    """Sums a number, and it times the distance of x from `MIDDLE`. Forward the number is that distance, backward d.
+
+    Writes the masked gradient.
+    """
     job = carray(job_pointer, FIELDS)
     channels, period, size = job[CHANNELS], job[PERIOD], like.itemsize
     parts = carray(pointer(job[PARTS], DOUBLE), (job[WHOLE], 2, channels))
@@ -203,18 +201,29 @@ def _sum(job_pointer, like, number, version):
         part, first, last = parts[unit], unit * job[UNIT], min((unit + 1) * job[UNIT], job[TILES])
         part[:] = 0
         for place in range(min(period, last - first)):
-            at, factors = job[X] + (first + place) * tile, job[FACTORS] + place * BLOCK * number.itemsize
+            at, factors = (first + place) * tile, job[FACTORS] + place * BLOCK * number.itemsize
             row, sums = period * BLOCK * number.itemsize, job[SUMS] + unit * 2 * BLOCK * number.itemsize
-            count = (last - first - place + period - 1) // period
-            _sum_tiles(like, number, at, period * tile, count, factors, row, sums)
+            x, step, count = job[X] + at, period * tile, (last - first - place + period - 1) // period
+            if job[D] == 0:
+                sum_tiles(like, number, x, step, count, factors, row, sums)
+            else:
+                out = job[RESIDUAL] + at if job[RESIDUAL] != 0 else 0
+                kept = job[MASKED] + at if job[MASKED] != 0 else 0
+                d, relu = job[D] + at, job[RELU]
+                sum_back_tiles(like, number, x, d, out, kept, step, count, factors, row, relu, sums)
             _add_up(part, carray(pointer(sums, number), (2, BLOCK)), place * BLOCK, channels, size)
         if unit == job[WHOLE] - 1:
-            x = carray(pointer(job[X], like), job[NUMBERS])
-            factors = carray(pointer(job[FACTORS], number), (5, period * BLOCK))
+            numbers = carray(pointer(job[X], like), job[NUMBERS])
+            table = carray(pointer(job[FACTORS], number), (5, period * BLOCK))
             for i in range(job[TILES] * BLOCK, job[NUMBERS]):
-                apart = np.float64(_get(x, i)) - factors[MIDDLE, _lane(i, period, size)]
-                part[0, i % channels] += apart
-                part[1, i % channels] += apart * apart
+                lane = _lane(i, period, size)
+                summed = apart = np.float64(_get(numbers, i)) - table[MIDDLE, lane]
+                if job[D] != 0:
+                    summed = np.float64(_masked(job, like, number, i, table, lane))
+                    if job[MASKED] != 0:
+                        _put(carray(pointer(job[MASKED], like), job[NUMBERS]), i, number.dtype.type(summed))
+                part[0, i % channels] += summed
+                part[1, i % channels] += summed * apart
 
 
 @inlined
@@ -312,6 +321,8 @@ def _apply(job_pointer, like, number, version):
     period, size = job[PERIOD], like.itemsize
     lanes = BLOCK * number.itemsize
     together = job[UNIT] if period == 1 else 1  # tiles with the same factors that follow each other
+    d = job[MASKED] if job[MASKED] != 0 else job[D]
+    relu = job[RELU] if job[MASKED] == 0 else 0  # the masked gradient is 0 already where ReLU cut off
     while True:
         unit = job[WHOLE] - 1 - take(job_pointer, 1)  # the last ones first: the sums have just read them
         if unit < 0:
@@ -319,18 +330,31 @@ def _apply(job_pointer, like, number, version):
         last = min((unit + 1) * job[UNIT], job[TILES])
         for tile in range(unit * job[UNIT], last, together):
             at, factors = tile * BLOCK * size, job[FACTORS] + tile % period * lanes
-            residual = job[RESIDUAL] + at if job[RESIDUAL] != 0 else 0
-            count = min(together, last - tile)
-            _apply_tiles(like, number, job[X] + at, residual, job[Y] + at, count, factors, period * lanes, job[RELU])
+            x, y, count, row = job[X] + at, job[Y] + at, min(together, last - tile), period * lanes
+            if job[D] == 0:
+                residual = job[RESIDUAL] + at if job[RESIDUAL] != 0 else 0
+                apply_tiles(like, number, x, residual, y, count, factors, row, relu)
+            else:
+                apply_back_tiles(like, number, x, d + at, y, count, factors, row, relu)
         if unit == job[WHOLE] - 1:
-            factors = carray(pointer(job[FACTORS], number), (5, period * BLOCK))
-            x, y = carray(pointer(job[X], like), job[NUMBERS]), carray(pointer(job[Y], like), job[NUMBERS])
+            table = carray(pointer(job[FACTORS], number), (5, period * BLOCK))
+            numbers, results = carray(pointer(job[X], like), job[NUMBERS]), carray(pointer(job[Y], like), job[NUMBERS])
             for i in range(job[TILES] * BLOCK, job[NUMBERS]):
                 lane = _lane(i, period, size)
-                out = _get(x, i) * factors[SCALE, lane] + factors[TERM, lane]
-                if job[RESIDUAL] != 0:
-                    out += _get(carray(pointer(job[RESIDUAL], like), job[NUMBERS]), i)
-                _put(y, i, number.dtype.type(0) if job[RELU] != 0 and out < 0 else out)
+                _put(results, i, _applied(job, like, number, i, _get(numbers, i), table, lane))
+
+
+@inlined
+def _applied(job, like, number, i, x, factors, lane):
+    """Number i of the output, or of the input's gradient."""
+    if job[D] != 0:
+        d = _masked(job, like, number, i, factors, lane)
+        slope = factors[SLOPE, lane] * (x - factors[MIDDLE, lane])
+        return factors[SCALE, lane] * d + slope + factors[SHIFT, lane]
+    out = x * factors[SCALE, lane] + factors[TERM, lane]
+    if job[RESIDUAL] != 0:
+        out += _get(carray(pointer(job[RESIDUAL], like), job[NUMBERS]), i)
+    return number.dtype.type(0) if job[RELU] != 0 and out < 0 else out
 
 
 @inlined
@@ -341,49 +365,6 @@ def _lane(i, period, size):
         inside = place % (2 * LANES)
         place = place - inside + inside % 2 * LANES + inside // 2
     return tile * BLOCK + place
-
-
-# --- backward ---------------------------------------------------------------------------------------------------
-
-
-@lru_cache
-def _sum_back_body(dtype: torch.dtype):
-    like, number, version = types_of(dtype, *_FILES)
-    return callback(lambda job: _sum_back(job, like, number, version))
-
-
-@inlined
-def _sum_back(job_pointer, like, number, version):
-    """Sums of the gradient, and of it times the input's distance from the mean. Writes the masked gradient."""
-    job = carray(job_pointer, FIELDS)
-    channels, period, size = job[CHANNELS], job[PERIOD], like.itemsize
-    parts = carray(pointer(job[PARTS], DOUBLE), (job[WHOLE], 2, channels))
-    tile = BLOCK * size
-    while True:
-        unit = take(job_pointer, 1)
-        if unit >= job[UNITS]:
-            break
-        part, first, last = parts[unit], unit * job[UNIT], min((unit + 1) * job[UNIT], job[TILES])
-        part[:] = 0
-        for place in range(min(period, last - first)):
-            at, factors = (first + place) * tile, job[FACTORS] + place * BLOCK * number.itemsize
-            row, sums = period * BLOCK * number.itemsize, job[SUMS] + unit * 2 * BLOCK * number.itemsize
-            count = (last - first - place + period - 1) // period
-            out = job[RESIDUAL] + at if job[RESIDUAL] != 0 else 0
-            kept = job[MASKED] + at if job[MASKED] != 0 else 0
-            x, d, step, relu = job[X] + at, job[D] + at, period * tile, job[RELU]
-            _sum_back_tiles(like, number, x, d, out, kept, step, count, factors, row, relu, sums)
-            _add_up(part, carray(pointer(sums, number), (2, BLOCK)), place * BLOCK, channels, size)
-        if unit == job[WHOLE] - 1:
-            factors = carray(pointer(job[FACTORS], number), (5, period * BLOCK))
-            x = carray(pointer(job[X], like), job[NUMBERS])
-            for i in range(job[TILES] * BLOCK, job[NUMBERS]):
-                d = _masked(job, like, number, i, factors, _lane(i, period, size))
-                if job[MASKED] != 0:
-                    masked = carray(pointer(job[MASKED], like), job[NUMBERS])
-                    _put(masked, i, d)
-                part[0, i % channels] += d
-                part[1, i % channels] += np.float64(d) * (_get(x, i) - factors[MIDDLE, _lane(i, period, size)])
 
 
 @inlined
@@ -421,195 +402,3 @@ def _settle_back(job_pointer, like, number, version):
         scale = np.float64(weight[channel]) * inverse[channel]
         factors[SLOPE, lane] = -scale * inverse[channel] * total[1, channel] / count
         factors[SHIFT, lane] = -scale * total[0, channel] / count
-
-
-@lru_cache
-def _apply_back_body(dtype: torch.dtype):
-    like, number, version = types_of(dtype, *_FILES)
-    return callback(lambda job: _apply_back(job, like, number, version))
-
-
-@inlined
-def _apply_back(job_pointer, like, number, version):
-    job = carray(job_pointer, FIELDS)
-    period, size = job[PERIOD], like.itemsize
-    lanes = BLOCK * number.itemsize
-    together = job[UNIT] if period == 1 else 1
-    d_from = job[MASKED] if job[MASKED] != 0 else job[D]
-    relu = job[RELU] if job[MASKED] == 0 else 0
-    while True:
-        unit = job[WHOLE] - 1 - take(job_pointer, 1)
-        if unit < 0:
-            break
-        last = min((unit + 1) * job[UNIT], job[TILES])
-        for tile in range(unit * job[UNIT], last, together):
-            at, factors = tile * BLOCK * size, job[FACTORS] + tile % period * lanes
-            count = min(together, last - tile)
-            _apply_back_tiles(like, number, job[X] + at, d_from + at, job[Y] + at, count, factors, period * lanes, relu)
-        if unit == job[WHOLE] - 1:
-            factors = carray(pointer(job[FACTORS], number), (5, period * BLOCK))
-            x, y = carray(pointer(job[X], like), job[NUMBERS]), carray(pointer(job[Y], like), job[NUMBERS])
-            for i in range(job[TILES] * BLOCK, job[NUMBERS]):
-                lane = _lane(i, period, size)
-                d = _masked(job, like, number, i, factors, lane)
-                slope = factors[SLOPE, lane] * (_get(x, i) - factors[MIDDLE, lane])
-                _put(y, i, factors[SCALE, lane] * d + slope + factors[SHIFT, lane])
-
-
-# --- loops over tiles --------------------------------------------------------------------------------------------
-
-
-def _numbers(tiles: Tiles, address) -> list:
-    """The vectors of a tile of what is computed."""
-    return [tiles.builder.load(tiles.at(address, tiles.vector, j), align=4) for j in range(VECTORS)]
-
-
-def _keep(tiles: Tiles, vectors: list, address) -> None:
-    """Writes vectors of what is computed."""
-    for j, vector in enumerate(vectors):
-        tiles.builder.store(vector, tiles.at(address, tiles.vector, j), align=4)
-
-
-def _bytes_of_tile(signature) -> ir.Constant:
-    return LONG(BLOCK * signature.args[0].dtype.bitwidth // 8)
-
-
-def _row(tiles: Tiles, address, row: int, step):
-    """The address of a row of the factors."""
-    return tiles.builder.add(address, tiles.builder.mul(step, LONG(row)))
-
-
-@intrinsic
-def _sum_tiles(typing, like, number, x, step, count, factors, row, sums):
-    """For each lane of `count` tiles, `step` bytes apart: Σ(x - middle) and Σ(x - middle)².
-
-    factors: of the first row; the others are `row` bytes apart.
-    """
-
-    def codegen(context, builder, signature, arguments):
-        x, step, count, factors, row, sums = arguments[2:]
-        tiles = Tiles(builder, signature.args[0].dtype)
-        middle, zeros = _numbers(tiles, _row(tiles, factors, MIDDLE, row)), [tiles.zero] * (2 * VECTORS)
-
-        def body(i, carried):
-            numbers = tiles.load(builder.add(x, builder.mul(i, step)))
-            apart = [builder.fsub(a, b) for a, b in zip(numbers, middle, strict=True)]
-            total = [builder.fadd(s, a) for s, a in zip(carried[:VECTORS], apart, strict=True)]
-            return total + [tiles.fma(a, a, q) for q, a in zip(carried[VECTORS:], apart, strict=True)]
-
-        _keep(tiles, tiles.loop(LONG(0), count, zeros, body), sums)
-        return context.get_dummy_value()
-
-    return types.none(like, number, *[types.int64] * 6), codegen
-
-
-@intrinsic
-def _apply_tiles(typing, like, number, x, residual, y, count, factors, row, relu):
-    """y = scale·x + term (+ residual, 0: none), and ReLU unless `relu` is 0, of `count` tiles with the same factors."""
-
-    def codegen(context, builder, signature, arguments):
-        x, residual, y, count, factors, row, relu = arguments[2:]
-        tiles = Tiles(builder, signature.args[0].dtype)
-        scale, term = _numbers(tiles, factors), _numbers(tiles, _row(tiles, factors, TERM, row))
-        size = _bytes_of_tile(signature)
-
-        def body(i, carried):
-            at = builder.mul(i, size)
-            out = [tiles.fma(a, b, c) for a, b, c in zip(tiles.load(builder.add(x, at)), scale, term, strict=True)]
-
-            def add():
-                added = tiles.load(builder.add(residual, at))
-                return [builder.fadd(a, b) for a, b in zip(out, added, strict=True)]
-
-            out = tiles.unless_zero(residual, out, add)
-            # NaN is not below 0, and stays.
-            clipped = [builder.select(builder.fcmp_ordered("<", a, tiles.zero), tiles.zero, a) for a in out]
-            given = builder.icmp_signed("!=", relu, LONG(0))
-            tiles.store([builder.select(given, a, b) for a, b in zip(clipped, out, strict=True)], builder.add(y, at))
-            return []
-
-        tiles.loop(LONG(0), count, [], body)
-        return context.get_dummy_value()
-
-    return types.none(like, number, *[types.int64] * 7), codegen
-
-
-def _without_dead(tiles: Tiles, d: list, signs: list) -> list:
-    """d where the sign is positive, 0 elsewhere."""
-    b = tiles.builder
-    return [b.select(b.fcmp_ordered(">", s, tiles.zero), v, tiles.zero) for v, s in zip(d, signs, strict=True)]
-
-
-@intrinsic
-def _sum_back_tiles(typing, like, number, x, d, out, masked, step, count, factors, row, relu, sums):
-    """For each lane of `count` tiles, `step` bytes apart: Σd and Σd·(x - middle), with d 0 where ReLU was.
-
-    out: whose sign says so; 0: that of scale·x + term does, unless `relu` is 0. masked: gets d, unless it is 0.
-    factors: as in `_sum_tiles`.
-    """
-
-    def codegen(context, builder, signature, arguments):
-        x, d, out, masked, step, count, factors, row, relu, sums = arguments[2:]
-        tiles = Tiles(builder, signature.args[0].dtype)
-        scale, term = _numbers(tiles, factors), _numbers(tiles, _row(tiles, factors, TERM, row))
-        middle, zeros = _numbers(tiles, _row(tiles, factors, MIDDLE, row)), [tiles.zero] * (2 * VECTORS)
-        alone = builder.select(builder.icmp_signed("!=", out, LONG(0)), LONG(0), relu)
-
-        def body(i, carried):
-            at = builder.mul(i, step)
-            numbers, gradient = tiles.load(builder.add(x, at)), tiles.load(builder.add(d, at))
-
-            def by_output():
-                kept = _without_dead(tiles, gradient, tiles.load(builder.add(out, at)))
-                tiles.store(kept, builder.add(masked, at))
-                return kept
-
-            def by_input():
-                signs = [tiles.fma(a, b, c) for a, b, c in zip(numbers, scale, term, strict=True)]
-                return _without_dead(tiles, gradient, signs)
-
-            kept = tiles.unless_zero(out, gradient, by_output)
-            kept = tiles.unless_zero(alone, kept, by_input)
-            apart = [builder.fsub(a, b) for a, b in zip(numbers, middle, strict=True)]
-            total = [builder.fadd(s, a) for s, a in zip(carried[:VECTORS], kept, strict=True)]
-            return total + [tiles.fma(a, b, q) for q, a, b in zip(carried[VECTORS:], kept, apart, strict=True)]
-
-        _keep(tiles, tiles.loop(LONG(0), count, zeros, body), sums)
-        return context.get_dummy_value()
-
-    return types.none(like, number, *[types.int64] * 10), codegen
-
-
-@intrinsic
-def _apply_back_tiles(typing, like, number, x, d, y, count, factors, row, relu):
-    """y = scale·d + slope·(x - mean) + shift of `count` tiles with the same factors.
-
-    relu: unless it is 0, d counts as 0 where scale·x + term is not positive.
-    """
-
-    def codegen(context, builder, signature, arguments):
-        x, d, y, count, factors, row, relu = arguments[2:]
-        tiles = Tiles(builder, signature.args[0].dtype)
-        rows = [_numbers(tiles, _row(tiles, factors, k, row)) for k in range(5)]
-        size = _bytes_of_tile(signature)
-
-        def body(i, carried):
-            at = builder.mul(i, size)
-            numbers, gradient = tiles.load(builder.add(x, at)), tiles.load(builder.add(d, at))
-
-            def by_input():
-                signs = [tiles.fma(a, b, c) for a, b, c in zip(numbers, rows[SCALE], rows[TERM], strict=True)]
-                return _without_dead(tiles, gradient, signs)
-
-            kept = tiles.unless_zero(relu, gradient, by_input)
-            apart = [builder.fsub(a, b) for a, b in zip(numbers, rows[MIDDLE], strict=True)]
-            out = [tiles.fma(a, b, c) for a, b, c in zip(apart, rows[SLOPE], rows[SHIFT], strict=True)]
-            tiles.store(
-                [tiles.fma(a, b, c) for a, b, c in zip(kept, rows[SCALE], out, strict=True)], builder.add(y, at)
-            )
-            return []
-
-        tiles.loop(LONG(0), count, [], body)
-        return context.get_dummy_value()
-
-    return types.none(like, number, *[types.int64] * 7), codegen

@@ -1,4 +1,4 @@
-"""norm_act on a GPU: three Triton launches each way, that sum, settle each channel's numbers, and apply them.
+"""norm_act on a GPU: three Triton launches each way. They sum, make each channel's numbers of the sums, and apply them.
 
 Memory is [pixels, channels]. A program of the first launch sums a stretch of pixels, and the second launch adds up the
 stretches in their order, so results are the same in every run. Not run on a GPU yet.
@@ -26,7 +26,7 @@ def norm_act(
     eps: float,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The operator, unchecked: output, mean, 1 / standard deviation."""
+    """Returns output, mean and 1 / standard deviation. Nothing is checked."""
     out, mean, inverse = torch.empty_like(input), torch.empty_like(weight), torch.empty_like(weight)
     shape = _Shape(input)
     parts = weight.new_empty(shape.stretches, 2, shape.channels)
@@ -51,7 +51,7 @@ def norm_act_backward(
     out: Tensor | None,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The operator, unchecked: gradients of input, residual (empty without `out`), weight and bias."""
+    """Returns the gradients of input, residual (empty without `out`), weight and bias. Nothing is checked."""
     by_input, by_weight, by_bias = torch.empty_like(input), torch.empty_like(weight), torch.empty_like(bias)
     masked = input.new_empty(0) if out is None else torch.empty_like(input)
     shape = _Shape(input)

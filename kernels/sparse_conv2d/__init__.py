@@ -115,60 +115,45 @@ def _fake_weight(input, gradient, weight, *_lists) -> Tensor:
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
-# The output is linear in the input and in the weight, so the gradient of each operator is made of the two others.
+# The output is linear in the input and in the weight, so the gradient of each operator is made of the two others. Each
+# takes two tensors, then perhaps a size, then the lists, stride and padding.
 
 
 def _save(ctx, inputs, output) -> None:
-    first, second, *lists, ctx.stride, ctx.padding = inputs
-    ctx.save_for_backward(first, second, *lists)
+    *lists, ctx.stride, ctx.padding = inputs[-6:]
+    ctx.save_for_backward(*inputs[:2], *lists)
+    ctx.others = len(inputs) - 2
+
+
+def _saved(ctx) -> tuple[Tensor, Tensor, list]:
+    first, second, *lists = ctx.saved_tensors
+    return first, second, [*lists, ctx.stride, ctx.padding]
 
 
 def _backward(ctx, gradient: Tensor) -> tuple:
-    input, weight, *lists = ctx.saved_tensors
-    lists += [ctx.stride, ctx.padding]
-    by_input = by_weight = None
-    if ctx.needs_input_grad[0]:
-        by_input = torch.ops.sparselt.sparse_conv2d_input(gradient, weight, *input.shape[1:3], *lists)
-    if ctx.needs_input_grad[1]:
-        by_weight = torch.ops.sparselt.sparse_conv2d_weight(input, gradient, weight, *lists)
-    return by_input, by_weight, *[None] * 6
-
-
-def _save_input(ctx, inputs, output) -> None:
-    gradient, weight, _, _, *lists, ctx.stride, ctx.padding = inputs
-    ctx.save_for_backward(gradient, weight, *lists)
+    (input, weight, lists), ops, needed = _saved(ctx), torch.ops.sparselt, ctx.needs_input_grad
+    by_input = ops.sparse_conv2d_input(gradient, weight, *input.shape[1:3], *lists) if needed[0] else None
+    by_weight = ops.sparse_conv2d_weight(input, gradient, weight, *lists) if needed[1] else None
+    return by_input, by_weight, *[None] * ctx.others
 
 
 def _backward_input(ctx, by_input: Tensor) -> tuple:
-    gradient, weight, *lists = ctx.saved_tensors
-    lists += [ctx.stride, ctx.padding]
-    by_gradient = by_weight = None
-    if ctx.needs_input_grad[0]:
-        by_gradient = torch.ops.sparselt.sparse_conv2d(by_input, weight, *lists)
-    if ctx.needs_input_grad[1]:
-        by_weight = torch.ops.sparselt.sparse_conv2d_weight(by_input, gradient, weight, *lists)
-    return by_gradient, by_weight, *[None] * 8
-
-
-def _save_weight(ctx, inputs, output) -> None:
-    input, gradient, _, *lists, ctx.stride, ctx.padding = inputs
-    ctx.save_for_backward(input, gradient, *lists)
+    (gradient, weight, lists), ops, needed = _saved(ctx), torch.ops.sparselt, ctx.needs_input_grad
+    by_gradient = ops.sparse_conv2d(by_input, weight, *lists) if needed[0] else None
+    by_weight = ops.sparse_conv2d_weight(by_input, gradient, weight, *lists) if needed[1] else None
+    return by_gradient, by_weight, *[None] * ctx.others
 
 
 def _backward_weight(ctx, by_weight: Tensor) -> tuple:
-    input, gradient, *lists = ctx.saved_tensors
-    lists += [ctx.stride, ctx.padding]
-    by_input = by_gradient = None
-    if ctx.needs_input_grad[0]:
-        by_input = torch.ops.sparselt.sparse_conv2d_input(gradient, by_weight, *input.shape[1:3], *lists)
-    if ctx.needs_input_grad[1]:
-        by_gradient = torch.ops.sparselt.sparse_conv2d(input, by_weight, *lists)
-    return by_input, by_gradient, *[None] * 7
+    (input, gradient, lists), ops, needed = _saved(ctx), torch.ops.sparselt, ctx.needs_input_grad
+    by_input = ops.sparse_conv2d_input(gradient, by_weight, *input.shape[1:3], *lists) if needed[0] else None
+    by_gradient = ops.sparse_conv2d(input, by_weight, *lists) if needed[1] else None
+    return by_input, by_gradient, *[None] * ctx.others
 
 
-for _operator, _formula, _saved in (
-    ("sparse_conv2d", _backward, _save),
-    ("sparse_conv2d_input", _backward_input, _save_input),
-    ("sparse_conv2d_weight", _backward_weight, _save_weight),
+for _operator, _formula in (
+    ("sparse_conv2d", _backward),
+    ("sparse_conv2d_input", _backward_input),
+    ("sparse_conv2d_weight", _backward_weight),
 ):
-    torch.library.register_autograd(f"sparselt::{_operator}", _formula, setup_context=_saved, lib=_library)
+    torch.library.register_autograd(f"sparselt::{_operator}", _formula, setup_context=_save, lib=_library)

@@ -22,7 +22,7 @@ from sparselt.experiments.record import protocol, run_record
 from sparselt.experiments.rounds import Finder, measured, plan_of, run_rounds
 from sparselt.experiments.sections import sections_of
 from sparselt.experiments.setting import Setting
-from sparselt.experiments.threads import check_threads, cores, may_widen, threads_for
+from sparselt.experiments.threads import may_widen, with_threads
 from sparselt.experiments.values import nearest
 from sparselt.runs.claims import PATIENCE
 from sparselt.runs.devices import cpu_has_bfloat16, cuda_devices, together
@@ -123,7 +123,7 @@ def run(
     for kind in where.log:
         check_installed(kind)
     _check_simulation(where, dry_run)
-    setting = _with_threads(setting, where, experiments, dataset)
+    setting = with_threads(setting, where, experiments, None if dataset is None else dataset.folder)
     pool = _pool(where, setting, dry_run)
     store = Store(where.out / "store", writable=not dry_run, patience=where.patience)
     found = Finder(store)
@@ -237,20 +237,6 @@ def chosen(
         else:
             wanted.add(name)
     return {name: e for name, e in known.items() if name in wanted}, {}
-
-
-def _with_threads(
-    setting: Setting, where: Where, experiments: Mapping[str, Experiment], dataset: "Dataset | None"
-) -> Setting:
-    """The setting with the threads that the run was given, or those that a narrow plan leaves cores for."""
-    check_threads(where.threads)
-    if where.threads is not None:
-        return replace(setting, threads=where.threads)
-    if cores() == 1 or not may_widen(setting, where):
-        return setting
-    store = Store(where.out / "store", writable=False)
-    lab = Lab(setting, where.device, None if dataset is None else dataset.folder, Finder(store))
-    return replace(setting, threads=threads_for(setting, plan_of(measured(experiments, lab))))
 
 
 def _check_simulation(where: Where, dry_run: bool) -> None:

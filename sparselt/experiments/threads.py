@@ -1,11 +1,18 @@
 """How many CPU threads each training of a run gets."""
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparselt.errors import SettingError
+from sparselt.experiments.experiment import Experiment
+from sparselt.experiments.lab import Lab
+from sparselt.experiments.rounds import Finder, measured, plan_of
 from sparselt.experiments.setting import Setting
 from sparselt.runs.plan import Plan
+from sparselt.runs.store import Store
 
 if TYPE_CHECKING:
     from sparselt.experiments.run import Where
@@ -25,8 +32,23 @@ def check_threads(threads: int | None) -> None:
         raise SettingError(f"--threads is {threads}; expected 1 to {cores()}, the cores here")
 
 
+def with_threads(setting: Setting, where: "Where", experiments: Mapping[str, Experiment], data: Path | None) -> Setting:
+    """The setting with the threads that the run was given, or with those that its plan leaves cores for.
+
+    Raises:
+        SettingError: more threads than cores, or fewer than one.
+    """
+    check_threads(where.threads)
+    if where.threads is not None:
+        return replace(setting, threads=where.threads)
+    if cores() == 1 or not may_widen(setting, where):
+        return setting
+    lab = Lab(setting, where.device, data, Finder(Store(where.out / "store", writable=False)))
+    return replace(setting, threads=threads_for(setting, plan_of(measured(experiments, lab))))
+
+
 def may_widen(setting: Setting, where: "Where") -> bool:
-    """Whether the run may choose the number of threads: on this machine's CPU, where nobody has said it."""
+    """Whether the run may choose the number of threads: it trains on this CPU, and no number was given."""
     return where.threads is None and (setting.threads, where.device, where.executor) == (1, "cpu", "local")
 
 

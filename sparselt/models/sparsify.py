@@ -14,7 +14,7 @@ from sparselt.weights import check_weights, names_among
 
 
 def sparsify_(model: nn.Module, mask: Mapping[str, Tensor], *, up_to: float = 0.15) -> dict[str, str]:
-    """Sets masked weights to 0, and makes convolutions and linear layers under a mask compute the live weights alone.
+    """Makes convolutions and linear layers compute the live weights of a mask alone, and sets the masked ones to 0.
 
     The layers stay the modules that they are, with their parameters, hooks and names, so optimizers, `state_dict` and
     `copy.deepcopy` work as before. What masked weights hold later does not count in these layers, and they get gradient

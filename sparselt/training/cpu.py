@@ -1,4 +1,4 @@
-"""The arithmetic and the memory of a process that trains or evaluates networks, and its number of CPU threads."""
+"""Sets up a process that trains or evaluates networks: its arithmetic, its memory and its CPU threads."""
 
 import contextlib
 import ctypes

@@ -13,9 +13,11 @@ Pair = Sequence[int]
 
 
 def fuse_convolutions_(traced: fx.GraphModule) -> None:
-    """Replaces every convolution that a ReLU alone reads, or an addition and then a ReLU, by `convolution_relu`.
+    """Replaces each convolution and the ReLU after it by one call of `convolution_relu`, with an addition between them.
 
-    The names of weights and biases stay. traced: for evaluation, without gradients.
+    A convolution whose output something else reads stays as it is. The names of weights and biases stay.
+
+    traced: for evaluation, without gradients.
     """
     graph, modules = traced.graph, dict(traced.named_modules())
     for node in list(graph.nodes):

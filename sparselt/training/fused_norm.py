@@ -12,8 +12,8 @@ from sparselt.training.graphs import Tracer, added_to, is_relu, only_reader
 def fused_forward(model: nn.Module) -> fx.GraphModule:
     """The training forward pass of a network, with its batch norms fused with what follows them.
 
-    A norm takes in the addition that alone reads it, and the ReLU that alone reads the sum, or the norm. Parameters and
-    buffers are those of the network, whose own `forward` stays as it was. Results differ by rounding.
+    A norm is fused with the addition after it and the ReLU after that, where nothing else reads what lies between.
+    Parameters and buffers are those of the network, whose own `forward` stays as it was. Results differ by rounding.
 
     Raises:
         SettingError: the network has no batch norm with weight and bias, or its forward pass cannot be traced.
@@ -67,7 +67,7 @@ class FusedNorm(nn.Module):
 
 
 def _fuse(traced: fx.GraphModule, node: fx.Node, norm: nn.BatchNorm2d, modules: dict[str, nn.Module]) -> None:
-    """Replaces a norm, and the addition and the ReLU that alone read it, by one module."""
+    """Replaces a norm, and an addition and a ReLU after it, by one module."""
     last, residual = node, None
     reader = only_reader(last)
     if reader is not None and (other := added_to(reader, last)) is not None:

@@ -1,4 +1,4 @@
-"""Networks as graphs of calls, for what fuses several of their operations."""
+"""Networks as graphs of calls: finds operations that can be fused."""
 
 import operator
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Networks whose norms are fused in training: the same function, the same state, and what cannot be fused."""
+"""Training with fused norms: results and state are the network's own; a network that cannot be fused is refused."""
 
 import copy
 import dataclasses
