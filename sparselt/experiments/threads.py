@@ -1,6 +1,5 @@
 """How many CPU threads each training of a run gets."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.rounds import Finder, measured, plan_of
 from sparselt.experiments.setting import Setting
+from sparselt.runs.executor import default_workers
 from sparselt.runs.plan import Plan
 from sparselt.runs.store import Store
 
@@ -23,7 +23,7 @@ LEAST_PIXELS = 1 << 16
 
 def cores() -> int:
     """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return default_workers(1)
 
 
 def check_threads(threads: int | None) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from sparselt.training.graphs import added_to, is_relu, only_reader
+from sparselt.training.graphs import followed_by, has_hooks
 
 Pair = Sequence[int]
 
@@ -15,7 +15,8 @@ Pair = Sequence[int]
 def fuse_convolutions_(traced: fx.GraphModule) -> None:
     """Replaces each convolution and the ReLU after it by one call of `convolution_relu`, with an addition between them.
 
-    A convolution whose output something else reads stays as it is. The names of weights and biases stay.
+    A convolution that has hooks, or whose output something else reads, stays as it is. Weights and biases keep their
+    names.
 
     traced: for evaluation, without gradients.
     """
@@ -24,10 +25,8 @@ def fuse_convolutions_(traced: fx.GraphModule) -> None:
         conv = modules.get(str(node.target)) if node.op == "call_module" else None
         if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             continue
-        last, residual = only_reader(node), None
-        if last is not None and (other := added_to(last, node)) is not None:
-            last, residual = only_reader(last), other
-        if last is None or not is_relu(last, modules):
+        last, residual, relu = followed_by(node, modules)
+        if not relu or has_hooks(conv):
             continue
         with graph.inserting_before(last):
             weight = graph.get_attr(f"{node.target}.weight")

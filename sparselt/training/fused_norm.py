@@ -6,13 +6,14 @@ from torch import Tensor, fx, nn
 
 from sparselt.errors import SettingError
 from sparselt.kernels.norm_act import norm_act
-from sparselt.training.graphs import Tracer, added_to, is_relu, only_reader
+from sparselt.training.graphs import Tracer, followed_by, has_hooks
 
 
 def fused_forward(model: nn.Module) -> fx.GraphModule:
     """The training forward pass of a network, with its batch norms fused with what follows them.
 
-    A norm is fused with the addition after it and the ReLU after that, where nothing else reads what lies between.
+    A norm is fused with the addition after it and the ReLU after that, where nothing else reads what lies between. What
+    has hooks stays as it is.
     Parameters and buffers are those of the network, whose own `forward` stays as it was. Results differ by rounding.
 
     Raises:
@@ -29,7 +30,7 @@ def fused_forward(model: nn.Module) -> fx.GraphModule:
     fused = 0
     for node in list(traced.graph.nodes):
         norm = modules.get(str(node.target)) if node.op == "call_module" else None
-        if type(norm) is nn.BatchNorm2d and norm.affine and norm.momentum is not None:
+        if type(norm) is nn.BatchNorm2d and norm.affine and norm.momentum is not None and not has_hooks(norm):
             _fuse(traced, node, norm, modules)
             fused += 1
     if not fused:
@@ -68,14 +69,7 @@ class FusedNorm(nn.Module):
 
 def _fuse(traced: fx.GraphModule, node: fx.Node, norm: nn.BatchNorm2d, modules: dict[str, nn.Module]) -> None:
     """Replaces a norm, and an addition and a ReLU after it, by one module."""
-    last, residual = node, None
-    reader = only_reader(last)
-    if reader is not None and (other := added_to(reader, last)) is not None:
-        last, residual = reader, other
-        reader = only_reader(last)
-    relu = reader is not None and is_relu(reader, modules)
-    if reader is not None and relu:
-        last = reader
+    last, residual, relu = followed_by(node, modules)
     name = f"{str(node.target).replace('.', '_')}_fused"
     traced.add_submodule(name, FusedNorm(norm, relu))
     with traced.graph.inserting_before(last):

@@ -18,6 +18,25 @@ class Tracer(fx.Tracer):
         return isinstance(module, nn.Conv2d) or super().is_leaf_module(module, name)
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of the module runs hooks. Some compute its weight, as those of `torch.nn.utils.prune` do."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+def followed_by(node: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[fx.Node, fx.Node | None, bool]:
+    """What can be fused with a node: an addition that alone reads it, and a ReLU that alone reads the sum, or the node.
+
+    Returns the last of these nodes, the other term of the addition (None: no addition), and whether there is a ReLU.
+    """
+    last, other = node, None
+    reader = only_reader(last)
+    if reader is not None and (other := added_to(reader, last)) is not None:
+        last, reader = reader, only_reader(reader)
+    if reader is None or not is_relu(reader, modules):
+        return last, other, False
+    return reader, other, True
+
+
 def only_reader(node: fx.Node) -> fx.Node | None:
     """The node that reads the result, if there is one only, and it reads it once."""
     if len(node.users) != 1:
@@ -27,9 +46,10 @@ def only_reader(node: fx.Node) -> fx.Node | None:
 
 
 def is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether the node is a ReLU, by function, method or module."""
+    """Whether the node is a ReLU: a function, a method, or a module without hooks."""
     if node.op == "call_module":
-        return type(modules[str(node.target)]) is nn.ReLU
+        module = modules[str(node.target)]
+        return type(module) is nn.ReLU and not has_hooks(module)
     return (node.op == "call_function" and node.target in _RELUS) or (
         node.op == "call_method" and node.target in ("relu", "relu_")
     )

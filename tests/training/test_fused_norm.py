@@ -124,3 +124,13 @@ class Decides(nn.Module):
 def test_networks_that_cannot_be_fused_are_named(model, message):
     with pytest.raises(SettingError, match=f"fused_norm is true, but .*{message}.*set fused_norm=false"):
         fused_forward(model)
+
+
+def test_norms_with_hooks_stay():
+    seen = []
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.BatchNorm2d(3), nn.ReLU()).train()
+    model[0].register_forward_hook(lambda *_: seen.append(1))
+    graph = fused_forward(model)
+    images = torch.randn(4, 3, 5, 5).contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(graph(images), model(images), rtol=1e-4, atol=1e-5)
+    assert len(seen) == 2 and sum(isinstance(module, FusedNorm) for module in graph.modules()) == 1
