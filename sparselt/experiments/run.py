@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from sparselt.experiments.record import protocol, run_record
 from sparselt.experiments.rounds import Finder, measured, plan_of, run_rounds
 from sparselt.experiments.sections import sections_of
 from sparselt.experiments.setting import Setting
-from sparselt.experiments.threads import may_widen, with_threads
+from sparselt.experiments.threads import with_threads
 from sparselt.experiments.values import nearest
 from sparselt.runs.claims import PATIENCE
 from sparselt.runs.devices import cpu_has_bfloat16, cuda_devices, together
@@ -123,6 +123,7 @@ def run(
     for kind in where.log:
         check_installed(kind)
     _check_simulation(where, dry_run)
+    named = setting.threads
     setting = with_threads(setting, where, experiments, None if dataset is None else dataset.folder)
     pool = _pool(where, setting, dry_run)
     store = Store(where.out / "store", writable=not dry_run, patience=where.patience)
@@ -145,7 +146,7 @@ def run(
                 print_protocol(console, protocol(setting, usual))
                 console.print()
             print_plan(console, setting, plan, store, measurements, left_out)
-            if setting.threads > 1 and may_widen(replace(setting, threads=1), where):
+            if setting.threads != named and where.threads is None:
                 console.print(
                     f"Each training has {setting.threads} threads, because the plan makes {plan.width()} at a time; "
                     "they decide its bits. --threads 1 gives it one.",

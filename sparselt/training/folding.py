@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparselt.training.fused_convolution import fuse_convolutions_
-from sparselt.training.graphs import Tracer
+from sparselt.training.graphs import traced, without_cycle
 
 
 class Folded:
@@ -28,8 +28,8 @@ class Folded:
 
     def __init__(self, model: nn.Module):
         self._pairs: dict[str, tuple[str, float]] = {}  # convolution: its norm, and that norm's eps
-        traced = _traced(model)
-        self.module = (_copy(model) if traced is None else self._fold(traced)).eval()
+        graph = _traced(model)
+        self.module = (_copy(model) if graph is None else self._fold(graph)).eval()
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> nn.Module:
@@ -62,11 +62,11 @@ class Folded:
             folded[f"{conv}.bias"] = shift
         return folded
 
-    def _fold(self, traced: fx.GraphModule) -> fx.GraphModule:
-        modules = dict(traced.named_modules())
-        owners = Counter(id(parameter) for _, parameter in traced.named_parameters(remove_duplicate=False))
-        calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
-        for node in list(traced.graph.nodes):
+    def _fold(self, network: fx.GraphModule) -> fx.GraphModule:
+        modules = dict(network.named_modules())
+        owners = Counter(id(parameter) for _, parameter in network.named_parameters(remove_duplicate=False))
+        calls = Counter(node.target for node in network.graph.nodes if node.op == "call_module")
+        for node in list(network.graph.nodes):
             before = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
             if before is None or len(before.users) > 1 or not (node.op == before.op == "call_module"):
                 continue
@@ -79,8 +79,8 @@ class Folded:
             if all(owners[id(parameter)] == 1 for parameter in conv.parameters()):
                 self._pairs[str(before.target)] = (str(node.target), norm.eps)
                 node.replace_all_uses_with(before)
-                traced.graph.erase_node(node)
-        module = fx.GraphModule(traced, traced.graph)
+                network.graph.erase_node(node)
+        module = fx.GraphModule(network, network.graph)
         for conv in self._pairs:
             convolution = module.get_submodule(conv)
             if convolution.bias is None:
@@ -88,7 +88,7 @@ class Folded:
                 bias = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
                 convolution.bias = nn.Parameter(bias, requires_grad=False)
         fuse_convolutions_(module)
-        return module
+        return without_cycle(module)
 
 
 def _traced(model: nn.Module) -> fx.GraphModule | None:
@@ -97,10 +97,10 @@ def _traced(model: nn.Module) -> fx.GraphModule | None:
     model = _copy(model).eval()
     names = set(model.state_dict())
     try:
-        traced = fx.GraphModule(model, Tracer().trace(model))
+        graph = traced(model)
     except Exception:  # a forward pass may do anything to the stand-in for its input; a true fault raises again
         return None
-    return traced if traced.state_dict().keys() <= names else None
+    return graph if graph.state_dict().keys() <= names else None
 
 
 def _copy(module: nn.Module) -> nn.Module:

@@ -18,6 +18,24 @@ class Tracer(fx.Tracer):
         return isinstance(module, nn.Conv2d) or super().is_leaf_module(module, name)
 
 
+def traced(model: nn.Module) -> fx.GraphModule:
+    """The model as a graph of calls, with the modules of `model`. Constants that tracing meets are stored in it."""
+    tracer = Tracer()
+    graph = tracer.trace(model)
+    tracer.root = nn.Module()  # a tracer refers to itself, and would keep the weights until the next garbage collection
+    return fx.GraphModule(model, graph)
+
+
+def without_cycle(module: fx.GraphModule) -> fx.GraphModule:
+    """The module, freed with its weights as soon as nothing refers to it. Its graph cannot be changed any more.
+
+    Otherwise the module and its graph refer to each other, and its weights wait for the garbage collector, which counts
+    objects and not their bytes.
+    """
+    module.graph.owning_module = None
+    return module
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of the module runs hooks. Some compute its weight, as those of `torch.nn.utils.prune` do."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)

@@ -70,6 +70,7 @@ def test_more_threads_than_cores_are_refused(given):
         (["--threads", "1"], ""),
         (["--threads", "2"], ""),
         (["--replicates", "2"], ""),
+        (["threads=2"], ""),
     ],
 )
 def test_the_command_says_what_it_chose(capsys, tmp_path, monkeypatch, more, said):

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -128,6 +131,18 @@ def test_a_network_with_a_tensor_that_its_state_dict_has_not_is_evaluated_as_it_
     state = model.state_dict()
     path = evaluate_path(model, state, state, data, (0,))
     assert path == evaluate_path(model, state, state, data, (0,), folded=False)
+
+
+def test_folded_weights_are_freed_without_the_garbage_collector():
+    gc.collect()
+    gc.disable()
+    try:
+        folded = Folded(build_model("resnet8", classes=10, channels=1, seed=0))
+        weights = [weakref.ref(parameter) for parameter in folded.module.parameters()]
+        del folded
+        assert weights and not any(weight() is not None for weight in weights)
+    finally:
+        gc.enable()
 
 
 def test_the_modes_of_a_network_s_parts_stay():
