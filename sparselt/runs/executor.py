@@ -82,6 +82,10 @@ class Workers(Pool):
     def count(self) -> int:
         return self._count
 
+    @property
+    def gpu_share(self) -> float:
+        return min(1.0, max(1, len(self._devices)) / self._count)
+
     def __exit__(self, kind, *_) -> None:
         if self._pool is None:
             return
