@@ -22,8 +22,8 @@ _SAVES = 2  # of an unfinished training, see `sparselt.training.progress`
 class Needs:
     """An estimate in bytes.
 
-    training: memory of one training, of all its ranks together: weights, gradients, optimizer state, the batch, and what
-        a step keeps for its backward pass.
+    training: memory of one training, of all its ranks together: weights, gradients, optimizer state, the batch, and
+        what a step keeps for its backward pass.
     data: memory of the images, if they are kept there; processes of one machine share it.
     disk: what the missing stages write, and the saves of the trainings under way.
     """

@@ -92,9 +92,9 @@ def _kept(model: nn.Module, forward: Callable, recipe: Recipe, shape: tuple[int,
 
         images = torch.empty(shape).to(memory_format=torch.channels_last)
         labels = torch.zeros(len(images), dtype=torch.long)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            with autocast(images.device, recipe.precision):
-                training_loss(torch.func.functional_call(forward, state, images), labels, recipe.techniques)
+        saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with saving, autocast(images.device, recipe.precision):
+            training_loss(torch.func.functional_call(forward, state, images), labels, recipe.techniques)
         return sum(storage.nbytes() for storage in kept.values())
 
 

@@ -1,4 +1,4 @@
-"""The memory that is counted before a training, against what real steps keep, and what is said where it does not fit."""
+"""The memory counted before a training, against what real steps keep; what is said where it does not fit."""
 
 from concurrent.futures import Future
 from dataclasses import replace
@@ -33,9 +33,9 @@ def really_kept(recipe, classes, channels, side, images) -> int:
 
     pixels = torch.randn(images, channels, side, side).to(memory_format=torch.channels_last)
     labels = torch.zeros(images, dtype=torch.long)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with autocast(pixels.device, recipe.precision):
-            loss = training_loss(forward(pixels), labels, recipe.techniques)
+    saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with saving, autocast(pixels.device, recipe.precision):
+        loss = training_loss(forward(pixels), labels, recipe.techniques)
     found = sum(storage.nbytes() for storage in kept.values())
     loss.backward()
     return found
