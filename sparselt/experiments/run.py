@@ -168,7 +168,7 @@ def run(
                 _check_gpu_memory(setting, missing, pool)
             if any(stage.cost_follows for stage in missing):
                 with console.status("timing a few steps"):
-                    speed = estimate(plan, store, setting.train_size, setting.evaluated_count, pool)
+                    speed = estimate(plan, store, setting.train_size, setting.evaluated_count, pool, where.cohort)
                 print_estimate(console, speed.total(missing, plan, pool.count), speed.basis, pool.count)
             if dry_run:
                 return Outcome(None)

@@ -1,5 +1,6 @@
 """Trains several networks of one architecture side by side on one device. Each gets the same bits as alone."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -116,18 +117,20 @@ class Cohort:
         """Whether members may use this loader: the same data in the same memory, augmented alike."""
         return loader._images is self._loader._images and loader.transform == self._loader.transform
 
-    def images_per_second(self) -> float:
-        """The speed of all K networks together, measured over a few steps."""
+    def images_per_second(self, most_seconds: float = math.inf) -> float:
+        """The speed of all K networks together, measured over a few steps; over fewer, if they take `most_seconds`."""
         self._newest = object()
         for branch in self._branches:
             branch.idle()
         self._run(self._branches)
         self._wait()
         began = time.perf_counter()
-        for _ in range(_TIMED):
+        steps = 0
+        while steps < _TIMED and (not steps or time.perf_counter() - began < most_seconds):
             self._run(self._branches)
+            steps += 1
         self._wait()
-        return _TIMED * self.size * self._recipe.batch_size / (time.perf_counter() - began)
+        return steps * self.size * self._recipe.batch_size / (time.perf_counter() - began)
 
     def train(self, members: Sequence[Member]) -> Iterator[tuple[int, nn.Module, Trained | TrainingError]]:
         """Trains up to K members and yields each when it is done: its place, its network, its measurements.
