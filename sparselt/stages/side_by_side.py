@@ -18,7 +18,7 @@ from sparselt.stages.train import Train, equal_part
 from sparselt.training.captured import pinned_algorithms
 from sparselt.training.cohort import Cohort, Member, Network
 from sparselt.training.cpu import cpu_threads
-from sparselt.training.joining import reason_against
+from sparselt.training.joining import DifferentBits, reason_against
 from sparselt.training.timing import made_up_loader
 
 SIZES = (1, 2, 4, 8, 16)
@@ -55,7 +55,15 @@ def train_side_by_side(jobs: Sequence[tuple[Train, Task]]) -> Iterator[tuple[int
                     yield place, error
             return
         first, task = jobs[0]
-        cohort, places = _cohort(first, first.batches(task), len(members)), list(members)
+        try:
+            cohort, places = _cohort(first, first.batches(task), len(members)), list(members)
+        except DifferentBits as error:
+            print(f"networks are trained one at a time: {error}", file=sys.stderr)
+            forget_cohort()
+            for place in members:
+                for _, made in train_side_by_side([jobs[place]]):
+                    yield place, made
+            return
         for k, network, result in cohort.train(list(members.values())):
             place = places[k]
             if isinstance(result, Exception):
@@ -81,7 +89,10 @@ def best_group_size(stage: Train, loader: ResidentTrainLoader, most: int = SIZES
             return None
         try:
             found = _cohort(stage, loader, size).images_per_second()
-        except RuntimeError as error:  # out of memory inside a capture can come as another error of CUDA
+        except (
+            RuntimeError,
+            DifferentBits,
+        ) as error:  # out of memory inside a capture can come as another error of CUDA
             if size == 1:
                 raise
             print(f"{size} networks side by side cannot be measured, so fewer train together: {error}", file=sys.stderr)
@@ -161,7 +172,7 @@ def seconds_of_a_step(stage: Train, side: int, cohort: int | None, count: int) -
         with cpu_threads(stage.recipe.threads):
             size = equal_part(count, cohort or best_group_size(stage, loader, count))
             speed = _cohort(stage, loader, size).images_per_second(_MOST_SECONDS)
-    except RuntimeError:  # such as too little memory: the training itself will say what is wrong
+    except (RuntimeError, DifferentBits):  # such as too little memory: the training itself will say what is wrong
         return None
     finally:
         forget_cohort()

@@ -14,7 +14,7 @@ from sparselt.errors import SettingError, TrainingError
 from sparselt.optim import MaskedOptimizer, build_optimizer_of_networks, mask_of_networks
 from sparselt.training.captured import capture, on_streams, pinned_algorithms
 from sparselt.training.checkpoint import flat_state, nested_state
-from sparselt.training.joining import check_networks, difference_in_shapes, reason_against_loader
+from sparselt.training.joining import check_networks, check_same_bits, difference_in_shapes, reason_against_loader
 from sparselt.training.loop import Trained, forward_passes, trained
 from sparselt.training.progress import Saved
 from sparselt.training.recipe import Recipe
@@ -84,6 +84,7 @@ class Cohort:
     Raises:
         SettingError: no network; networks that a cohort cannot train, see `joining.reason_against`; networks whose
             names or shapes differ; a loader that streams, is one rank's, or has another batch size than the recipe.
+        DifferentBits: compiled networks that do not compute alike, see `joining.check_same_bits`.
     """
 
     def __init__(
@@ -99,6 +100,9 @@ class Cohort:
         self._recipe, self._loader = recipe, loader
         self._newest: object = None  # the latest run, which owns the memory of the networks
         forwards = forward_passes(models, recipe)
+        if recipe.compile and len(models) > 1:
+            with pinned_algorithms():
+                check_same_bits(models, forwards, loader, recipe)
         self._branches = [
             Branch(model, forward, loader, recipe) for model, forward in zip(models, forwards, strict=True)
         ]
