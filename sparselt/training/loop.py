@@ -173,8 +173,9 @@ def forward_passes(models: Sequence[nn.Module], recipe: Recipe) -> list[Callable
         return forwards
     # Torch limits the number of compiled graphs, and those of earlier trainings must not count.
     torch.compiler.reset()
-    options = {"deterministic": True}
-    return [torch.compile(forward, fullgraph=True, dynamic=False, options=options) for forward in forwards]
+    return [
+        torch.compile(forward, fullgraph=True, dynamic=False, options={"deterministic": True}) for forward in forwards
+    ]
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 """The memory that a training step takes, counted on tensors without data before anything is trained."""
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -76,12 +75,12 @@ def _step_memory(recipe: Recipe, classes: int, channels: int, side: int) -> Step
     return StepMemory(weights, state, batch, few - _COUNTED[0] * image, image)
 
 
-def _kept(model: nn.Module, forward: Callable, recipe: Recipe, shape: tuple[int, ...]) -> int:
+def _kept(model: nn.Module, forward: nn.Module, recipe: Recipe, shape: tuple[int, ...]) -> int:
     """The bytes that autograd saves in a step on images of this shape, without weights and buffers."""
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no other takes its place
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:  # such as constants that a network keeps
         tensors = [*model.named_parameters(), *model.named_buffers()]
-        state = {name: fake.from_tensor(tensor) for name, tensor in tensors}
+        state: dict[str, Tensor] = {name: fake.from_tensor(tensor) for name, tensor in tensors}
         own = {tensor.untyped_storage()._cdata for tensor in state.values()}
 
         def keep(tensor: Tensor) -> Tensor:
