@@ -154,7 +154,7 @@ def _needs(setting: "Setting", asked: argparse.Namespace) -> Iterator[str]:
         return
     from sparselt.experiments import known_experiments
     from sparselt.experiments.lab import Lab
-    from sparselt.experiments.needs import needs_of
+    from sparselt.experiments.needs import check_gpu_memory, needs_of
     from sparselt.experiments.rounds import Finder, measured, plan_of
     from sparselt.experiments.run import check_data, chosen
     from sparselt.runs.executor import default_workers
@@ -170,7 +170,8 @@ def _needs(setting: "Setting", asked: argparse.Namespace) -> Iterator[str]:
     plan = plan_of(measured(chosen((), known_experiments(), setting)[0], lab))
     on_gpu = asked.device == "cuda"
     workers = asked.workers or (1 if on_gpu else default_workers(setting.threads * setting.ranks))
-    needs = needs_of(setting, plan.missing(store), workers)
+    missing = plan.missing(store)
+    needs = needs_of(setting, missing, workers)
     # Each process has torch and the kernels in memory, as this one has by now.
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     memory = (workers + 1) * process + needs.data + (0 if on_gpu else workers * needs.training)
@@ -178,9 +179,12 @@ def _needs(setting: "Setting", asked: argparse.Namespace) -> Iterator[str]:
     if on_gpu and _has_gpu():
         import torch
 
-        yield from _compared(
-            "GPU memory", needs.training + needs.data, torch.cuda.mem_get_info()[0], "try --set micro_batches"
-        )
+        free, taken = torch.cuda.mem_get_info()[0], needs.training // setting.ranks + needs.data
+        _say("GPU memory", f"about {taken / _GB:.1f} GB needed, {free / _GB:.1f} GB free")
+        try:
+            check_gpu_memory(setting, missing, free)
+        except SparseltError as error:
+            yield f"GPU memory: {error}"
     place = next(folder for folder in (asked.out, *asked.out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     yield from _compared("disk", needs.disk, free, f"in {asked.out}; try another --out")

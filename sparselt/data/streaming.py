@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cache
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 
 from sparselt.data import ffcv_bridge
 from sparselt.data.batch import Batch, EvalLoader, TrainLoader, augmented, normalized
+from sparselt.data.copying import CudaCopies, on_device
 from sparselt.data.dataset import Dataset
 from sparselt.data.decoder import FfcvReader
 from sparselt.data.order import Shard
@@ -96,49 +97,35 @@ class _Stream:
         else:
             pinned = device.type == "cuda"
             self._reader = PlainReader(path, None if arrays else transform, batch_size, threads, pinned)
-        self._copies: torch.cuda.Stream | None = None
+        self._copies: CudaCopies | None = None  # made with the first batch
 
     def batches(self, order: np.ndarray, seed: int = 0, epoch: int = 0) -> Iterator[Batch]:
         transform = self.transform
-        with contextlib.closing(self._reader.images(order, seed, epoch)) as images_of:
-            batches = self._with_labels(images_of, order)
-            for images, labels, indices in batches if self.device.type == "cpu" else self._copied(batches):
+        with (
+            contextlib.closing(self._reader.images(order, seed, epoch)) as images_of,
+            contextlib.closing(self._placed(self._with_labels(images_of, order))) as batches,
+        ):
+            for images, labels, indices in batches:
                 if isinstance(transform, PadCrop):
                     images = augmented(images, indices, transform, seed=seed, epoch=epoch)
                 else:
                     images = normalized(images, indices, transform)
                 yield Batch(images, labels, indices)
 
-    def _with_labels(self, images_of: Iterator[torch.Tensor], order: np.ndarray) -> Iterator[list[torch.Tensor]]:
+    def _placed(self, batches: Generator[list[torch.Tensor]]) -> Generator[list[torch.Tensor]]:
+        """The batches on the device."""
+        if self.device.type == "cpu":
+            return batches
+        self._copies = self._copies or CudaCopies(self.device)
+        return on_device(batches, self._copies, self._reader.reuses_memory)
+
+    def _with_labels(self, images_of: Iterator[torch.Tensor], order: np.ndarray) -> Generator[list[torch.Tensor]]:
         position = 0
         for images in images_of:
             indices = order[position : position + len(images)]
             position += len(images)
             labels = self._reader.beton.labels[indices]
             yield [images, torch.from_numpy(labels), torch.from_numpy(indices.copy())]
-
-    def _copied(self, batches: Iterator[list[torch.Tensor]]) -> Iterator[list[torch.Tensor]]:
-        """Each batch on the device; the next one is copied while the network works on this one."""
-        self._copies = self._copies or torch.cuda.Stream(self.device)
-        ready, copied = None, None
-        for tensors in batches:
-            with torch.cuda.stream(self._copies):
-                following = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
-                done = self._copies.record_event()
-            if copied is not None:
-                yield self._received(copied, ready)
-            if self._reader.reuses_memory:
-                done.synchronize()  # the next batch may overwrite the memory that is being copied
-            copied, ready = following, done
-        if copied is not None:
-            yield self._received(copied, ready)
-
-    def _received(self, tensors: list[torch.Tensor], ready) -> list[torch.Tensor]:
-        stream = torch.cuda.current_stream(self.device)
-        stream.wait_event(ready)
-        for tensor in tensors:
-            tensor.record_stream(stream)
-        return tensors
 
 
 def picture_reader() -> str:

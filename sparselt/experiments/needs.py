@@ -1,16 +1,20 @@
 """The memory and the disk that a run takes, reckoned from its plan before anything runs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from sparselt.errors import SettingError
 from sparselt.experiments.setting import Setting
 from sparselt.stages.data import Pixels, PrepareDataset
 from sparselt.stages.masks import MakesMask
 from sparselt.stages.stage import Stage
 from sparselt.stages.train import Train
+from sparselt.training.recipe import Recipe
 
-# A step's state of each weight, in buffers; RMSprop's is that of the centered rule with momentum.
-_BUFFERS = {"sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 3}
+if TYPE_CHECKING:
+    from sparselt.training.memory import StepMemory
+
 _SAVES = 2  # of an unfinished training, see `sparselt.training.progress`
 
 
@@ -18,7 +22,8 @@ _SAVES = 2  # of an unfinished training, see `sparselt.training.progress`
 class Needs:
     """An estimate in bytes.
 
-    training: memory of one training: weights, gradients, optimizer state, and what a step keeps for its backward pass.
+    training: memory of one training, of all its ranks together: weights, gradients, optimizer state, the batch, and
+        what a step keeps for its backward pass.
     data: memory of the images, if they are kept there; processes of one machine share it.
     disk: what the missing stages write, and the saves of the trainings under way.
     """
@@ -30,10 +35,9 @@ class Needs:
 
 def needs_of(setting: Setting, missing: Sequence[Stage], workers: int) -> Needs:
     """The memory and disk that the missing stages need, with `workers` trainings at a time."""
-    weights, kept = _network(setting)
-    state = weights * _BUFFERS[setting.optimizer]
-    images = (setting.train_count + setting.test_count) * setting.channels * setting.train_size**2
-    resident = setting.engine == "resident"
+    memory = _memory(setting, setting.recipe)
+    weights, state = memory.weights, memory.state
+    images = _image_bytes(setting)
     disk = min(workers, sum(isinstance(stage, Train) for stage in missing)) * _SAVES * (weights + state)
     for stage in missing:
         if isinstance(stage, Train):
@@ -44,34 +48,35 @@ def needs_of(setting: Setting, missing: Sequence[Stage], workers: int) -> Needs:
             disk += weights // 32  # one bit a weight
         elif isinstance(stage, Pixels) or (isinstance(stage, PrepareDataset) and stage.source is not None):
             disk += images
-    return Needs(setting.ranks * (2 * weights + state) + kept, images if resident else 0, disk)
+    part = setting.batch_size // setting.ranks // setting.micro_batches
+    return Needs(setting.ranks * memory.of(part), images if setting.engine == "resident" else 0, disk)
 
 
-def _network(setting: Setting) -> tuple[int, int]:
-    """The bytes of weights and buffers, and the bytes that a training step keeps for its backward pass.
+def check_gpu_memory(setting: Setting, missing: Iterable[Stage], free: int) -> None:
+    """Checks that a micro-batch of each missing training fits a GPU with `free` bytes for it, beside the images there.
 
-    The network runs on torch's meta device, which computes shapes only.
+    A training whose network cannot be counted passes.
+
+    Raises:
+        SettingError: see `sparselt.training.memory.check_fits`.
     """
-    import torch
+    from sparselt.training.memory import check_fits
 
-    from sparselt.models import build_model
+    room = free - (_image_bytes(setting) if setting.engine == "resident" else 0)
+    schedule = setting.recipe.schedule  # takes no memory
+    for recipe in {replace(stage.recipe, schedule=schedule) for stage in missing if isinstance(stage, Train)}:
+        try:
+            memory = _memory(setting, recipe)
+        except SettingError:
+            continue
+        check_fits(recipe, memory, room)
 
-    network = build_model(setting.model, classes=setting.classes, channels=setting.channels, seed=0)
-    network = network.to("meta").train()
-    own = {tensor.untyped_storage()._cdata for tensor in network.state_dict(keep_vars=True).values()}
-    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no other takes its place
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage
-        return tensor
+def _memory(setting: Setting, recipe: Recipe) -> "StepMemory":
+    from sparselt.training.memory import step_memory
 
-    count = -(-setting.batch_size // setting.micro_batches)
-    images = torch.empty(count, setting.channels, setting.train_size, setting.train_size, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(images)
-    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-    activations = sum(storage.nbytes() for storage in kept.values())
-    # bfloat16 takes half the bytes, and autocast adds a bfloat16 copy of the weights.
-    return weights, (activations + weights) // 2 if setting.precision == "bfloat16" else activations
+    return step_memory(recipe, setting.classes, setting.channels, setting.train_size)
+
+
+def _image_bytes(setting: Setting) -> int:
+    return (setting.train_count + setting.test_count) * setting.channels * setting.train_size**2

@@ -18,6 +18,7 @@ from sparselt.experiments.events import watching
 from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
+from sparselt.experiments.needs import check_gpu_memory
 from sparselt.experiments.record import protocol, run_record
 from sparselt.experiments.rounds import Finder, measured, plan_of, run_rounds
 from sparselt.experiments.sections import sections_of
@@ -32,10 +33,10 @@ from sparselt.runs.inventory import note_plan
 from sparselt.runs.ledger import Entry, with_densities, write_ledger
 from sparselt.runs.loggers import check_installed
 from sparselt.runs.networks import NetworkRow, write_networks
-from sparselt.runs.pool import Pool
+from sparselt.runs.pool import Pool, result_of
 from sparselt.runs.store import Store
 from sparselt.stages.resources import Resources
-from sparselt.stages.stage import digest, plain
+from sparselt.stages.stage import Stage, digest, plain
 from sparselt.stages.train import Train
 from sparselt.stopping import directing
 
@@ -164,9 +165,11 @@ def run(
                 assumed = assumed_speed(plan, setting.batch_size, setting.evaluated_count, where.images_per_second)
                 print_schedules(console, plan, missing, assumed, where.gpus, where.images_per_second)
                 return Outcome(None)
+            if where.device == "cuda" and any(isinstance(stage, Train) for stage in missing):
+                _check_gpu_memory(setting, missing, pool)
             if any(stage.cost_follows for stage in missing):
                 with console.status("timing a few steps"):
-                    speed = estimate(plan, store, setting.train_size, setting.evaluated_count, pool)
+                    speed = estimate(plan, store, setting.train_size, setting.evaluated_count, pool, where.cohort)
                 print_estimate(console, speed.total(missing, plan, pool.count), speed.basis, pool.count)
             if dry_run:
                 return Outcome(None)
@@ -297,6 +300,17 @@ def _check_device(device: str) -> None:
             raise SettingError(
                 "--device cuda: torch sees no CUDA device here; use --device cpu, or check `sparselt doctor`"
             )
+
+
+def _check_gpu_memory(setting: Setting, missing: Iterable[Stage], pool: Pool) -> None:
+    """Refuses trainings whose micro-batches do not fit the GPU of a worker. The worker asks its GPU: with Ray this
+    machine may have none."""
+    import torch
+
+    from sparselt.data.loaders import free_bytes
+
+    free = result_of(pool.submit(free_bytes, torch.device("cuda")), "the free memory of its GPU")
+    check_gpu_memory(setting, missing, int(pool.gpu_share * free))
 
 
 def _titled(setting: Setting, usual: Setting, dataset: "Dataset | None") -> Setting:

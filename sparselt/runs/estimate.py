@@ -16,11 +16,13 @@ class Speed:
     """Seconds for each unit of work, by kind of stage, in one worker. `basis` says how they were found.
 
     besides: seconds of a stage that its units do not count, by kind.
+    together: stages that one worker makes at a time, by kind; each counts its part of their time. Default: 1.
     """
 
     seconds: Mapping[str, float]
     basis: str
     besides: Mapping[str, float] = field(default_factory=dict)
+    together: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, stage: Stage) -> float:
         """Estimated seconds of a stage."""
@@ -31,12 +33,18 @@ class Speed:
         if not stages:
             return 0.0
         keys = {stage.key for stage in stages}
-        chains = plan.longest_chains(lambda stage: self.of(stage) if stage.key in keys else 0.0)
+        # A stage that is made together with others ends no sooner than they do.
+        chains = plan.longest_chains(
+            lambda stage: self.of(stage) * self.together.get(stage.kind, 1) if stage.key in keys else 0.0
+        )
         return max(sum(map(self.of, stages)) / workers, max(chains.values()))
 
 
-def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Pool) -> Speed:
+def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Pool, cohort: int | None = None) -> Speed:
     """Seconds a unit, measured.
+
+    Trainings that run side by side are timed so, on made-up images: on a GPU captured, as they train there. What is
+    timed is the widest cohort of the plan; narrower ones, at its ends, take longer a network on a GPU.
 
     Args:
         plan: holds at least one training.
@@ -44,6 +52,7 @@ def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Pool
         size: side of the training images in pixels.
         test_count: images evaluated at one point of a path.
         workers: where to time a few steps if the store has no record.
+        cohort: trainings side by side in a worker; None: on a GPU the best number, measured, on a CPU one.
     """
     training = plan.trainings()[0]
     examples = {stage.kind: stage for stage in plan.stages}
@@ -51,13 +60,20 @@ def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Pool
     if all(kind in known for kind, stage in examples.items() if stage.cost_follows):
         return Speed(known, "what equal stages cost before")
     step, image = result_of(workers.submit(_time, training, size), "a few timed steps")
+    alone, together = step, {}
+    if training.joins and (training.device != "cpu" or (cohort or 1) > 1):
+        found = result_of(workers.submit(_time_together, training, size, cohort, plan.width()), "a few timed steps")
+        if found is not None:
+            step, together[training.kind] = found
     unit = {"steps": step, "points": image * test_count}
     measured = {kind: unit.get(stage.unit, 0.0) for kind, stage in examples.items()}
-    gradient = step / training.recipe.batch_size
+    gradient = alone / training.recipe.batch_size
     besides = {kind: gradient * stage.gradients_besides for kind, stage in examples.items() if kind not in known}
     if training.kind in besides:
         besides[training.kind] += image * test_count  # its test error
-    return Speed(measured | known, "a few timed steps, without reading data", besides)
+    side_by_side = together.get(training.kind, 1)
+    basis = f"a few timed steps of {side_by_side} networks side by side" if side_by_side > 1 else "a few timed steps"
+    return Speed(measured | known, f"{basis}, without reading data", besides, together)
 
 
 def assumed_speed(plan: Plan, batch_size: int, test_count: int, images_per_second: float) -> Speed:
@@ -86,3 +102,9 @@ def _time(training: Train, size: int) -> tuple[float, float]:
     from sparselt.training.timing import time_training
 
     return time_training(training.recipe, training.classes, training.channels, size, training.device)
+
+
+def _time_together(training: Train, size: int, cohort: int | None, count: int) -> tuple[float, int] | None:
+    from sparselt.stages.side_by_side import seconds_of_a_step
+
+    return seconds_of_a_step(training, size, cohort, count)

@@ -18,7 +18,7 @@ from sparselt.runs.pool import NodeLost, Pool, result_of
 from sparselt.runs.store import Store
 from sparselt.runs.worker import Outcome, run_cohort, run_stage, start_worker
 from sparselt.stages.stage import Stage
-from sparselt.stages.train import Train
+from sparselt.stages.train import Train, equal_part
 
 __all__ = ["Outcome", "Watcher", "Workers", "default_workers", "execute", "result_of", "run_stage"]
 
@@ -81,6 +81,10 @@ class Workers(Pool):
     @property
     def count(self) -> int:
         return self._count
+
+    @property
+    def gpu_share(self) -> float:
+        return min(1.0, max(1, len(self._devices)) / self._count)
 
     def __exit__(self, kind, *_) -> None:
         if self._pool is None:
@@ -259,8 +263,7 @@ def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Pool, store
         return [stage]
     most, count = workers.cohort_of(stage, store.root), 1 + len(mates)
     # Equal parts, because a step that was captured for so many networks serves the next part, too.
-    size = -(-count // -(-count // most))
-    stages: list[Stage] = [stage, *mates[: size - 1]]
+    stages: list[Stage] = [stage, *mates[: equal_part(count, most) - 1]]
     taken = {stage.key for stage in stages}
     ready[:] = [entry for entry in ready if entry[1] not in taken]
     heapq.heapify(ready)

@@ -49,6 +49,11 @@ class Pool(ABC):
     def count(self) -> int:
         """How many stages may run at a time, now."""
 
+    @property
+    @abstractmethod
+    def gpu_share(self) -> float:
+        """The part of a GPU that each worker has, at most 1."""
+
     @abstractmethod
     def submit(self, function: Callable, *arguments) -> Future:
         """Runs `function(*arguments)` in a worker. The future raises BrokenExecutor if the worker was killed."""

@@ -131,6 +131,10 @@ class RayWorkers(Pool):
             ray.shutdown()
 
     @property
+    def gpu_share(self) -> float:
+        return self._share
+
+    @property
     def count(self) -> int:
         if self._wanted is not None:
             return self._wanted

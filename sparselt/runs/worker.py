@@ -124,7 +124,7 @@ def measure_cohort(stage: Train, root: str) -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return best_group_size(stage, _task(stage, Store(Path(root)), Path(folder)))
+            return best_group_size(stage, stage.batches(_task(stage, Store(Path(root)), Path(folder))))
         except Exception as error:  # the training itself will say what is wrong
             print(f"networks are trained one at a time, for their speed cannot be measured: {error}", file=sys.stderr)
             return 1

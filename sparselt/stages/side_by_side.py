@@ -3,25 +3,29 @@
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from sparselt.data import ResidentTrainLoader
 from sparselt.data.loaders import free_bytes
 from sparselt.errors import SparseltError, TrainingError
 from sparselt.masks import Mask
 from sparselt.models import build_model
 from sparselt.stages.stage import Task
-from sparselt.stages.train import Train
+from sparselt.stages.train import Train, equal_part
 from sparselt.training.captured import pinned_algorithms
 from sparselt.training.cohort import Cohort, Member, Network
 from sparselt.training.cpu import cpu_threads
-from sparselt.training.joining import reason_against
+from sparselt.training.joining import DifferentBits, reason_against
+from sparselt.training.timing import made_up_loader
 
 SIZES = (1, 2, 4, 8, 16)
 """Numbers of networks that `best_group_size` tries side by side."""
 
 _NEAR_BEST = 0.95
+_MOST_SECONDS = 4.0  # for the steps that an estimate times
 
 _kept: dict[tuple, Cohort] = {}  # the last one, whose captured step serves later stages of equal shape
 
@@ -50,7 +54,16 @@ def train_side_by_side(jobs: Sequence[tuple[Train, Task]]) -> Iterator[tuple[int
                 except SparseltError as error:
                     yield place, error
             return
-        cohort, places = _cohort(*jobs[0], len(members)), list(members)
+        first, task = jobs[0]
+        try:
+            cohort, places = _cohort(first, first.batches(task), len(members)), list(members)
+        except DifferentBits as error:
+            print(f"networks are trained one at a time: {error}", file=sys.stderr)
+            forget_cohort()
+            for place in members:
+                for _, made in train_side_by_side([jobs[place]]):
+                    yield place, made
+            return
         for k, network, result in cohort.train(list(members.values())):
             place = places[k]
             if isinstance(result, Exception):
@@ -62,8 +75,8 @@ def train_side_by_side(jobs: Sequence[tuple[Train, Task]]) -> Iterator[tuple[int
             yield place, result.steps
 
 
-def best_group_size(stage: Train, task: Task) -> int:
-    """The best number of networks like this one to train side by side, measured on its device."""
+def best_group_size(stage: Train, loader: ResidentTrainLoader, most: int = SIZES[-1]) -> int:
+    """The best number of networks like this one to train side by side, up to `most`, measured on its device."""
     device = torch.device(stage.device)
     _kept.clear()
     free = _free_memory(device)
@@ -71,11 +84,15 @@ def best_group_size(stage: Train, task: Task) -> int:
 
     def speed(size: int) -> float | None:
         nonlocal taken
-        if 2 * taken > 0.8 * free:  # twice the networks take at most twice the memory
+        # Twice the networks take at most twice the memory.
+        if size > most or 2 * taken > 0.8 * free:
             return None
         try:
-            found = _cohort(stage, task, size).images_per_second()
-        except RuntimeError as error:  # out of memory inside a capture can come as another error of CUDA
+            found = _cohort(stage, loader, size).images_per_second()
+        except (
+            RuntimeError,
+            DifferentBits,
+        ) as error:  # out of memory inside a capture can come as another error of CUDA
             if size == 1:
                 raise
             print(f"{size} networks side by side cannot be measured, so fewer train together: {error}", file=sys.stderr)
@@ -133,9 +150,37 @@ def _member(stage: Train, task: Task, model: torch.nn.Module, mask: Mask | None)
     )
 
 
-def _cohort(stage: Train, task: Task, size: int) -> Cohort:
+def seconds_of_a_step(stage: Train, side: int, cohort: int | None, count: int) -> tuple[float, int] | None:
+    """Seconds that a network takes for a step when it trains side by side with others, timed on made-up images.
+
+    On a GPU the step is captured, as in the training; on a CPU the networks take turns.
+
+    Args:
+        side: of the images, in pixels.
+        cohort: how many train together; None: the best number on the device, measured.
+        count: networks that can train together. More than a cohort are trained in equal parts.
+
+    Returns:
+        The seconds of all networks divided by their number, and the number; None if such networks cannot share a
+        cohort (`joining.reason_against`), or it fails.
+    """
+    shape: dict[str, Any] = {"classes": stage.classes, "channels": stage.channels, "seed": 0}
+    if reason_against(stage.recipe, build_model(stage.recipe.model, **shape)):
+        return None
+    loader = made_up_loader(stage.recipe, stage.classes, stage.channels, side, asdict(stage.augmentation), stage.device)
+    try:
+        with cpu_threads(stage.recipe.threads):
+            size = equal_part(count, cohort or best_group_size(stage, loader, count))
+            speed = _cohort(stage, loader, size).images_per_second(_MOST_SECONDS)
+    except (RuntimeError, DifferentBits):  # such as too little memory: the training itself will say what is wrong
+        return None
+    finally:
+        forget_cohort()
+    return stage.recipe.batch_size / speed, size
+
+
+def _cohort(stage: Train, loader: ResidentTrainLoader, size: int) -> Cohort:
     """A cohort of this size for the stage's group: the previous one if it fits."""
-    loader = stage.batches(task)
     key = (stage.shared, size)
     if key not in _kept or not _kept[key].reads(loader):
         _kept.clear()

@@ -287,6 +287,12 @@ def finals(networks: "Iterable[Train]") -> tuple[StageFile, ...]:
     return tuple(network.final for network in networks)
 
 
+def equal_part(count: int, most: int) -> int:
+    """The size of a cohort if `count` networks are divided into as few cohorts of at most `most` as possible, equally.
+    The last one may be smaller."""
+    return -(-count // -(-count // most))
+
+
 def checkpoint_name(step: int) -> str:
     """The file of a network's weights and buffers after `step` steps."""
     return f"step-{step}.safetensors"

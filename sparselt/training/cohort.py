@@ -1,5 +1,6 @@
 """Trains several networks of one architecture side by side on one device. Each gets the same bits as alone."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from sparselt.errors import SettingError, TrainingError
 from sparselt.optim import MaskedOptimizer, build_optimizer_of_networks, mask_of_networks
 from sparselt.training.captured import capture, on_streams, pinned_algorithms
 from sparselt.training.checkpoint import flat_state, nested_state
-from sparselt.training.joining import check_networks, difference_in_shapes, reason_against_loader
+from sparselt.training.joining import check_networks, check_same_bits, difference_in_shapes, reason_against_loader
 from sparselt.training.loop import Trained, forward_passes, trained
 from sparselt.training.progress import Saved
 from sparselt.training.recipe import Recipe
@@ -83,6 +84,7 @@ class Cohort:
     Raises:
         SettingError: no network; networks that a cohort cannot train, see `joining.reason_against`; networks whose
             names or shapes differ; a loader that streams, is one rank's, or has another batch size than the recipe.
+        DifferentBits: compiled networks that do not compute alike, see `joining.check_same_bits`.
     """
 
     def __init__(
@@ -98,6 +100,9 @@ class Cohort:
         self._recipe, self._loader = recipe, loader
         self._newest: object = None  # the latest run, which owns the memory of the networks
         forwards = forward_passes(models, recipe)
+        if recipe.compile and len(models) > 1:
+            with pinned_algorithms():
+                check_same_bits(models, forwards, loader, recipe)
         self._branches = [
             Branch(model, forward, loader, recipe) for model, forward in zip(models, forwards, strict=True)
         ]
@@ -116,18 +121,20 @@ class Cohort:
         """Whether members may use this loader: the same data in the same memory, augmented alike."""
         return loader._images is self._loader._images and loader.transform == self._loader.transform
 
-    def images_per_second(self) -> float:
-        """The speed of all K networks together, measured over a few steps."""
+    def images_per_second(self, most_seconds: float = math.inf) -> float:
+        """The speed of all K networks together, measured over a few steps; over fewer, if they take `most_seconds`."""
         self._newest = object()
         for branch in self._branches:
             branch.idle()
         self._run(self._branches)
         self._wait()
         began = time.perf_counter()
-        for _ in range(_TIMED):
+        steps = 0
+        while steps < _TIMED and (not steps or time.perf_counter() - began < most_seconds):
             self._run(self._branches)
+            steps += 1
         self._wait()
-        return _TIMED * self.size * self._recipe.batch_size / (time.perf_counter() - began)
+        return steps * self.size * self._recipe.batch_size / (time.perf_counter() - began)
 
     def train(self, members: Sequence[Member]) -> Iterator[tuple[int, nn.Module, Trained | TrainingError]]:
         """Trains up to K members and yields each when it is done: its place, its network, its measurements.

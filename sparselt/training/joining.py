@@ -1,11 +1,14 @@
 """Which networks, loaders and starts can share a cohort (`sparselt.training.cohort`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from sparselt.data import ResidentTrainLoader
+from sparselt.data.batch import drawn
 from sparselt.errors import SettingError
+from sparselt.training.loop import gradients
 from sparselt.training.recipe import Recipe
 
 _DRAWING = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
@@ -51,6 +54,44 @@ def check_networks(models: Sequence[nn.Module], recipe: Recipe) -> None:
             raise SettingError(f"a cohort cannot train {recipe.model}: {against}")
         if unlike := difference_in_shapes(model.state_dict(), models[0].state_dict()):
             raise SettingError(f"network {k} is of another architecture than network 0: it {unlike}")
+
+
+class DifferentBits(SettingError):
+    """Compiled networks of one cohort do not compute the same bits from the same weights."""
+
+
+def check_same_bits(
+    models: Sequence[nn.Module],
+    forwards: Sequence[Callable[[Tensor], Tensor]],
+    loader: ResidentTrainLoader,
+    recipe: Recipe,
+) -> None:
+    """Checks that each network computes what the first one does from the first one's weights: the loss, gradients and
+    buffers of one batch. A compiled forward pass could be compiled anew for a network, and to other arithmetic.
+
+    Changes the networks' weights and buffers, and sets their gradients to None.
+
+    Raises:
+        DifferentBits: they differ.
+    """
+    indices = torch.arange(recipe.batch_size, device=loader.device)
+    images = drawn(loader._images, indices, loader.transform, seed=0, epoch=0)
+    labels = loader._labels.index_select(0, indices)
+    start = {name: tensor.clone() for name, tensor in models[0].state_dict().items()}
+    expected: list[Tensor] = []
+    for k, (model, forward) in enumerate(zip(models, forwards, strict=True)):
+        model.train().load_state_dict(start)
+        model.zero_grad()
+        loss = gradients(forward, images, labels, recipe)
+        slopes = [p.grad for p in model.parameters() if p.grad is not None]
+        found = [loss, *slopes, *(buffer.clone() for buffer in model.buffers())]
+        model.zero_grad()
+        expected = expected or found
+        if not all(map(torch.equal, found, expected)):
+            raise DifferentBits(
+                f"network {k} of {recipe.model}, compiled, rounds differently from network 0, so it would not get in a "
+                "cohort what it gets alone; train with --cohort 1, or --set compile=false"
+            )
 
 
 def difference_in_shapes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

@@ -162,7 +162,9 @@ def forward_passes(models: Sequence[nn.Module], recipe: Recipe) -> list[Callable
     """The networks' forward passes: eager, or through `torch.compile` if the recipe says so; with fused norms likewise.
 
     Each input shape is compiled separately. A network that does not compile as one graph raises; otherwise torch would
-    silently fall back to other arithmetic.
+    silently fall back to other arithmetic. Inductor's deterministic mode keeps choices that change the rounding from
+    following a measurement (https://github.com/pytorch/pytorch/pull/163589), so that a network alone and in a cohort,
+    in this process and in the next, gets the same code.
     """
     forwards: list[Callable[[Tensor], Tensor]] = [
         fused_forward(model) if recipe.fused_norm else model for model in models
@@ -171,7 +173,9 @@ def forward_passes(models: Sequence[nn.Module], recipe: Recipe) -> list[Callable
         return forwards
     # Torch limits the number of compiled graphs, and those of earlier trainings must not count.
     torch.compiler.reset()
-    return [torch.compile(forward, fullgraph=True, dynamic=False) for forward in forwards]
+    return [
+        torch.compile(forward, fullgraph=True, dynamic=False, options={"deterministic": True}) for forward in forwards
+    ]
 
 
 @torch.no_grad()

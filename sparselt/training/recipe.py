@@ -62,7 +62,9 @@ class Recipe:
             holds for all state of the optimizer, with the number of steps that it counts.
         compile: train through `torch.compile`. It rounds differently, so it is part of the training's identity. On a
             CPU it gains nothing: the step is 1.01 times as fast for ResNet-20 at 128 images in float32, 0.89 in
-            bfloat16, 0.97 and 0.93 for the digits recipe (one thread, EPYC, torch 2.15). Not measured on a GPU.
+            bfloat16, 0.97 and 0.93 for the digits recipe (one thread, EPYC, torch 2.15). Not measured on a GPU. A
+            cohort compares its compiled networks before they train (`sparselt.training.joining.check_same_bits`);
+            networks that would round differently are trained one at a time.
         betas, eps, alpha, centered: as in torch's optimizers that have them.
         ranks: processes that train the network together, each on its share of every batch; see
             `sparselt.training.ranks`. Part of the identity, because it decides the order of sums and what batch norm

@@ -3,11 +3,14 @@
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
+from sparselt.data import Normalize, PadCrop, ResidentData, ResidentTrainLoader
+from sparselt.data.manifest import Manifest
 from sparselt.masks import Mask
 from sparselt.models import build_model
 from sparselt.optim import build_optimizer
@@ -64,6 +67,19 @@ def time_training(recipe: Recipe, classes: int, channels: int, size: int, device
         seconds = _median_seconds(step, device) * recipe.batch_size / batch
         folded = Folded(model).load(model.state_dict())
         return seconds, _median_seconds(forward, device) / batch
+
+
+def made_up_loader(
+    recipe: Recipe, classes: int, channels: int, size: int, augmentation: Mapping[str, Any], device_name: str
+) -> ResidentTrainLoader:
+    """Batches of made-up images of `size` pixels a side, two an epoch. augmentation: the fields of a `PadCrop`."""
+    pixels = torch.randint(0, 256, (2 * recipe.batch_size, channels, size, size), dtype=torch.uint8)
+    labels = torch.arange(len(pixels)) % classes
+    normal = Normalize((0.5,) * channels, (0.25,) * channels)
+    manifest = Manifest({}, "made up", True, "ndarray", classes, (), normal, {})
+    data = ResidentData(manifest, {"train": {"images": pixels, "labels": labels}})
+    transform = PadCrop(**augmentation, mean=normal.mean, std=normal.std)
+    return ResidentTrainLoader(data, recipe.batch_size, 0, 0, transform, device_name)
 
 
 def _median_seconds(call: Callable[[], None], device: torch.device) -> float:

@@ -20,6 +20,7 @@ from sparselt.data import (
     open_dataset,
     write_dataset,
 )
+from sparselt.data.copying import CudaCopies, on_device
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -134,3 +135,19 @@ def test_resident_images_are_on_the_device_once(arrays):
 
 def test_arrays_that_fit_the_device_are_kept_there(arrays, pictures):
     assert engine_for(arrays, "cuda") == "resident" and engine_for(pictures, "cuda") == "streaming"
+
+
+def test_memory_that_is_used_again_arrives_whole_through_pinned_memory():
+    """Without FFCV: a reader that overwrites 64 MB for every batch, while the device is kept busy."""
+
+    def numbered():
+        memory = torch.empty(64, 2**20, dtype=torch.uint8)
+        for number in range(20):
+            yield [memory.fill_(number)[: 64 if number < 19 else 7], torch.full((64,), number)]
+
+    copies = CudaCopies(torch.device("cuda"))
+    busy = torch.rand(2048, 2048, device="cuda")
+    for number, (images, labels) in enumerate(on_device(numbered(), copies, reuses_memory=True)):
+        busy = busy @ busy / 2048
+        assert images.is_cuda and len(images) == (64 if number < 19 else 7)
+        assert images.unique().tolist() == [number] and labels.unique().tolist() == [number]

@@ -13,9 +13,9 @@ from sparselt.experiments.needs import needs_of
 from sparselt.experiments.rounds import measured, plan_of
 from sparselt.experiments.run import chosen
 from sparselt.kernels import self_test
-from sparselt.models import build_model
 from sparselt.reproduce import load_setting
 from sparselt.runs.devices import cpu_has_bfloat16
+from sparselt.training.memory import step_memory
 
 
 @pytest.mark.parametrize(
@@ -83,22 +83,24 @@ def test_apt_installs_what_the_set_up_installs():
     assert all(package in script or (package.endswith("-dev") and '"$version-dev"' in script) for package in packages)
 
 
-def test_a_step_keeps_what_is_reckoned():
-    setting = load_setting("mnist_lenet").changed(batch_size=32)
-    network = build_model(setting.model, classes=10, channels=1, seed=0)
-    kept = {}
+def test_the_memory_of_all_ranks_counts_on_one_machine():
+    alone = load_setting("mnist_lenet")
+    two = alone.changed(ranks=2)
+    memory = step_memory(alone.recipe, 10, 1, 28)
+    assert needs_of(alone, [], 1).training == memory.of(alone.batch_size)
+    # Each rank has the network, and its share of the batch.
+    shared = memory.batch + memory.image * alone.batch_size
+    assert needs_of(two, [], 1).training == 2 * (memory.fixed - memory.batch) + shared
 
-    def keep(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(torch.zeros(32, 1, 28, 28))
-    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
-    weights = sum(parameter.nbytes for parameter in network.parameters())
-    optimizer = {"sgd": 1, "adam": 2}[setting.optimizer]
-    activations = sum(storage.nbytes() for place, storage in kept.items() if place not in own)
-    assert needs_of(setting, [], 1).training == (2 + optimizer) * weights + activations
+def test_a_gpu_that_is_too_small_is_named_with_the_number_that_fits(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "_has_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (24 * 10**9, 80 * 10**9))
+    arguments = ["imagenet_resnet50", "--no-self-test", "--out", str(tmp_path), "--device", "cuda"]
+    assert main(["doctor", *arguments]) == 1
+    printed = capsys.readouterr()
+    assert "about 46.4 GB needed, 24.0 GB free" in printed.out
+    assert "missing: GPU memory: micro_batches is 2" in printed.err and "give --set micro_batches=8" in printed.err
 
 
 def test_a_run_writes_what_is_reckoned(finished):

@@ -52,7 +52,7 @@ def test_a_size_is_measured_on_real_networks(bench, tmp_path, monkeypatch):
     stage = bench.lab(steps=20, milestones=(), batch_size=16).dense(0)
     bench.run(*(file.stage for file in stage.needs.values()))
     inputs = {name: bench.path(file) for name, file in stage.needs.items()}
-    assert best_group_size(stage, task(stage, tmp_path, inputs)) in (1, 2)
+    assert best_group_size(stage, stage.batches(task(stage, tmp_path, inputs))) in (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_size_whose_capture_fails_is_named_and_the_best_one_before_it_stays(be
                 raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
             return 100 * self.size
 
-    monkeypatch.setattr(side_by_side, "_cohort", lambda stage, task, size: Cohort(size))
+    monkeypatch.setattr(side_by_side, "_cohort", lambda stage, loader, size: Cohort(size))
     assert best_group_size(bench.lab().dense(0), None) == 4
     assert "8 networks side by side cannot be measured" in capsys.readouterr().err
 

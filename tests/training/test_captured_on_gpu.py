@@ -212,3 +212,11 @@ def test_stages_on_a_gpu_are_trained_side_by_side_with_the_bytes_they_have_alone
     for stage in plan.trainings():
         files = [(store.folder(stage) / "final.safetensors").read_bytes() for store in stores.values()]
         assert files[0] == files[1] == files[2], stage.label
+
+
+def test_an_estimate_times_the_captured_step_and_leaves_no_memory_behind(bench):
+    from sparselt.stages import side_by_side
+
+    stage = dataclasses.replace(bench.lab().dense(0), device="cuda")
+    seconds, size = side_by_side.seconds_of_a_step(stage, 8, 4, 4)
+    assert size == 4 and seconds > 0 and not side_by_side._kept
