@@ -138,9 +138,9 @@ def statistics_kernel(
         tile = step * DOWN + tl.arange(0, DOWN)
         at = parts + tile[:, None] * CHANNELS + channel[None, :]
         inside = (tile < TILES)[:, None] & there[None, :]
-        count = tl.minimum(PIXELS - tile * ROWS, ROWS).to(tl.float32)[:, None]
+        count = tl.maximum(tl.minimum(PIXELS - tile * ROWS, ROWS), 1).to(tl.float32)[:, None]
         apart = tl.where(inside, tl.load(at, inside, 0.0) / count - middle[None, :], 0.0)
         squares = tl.load(at + TILES * CHANNELS, inside, 0.0)
-        second += tl.sum(squares + apart * apart * tl.where(inside, count, 0.0), 0)
+        second += tl.sum(squares + apart * apart * count, 0)
     tl.store(mean + network * CHANNELS + channel, middle, there)
     tl.store(var + network * CHANNELS + channel, second / PIXELS, there)

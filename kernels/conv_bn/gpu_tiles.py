@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .layer import Layer
 
+_TOGETHER = 512  # partial sums that are added at once
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
@@ -109,7 +110,7 @@ def add_product(total, a, b):
 def add_up(parts: Tensor, out: Tensor) -> Tensor:
     """Fills `out` with the sums of parts (networks, count, numbers) over their count, in a fixed order; returns it."""
     networks, count, numbers = parts.shape
-    down = min(1024, triton.next_power_of_2(count))
+    down = min(_TOGETHER, triton.next_power_of_2(count))
     across = max(16, min(4096 // down, 256))
     add_kernel[(triton.cdiv(numbers, across), networks)](
         parts, out, COUNT=count, NUMBERS=numbers, DOWN=down, ACROSS=across

@@ -13,10 +13,9 @@ from .._device import on_device_of
 from .gpu_tiles import add_product, add_up, block_of, load_gradient, load_input, places, sizes
 from .layer import Layer
 
-STAGES = 2  # of the loop over pixels: with more, Triton 3.9 puts a few bytes on the stack on sm_100
-_ROWS = 64  # pixels of a product
+_ROWS = 32  # pixels of a product: with 64, Triton 3.9 puts a few bytes on the stack on sm_100
 _COLUMNS = 64  # of a tile: what a matrix instruction of sm_90 takes
-_STEPS = 16  # products of a stretch; more where there would be more stretches than
+_STEPS = 32  # products of a stretch; more where there would be more stretches than
 _STRETCHES = 128
 
 
@@ -39,7 +38,7 @@ def conv_bn_by_weight(
     parts = input.new_empty(networks, stretches, layer.channels_out * layer.columns, dtype=torch.float32)
     with on_device_of(input):
         weight_kernel[(stretches, tiles, networks)](
-            *(gradient, out, slope, offset, input, scale, shift, parts, input.stride(0)), **constants, num_stages=STAGES
+            *(gradient, out, slope, offset, input, scale, shift, parts, input.stride(0)), **constants
         )
         return add_up(parts, weight.new_empty(weight.shape))
 

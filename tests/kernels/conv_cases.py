@@ -66,3 +66,11 @@ class Case:
         count = out[0, ..., 0].numel()
         slope = 2 * self.by_var / count
         return slope, self.by_mean / count - slope * mean
+
+    def results(self, module) -> dict[str, torch.Tensor]:
+        """What the three functions of an implementation make."""
+        out, mean, var = module.conv_bn(*self.arguments)
+        back = self.gradient, out, *self.through_statistics(out, mean), *self.arguments
+        by_input, sums = module.conv_bn_by_input(*back)
+        found = {"out": out, "mean": mean, "var": var, "by_weight": module.conv_bn_by_weight(*back)}
+        return found | {"by_input": by_input, "by_shift": sums[:, 0], "by_scale": sums[:, 1]}
