@@ -4,23 +4,23 @@ For each network, with input x, weight w, and scale s and shift t of each input 
 
     y = convolution(max(0, s · x + t), w)        mean, var = mean and biased variance of y, by channel
 
-without s and t: y = convolution(x, w). A 3×3 kernel is padded by 1, a 1×1 kernel is not; there are no groups and no bias.
-Batch norm (Ioffe & Szegedy 2015, algorithm 1) of an output is s = gamma / sqrt(var + eps) and t = beta - mean · s, which
-is given to the next convolution: no normalized tensor is written. Both ways are differentiable, through mean, var, s and
-t too, so those few numbers are ordinary torch arithmetic::
+without s and t: y = convolution(x, w). A 3×3 kernel is padded by 1, a 1×1 kernel is not; no groups, no bias.
+Batch norm (Ioffe & Szegedy 2015, algorithm 1) of an output is s = gamma / sqrt(var + eps) and t = beta - mean · s. They
+are given to the next convolution, so no normalized tensor is written. Gradients go through mean, var, s and t as well,
+so those few numbers are ordinary torch arithmetic::
 
     y, mean, var = conv_bn(x, first)
     s = gamma * torch.rsqrt(var + eps)
     z, mean, var = conv_bn(y, second, s, beta - mean * s)
 
-Numbers read and written (of an input i, an output o; weights aside): forward i and o; gradient of the weight i and 2 o;
-gradient of the input 2 i and 2 o. Separate convolution, batch norm and ReLU at the least: forward i and 6 o, and each
-gradient what is said here besides 6 o for batch norm and ReLU backward (`layer.py` counts bytes and operations).
+Numbers read and written, of an input of i numbers and an output of o, without weights: forward i + o; gradient of the
+weight i + 2 o; gradient of the input 2 i + 2 o. Convolution, batch norm and ReLU one by one, at the least: forward
+i + 6 o, backward 2 i + 10 o. `layer.py` counts bytes and operations of a layer.
 
-Sums are made in float32, by tiles whose size and order depend on the layer alone: equal calls give equal bits, and so does
-a network alone and among others. On a CPU torch's own convolution runs once a network: that is there to be correct,
-not to be fast. The GPU kernels (Triton, implicit matrix products, on matrix instructions in bfloat16) have run in
-Triton's interpreter and compile ahead of time. They have never run on a GPU, and no training uses them yet;
+Sums are made in float32, by tiles whose size and order depend on the layer alone. So equal calls give equal bits, and a
+network gets the same bits alone and among others. On a CPU torch's own convolution runs once a network: it is there to
+be correct, not to be fast. The GPU kernels (Triton, implicit matrix products, in bfloat16 on matrix instructions) have
+run in Triton's interpreter and compile ahead of time. They have never run on a GPU, and no training uses them yet;
 `faster_than_library` measures whether one should.
 """
 
@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 
 from .._library import implement, refuse_forward_mode
-from .choice import faster_than_library
+from .choice import Comparison, is_faster
 from .layer import CIFAR_RESNET_20, Layer
 
-__all__ = ["CIFAR_RESNET_20", "Layer", "conv_bn", "faster_than_library"]
+__all__ = ["CIFAR_RESNET_20", "Comparison", "Layer", "conv_bn", "faster_than_library"]
 
 _library = torch.library.Library("sparselt", "FRAGMENT")
 _library.define(
@@ -64,6 +64,15 @@ def conv_bn(
     _check(input, weight, scale, shift, stride)
     refuse_forward_mode("conv_bn", input, weight, scale, shift)
     return _ConvBN.apply(input, weight, scale, shift, stride)
+
+
+def faster_than_library(layer: Layer, networks: int, dtype: torch.dtype = torch.bfloat16) -> bool:
+    """Whether conv_bn is faster here than batch norm, ReLU and convolution of each network by torch.
+
+    Both run forward and backward as CUDA graphs on the current CUDA device, once a process, layer and K; a graph cannot
+    be under capture meanwhile. Without a CUDA device False: on a CPU torch's convolution is what runs.
+    """
+    return torch.cuda.is_available() and is_faster(conv_bn, layer, networks, dtype, torch.cuda.current_device())
 
 
 def _check(input: Tensor, weight: Tensor, scale: Tensor | None, shift: Tensor | None, stride: int) -> None:
@@ -129,8 +138,8 @@ class _ConvBN(torch.autograd.Function):
         if by_mean is not None or by_var is not None:
             # Of a mean each number is one part in `count`; of a variance 2 · (number - mean) parts.
             count = out[0].numel() // out.shape[4]
-            slope = torch.zeros_like(mean) if by_var is None else by_var * (2 / count)
-            offset = -slope * mean if by_mean is None else by_mean / count - slope * mean
+            slope = torch.zeros_like(mean) if by_var is None else (by_var * (2 / count)).contiguous()
+            offset = (-slope * mean if by_mean is None else by_mean / count - slope * mean).contiguous()
         arguments = gradient, out, slope, offset, input, weight, scale, shift, ctx.stride
         by_weight = torch.ops.sparselt.conv_bn_by_weight(*arguments) if ctx.needs_input_grad[1] else None
         by_input = sums = None

@@ -78,12 +78,11 @@ def _with_statistics(gradient: Tensor, out: Tensor, slope: Tensor | None, offset
 
 def _convolution_backward(gradient: Tensor, images: Tensor, weight: Tensor, stride: int, which: int) -> Tensor:
     """Gradient of the images (which = 0) or of the weight (which = 1), channels last."""
-    numbers = [weight.shape[1] // 2] * 2
     found = torch.ops.aten.convolution_backward(
         *map(_channels_second, (gradient, images, weight)),
         None,
         [stride] * 2,
-        numbers,
+        [weight.shape[1] // 2] * 2,
         [1, 1],
         False,
         [0, 0],

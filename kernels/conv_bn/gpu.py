@@ -1,9 +1,9 @@
 """conv_bn on a GPU, in Triton: implicit matrix products over all networks. The forward pass.
 
 A program makes a tile of output pixels by output channels of one network. It adds up products over the columns: a
-column is one channel at one place of the kernel, so a row of columns is what lies under an output pixel. Tiles depend on
-the layer alone, not on the number of networks, and the statistics of tiles are added in their order. So a network gets
-the same bits alone and among others. Not run on a GPU yet.
+column is one input channel at one place of the kernel, and a row of columns is what lies under an output pixel. Tiles
+depend on the layer alone, not on the number of networks, and the statistics of tiles are added in their order. So a
+network gets the same bits alone and among others. Not run on a GPU yet.
 """
 
 import torch

@@ -1,8 +1,9 @@
 """conv_bn's gradient of the input on a GPU. Not run on one yet.
 
 The forward pass with the two ends exchanged: a program makes a tile of input pixels by input channels, and adds up
-products over the outputs that they reach. At stride 2 three products of four are by zeros: simple, and two 3×3 layers of
-ResNet-20. After the last product the tile passes ReLU and the scale, and its sums are the gradients of shift and scale.
+products over the outputs that they reach. At stride 2 three products of four are by zeros: that keeps the kernel
+simple, and concerns two 3×3 layers of ResNet-20. After the last product the tile passes ReLU and the scale, and its
+sums are the gradients of shift and scale.
 """
 
 import torch
@@ -29,7 +30,8 @@ def conv_bn_by_input(
     """Returns the gradient of the input, and the gradients of shift and scale (K, 2, Cin), 0 without them."""
     layer, networks = Layer.of(input, weight, stride), len(input)
     by_input = input.new_empty(input.shape)
-    sums = input.new_zeros(networks, 2, layer.channels_in, dtype=torch.float32)
+    make = input.new_zeros if scale is None else input.new_empty
+    sums = make((networks, 2, layer.channels_in), dtype=torch.float32)
     constants = input_constants(layer)
     tiles, channels = triton.cdiv(layer.pixels_in, constants["ROWS"]), triton.cdiv(layer.channels_in, constants["INS"])
     parts = sums.new_empty(networks, tiles, 2 * layer.channels_in) if scale is not None else None

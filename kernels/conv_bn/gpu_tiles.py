@@ -119,15 +119,13 @@ def add_up(parts: Tensor, out: Tensor) -> Tensor:
 
 
 @triton.jit
-def add_kernel(
-    parts, out, COUNT: tl.constexpr, NUMBERS: tl.constexpr, DOWN: tl.constexpr, ACROSS: tl.constexpr
-):
+def add_kernel(parts, out, COUNT: tl.constexpr, NUMBERS: tl.constexpr, DOWN: tl.constexpr, ACROSS: tl.constexpr):
     network = tl.program_id(1).to(tl.int64)
     number = tl.program_id(0) * ACROSS + tl.arange(0, ACROSS)
     parts += network * COUNT * NUMBERS
     total = tl.zeros((ACROSS,), tl.float32)
     for step in range((COUNT + DOWN - 1) // DOWN):
-        part = step * DOWN + tl.arange(0, DOWN)
+        part = (step * DOWN + tl.arange(0, DOWN)).to(tl.int64)
         inside = (part < COUNT)[:, None] & (number < NUMBERS)[None, :]
         total += tl.sum(tl.load(parts + part[:, None] * NUMBERS + number[None, :], inside, 0.0), 0)
     tl.store(out + network * NUMBERS + number, total.to(out.dtype.element_ty), number < NUMBERS)

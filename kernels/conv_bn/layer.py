@@ -1,6 +1,6 @@
 """The shape of a convolution, and what it has to compute and to move."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -22,7 +22,11 @@ class Layer:
     @classmethod
     def of(cls, input: Tensor, weight: Tensor, stride: int) -> "Layer":
         """Of an input (K, N, H, W, Cin) and a weight (K, Cout, kh, kw, Cin)."""
-        return cls(*input.shape[1:], weight.shape[1], weight.shape[2], stride)
+        batch, height, width, channels = input.shape[1:]
+        return cls(batch, height, width, channels, weight.shape[1], weight.shape[2], stride)
+
+    def with_batch(self, batch: int) -> "Layer":
+        return replace(self, batch=batch)
 
     @property
     def out_height(self) -> int:

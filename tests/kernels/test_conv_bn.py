@@ -9,8 +9,7 @@ from norm_cases import assert_close
 from torch import nn
 from torch.nn import functional as F
 
-from sparselt.kernels import conv_bn
-from sparselt.kernels.conv_bn import cpu
+from sparselt.kernels.conv_bn import Comparison, Layer, conv_bn, cpu, faster_than_library
 from sparselt.kernels.conv_bn.reference import conv_bn as reference
 
 pytestmark = pytest.mark.usefixtures("poisoned_outputs")
@@ -94,7 +93,9 @@ def test_weights_may_lie_apart_in_an_arena():
     apart = arena[:, 8 : 8 + case.weight[0].numel()].view(case.weight.shape)
     apart.copy_(case.weight)
     expected = conv_bn(*case.arguments[:4])
-    assert all(torch.equal(*pair) for pair in zip(conv_bn(case.input, apart, case.scale, case.shift), expected, strict=True))
+    assert all(
+        torch.equal(*pair) for pair in zip(conv_bn(case.input, apart, case.scale, case.shift), expected, strict=True)
+    )
 
 
 def test_what_is_not_a_number_stays_none():
@@ -165,3 +166,15 @@ def test_the_reference_is_torchs_convolution():
     weight = torch.randn(1, 6, 3, 3, 3, dtype=torch.float64)
     expected = F.conv2d(x[0].permute(0, 3, 1, 2), weight[0].permute(0, 3, 1, 2), padding=1)
     torch.testing.assert_close(reference(x, weight)[0][0].permute(0, 3, 1, 2), expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_comparison_compares_equal_results(stride):
+    layer = Layer(3, 7, 9, 4, 6, stride=stride)
+    comparison = Comparison(conv_bn, layer, 2, torch.float32, torch.device("cpu"))
+    torch.testing.assert_close(comparison.ours(), torch.stack(comparison.library()))
+
+
+def test_without_a_gpu_the_library_is_chosen(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not faster_than_library(Layer(128, 32, 32, 16, 16), 8)
