@@ -23,10 +23,10 @@ class Comparison:
     """
 
     def __init__(self, conv_bn: Callable, layer: Layer, networks: int, dtype: torch.dtype, device: torch.device):
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(device).manual_seed(0)
 
         def random(*shape: int) -> Tensor:
-            return torch.randn(networks, *shape, generator=generator).to(device)
+            return torch.randn(networks, *shape, generator=generator, device=device)
 
         self._conv_bn, self._stride, self._padding = conv_bn, layer.stride, layer.side // 2
         images = random(layer.batch, layer.height, layer.width, layer.channels_in).to(dtype)
