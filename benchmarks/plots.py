@@ -21,7 +21,7 @@ _AXES = {
     "size": "{unit} (log scale)",
     "K": "K: {unit} at once",
 }
-_K = {"masked_sgd": "networks", "interpolate": "weight sets"}
+_K = {"masked_sgd": "networks", "conv_bn": "networks", "interpolate": "weight sets"}
 
 
 def save_plots(records: Sequence[Mapping], folder: Path, prefix: str, device: str) -> list[Path]:

@@ -5,6 +5,7 @@ imports nothing from the rest of sparselt. Triton is imported with the first CUD
 """
 
 from .augment import augment
+from .conv_bn import conv_bn
 from .interpolate import interpolate
 from .magnitude import magnitude_mask, magnitude_threshold
 from .masked_sgd import masked_sgd_
@@ -13,6 +14,7 @@ from .sparse_conv2d import pattern_of, sparse_conv2d, sparse_linear
 
 __all__ = [
     "augment",
+    "conv_bn",
     "interpolate",
     "magnitude_mask",
     "magnitude_threshold",

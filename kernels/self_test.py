@@ -12,6 +12,8 @@ from . import augment, interpolate, magnitude_mask, masked_adam, masked_rmsprop,
 from ._optimizer import Operation
 from ._optimizer.layout import pack_mask, padded_offsets
 from .augment.reference import augment as augment_reference
+from .conv_bn import conv_bn
+from .conv_bn.reference import conv_bn as conv_bn_reference
 from .interpolate.reference import interpolate as interpolate_reference
 from .magnitude.reference import keep, threshold
 from .masked_adam.reference import masked_adam as adam_reference
@@ -158,6 +160,19 @@ def _norm_act(device: torch.device) -> None:
         _agree(got.grad, answer.grad)
 
 
+def _conv_bn(device: torch.device) -> None:
+    shapes = ((2, 3, 5, 7, 8), (2, 16, 3, 3, 8), (2, 8), (2, 8))  # of input, weight, scale and shift
+    given = [torch.randn(s, generator=torch.Generator().manual_seed(k)) for k, s in enumerate(shapes)]
+    leaves = [tensor.to(device).requires_grad_() for tensor in given]
+    exact = [tensor.detach().double().requires_grad_() for tensor in given]
+    for function, each in ((conv_bn, leaves), (conv_bn_reference, exact)):
+        out, mean, var = function(*each, stride=2)
+        ((out - mean[:, None, None, None]).square().sum() + (mean * var).sum()).backward()
+    for got, answer in zip(leaves, exact, strict=True):
+        assert got.grad is not None and answer.grad is not None
+        _agree(got.grad / answer.grad.abs().max().float().to(device), answer.grad / answer.grad.abs().max())
+
+
 TESTS: dict[str, Test] = {
     "masked_sgd": _sgd(),
     "masked_adam": _adam(masked_adam.operation, 0.0),
@@ -170,5 +185,6 @@ TESTS: dict[str, Test] = {
     "magnitude": _magnitude,
     "augment": _augment,
     "norm_act": _norm_act,
+    "conv_bn": _conv_bn,
 }
 """The tests by operation. Together they compile every kernel for float32."""
