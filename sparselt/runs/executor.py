@@ -198,7 +198,7 @@ def execute(plan: Plan, store: Store, workers: Pool, watcher: Watcher) -> list[E
     while ready or running or elsewhere:
         while ready and len(running) < workers.count:
             stages: list[Stage] = []
-            for stage in _take(ready, missing, workers, store):
+            for stage in _take(ready, missing, workers, store, workers.count - len(running)):
                 (elsewhere if store.taken(stage) else stages).append(stage)
             if stages:
                 function, what = (run_cohort, stages) if len(stages) > 1 else (run_stage, stages[0])
@@ -253,8 +253,11 @@ def _priorities(plan: Plan) -> dict[str, tuple[bool, float]]:
     return {stage.key: (stage.unit not in ("masks", "networks"), -left[stage.key]) for stage in plan.stages}
 
 
-def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Pool, store: Store) -> list[Stage]:
-    """Removes the first stage from the heap, and the stages to be trained together with it."""
+def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Pool, store: Store, free: int) -> list[Stage]:
+    """Removes the first stage from the heap, and the stages to be trained together with it.
+
+    free: workers without a stage. Equal trainings are shared among them.
+    """
     stage = missing[heapq.heappop(ready)[1]]
     if not isinstance(stage, Train) or not workers.joins(stage):
         return [stage]
@@ -263,7 +266,7 @@ def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Pool, store
         return [stage]
     most, count = workers.cohort_of(stage, store.root), 1 + len(mates)
     # Equal parts, because a step that was captured for so many networks serves the next part, too.
-    stages: list[Stage] = [stage, *mates[: equal_part(count, most) - 1]]
+    stages: list[Stage] = [stage, *mates[: equal_part(count, most, free) - 1]]
     taken = {stage.key for stage in stages}
     ready[:] = [entry for entry in ready if entry[1] not in taken]
     heapq.heapify(ready)

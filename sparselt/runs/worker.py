@@ -185,9 +185,10 @@ class _Job:
         expected = isinstance(error, SparseltError | OSError)
         text = str(error) if expected else "".join(traceback.format_exception(error)).strip()
         if type(error).__name__ == "OutOfMemoryError":
+            parts = 2 * self._stage.recipe.micro_batches if isinstance(self._stage, Train) else 2
             text += (
                 "\nIt does not fit the memory: give fewer --workers, or compute each batch in parts with --set "
-                "micro_batches=2, whose batch-norm statistics are of each part."
+                f"micro_batches={parts}, whose batch-norm statistics are of each part."
             )
         passing = not isinstance(error, SparseltError)
         return Outcome(0, self._seconds(), _now(), f"{self._stage.name}: {text}", passing=passing)

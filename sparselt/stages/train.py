@@ -287,10 +287,10 @@ def finals(networks: "Iterable[Train]") -> tuple[StageFile, ...]:
     return tuple(network.final for network in networks)
 
 
-def equal_part(count: int, most: int) -> int:
-    """The size of a cohort if `count` networks are divided into as few cohorts of at most `most` as possible, equally.
-    The last one may be smaller."""
-    return -(-count // -(-count // most))
+def equal_part(count: int, most: int, free: int = 1) -> int:
+    """The size of a cohort if `count` networks are divided equally into cohorts of at most `most`: as few as possible,
+    but one for each of `free` workers. The last one may be smaller."""
+    return -(-count // max(-(-count // most), min(free, count)))
 
 
 def checkpoint_name(step: int) -> str:

@@ -91,11 +91,15 @@ def test_a_size_whose_capture_fails_is_named_and_the_best_one_before_it_stays(be
     assert "8 networks side by side cannot be measured" in capsys.readouterr().err
 
 
-def test_a_level_wider_than_a_cohort_is_trained_in_equal_parts(bench):
+@pytest.mark.parametrize(
+    ("free", "expected"), [([1, 1], [6, 6]), ([4, 3, 2, 1], [3, 3, 3, 3]), ([2, 1, 1], [6, 6]), ([20] * 12, [1] * 12)]
+)
+def test_a_level_wider_than_a_cohort_is_trained_in_equal_parts(bench, free, expected):
     lab = bench.lab(replicates=12)
     trainings = {stage.key: stage for stage in (lab.dense(replicate) for replicate in range(12))}
     ready = [((True, 0.0), key) for key in trainings]
     sizes = []
-    while ready:
-        sizes.append(len(_take(ready, trainings, Workers(1, 8), SimpleNamespace(root=None))))
-    assert sizes == [6, 6]
+    for workers in free:
+        if ready:
+            sizes.append(len(_take(ready, trainings, Workers(1, 8), SimpleNamespace(root=None), workers)))
+    assert sizes == expected and not ready
