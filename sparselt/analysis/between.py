@@ -23,7 +23,7 @@ from sparselt.training.folding import Folded
 from sparselt.training.loop import autocast
 from sparselt.weights import check_weights, prunable_parameters
 
-CHUNK_BYTES = 5 << 28  # of weight sets made at a time: enough for a path of 11 points through ResNet-50
+CHUNK_BYTES = 5 << 27  # of weight sets made at a time: half a path of 11 points through ResNet-50
 
 _FLOATING = (torch.float32, torch.bfloat16, torch.float64)
 
