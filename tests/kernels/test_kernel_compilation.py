@@ -32,18 +32,20 @@ MASKED_SGD = {
     "steps": "*i32",
     "grad_scale": "*fp32",
     "found_inf": "*fp32",
+    "shadow": "*bf16",
     "parameters": "i32",
     "stride": "i32",
     "rewrite": "i32",
 }
 OPTIONAL = ("blocks", "steps", "grad_scale", "found_inf")
+SHADOW = ("steps", "shadow")  # as in a bfloat16 training
 
 
 def masked_sgd(target, *, bfloat16=False, first_step=False, aligned=True, given=("steps",), optimizer=operation):
     """given: the optional arguments; an optimizer always gives `steps`."""
     constants = {"FIRST_STEP": first_step, "ALIGNED": aligned, "BFLOAT16": bfloat16}
     constants |= optimizer_gpu.constants(optimizer)
-    constants.update({name: None for name in OPTIONAL if name not in given})
+    constants.update({name: None for name in (*OPTIONAL, "shadow") if name not in given})
     warps = optimizer_gpu.warps(optimizer, "blocks" in given)
     options = {"multiples_of_16": ["stride"], "num_warps": warps, "enable_fp_fusion": False}
     return compiled(optimizer_gpu.masked_kernel, MASKED_SGD, constants, target, **options)
@@ -52,8 +54,8 @@ def masked_sgd(target, *, bfloat16=False, first_step=False, aligned=True, given=
 @pytest.mark.parametrize("target", [*NVIDIA, AMD], ids=target_name)
 @pytest.mark.parametrize(
     ("given", "bfloat16"),
-    [((), False), (("steps",), True), (OPTIONAL[1:], False), (OPTIONAL, False), (OPTIONAL, True)],
-    ids=["bare", "bfloat16", "scaler", "live", "live bfloat16"],
+    [((), False), (("steps",), True), (OPTIONAL[1:], False), (OPTIONAL, False), (OPTIONAL, True), (SHADOW, False)],
+    ids=["bare", "bfloat16", "scaler", "live", "live bfloat16", "shadow"],
 )
 def test_masked_sgd_spills_nothing(given, target, bfloat16, tmp_path):
     assert_no_spills(masked_sgd(target, bfloat16=bfloat16, given=given), tmp_path, REGISTERS)
@@ -68,6 +70,14 @@ def test_masked_sgd_moves_16_bytes_at_a_time_under_a_predicate_on_sm_90(given):
     assert predicated_16_byte(ptx, "st") >= (3 if "blocks" in given else 4)
 
 
+def test_copies_are_rounded_to_nearest_and_moved_16_bytes_at_a_time_on_sm_90():
+    plain, ptx = (masked_sgd(SM_90, given=given).asm["ptx"] for given in (("steps",), SHADOW))
+    assert "cvt.rn.bf16x2.f32" in ptx and "cvt.rz" not in ptx and "bf16" not in plain
+    # A block with a copy moves weight and momentum as wide, and 1,024 numbers of 2 bytes by 128 threads in one access.
+    of_float32 = predicated_16_byte(plain, "ld"), predicated_16_byte(plain, "st")
+    assert predicated_16_byte(ptx, "ld") >= 2 * of_float32[0] - 1 and predicated_16_byte(ptx, "st") > 2 * of_float32[1]
+
+
 def test_an_unaligned_parameter_gets_no_wide_access_to_it():
     ptx = masked_sgd(SM_90, aligned=False).asm["ptx"]
     # Two branches (full and ragged blocks) with two accesses each to the momentum arena, which is always aligned.
@@ -79,7 +89,7 @@ def test_live_momentum_of_a_block_that_lives_whole_is_moved_16_bytes_at_a_time()
     assert predicated_16_byte(ptx, "ld") == predicated_16_byte(ptx, "st") == 1
 
 
-@pytest.mark.parametrize("given", [OPTIONAL[1:], OPTIONAL], ids=["dense", "live"])
+@pytest.mark.parametrize("given", [OPTIONAL[1:], OPTIONAL, SHADOW, (*OPTIONAL, "shadow")], ids=str)
 @pytest.mark.parametrize("target", [*NVIDIA, AMD], ids=target_name)
 @pytest.mark.parametrize("optimizer", OTHERS, ids=lambda optimizer: optimizer.name)
 def test_rules_with_other_numbers_of_buffers_spill_nothing(optimizer, target, given, tmp_path):
