@@ -28,8 +28,8 @@ class Options:
         With it, the host need not know which steps were skipped. Without it, the rule sees step 2 after the first.
     grad_scale: one float that divides the gradients; their memory is not changed.
     found_inf: one float; unless it is 0, nothing is changed. A GPU reads both without waiting for the host.
-    shadow: bfloat16 [length], an arena for copies of float32 weights. A parameter whose gradient is bfloat16 gets its new
-        weights written there, too, rounded to nearest, ties to even. Where `rewrite` is False, masked places must be 0.
+    shadow: bfloat16 [length], an arena for copies of float32 weights. The new weights of a parameter whose gradient is
+        bfloat16 are written there, too, rounded to nearest, ties to even. Without `rewrite`, masked places must be 0.
     """
 
     first_step: bool = False

@@ -122,8 +122,9 @@ def _version(*functions: Callable | None) -> int:
 def _work(job_pointer, like, wide, narrow, row, nothing, kept, version):
     """The work of one thread: takes blocks until none is left.
 
-    like, wide, narrow: empty arrays of the types of weights, state and copies; narrow is None without copies. row: a row of hyperparameters, for its type. nothing:
-    the state of a weight, all zeros. kept: the column that is 0 for a group without state, or `ALWAYS` or `NEVER`.
+    like, wide, narrow: empty arrays of the types of weights, state and copies; narrow is None without copies.
+    row: a row of hyperparameters, for its type. nothing: the state of a weight, all zeros. kept: the column that is 0
+    for a group without state, or `ALWAYS` or `NEVER`.
     """
     number = wide.dtype.type
     job = carray(job_pointer, HEADER)
@@ -183,13 +184,13 @@ def _copied_block(weights, gradient, start, copy, narrow, how):
     """
     if narrow is None:  # Numba decides this when it compiles
         _block(weights, carray(pointer(gradient + start * weights.itemsize, weights), weights.size), how)
-    elif copy == 0:
-        _block(weights, carray(pointer(gradient + start * weights.itemsize, weights), weights.size), how)
-    else:
+    elif copy != 0:
         _block(weights, carray(pointer(gradient + start * narrow.itemsize, narrow), weights.size), how)
         rounded = carray(pointer(copy, narrow), weights.size)
         for i in range(weights.size):
             write(rounded, i, weights[i])
+    else:
+        _block(weights, carray(pointer(gradient + start * weights.itemsize, weights), weights.size), how)
 
 
 @inlined

@@ -148,14 +148,14 @@ def masked_kernel(
         given = (weights, own, stride, bits, row, sign, step, left, rewrite)
         if shadow is None:
             _update_block(given, gradients, None, live, RULE, BUFFERS, COLUMNS, KEPT_BY, BLOCK, SECTOR)
-        elif tl.load(table + 3 * parameters + parameter) == 0:
-            _update_block(given, gradients, None, live, RULE, BUFFERS, COLUMNS, KEPT_BY, BLOCK, SECTOR)
-        else:
+        elif tl.load(table + 3 * parameters + parameter) != 0:
             narrow = address.to(tl.pointer_type(tl.bfloat16)) + start
             if ALIGNED:
                 narrow = tl.multiple_of(narrow, 16)
             copy = shadow + tl.multiple_of(offset, BLOCK)
             _update_block(given, narrow, copy, live, RULE, BUFFERS, COLUMNS, KEPT_BY, BLOCK, SECTOR)
+        else:
+            _update_block(given, gradients, None, live, RULE, BUFFERS, COLUMNS, KEPT_BY, BLOCK, SECTOR)
 
 
 @triton.jit
@@ -171,8 +171,9 @@ def _update_block(
     BLOCK: tl.constexpr,
     SECTOR: tl.constexpr,
 ):
-    """A predicate for each weight would make every access 4 bytes wide; one for eight weights keeps 16. Only ragged last
-    blocks, and live state of partly masked blocks, need one for each.
+    """A predicate for each weight would make every access 4 bytes wide; one for eight weights keeps 16.
+
+    Only ragged last blocks, and live state of partly masked blocks, need one for each weight.
     """
     left = given[7]
     if live is None:
