@@ -30,6 +30,8 @@ class CopyingOptimizer(SavedOptimizer):
         parameter that has a gradient beside that of its copy.
         """
         parameters = list(parameters)
+        if not parameters and not self._copies:
+            return []
         names = dict(zip(self._all_parameters(), self._names(), strict=True))
         for i, p in enumerate(parameters):
             if p not in names or p.dtype != torch.float32:

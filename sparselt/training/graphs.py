@@ -1,6 +1,8 @@
 """Networks as graphs of calls: finds operations that can be fused."""
 
+import copy
 import operator
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -18,9 +20,25 @@ class Tracer(fx.Tracer):
         return isinstance(module, nn.Conv2d) or super().is_leaf_module(module, name)
 
 
+def called_once(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that a training forward pass calls exactly once, and whose parameters and buffers nothing else reads.
+
+    By name. Empty if the forward pass cannot be traced.
+    """
+    try:
+        nodes = list(Tracer().trace(copy.deepcopy(model).train()).nodes)
+    except Exception:  # a forward pass may do anything to the stand-in for its input
+        return {}
+    modules = dict(model.named_modules())
+    calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
+    read = {str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"}
+    return {name: modules[name] for name, count in calls.items() if count == 1 and name not in read}
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of the module runs hooks. Some compute its weight, as those of `torch.nn.utils.prune` do."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(hooks)
 
 
 def followed_by(node: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[fx.Node, fx.Node | None, bool]:

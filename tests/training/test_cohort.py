@@ -16,6 +16,7 @@ from sparselt.errors import MaskError, SettingError, TrainingError
 from sparselt.models import MODELS
 from sparselt.stopping import Signals
 from sparselt.training.cohort import Cohort
+from sparselt.training.forward import TrainingForward
 from sparselt.training.progress import Progress
 from sparselt.training.recipe import TECHNIQUES, Techniques
 from sparselt.training.schedule import Schedule
@@ -141,7 +142,8 @@ def test_the_step_reads_no_value_on_the_host(cases, precision):
             _labels=torch.empty(330, dtype=torch.int64),
         )
         model = MODELS["resnet8"](10, 3)
-        branch = Branch(model, model, loader, recipe)
+        rate = torch.zeros((), dtype=torch.float64)
+        branch = Branch(model, TrainingForward(model), rate, loader, recipe)
         branch.compute()
         assert all(p.grad is not None for p in model.parameters())
         with pytest.raises(DataDependentOutputException):
