@@ -52,6 +52,23 @@ def reason_against_copies(recipe: Recipe, optimizer: MaskedOptimizer, alone: boo
     return ""
 
 
+class BatchCounts:
+    """The batches that norms have seen and that their `num_batches_tracked` has yet to count."""
+
+    def __init__(self, norms: Sequence[nn.Module]):
+        self.norms, self._pending = list(norms), 0
+
+    def add(self, batches: int) -> None:
+        self._pending += batches
+
+    @torch.no_grad()
+    def write(self, *_: object) -> None:
+        """Writes them to the norms. Also serves as a hook of the norms, so a copied network has counts of its own."""
+        if self._pending and self.norms:
+            torch._foreach_add_([norm.num_batches_tracked for norm in self.norms], self._pending)
+        self._pending = 0
+
+
 class TrainingForward:
     """A network's forward pass, as the steps of a training call it.
 
@@ -68,9 +85,9 @@ class TrainingForward:
         swapped: Sequence[tuple[dict[str, Any], str, Tensor | None]] = (),
         counted: Sequence[nn.Module] = (),
     ):
-        self._forward, self._counted, self._pending = forward, list(counted), 0
-        self._hooks: list[RemovableHandle] = []
+        self._forward, self._counts = forward, BatchCounts(counted)
         self._swapped = [*swapped, *((norm._buffers, "num_batches_tracked", None) for norm in counted)]
+        self._hooks: list[RemovableHandle] = []
 
     def __call__(self, images: Tensor) -> Any:
         own = [held[name] for held, name, _ in self._swapped]
@@ -84,20 +101,17 @@ class TrainingForward:
 
     def count(self, images: int, micro_batches: int) -> None:
         """Counts the batches of one step: the parts into which `Tensor.chunk` cuts the images."""
-        self._pending += -(-images // -(-images // micro_batches))
+        self._counts.add(-(-images // -(-images // micro_batches)))
 
-    @torch.no_grad()
-    def write_counts(self, *_: object) -> None:
+    def write_counts(self) -> None:
         """Writes what has been counted to the norms' `num_batches_tracked`."""
-        if self._pending and self._counted:
-            torch._foreach_add_([norm.num_batches_tracked for norm in self._counted], self._pending)
-        self._pending = 0
+        self._counts.write()
 
     def begin(self) -> None:
         """From now on every reading and loading of a state dict writes the counts first."""
-        for norm in self._counted:
-            self._hooks.append(norm.register_state_dict_pre_hook(self.write_counts))
-            self._hooks.append(norm.register_load_state_dict_pre_hook(self.write_counts))
+        for norm in self._counts.norms:
+            self._hooks.append(norm.register_state_dict_pre_hook(self._counts.write))
+            self._hooks.append(norm.register_load_state_dict_pre_hook(self._counts.write))
 
     def end(self) -> None:
         """Writes the counts. The network is as it was."""
