@@ -188,14 +188,19 @@ def test_magnitude_threshold_reads_full_blocks_16_bytes_at_a_time(bfloat16, acce
 
 
 NORM_POINTERS = ("mean", "inverse", "weight", "bias", "parts", "by_weight", "by_bias", "running_mean", "running_var")
+UNSETTLED = ("parts", "running_mean", "running_var")
 NORM_KERNELS = {  # the kernel, and the arguments that are None
     "sums forward": (norm_gpu.sum_kernel, ("d", "mean", "inverse", "weight", "bias", "out", "masked")),
     "sums backward": (norm_gpu.sum_kernel, ("out", "masked")),
     "sums backward, with addition": (norm_gpu.sum_kernel, ("weight", "bias")),
-    "output": (norm_gpu.apply_kernel, ("residual",)),
-    "output, with addition": (norm_gpu.apply_kernel, ()),
-    "gradient": (norm_gpu.apply_back_kernel, ()),
-    "gradient, with addition": (norm_gpu.apply_back_kernel, ("bias",)),
+    "output": (norm_gpu.apply_kernel, ("residual", *UNSETTLED)),
+    "output, with addition": (norm_gpu.apply_kernel, UNSETTLED),
+    "output and statistics": (norm_gpu.apply_kernel, ("residual",)),
+    "output and statistics, with addition": (norm_gpu.apply_kernel, ()),
+    "gradient": (norm_gpu.apply_back_kernel, ("parts",)),
+    "gradient, with addition": (norm_gpu.apply_back_kernel, ("bias", "parts")),
+    "all gradients": (norm_gpu.apply_back_kernel, ()),
+    "all gradients, with addition": (norm_gpu.apply_back_kernel, ("bias",)),
     "statistics": (norm_gpu.settle_kernel, ()),
     "gradients of weights": (norm_gpu.settle_kernel, ("x", "running_var")),
 }
@@ -207,6 +212,7 @@ def norm_act(target, name: str, dtype: str, channels: int):
     signature |= dict.fromkeys((*NORM_POINTERS, "first_out", "second_out"), "*fp32")
     signature |= {"pixels": "i32", "channels": "i32", "momentum": "fp64", "eps": "fp64"}
     constants: dict = {"DOWN": norm_gpu.NUMBERS // channels, "ACROSS": channels, "STEPS": 4, "RELU": True}
+    constants["STRETCHES"] = 256
     if kernel is norm_gpu.settle_kernel:
         constants = {"STRETCHES": 1000, "DOWN": 1024, "ACROSS": 8}
     constants |= dict.fromkeys(absent)
@@ -227,5 +233,5 @@ def test_norm_act_spills_nothing(name, dtype, target, tmp_path):
 def test_norm_act_moves_16_bytes_at_a_time(channels):
     # 2,048 numbers over 128 threads: 32 bytes a thread of bfloat16, 64 of float32.
     for dtype, accesses in (("*bf16", 2), ("*fp32", 4)):
-        for name in ("output, with addition", "gradient, with addition"):
+        for name in ("output, with addition", "gradient, with addition", "output and statistics", "all gradients"):
             assert predicated_16_byte(norm_act(SM_90, name, dtype, channels).asm["ptx"], "st") == accesses
