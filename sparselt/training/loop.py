@@ -157,7 +157,8 @@ def gradients(
     for some, their_labels in zip(images.chunk(parts), labels.chunk(parts), strict=True):
         with autocast(images.device, recipe.precision):
             loss = training_loss(forward(some), their_labels, recipe.techniques)
-            loss = (loss if share == 1 else loss * share) / parts
+            loss = loss if share == 1 else loss * share
+            loss = loss if parts == 1 else loss / parts
         loss.backward()
         losses.append(loss.detach())
     return losses[0] if parts == 1 else torch.stack(losses).sum()
