@@ -70,7 +70,11 @@ def step(operation: "Operation", launch: Launch) -> None:
 class Job:
     """The data that `_work` reads. It is kept between steps: filling it in takes as long as a small network's step."""
 
-    def __init__(self, layout: Layout, arenas: tuple[Tensor, Tensor, *tuple[Tensor | None, ...], Tensor]):
+    def __init__(
+        self,
+        layout: Layout,
+        arenas: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor],
+    ):
         state, mask, blocks, steps, shadow, hyperparameters = self.arenas = arenas
         count = len(layout.sizes)
         self.rows = hyperparameters.double().numpy()

@@ -65,7 +65,7 @@ class BatchCounts:
     def write(self, *_: object) -> None:
         """Writes them to the norms. Also serves as a hook of the norms, so a copied network has counts of its own."""
         if self._pending and self.norms:
-            torch._foreach_add_([norm.num_batches_tracked for norm in self.norms], self._pending)
+            torch._foreach_add_([norm.get_buffer("num_batches_tracked") for norm in self.norms], self._pending)
         self._pending = 0
 
 
