@@ -74,6 +74,7 @@ def test_copies_follow_every_way_of_writing_to_a_weight_that_torch_counts():
         lambda: model.load_state_dict(other),
         lambda: optimizer.load_state_dict(saved),
         lambda: optimizer.set_mask(random_mask(model, 0.2, 8)),
+        lambda: optimizer.restart(random_mask(model, 0.6, 5), {}),
         lambda: optimizer.set_mask(None),
         lambda: optimizer.add_param_group({"params": [("more", nn.Parameter(torch.ones(3)))]}),
         optimizer.refresh,
@@ -95,6 +96,18 @@ def test_a_weight_written_between_forward_pass_and_step_has_a_fresh_copy_after_i
             p.add_(1)
     optimizer.step()
     assert_fresh(pairs)
+
+
+def test_another_training_in_the_same_memory_has_its_copies_where_a_captured_step_reads_them():
+    model = network()
+    optimizer, pairs = copied(model, mask=random_mask(model))
+    places = [c.data_ptr() for _, c in pairs]
+    with torch.no_grad():
+        for p, q in zip(model.parameters(), network(5).parameters(), strict=True):
+            p.copy_(q)
+    optimizer.restart(random_mask(model, 0.5, 3), {})
+    assert_fresh(pairs)
+    assert [c.data_ptr() for _, c in pairs] == places
 
 
 def test_copies_stay_the_same_tensors_when_the_memory_order_changes():
