@@ -12,7 +12,7 @@ Two kinds, with the same bits:
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -152,21 +152,27 @@ def training_forwards(
 
     forwards: see `loop.forward_passes`. optimizer: of all these networks. alone: see `reason_against_copies`.
     """
+    bfloat16 = recipe.precision == "bfloat16"
     copying = not reason_against_copies(recipe, optimizer, alone)
     known = {p for group in optimizer.param_groups for p in group["params"]}
-    counted, places = [], []
+    counted: list[list[nn.Module]] = []
+    places: list[list[tuple[dict[str, Any], str]]] = []  # of the weights with copies
     for model in models:
-        once = {} if reason_against(model, recipe) else called_once(model)
+        once: dict[str, nn.Module] = {}
+        cast: set[str] = set()
+        if not reason_against(model, recipe):
+            once, cast = called_once(model, next(model.parameters()).device.type, bfloat16)
         counted.append([module for module in once.values() if _counts_on_host(module)])
-        places.append([(held, name) for held, name in _castable(model, once) if held[name] in known] if copying else [])
-    cast = [held[name] for own in places for held, name in own]
-    copies = iter(optimizer.copy_to_bfloat16(cast) if cast else ())
+        layers = [module for name, module in once.items() if copying and name in cast and type(module) in _CAST]
+        places.append([(held, name) for held, name in _castable(model, layers) if held[name] in known])
+    weights = [held[name] for own in places for held, name in own]
+    copies = iter(optimizer.copy_to_bfloat16(weights) if weights else ())
     found = [
         TrainingForward(forward, [(held, name, next(copies)) for held, name in own], norms)
         for forward, own, norms in zip(forwards, places, counted, strict=True)
     ]
-    for forward in found:
-        forward.begin()
+    for each in found:
+        each.begin()
     return found
 
 
@@ -180,14 +186,12 @@ def _counts_on_host(module: nn.Module) -> bool:
     )
 
 
-def _castable(model: nn.Module, once: Mapping[str, nn.Module]) -> Iterator[tuple[dict[str, Any], str]]:
-    """The parameters that autocast casts once in each forward pass, each as its module's parameters and its name."""
+def _castable(model: nn.Module, layers: Sequence[nn.Module]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The layers' parameters that autocast casts once in a forward pass: each layer's parameters, a name among them."""
     uses = Counter(map(id, (p for _, p in model.named_parameters(remove_duplicate=False))))
-    for module in once.values():
-        if type(module) not in _CAST:
-            continue
-        for name, p in module._parameters.items():
+    for layer in layers:
+        for name, p in layer._parameters.items():
             if p is None or not p.requires_grad or p.dtype != torch.float32 or uses[id(p)] != 1:
                 continue
             if not p._backward_hooks and not p._post_accumulate_grad_hooks:
-                yield module._parameters, name
+                yield layer._parameters, name

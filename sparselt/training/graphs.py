@@ -3,7 +3,8 @@
 import copy
 import operator
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -20,19 +21,35 @@ class Tracer(fx.Tracer):
         return isinstance(module, nn.Conv2d) or super().is_leaf_module(module, name)
 
 
-def called_once(model: nn.Module) -> dict[str, nn.Module]:
+class _Calls(Tracer):
+    """Notes the modules that are called while autocast casts to bfloat16."""
+
+    def __init__(self, device: str):
+        super().__init__()
+        self._device, self.cast = device, set[str]()
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
+        if torch.is_autocast_enabled(self._device) and torch.get_autocast_dtype(self._device) == torch.bfloat16:
+            self.cast.add(self.path_of_module(m))
+        return super().call_module(m, forward, args, kwargs)
+
+
+def called_once(model: nn.Module, device: str, bfloat16: bool) -> tuple[dict[str, nn.Module], set[str]]:
     """The modules that a training forward pass calls exactly once, and whose parameters and buffers nothing else reads.
 
-    By name. Empty if the forward pass cannot be traced.
+    By name; then the names of all modules that are called while autocast casts to bfloat16. Empty if the forward pass
+    cannot be traced. bfloat16: whether it runs under autocast on this type of device.
     """
+    tracer = _Calls(device)
     try:
-        nodes = list(Tracer().trace(copy.deepcopy(model).train()).nodes)
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            nodes = list(tracer.trace(copy.deepcopy(model).train()).nodes)
     except Exception:  # a forward pass may do anything to the stand-in for its input
-        return {}
+        return {}, set()
     modules = dict(model.named_modules())
     calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
     read = {str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"}
-    return {name: modules[name] for name, count in calls.items() if count == 1 and name not in read}
+    return {name: modules[name] for name, count in calls.items() if count == 1 and name not in read}, tracer.cast
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -173,6 +173,15 @@ class Standardized(Small):
         return self.norm(self.second(F.conv2d(x, weight) + self.first(x)[..., 1:-1, 1:-1])).mean((2, 3))
 
 
+class Apart(Small):
+    """A convolution is computed in float32."""
+
+    def forward(self, x):
+        with torch.autocast("cpu", enabled=False):
+            x = self.first(x)
+        return self.norm(self.second(x)).mean((2, 3))
+
+
 class Tied(Small):
     def __init__(self):
         super().__init__()
@@ -225,6 +234,7 @@ def pruned() -> nn.Module:
         (Small, ["first.weight", "first.bias", "second.weight", "second.bias"]),
         (Twice, ["first.weight", "first.bias"]),
         (Standardized, ["second.weight", "second.bias"]),
+        (Apart, ["second.weight", "second.bias"]),
         (Tied, ["first.weight", "first.bias", "second.bias", "third.bias"]),
         (Frozen, ["first.bias", "second.weight", "second.bias"]),
         (parameter_hooked, ["first.bias", "second.weight", "second.bias"]),
