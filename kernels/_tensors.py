@@ -30,17 +30,19 @@ class Siblings:
     """Compares tensors with others of the same layout: parameters with their gradients.
 
     tensors: their present shapes, strides, dtypes and devices are the ones that `addresses` expects.
+    like: tensors like which the others are expected to be; default: the tensors.
     """
 
-    def __init__(self, tensors: Sequence[Tensor]):
+    def __init__(self, tensors: Sequence[Tensor], like: Sequence[Tensor] | None = None):
         self.tensors = list(tensors)
-        self._kinds = list(map(_kind, self.tensors))
+        every = [*self.tensors, *(tensors if like is None else like)]
+        self._kinds = list(map(_kind, every))
         self._exchange = _exchange()
         if self._exchange is None:
             return
         expected: list[int] = []
         starts, words = [], (ctypes.c_int64 * WORDS)()
-        for tensor in self.tensors:
+        for tensor in every:
             self._exchange(id(tensor), ctypes.addressof(words))
             starts.append(len(expected))
             expected += [words[1], words[2], *tensor.shape, *tensor.stride()]
@@ -51,7 +53,7 @@ class Siblings:
         self._others = self._job[HEADER + count : HEADER + 2 * count]
         self._job[HEADER : HEADER + count] = list(map(id, self.tensors))
         self._found = self._job[HEADER + 2 * count : HEADER + 4 * count]
-        self._job[HEADER + 4 * count :] = starts * 2
+        self._job[HEADER + 4 * count :] = starts
         self._compare = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(_body().address)  # holds the interpreter lock
         self._at = self._job.ctypes.data
 
@@ -62,8 +64,8 @@ class Siblings:
         of dimensions of size 1, and of tensors without elements, are not compared.
         """
         if self._exchange is None:
-            every, self._missing = (self.tensors, others), any(other is None for other in others)
-            if any(t is not None and _kind(t) != kind for some in every for t, kind in zip(some, self._kinds)):  # noqa: B905
+            every, self._missing = [*self.tensors, *others], any(other is None for other in others)
+            if any(t is not None and _kind(t) != kind for t, kind in zip(every, self._kinds, strict=True)):
                 return None
             return addresses_of(self.tensors, others)
         self._others[:] = list(map(id, others))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .._tensors import addresses_of
-from .arguments import Launch, Options, check
+from .arguments import Launch, Options, check, is_shadowed
 from .layout import Layout, padded_offsets
 
 __all__ = ["Launch", "Operation", "Options"]
@@ -65,7 +65,8 @@ class Operation:
         _library.define(
             f"{name}(Tensor(a!)[] parameters, Tensor[] gradients, Tensor(b!) {name_of_state}, Tensor mask, "
             "Tensor hyperparameters, int[] offsets, int[] groups, bool first_step, bool rewrite, Tensor? blocks=None, "
-            "bool live_state=False, Tensor(c!)? steps=None, Tensor? grad_scale=None, Tensor? found_inf=None) -> ()"
+            "bool live_state=False, Tensor(c!)? steps=None, Tensor? grad_scale=None, Tensor? found_inf=None, "
+            "Tensor(d!)? shadow=None) -> ()"
         )
         for device in ("CPU", "CUDA"):
             _library.impl(name, self._operator, device)
@@ -86,7 +87,7 @@ class Operation:
         """Updates `parameters` and `state` in place.
 
         parameters, gradients: equally many tensors of one device and one dtype, see `Launch`, each dense in memory, a
-            gradient with its parameter's strides.
+            gradient with its parameter's strides. With `shadow`, gradients of float32 parameters may be bfloat16.
         state, mask, hyperparameters: see `Launch`; state of a single buffer may be [length].
         offsets: where each parameter starts in the arenas, multiples of `PAD`; default: `padded_offsets`.
         groups: the row of `hyperparameters` of each parameter; default: row 0.
@@ -116,13 +117,10 @@ class Operation:
     def _operator(self, parameters, gradients, state, mask, hyperparameters, offsets, groups, *options) -> None:
         if not parameters:
             return
-        sizes = [p.numel() for p in parameters]
-        cuda = parameters[0].is_cuda
-        layout = (
-            _layout(parameters[0].device, tuple(sizes), *map(tuple, (offsets, groups)))
-            if cuda
-            else Layout(sizes, offsets, groups)
-        )
+        shadowed = list(map(is_shadowed, parameters, gradients))
+        places = [p.numel() for p in parameters], offsets, groups, shadowed
+        device = parameters[0].device
+        layout = _layout(device, *map(tuple, places)) if device.type == "cuda" else Layout(*places)
         self.launch(
             Launch(
                 layout=layout,
@@ -138,6 +136,6 @@ class Operation:
 
 
 @lru_cache(maxsize=64)
-def _layout(device: torch.device, sizes: tuple, offsets: tuple, groups: tuple) -> Layout:
+def _layout(device: torch.device, sizes: tuple, offsets: tuple, groups: tuple, shadowed: tuple) -> Layout:
     """A layout that is kept between calls, because its tables have been sent to `device`."""
-    return Layout(sizes, offsets, groups)
+    return Layout(sizes, offsets, groups, shadowed)

@@ -28,6 +28,8 @@ class Options:
         With it, the host need not know which steps were skipped. Without it, the rule sees step 2 after the first.
     grad_scale: one float that divides the gradients; their memory is not changed.
     found_inf: one float; unless it is 0, nothing is changed. A GPU reads both without waiting for the host.
+    shadow: bfloat16 [length], an arena for copies of float32 weights. The new weights of a parameter whose gradient is
+        bfloat16 are written there, too, rounded to nearest, ties to even. Without `rewrite`, masked places must be 0.
     """
 
     first_step: bool = False
@@ -37,6 +39,7 @@ class Options:
     steps: Tensor | None = None
     grad_scale: Tensor | None = None
     found_inf: Tensor | None = None
+    shadow: Tensor | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,7 +47,8 @@ class Launch(Options):
     """All arguments of a step, as the implementations take them, unchecked.
 
     layout: where the parameters stand in the arenas.
-    dtype: of parameters and gradients: float32, bfloat16; float64 on a CPU.
+    dtype: of parameters and gradients: float32, bfloat16; float64 on a CPU. With `shadow`, gradients of the parameters
+        that `layout.shadowed` names are bfloat16.
     addresses: int64, of the parameters, then of the gradients. A parameter whose gradient has address 0 is left alone.
     state: [buffers, length], float32 (float64 for float64 parameters). With `live_state` its length is the one from
         `block_table`.
@@ -93,7 +97,7 @@ def check(
     # Live state is shorter than the arena, so only the mask tells the arena's length.
     length = len(mask) * (1 if device.type == "cpu" else 8) if options.live_state else state.shape[-1]
     for i, (p, gradient, offset, group) in enumerate(zip(parameters, gradients, offsets, groups, strict=True)):
-        check_gradient(f"parameter {i}", p, gradient)
+        check_gradient(f"parameter {i}", p, gradient, shadowed=is_shadowed(p, gradient) and options.shadow is not None)
         if not same_order(p, gradient):
             raise ValueError(
                 f"the gradient of parameter {i} has strides {gradient.stride()}, the parameter {p.stride()}: "
@@ -115,6 +119,7 @@ def check(
         ("hyperparameters", hyperparameters, hyperparameters.dtype, (len(hyperparameters), columns)),
         ("blocks", blocks, torch.int64, (length // PAD, 2)),
         ("steps", options.steps, torch.int32, (length // PAD,)),
+        ("shadow", options.shadow, torch.bfloat16, (length,)),
     ]
     for name, tensor, kind, shape in expected:
         if tensor is None:
@@ -169,11 +174,19 @@ def check_parameters(parameters: Sequence[Tensor], names: Sequence[str]) -> None
         raise ValueError(f"{names[i]} and {names[j]} share memory: give each a storage of its own, or pass one only")
 
 
-def check_gradient(name: str, p: Tensor, g: Tensor) -> None:
-    """Raises ValueError if `g` cannot be the gradient of parameter `p`, called `name`. Memory order is not checked."""
+def is_shadowed(p: Tensor, g: Tensor) -> bool:
+    """Whether this is the gradient of a parameter's bfloat16 copy."""
+    return p.dtype == torch.float32 and g.dtype == torch.bfloat16
+
+
+def check_gradient(name: str, p: Tensor, g: Tensor, shadowed: bool = False) -> None:
+    """Raises ValueError if `g` cannot be the gradient of parameter `p`, called `name`. Memory order is not checked.
+
+    shadowed: the gradient is that of the parameter's bfloat16 copy.
+    """
     if g.layout != torch.strided:
         raise ValueError(f"the gradient of {name} is {g.layout}: expected a dense one")
-    if (g.shape, g.device, g.dtype) != (p.shape, p.device, p.dtype):
+    if (g.shape, g.device, g.dtype) != (p.shape, p.device, torch.bfloat16 if shadowed else p.dtype):
         raise ValueError(
             f"the gradient of {name} is {g.dtype} {tuple(g.shape)} on {g.device}, the parameter {p.dtype} "
             f"{tuple(p.shape)} on {p.device}: if it is of an earlier state of the model, call zero_grad() first"

@@ -34,10 +34,10 @@ PARALLEL_FROM = 1 << 16  # weights, 10 µs on one core; torch's threads start wi
 TAKEN = 32  # blocks that a thread takes at a time
 
 # Fields of a job, before the columns of its parameters: `NEXT` is the counter that `share` resets.
-NEXT, BLOCKS, PARAMETERS, STATE, STRIDE, MASK, TABLE, STEPS, HYPERPARAMETERS, GROUPS, FLAGS, HEADER = range(12)
+NEXT, BLOCKS, PARAMETERS, STATE, STRIDE, MASK, TABLE, STEPS, HYPERPARAMETERS, GROUPS, SHADOW, FLAGS, HEADER = range(13)
 FIRST_STEP, REWRITE, LIVE_STATE = 1, 2, 4
 ALWAYS, NEVER = -1, -2  # in place of a column: every group has state, or none has
-WEIGHTS, GRADIENTS, OFFSETS, SIZES, GROUP, FIRST_BLOCK = range(6)  # rows of the columns
+WEIGHTS, GRADIENTS, OFFSETS, SIZES, GROUP, SHADOWED, FIRST_BLOCK, COLUMNS = range(8)  # rows of the columns
 LONG, DOUBLE, COUNTS = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int32)
 
 # These functions are not cached. The callback around them is, under a key that includes the rule.
@@ -49,7 +49,7 @@ def step(operation: "Operation", launch: Launch) -> None:
     layout, hyperparameters = launch.layout, launch.hyperparameters
     if not layout.blocks or (launch.found_inf is not None and launch.found_inf.item() != 0):
         return
-    arenas = (launch.state, launch.mask, launch.blocks, launch.steps, hyperparameters)
+    arenas = (launch.state, launch.mask, launch.blocks, launch.steps, launch.shadow, hyperparameters)
     job = layout.job
     # A job holds a copy of hyperparameters that are not float64, so it is made anew for them.
     if job is None or hyperparameters.dtype != torch.float64 or not all(map(operator.is_, job.arenas, arenas)):
@@ -62,7 +62,7 @@ def step(operation: "Operation", launch: Launch) -> None:
         job.words[HYPERPARAMETERS] = rows.ctypes.data
     job.words[FLAGS] = FIRST_STEP * launch.first_step | REWRITE * launch.rewrite | LIVE_STATE * launch.live_state
     job.words[NEXT] = 0
-    share(_body(operation, launch.dtype), job.pointer, layout.weights >= PARALLEL_FROM)
+    share(_body(operation, launch.dtype, launch.shadow is not None), job.pointer, layout.weights >= PARALLEL_FROM)
     if launch.grad_scale is not None:
         job.words[HYPERPARAMETERS] = job.rows.ctypes.data
 
@@ -70,11 +70,15 @@ def step(operation: "Operation", launch: Launch) -> None:
 class Job:
     """The data that `_work` reads. It is kept between steps: filling it in takes as long as a small network's step."""
 
-    def __init__(self, layout: Layout, arenas: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]):
-        state, mask, blocks, steps, hyperparameters = self.arenas = arenas
+    def __init__(
+        self,
+        layout: Layout,
+        arenas: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor],
+    ):
+        state, mask, blocks, steps, shadow, hyperparameters = self.arenas = arenas
         count = len(layout.sizes)
         self.rows = hyperparameters.double().numpy()
-        self.words = np.zeros(HEADER + 6 * count, dtype=np.int64)
+        self.words = np.zeros(HEADER + COLUMNS * count, dtype=np.int64)
         self.pointer = self.words.ctypes.data
         self.addresses = self.words[HEADER : HEADER + 2 * count]
         self.words[HEADER + 2 * count :] = layout.rows.ravel()
@@ -88,6 +92,7 @@ class Job:
             0 if steps is None else steps.data_ptr(),
             self.rows.ctypes.data,
             len(self.rows),
+            0 if shadow is None else shadow.data_ptr(),
         )
 
 
@@ -95,7 +100,7 @@ _operations: dict[type, "Operation"] = {}  # by columns: the type by which a com
 
 
 @lru_cache
-def _body(operation: "Operation", dtype: torch.dtype):
+def _body(operation: "Operation", dtype: torch.dtype, shadows: bool):
     like, wide = AS[dtype], AS[torch.float64 if dtype == torch.float64 else torch.float32]
     number = wide.dtype.type
     names = operation.columns._fields
@@ -104,7 +109,8 @@ def _body(operation: "Operation", dtype: torch.dtype):
     nothing = (number(0),) * max(1, operation.buffers)  # Numba has no loops over an empty tuple
     version = _version(operation.rule, operation.prepare, places_of.py_func)
     _operations[operation.columns] = operation
-    return callback(lambda job: _work(job, like, wide, row, nothing, kept, version))
+    narrow = AS[torch.bfloat16] if shadows else None
+    return callback(lambda job: _work(job, like, wide, narrow, row, nothing, kept, version))
 
 
 def _version(*functions: Callable | None) -> int:
@@ -117,16 +123,17 @@ def _version(*functions: Callable | None) -> int:
 
 
 @inlined
-def _work(job_pointer, like, wide, row, nothing, kept, version):
+def _work(job_pointer, like, wide, narrow, row, nothing, kept, version):
     """The work of one thread: takes blocks until none is left.
 
-    like, wide: empty arrays of the types of weights and state. row: a row of hyperparameters, for its type. nothing:
-    the state of a weight, all zeros. kept: the column that is 0 for a group without state, or `ALWAYS` or `NEVER`.
+    like, wide, narrow: empty arrays of the types of weights, state and copies; narrow is None without copies.
+    row: a row of hyperparameters, for its type. nothing: the state of a weight, all zeros. kept: the column that is 0
+    for a group without state, or `ALWAYS` or `NEVER`.
     """
     number = wide.dtype.type
     job = carray(job_pointer, HEADER)
     count, flags, stride = job[PARAMETERS], job[FLAGS], job[STRIDE]
-    columns = carray(job_pointer, HEADER + 6 * count)[HEADER:].reshape((6, count))
+    columns = carray(job_pointer, HEADER + COLUMNS * count)[HEADER:].reshape((COLUMNS, count))
     hyperparameters = carray(pointer(job[HYPERPARAMETERS], DOUBLE), (job[GROUPS], len(row)))
     spare = np.empty(PAD + 8, np.uint16), np.empty(2 * PAD, like.dtype)
     while True:
@@ -150,7 +157,6 @@ def _work(job_pointer, like, wide, row, nothing, kept, version):
                 start = (block - columns[FIRST_BLOCK, t]) * PAD
                 size, at = min(PAD, columns[SIZES, t] - start), columns[OFFSETS, t] + start
                 weights = carray(pointer(columns[WEIGHTS, t] + start * like.itemsize, like), size)
-                gradients = carray(pointer(columns[GRADIENTS, t] + start * like.itemsize, like), size)
                 live = carray(pointer(job[MASK] + at, BYTES), size)
                 alive, place = -1, at
                 if job[TABLE] != 0:
@@ -167,17 +173,38 @@ def _work(job_pointer, like, wide, row, nothing, kept, version):
                 if step != prepared_for:
                     prepared, prepared_for = _prepare(h, step), step
                 given = h, nothing, prepared
-                _block(weights, gradients, state, live, given, alive, step == 1, keeps, flags, spare)
+                gradient, copy = columns[GRADIENTS, t], job[SHADOW] + 2 * at if columns[SHADOWED, t] else 0
+                how = state, live, given, alive, step == 1, keeps, flags, spare
+                _copied_block(weights, gradient, start, copy, narrow, how)
                 block += 1
 
 
 @inlined
-def _block(weights, gradients, state, live, given, alive, fresh, keeps, flags, spare):
+def _copied_block(weights, gradient, start, copy, narrow, how):
+    """Updates a block, and its bfloat16 copy if there is one.
+
+    gradient: the address of the parameter's gradient, in which the block begins at `start`. copy: the address of the
+    block's copy; 0: it has none.
+    """
+    if narrow is None:  # Numba decides this when it compiles
+        _block(weights, carray(pointer(gradient + start * weights.itemsize, weights), weights.size), how)
+    elif copy != 0:
+        _block(weights, carray(pointer(gradient + start * narrow.itemsize, narrow), weights.size), how)
+        rounded = carray(pointer(copy, narrow), weights.size)
+        for i in range(weights.size):
+            write(rounded, i, weights[i])
+    else:
+        _block(weights, carray(pointer(gradient + start * weights.itemsize, weights), weights.size), how)
+
+
+@inlined
+def _block(weights, gradients, how):
     """Updates at most `PAD` weights of one parameter. alive: the number of live ones, or -1 if unknown.
 
     given: the row of hyperparameters, the state of a weight before its first step, what the rule gets for the step.
     fresh: whether this is the first step. spare: memory for `_compacted`.
     """
+    state, live, given, alive, fresh, keeps, flags, spare = how
     size = weights.size
     if alive == 0:
         if flags & REWRITE:
@@ -232,7 +259,7 @@ def _compacted(weights, gradients, state, live, given, fresh, spare):
     places, memory = spare
     count = places_of(places, live, weights, gradients)
     own = carray(pointer(memory.ctypes.data, weights), count)
-    theirs = carray(pointer(memory.ctypes.data + PAD * weights.itemsize, weights), count)
+    theirs = carray(pointer(memory.ctypes.data + PAD * weights.itemsize, gradients), count)
     for j in range(count):
         own[j], theirs[j] = weights[places[j]], gradients[places[j]]
     _with_state(own, theirs, state, live, True, given, fresh)

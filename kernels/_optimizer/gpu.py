@@ -43,6 +43,7 @@ def step(operation: "Operation", launch: Launch) -> None:
             launch.steps,
             launch.grad_scale,
             launch.found_inf,
+            launch.shadow,
             len(layout.sizes),
             launch.state.shape[1],
             int(launch.rewrite),
@@ -83,7 +84,7 @@ def warps(operation: "Operation", live_state: bool) -> int:
 def masked_kernel(
     programs,  # int32 [programs, 2]: a parameter, and a block within it
     pointers,  # int64 [2 * parameters]: addresses of the parameters, then of the gradients (0: leave it alone)
-    table,  # int64 [3, parameters]: offset in the arenas, number of weights, group
+    table,  # int64 [4, parameters]: offset in the arenas, number of weights, group, whether its gradient is bfloat16
     hyperparameters,  # [groups, COLUMNS]
     state,  # float32 [BUFFERS, stride]
     mask,  # uint8 arena, a bit a weight
@@ -91,6 +92,7 @@ def masked_kernel(
     steps,  # int32 [length / 1,024] or None
     grad_scale,  # one float or None
     found_inf,  # one float or None
+    shadow,  # bfloat16 arena or None
     parameters,
     stride,
     rewrite,
@@ -136,26 +138,55 @@ def masked_kernel(
     sign = tl.load(row + SIGN).to(tl.float32)
     if grad_scale is not None:
         sign = sign / tl.load(grad_scale).to(tl.float32)  # approximate; a rounded division spills registers on sm_100
-    # A predicate for each weight would make every access 4 bytes wide; one for eight weights keeps 16. Only ragged last
-    # blocks, and live state of partly masked blocks, need one for each.
     if go:
+        live = None
         if blocks is None:
             own = state + tl.multiple_of(offset, BLOCK)
         else:
             own = state + tl.multiple_of(tl.load(blocks + 2 * block + 1), SECTOR)
             live = tl.load(blocks + 2 * block)
-        given = (weights, gradients, own, stride, bits, row, sign, step, left, rewrite)
-        if blocks is None:
-            if left >= BLOCK:
-                _update(given, RULE, BUFFERS, COLUMNS, KEPT_BY, BLOCK, SECTOR, COMPACT=False, RAGGED=False)
-            else:
-                _update(given, RULE, BUFFERS, COLUMNS, KEPT_BY, BLOCK, SECTOR, COMPACT=False, RAGGED=True)
-        elif live == BLOCK:
-            _update(given, RULE, BUFFERS, COLUMNS, KEPT_BY, BLOCK, SECTOR, COMPACT=False, RAGGED=False)
-        elif left >= BLOCK:
-            _update(given, RULE, BUFFERS, COLUMNS, KEPT_BY, BLOCK, SECTOR, COMPACT=True, RAGGED=False)
+        given = (weights, own, stride, bits, row, sign, step, left, rewrite)
+        if shadow is None:
+            _update_block(given, gradients, None, live, RULE, BUFFERS, COLUMNS, KEPT_BY, BLOCK, SECTOR)
+        elif tl.load(table + 3 * parameters + parameter) != 0:
+            narrow = address.to(tl.pointer_type(tl.bfloat16)) + start
+            if ALIGNED:
+                narrow = tl.multiple_of(narrow, 16)
+            copy = shadow + tl.multiple_of(offset, BLOCK)
+            _update_block(given, narrow, copy, live, RULE, BUFFERS, COLUMNS, KEPT_BY, BLOCK, SECTOR)
         else:
-            _update(given, RULE, BUFFERS, COLUMNS, KEPT_BY, BLOCK, SECTOR, COMPACT=True, RAGGED=True)
+            _update_block(given, gradients, None, live, RULE, BUFFERS, COLUMNS, KEPT_BY, BLOCK, SECTOR)
+
+
+@triton.jit
+def _update_block(
+    given,
+    gradients,
+    copy,  # of the weights in bfloat16; None: there is none
+    live,  # the number of live weights; None: dense state
+    RULE: tl.constexpr,
+    BUFFERS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    KEPT_BY: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SECTOR: tl.constexpr,
+):
+    """A predicate for each weight would make every access 4 bytes wide; one for eight weights keeps 16.
+
+    Only ragged last blocks, and live state of partly masked blocks, need one for each weight.
+    """
+    left = given[7]
+    if live is None:
+        if left >= BLOCK:
+            _update(given, gradients, copy, RULE, BUFFERS, COLUMNS, KEPT_BY, BLOCK, SECTOR, COMPACT=False, RAGGED=False)
+        else:
+            _update(given, gradients, copy, RULE, BUFFERS, COLUMNS, KEPT_BY, BLOCK, SECTOR, COMPACT=False, RAGGED=True)
+    elif live == BLOCK:
+        _update(given, gradients, copy, RULE, BUFFERS, COLUMNS, KEPT_BY, BLOCK, SECTOR, COMPACT=False, RAGGED=False)
+    elif left >= BLOCK:
+        _update(given, gradients, copy, RULE, BUFFERS, COLUMNS, KEPT_BY, BLOCK, SECTOR, COMPACT=True, RAGGED=False)
+    else:
+        _update(given, gradients, copy, RULE, BUFFERS, COLUMNS, KEPT_BY, BLOCK, SECTOR, COMPACT=True, RAGGED=True)
 
 
 @triton.jit
@@ -169,6 +200,8 @@ def _keeps(row, BUFFERS: tl.constexpr, KEPT_BY: tl.constexpr):
 @triton.jit
 def _update(
     given,
+    gradients,
+    copy,
     RULE: tl.constexpr,
     BUFFERS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -178,7 +211,7 @@ def _update(
     COMPACT: tl.constexpr,  # the state of live weights only, without gaps
     RAGGED: tl.constexpr,
 ):
-    weights, gradients, state, stride, bits, row, sign, step, left, rewrite = given
+    weights, state, stride, bits, row, sign, step, left, rewrite = given
     h = ()
     for c in tl.static_range(COLUMNS):
         h = h + (tl.load(row + c).to(tl.float32),)  # type: ignore[assignment]  # Triton's tuples may grow
@@ -215,7 +248,10 @@ def _update(
     weight, new = RULE(weight, gradient, old, step, h)
     for k in tl.static_range(BUFFERS):
         tl.store(state + k * stride.to(tl.int64) + place, tl.where(live, new[k], 0.0), mask=stored)
-    tl.store(weights + at, tl.where(live, weight, 0.0).to(weights.dtype.element_ty), mask=written)
+    weight = tl.where(live, weight, 0.0)
+    tl.store(weights + at, weight.to(weights.dtype.element_ty), mask=written)
+    if copy is not None:
+        tl.store(copy + at, weight.to(tl.bfloat16), mask=written)
 
 
 @triton.jit
@@ -229,7 +265,7 @@ def _ones(byte):
 def _tables(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
     if layout.tables is not None:
         return layout.tables
-    found = send(layout.rows[:3], device), blocks_of(device, layout.sizes, PAD)
+    found = send(layout.rows[:4], device), blocks_of(device, layout.sizes, PAD)
     if not capturing(device):
         finish(device)
         layout.tables = found

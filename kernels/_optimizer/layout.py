@@ -18,16 +18,23 @@ class Layout:
     """The places of a launch's parameters in the arenas. An optimizer makes one and passes it to every step.
 
     sizes: weights of each parameter. offsets: where each parameter starts, multiples of `PAD`. groups: the row of
-        hyperparameters of each parameter.
+        hyperparameters of each parameter. shadowed: for each parameter whether it has a bfloat16 copy, see
+        `Options.shadow`; None: no parameter has one.
     tables, job: data that the GPU and the CPU implementation derive from the layout and keep between steps.
     """
 
-    def __init__(self, sizes: Sequence[int], offsets: Sequence[int], groups: Sequence[int]):
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        offsets: Sequence[int],
+        groups: Sequence[int],
+        shadowed: Sequence[bool] | None = None,
+    ):
         self.sizes, self.weights = list(sizes), sum(sizes)
         ends = np.cumsum([blocks_in(size) for size in sizes], dtype=np.int64)
         self.blocks = int(ends[-1]) if len(ends) else 0
         first = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-        self.rows = np.array([offsets, sizes, groups, first], dtype=np.int64)
+        self.rows = np.array([offsets, sizes, groups, shadowed or [False] * len(groups), first], dtype=np.int64)
         self.tables: tuple[Tensor, Tensor] | None = None
         self.job: Job | None = None
 

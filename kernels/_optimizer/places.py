@@ -33,7 +33,7 @@ def places_of(places, live, weights, gradients):
     for i in range(eights.size):
         if 8 * i * weights.itemsize % LINE == 0:
             prefetch(weights.ctypes.data + (PAD + 8 * i) * weights.itemsize)
-            prefetch(gradients.ctypes.data + (PAD + 8 * i) * weights.itemsize)
+            prefetch(gradients.ctypes.data + (PAD + 8 * i) * gradients.itemsize)
         byte, start = (eights[i] * PACK) >> TOP, np.uint64(8 * i) * FOUR
         written = carray(pointer(address + 2 * count, EIGHTS), 2)
         written[0], written[1] = ONES[2 * byte] + start, ONES[2 * byte + np.uint64(1)] + start

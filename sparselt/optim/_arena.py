@@ -35,7 +35,8 @@ class Arena:
         place for each live weight, and at most 7 spare ones a block.
     buffers: for each parameter its part of each row of `state`, in its shape and strides; flat with `live_state`.
     steps: int32, the steps that each block has made with state.
-    mask, blocks: see `sparselt.kernels._optimizer.Launch`. offsets: where each parameter's part starts.
+    mask, blocks, shadow: see `sparselt.kernels._optimizer.Launch`. offsets: where each parameter's part starts.
+    sources: the tensors whose gradients the kernel reads: each parameter, or its bfloat16 copy.
     Raises SettingError, naming the parameter, if no kernel takes it or it differs in dtype or device from the others.
     """
 
@@ -46,19 +47,42 @@ class Arena:
         masks: Sequence[Tensor | None],
         count: int,
         live_state: bool = False,
+        copies: Mapping[Tensor, Tensor] | None = None,
     ):
         try:
             check_parameters(parameters, names)
         except ValueError as error:
             raise SettingError(str(error)) from error
         self.parameters, self.count, self.live_state = list(parameters), count, live_state
-        self._siblings = Siblings(self.parameters)
         self._shapes, self._strides = [p.shape for p in parameters], [p.stride() for p in parameters]
         self.device, self.dtype = parameters[0].device, parameters[0].dtype
         self.offsets, self._length = padded_offsets([p.numel() for p in self.parameters])
+        self._share(copies or {})
+        self._siblings = Siblings(self.parameters, self.sources)
         self.steps = torch.zeros(self._length // PAD, dtype=torch.int32, device=self.device)
         self.buffers: list[tuple[Tensor, ...]] = []
         self.set_masks(masks)
+
+    def _share(self, copies: Mapping[Tensor, Tensor]) -> None:
+        """Gives the parameters' copies memory in one arena, as the kernel writes them."""
+        self.sources = [copies.get(p, p) for p in self.parameters]
+        self.shadowed = [source is not p for source, p in zip(self.sources, self.parameters, strict=True)]
+        self.shadow = torch.zeros(self._length, dtype=torch.bfloat16, device=self.device) if copies else None
+        self._pairs = [(i, self.sources[i], p) for i, p in enumerate(self.parameters) if self.shadowed[i]]
+        for i, copy, p in self._pairs:
+            assert self.shadow is not None
+            if (p.dtype, p.device) != (torch.float32, copy.device):
+                raise SettingError(
+                    f"a parameter with a bfloat16 copy is now {p.dtype} on {p.device}: expected torch.float32 on "
+                    f"{copy.device}; call copy_to_bfloat16 again"
+                )
+            copy.data = self._shaped(self.shadow, i, self.offsets[i])
+
+    @torch.no_grad()
+    def write_copies(self) -> None:
+        """Copies the parameters to their bfloat16 copies."""
+        if self._pairs:
+            torch._foreach_copy_([copy for _, copy, _ in self._pairs], [p for *_, p in self._pairs])
 
     def set_masks(self, masks: Sequence[Tensor | None]) -> None:
         """Sets the masks: for each parameter a bool tensor of its shape, or None if every weight lives.

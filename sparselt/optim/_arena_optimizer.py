@@ -31,6 +31,7 @@ class ArenaOptimizer(torch.optim.Optimizer):
     _live_state = False
     _built: Arena | None = None
     _last_written: tuple | None = None  # see `MaskedOptimizer._written`
+    _copies: Mapping[Tensor, Tensor] = {}  # by parameter, see `MaskedOptimizer.copy_to_bfloat16`
 
     @staticmethod
     def columns(group: dict, number: Number) -> Sequence:
@@ -69,10 +70,10 @@ class ArenaOptimizer(torch.optim.Optimizer):
             if any(entry.get(key) is not None for key in self.state_keys):
                 entry.update({key: torch.zeros_like(p) for key in self.state_keys if entry.get(key) is None})
         self._check_shapes(kept, "{name} has shape {shape}, its {key} {found}: build a new optimizer for it")
-        arena = Arena(parameters, self._names(), masks, len(self.state_keys), self._live_state)
+        arena = Arena(parameters, self._names(), masks, len(self.state_keys), self._live_state, self._copies)
         self._built = arena
         self._group_of = [g for g, group in enumerate(self.param_groups) for _ in group["params"]]
-        self._layout = Layout([p.numel() for p in parameters], arena.offsets, self._group_of)
+        self._layout = Layout([p.numel() for p in parameters], arena.offsets, self._group_of, arena.shadowed)
         width = len(self.operation.columns._fields)
         self._hyperparameters = Hyperparameters(self.columns, self.numbers, self.param_groups, width, arena.device)
         self.state.clear()
@@ -80,6 +81,7 @@ class ArenaOptimizer(torch.optim.Optimizer):
         self._remember_state()
         self._last_written = None
         self._zeroed = [-1] * len(parameters)
+        arena.write_copies()
         return arena
 
     def _found(self, parameter: Tensor) -> list[Tensor] | None:

@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
@@ -14,12 +13,12 @@ from sparselt.kernels._optimizer import Launch
 from sparselt.kernels._optimizer.arguments import check_gradient
 from sparselt.kernels._order import same_order
 from sparselt.optim._arena import fitted_mask
+from sparselt.optim._copies import CopyingOptimizer
 from sparselt.optim._hyperparameters import check_numbers
 from sparselt.optim._networks import groups_of_networks, mask_of_networks
-from sparselt.optim._saved import SavedOptimizer
 
 
-class MaskedOptimizer(SavedOptimizer):
+class MaskedOptimizer(CopyingOptimizer):
     """A torch optimizer that keeps masked weights and their state at exactly 0.0 after every step.
 
     params: `model.named_parameters()`, or groups of such; plain parameters without a mask. All of one device and one
@@ -133,7 +132,8 @@ class MaskedOptimizer(SavedOptimizer):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Zeroes masked weights and their state, and sends changed hyperparameters to the device.
+        """Zeroes masked weights and their state, writes the copies of `copy_to_bfloat16`, and sends changed
+        hyperparameters to the device.
 
         `step` does this itself; a replayed CUDA graph cannot. Call this before a replay if either was changed.
         """
@@ -143,6 +143,7 @@ class MaskedOptimizer(SavedOptimizer):
                 gone = ~mask.to(arena.device)
                 arena.parameters[i].masked_fill_(gone, 0)
                 arena.zero_masked(i, gone)
+        arena.write_copies()
         self._hyperparameters.send(self.param_groups)
         self._zeroed = [p._version for p in arena.parameters]
         self._last_written = self._written(arena.addresses([None] * len(arena.parameters)))
@@ -166,7 +167,9 @@ class MaskedOptimizer(SavedOptimizer):
             with torch.enable_grad():
                 loss = closure()
         arena = self._arena if self.kernel() == (self.operation, self.state_keys) else self._build()
-        gradients = [p.grad for p in arena.parameters]
+        gradients = [source.grad for source in arena.sources]
+        if self._copies:
+            self._check_copied()
         addresses = arena.addresses(gradients)
         if addresses is None:
             arena = self._current_arena()
@@ -187,6 +190,8 @@ class MaskedOptimizer(SavedOptimizer):
         self._hyperparameters.send(self.param_groups)
         # On a GPU masked memory is not rewritten, unless somebody else wrote to the parameters since the last step.
         on_gpu = arena.device.type == "cuda"
+        remembers = on_gpu or bool(self._copies)
+        changed = remembers and self._changed(addresses)
         self.operation.launch(
             Launch(
                 layout=self._layout,
@@ -195,16 +200,19 @@ class MaskedOptimizer(SavedOptimizer):
                 state=arena.state,
                 mask=arena.mask,
                 hyperparameters=self._hyperparameters.rows,
-                rewrite=not on_gpu or self._written(addresses) != self._last_written,
+                rewrite=not on_gpu or changed,
                 blocks=arena.blocks,
                 live_state=self._live_state,
                 steps=arena.steps,
                 grad_scale=grad_scale,
                 found_inf=found_inf,
+                shadow=arena.shadow,
             )
         )
         torch.autograd.graph.increment_version(written)
-        if on_gpu:
+        if self._copies and arena.some_missing and changed:
+            arena.write_copies()  # the kernel has not visited all of them
+        if remembers:
             self._last_written = self._written(addresses)
         return loss
 
@@ -236,11 +244,6 @@ class MaskedOptimizer(SavedOptimizer):
         copied.__dict__.update(self.__dict__)
         return copied
 
-    def _written(self, addresses: np.ndarray | None) -> tuple:
-        """A value that changes when torch counts a write to a parameter, or a parameter gets other memory."""
-        parameters = self._arena.parameters
-        return [p._version for p in parameters], addresses is not None and addresses[: len(parameters)].tobytes()
-
     def _from_scaler(self, name: str) -> Tensor | None:
         """An attribute that `torch.amp.GradScaler` sets during a step. Without any gradient it is a plain number."""
         value = self.__dict__.get(name)
@@ -252,7 +255,7 @@ class MaskedOptimizer(SavedOptimizer):
         """The gradient in its parameter's memory order; SettingError if it cannot be the parameter's gradient."""
         if gradient is None:
             return None
-        parameter = self._arena.parameters[i]
+        parameter = self._arena.sources[i]
         try:
             check_gradient(self._names()[i], parameter, gradient)
         except ValueError as error:

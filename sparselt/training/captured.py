@@ -50,7 +50,7 @@ def capture(step: Callable[[Sequence[Branch]], None], branches: Sequence[Branch]
             step(branches)
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
-    with tables_kept_with(graph), torch.cuda.graph(graph, stream=stream):
+    with tables_kept_with(graph, device), torch.cuda.graph(graph, stream=stream):
         step(branches)
     return graph
 

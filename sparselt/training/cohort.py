@@ -14,6 +14,7 @@ from sparselt.errors import SettingError, TrainingError
 from sparselt.optim import MaskedOptimizer, build_optimizer_of_networks, mask_of_networks
 from sparselt.training.captured import capture, on_streams, pinned_algorithms
 from sparselt.training.checkpoint import flat_state, nested_state
+from sparselt.training.forward import training_forwards
 from sparselt.training.joining import check_networks, check_same_bits, difference_in_shapes, reason_against_loader
 from sparselt.training.loop import Trained, forward_passes, trained
 from sparselt.training.progress import Saved
@@ -103,10 +104,15 @@ class Cohort:
         if recipe.compile and len(models) > 1:
             with pinned_algorithms():
                 check_same_bits(models, forwards, loader, recipe)
+        rates = [torch.full((), recipe.schedule.peak, dtype=torch.float64, device=loader.device) for _ in models]
+        self._optimizer = build_optimizer_of_networks(recipe, models, rates)
+        for model in models:
+            model.train()
+        spared = training_forwards(models, forwards, recipe, self._optimizer)
         self._branches = [
-            Branch(model, forward, loader, recipe) for model, forward in zip(models, forwards, strict=True)
+            Branch(model, forward, rate, loader, recipe)
+            for model, forward, rate in zip(models, spared, rates, strict=True)
         ]
-        self._optimizer = build_optimizer_of_networks(recipe, models, [branch.rate for branch in self._branches])
         self._graph = None
         if captured if captured is not None else loader.device.type == "cuda":
             with pinned_algorithms():
@@ -175,6 +181,7 @@ class Cohort:
                 except TrainingError as error:
                     running.remove(k)
                     branches[k].idle()
+                    branches[k].forward.write_counts()
                     yield k, branches[k].model, error
                 self._check_newest(run)
             if not running:
@@ -192,6 +199,7 @@ class Cohort:
                     result = trained(branch.last_losses(), branch.step - branch.start_step, branch.step)
                 except TrainingError as error:
                     result = error
+                branch.forward.write_counts()
                 yield k, branch.model, result
                 self._check_newest(run)
 
@@ -205,6 +213,7 @@ class Cohort:
 
     def _run(self, branches: Sequence[Branch]) -> None:
         """One step of these branches. A captured step also computes the idle ones."""
+        self._optimizer.refresh_copies()
         with pinned_algorithms():
             if self._graph is not None:
                 self._graph.replay()

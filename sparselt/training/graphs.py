@@ -1,7 +1,10 @@
 """Networks as graphs of calls: finds operations that can be fused."""
 
+import copy
 import operator
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -20,10 +23,13 @@ class Tracer(fx.Tracer):
 
 def traced(model: nn.Module) -> fx.GraphModule:
     """The model as a graph of calls, with the modules of `model`. Constants that tracing meets are stored in it."""
-    tracer = Tracer()
+    return fx.GraphModule(model, _trace(Tracer(), model))
+
+
+def _trace(tracer: Tracer, model: nn.Module) -> fx.Graph:
     graph = tracer.trace(model)
     tracer.root = nn.Module()  # a tracer refers to itself, and would keep the weights until the next garbage collection
-    return fx.GraphModule(model, graph)
+    return graph
 
 
 def without_cycle(module: fx.GraphModule) -> fx.GraphModule:
@@ -36,9 +42,41 @@ def without_cycle(module: fx.GraphModule) -> fx.GraphModule:
     return module
 
 
+class _Calls(Tracer):
+    """Notes the modules that are called while autocast casts to bfloat16."""
+
+    def __init__(self, device: str):
+        super().__init__()
+        self._device, self.cast = device, set[str]()
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
+        if torch.is_autocast_enabled(self._device) and torch.get_autocast_dtype(self._device) == torch.bfloat16:
+            self.cast.add(self.path_of_module(m))
+        return super().call_module(m, forward, args, kwargs)
+
+
+def called_once(model: nn.Module, device: str, bfloat16: bool) -> tuple[dict[str, nn.Module], set[str]]:
+    """The modules that a training forward pass calls exactly once, and whose parameters and buffers nothing else reads.
+
+    By name; then the names of all modules that are called while autocast casts to bfloat16. Empty if the forward pass
+    cannot be traced. bfloat16: whether it runs under autocast on this type of device.
+    """
+    tracer = _Calls(device)
+    try:
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            nodes = list(_trace(tracer, copy.deepcopy(model).train()).nodes)
+    except Exception:  # a forward pass may do anything to the stand-in for its input
+        return {}, set()
+    modules = dict(model.named_modules())
+    calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
+    read = {str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"}
+    return {name: modules[name] for name, count in calls.items() if count == 1 and name not in read}, tracer.cast
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of the module runs hooks. Some compute its weight, as those of `torch.nn.utils.prune` do."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(hooks)
 
 
 def followed_by(node: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[fx.Node, fx.Node | None, bool]:

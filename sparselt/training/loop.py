@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from sparselt.errors import SettingError, TrainingError
 from sparselt.optim import MaskedOptimizer
 from sparselt.training.checkpoint import load_state, state_of
+from sparselt.training.forward import training_forward
 from sparselt.training.fused_norm import fused_forward
 from sparselt.training.live import live_step
 from sparselt.training.progress import Progress, Saved, losses_of
@@ -68,7 +69,7 @@ def train(
     average = WeightAverage(techniques.ema_half_life) if techniques.ema_half_life else None
     first_of_last_epoch = max(start_step, recipe.steps - loader.steps_per_epoch)
     last_losses: list[Tensor] = []
-    (forward,) = forward_passes([model], recipe)
+    (own,) = forward_passes([model], recipe)
     live = live_step(model, optimizer.mask, recipe)
     step = start_step
 
@@ -82,32 +83,36 @@ def train(
         load_state(model, optimizer, saved.optimizer)
         if average is not None:
             average.load(model, saved.average)
-    for images, labels in _batches(loader, step, recipe.steps):
-        on_step(step)
-        if progress is not None:
-            progress.keep(step, state)
-        if seed is not None:
-            rank = [ranks.rank] if ranks is not None and ranks.rank else []
-            _seed_draws(derive_seed(seed, "draws", step, *rank), images.device)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.schedule.learning_rate(step, recipe.steps)
-        if techniques.progressive_resizing:
-            images = resize(images, training_side(images.shape[2], step, recipe.steps))
-        if live is not None:
-            loss = live(images, labels)  # overwrites all gradients
-        else:
-            optimizer.zero_grad()
-            loss = gradients(forward, images, labels, recipe, 1.0 if ranks is None else ranks.share(len(images)))
-        if ranks is not None:
-            loss = ranks.add_up(loss)
-        if penalty is not None:
-            penalty(model).backward()
-        optimizer.step()
-        if step >= first_of_last_epoch:
-            last_losses.append(loss)
-        step += 1
-        if average is not None:
-            average.update(model, step)
+    alone = ranks is None and penalty is None and live is None
+    with training_forward(model, own, recipe, optimizer, alone) as forward:
+        for images, labels in _batches(loader, step, recipe.steps):
+            on_step(step)
+            if progress is not None:
+                progress.keep(step, state)
+            if seed is not None:
+                rank = [ranks.rank] if ranks is not None and ranks.rank else []
+                _seed_draws(derive_seed(seed, "draws", step, *rank), images.device)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.schedule.learning_rate(step, recipe.steps)
+            if techniques.progressive_resizing:
+                images = resize(images, training_side(images.shape[2], step, recipe.steps))
+            if live is not None:
+                loss = live(images, labels)  # overwrites all gradients
+            else:
+                optimizer.refresh_copies()
+                optimizer.zero_grad()
+                loss = gradients(forward, images, labels, recipe, 1.0 if ranks is None else ranks.share(len(images)))
+                forward.count(len(images), recipe.micro_batches)
+            if ranks is not None:
+                loss = ranks.add_up(loss)
+            if penalty is not None:
+                penalty(model).backward()
+            optimizer.step()
+            if step >= first_of_last_epoch:
+                last_losses.append(loss)
+            step += 1
+            if average is not None:
+                average.update(model, step)
     on_step(step)
     if average is not None:
         average.copy_to(model)
@@ -152,7 +157,8 @@ def gradients(
     for some, their_labels in zip(images.chunk(parts), labels.chunk(parts), strict=True):
         with autocast(images.device, recipe.precision):
             loss = training_loss(forward(some), their_labels, recipe.techniques)
-            loss = (loss if share == 1 else loss * share) / parts
+            loss = loss if share == 1 else loss * share
+            loss = loss if parts == 1 else loss / parts
         loss.backward()
         losses.append(loss.detach())
     return losses[0] if parts == 1 else torch.stack(losses).sum()

@@ -5,7 +5,7 @@ eagerly and gives the same bits as `loop.train`.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from sparselt.training.loop import gradients
 
 if TYPE_CHECKING:
     from sparselt.data import ResidentTrainLoader
+    from sparselt.training.forward import TrainingForward
     from sparselt.training.progress import Saved
     from sparselt.training.recipe import Recipe
 
@@ -28,22 +29,22 @@ class Branch:
     """A network, the resident data it trains on, and its position in the training.
 
     model: on the loader's device. `load` writes another start into the same memory, where a captured step reads it.
-    forward: the model's forward pass, see `loop.forward_passes`.
-    rate: float64 [], the learning rate, for the optimizer to read.
+    forward: the model's forward pass.
+    rate: float64 [] on the loader's device; gets the learning rate of each step.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        forward: Callable[[Tensor], Tensor],
+        forward: "TrainingForward",
+        rate: Tensor,
         loader: "ResidentTrainLoader",
         recipe: "Recipe",
     ):
         device = loader.device
         self.model, self.recipe = model.train(), recipe
-        self._forward = forward
+        self.forward, self.rate = forward, rate
         self._images, self._labels, self._transform = loader._images, loader._labels, loader.transform
-        self.rate = torch.full((), recipe.schedule.peak, dtype=torch.float64, device=device)
         # A network that ends before others of its cohort continues at rate 0, for at most as many steps again.
         self._rates = torch.zeros(2 * recipe.steps + _SPARE, dtype=torch.float64, device=device)
         self._clock = torch.zeros(1, dtype=torch.int64, device=device)
@@ -100,6 +101,7 @@ class Branch:
             _send(_batches(self._loader.order_seed, epoch, self._loader.count, self.recipe.batch_size), self._order)
             self._epoch.fill_(epoch)
         self.step += 1
+        self.forward.count(self.recipe.batch_size, self.recipe.micro_batches)
 
     def compute(self) -> None:
         """Augments the next batch, runs forward and backward pass, and sets `rate` to the step's learning rate.
@@ -110,7 +112,7 @@ class Branch:
         indices = self._order.index_select(0, position).view(-1)
         images = drawn(self._images, indices, self._transform, seed=self._seed, epoch=self._epoch)
         self.rate.copy_(self._rates.index_select(0, self._clock).view(()))
-        loss = gradients(self._forward, images, self._labels.index_select(0, indices), self.recipe)
+        loss = gradients(self.forward, images, self._labels.index_select(0, indices), self.recipe)
         self._losses.index_copy_(0, position, loss.view(1))
         self._clock += 1
 

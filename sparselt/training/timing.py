@@ -16,6 +16,7 @@ from sparselt.models import build_model
 from sparselt.optim import build_optimizer
 from sparselt.training.cpu import cpu_threads
 from sparselt.training.folding import Folded
+from sparselt.training.forward import training_forwards
 from sparselt.training.live import live_step
 from sparselt.training.loop import autocast, forward_passes, training_loss
 from sparselt.training.recipe import Recipe
@@ -47,16 +48,18 @@ def time_training(recipe: Recipe, classes: int, channels: int, size: int, device
         optimizer = build_optimizer(recipe, model.named_parameters(), mask)
         forwards = forward_passes([model], replace(recipe, compile=False))  # compiling would take longer than the steps
         live = live_step(model, mask, recipe) if mask is not None else None
+        (spared,) = training_forwards([model.train()], forwards, recipe, optimizer, alone=live is None)
         images = torch.randn(batch, channels, size, size, device=device).to(memory_format=torch.channels_last)
         labels = torch.zeros(batch, dtype=torch.long, device=device)
 
         def step() -> None:
+            optimizer.refresh_copies()
             optimizer.zero_grad()
             if live is not None:
                 live(images, labels)
             else:
                 with autocast(device, recipe.precision):
-                    loss = training_loss(forwards[0](images), labels)
+                    loss = training_loss(spared(images), labels)
                 loss.backward()
             optimizer.step()
 

@@ -10,7 +10,20 @@ from sparselt.kernels.norm_act import gpu
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
 @pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
-@pytest.mark.parametrize("shape", [(3, 5, 3, 7), (2, 96, 5, 5), (9, 16, 32, 32)], ids=str)
-def test_the_kernels_agree_with_the_reference(shape, relu, residual, dtype):
+@pytest.mark.parametrize(
+    ("shape", "merged"),
+    [
+        ((3, 5, 3, 7), True),
+        ((2, 96, 5, 5), False),
+        ((2, 96, 5, 5), True),
+        ((9, 16, 32, 32), False),
+        ((5, 64, 32, 32), True),
+    ],
+    ids=str,
+)
+def test_the_kernels_agree_with_the_reference(shape, merged, relu, residual, dtype, monkeypatch):
+    """merged: the last launch settles the sums; of the last shape there are more than it reads at once."""
+    monkeypatch.setattr(gpu, "_READ", 1000 if merged else 0)
+    assert gpu._Shape(torch.empty(shape)).merged == merged
     case = Case(shape, dtype, residual=residual, relu=relu)
     case.check(gpu.norm_act, gpu.norm_act_backward, TOLERANCE[dtype] * (2 if dtype == torch.bfloat16 else 1))

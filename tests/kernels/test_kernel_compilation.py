@@ -32,18 +32,20 @@ MASKED_SGD = {
     "steps": "*i32",
     "grad_scale": "*fp32",
     "found_inf": "*fp32",
+    "shadow": "*bf16",
     "parameters": "i32",
     "stride": "i32",
     "rewrite": "i32",
 }
 OPTIONAL = ("blocks", "steps", "grad_scale", "found_inf")
+SHADOW = ("steps", "shadow")  # as in a bfloat16 training
 
 
 def masked_sgd(target, *, bfloat16=False, first_step=False, aligned=True, given=("steps",), optimizer=operation):
     """given: the optional arguments; an optimizer always gives `steps`."""
     constants = {"FIRST_STEP": first_step, "ALIGNED": aligned, "BFLOAT16": bfloat16}
     constants |= optimizer_gpu.constants(optimizer)
-    constants.update({name: None for name in OPTIONAL if name not in given})
+    constants.update({name: None for name in (*OPTIONAL, "shadow") if name not in given})
     warps = optimizer_gpu.warps(optimizer, "blocks" in given)
     options = {"multiples_of_16": ["stride"], "num_warps": warps, "enable_fp_fusion": False}
     return compiled(optimizer_gpu.masked_kernel, MASKED_SGD, constants, target, **options)
@@ -52,8 +54,8 @@ def masked_sgd(target, *, bfloat16=False, first_step=False, aligned=True, given=
 @pytest.mark.parametrize("target", [*NVIDIA, AMD], ids=target_name)
 @pytest.mark.parametrize(
     ("given", "bfloat16"),
-    [((), False), (("steps",), True), (OPTIONAL[1:], False), (OPTIONAL, False), (OPTIONAL, True)],
-    ids=["bare", "bfloat16", "scaler", "live", "live bfloat16"],
+    [((), False), (("steps",), True), (OPTIONAL[1:], False), (OPTIONAL, False), (OPTIONAL, True), (SHADOW, False)],
+    ids=["bare", "bfloat16", "scaler", "live", "live bfloat16", "shadow"],
 )
 def test_masked_sgd_spills_nothing(given, target, bfloat16, tmp_path):
     assert_no_spills(masked_sgd(target, bfloat16=bfloat16, given=given), tmp_path, REGISTERS)
@@ -68,6 +70,14 @@ def test_masked_sgd_moves_16_bytes_at_a_time_under_a_predicate_on_sm_90(given):
     assert predicated_16_byte(ptx, "st") >= (3 if "blocks" in given else 4)
 
 
+def test_copies_are_rounded_to_nearest_and_moved_16_bytes_at_a_time_on_sm_90():
+    plain, ptx = (masked_sgd(SM_90, given=given).asm["ptx"] for given in (("steps",), SHADOW))
+    assert "cvt.rn.bf16x2.f32" in ptx and "cvt.rz" not in ptx and "bf16" not in plain
+    # A block with a copy moves weight and momentum as wide, and 1,024 numbers of 2 bytes by 128 threads in one access.
+    of_float32 = predicated_16_byte(plain, "ld"), predicated_16_byte(plain, "st")
+    assert predicated_16_byte(ptx, "ld") >= 2 * of_float32[0] - 1 and predicated_16_byte(ptx, "st") > 2 * of_float32[1]
+
+
 def test_an_unaligned_parameter_gets_no_wide_access_to_it():
     ptx = masked_sgd(SM_90, aligned=False).asm["ptx"]
     # Two branches (full and ragged blocks) with two accesses each to the momentum arena, which is always aligned.
@@ -79,7 +89,7 @@ def test_live_momentum_of_a_block_that_lives_whole_is_moved_16_bytes_at_a_time()
     assert predicated_16_byte(ptx, "ld") == predicated_16_byte(ptx, "st") == 1
 
 
-@pytest.mark.parametrize("given", [OPTIONAL[1:], OPTIONAL], ids=["dense", "live"])
+@pytest.mark.parametrize("given", [OPTIONAL[1:], OPTIONAL, SHADOW, (*OPTIONAL, "shadow")], ids=str)
 @pytest.mark.parametrize("target", [*NVIDIA, AMD], ids=target_name)
 @pytest.mark.parametrize("optimizer", OTHERS, ids=lambda optimizer: optimizer.name)
 def test_rules_with_other_numbers_of_buffers_spill_nothing(optimizer, target, given, tmp_path):
@@ -178,14 +188,19 @@ def test_magnitude_threshold_reads_full_blocks_16_bytes_at_a_time(bfloat16, acce
 
 
 NORM_POINTERS = ("mean", "inverse", "weight", "bias", "parts", "by_weight", "by_bias", "running_mean", "running_var")
+UNSETTLED = ("parts", "running_mean", "running_var")
 NORM_KERNELS = {  # the kernel, and the arguments that are None
     "sums forward": (norm_gpu.sum_kernel, ("d", "mean", "inverse", "weight", "bias", "out", "masked")),
     "sums backward": (norm_gpu.sum_kernel, ("out", "masked")),
     "sums backward, with addition": (norm_gpu.sum_kernel, ("weight", "bias")),
-    "output": (norm_gpu.apply_kernel, ("residual",)),
-    "output, with addition": (norm_gpu.apply_kernel, ()),
-    "gradient": (norm_gpu.apply_back_kernel, ()),
-    "gradient, with addition": (norm_gpu.apply_back_kernel, ("bias",)),
+    "output": (norm_gpu.apply_kernel, ("residual", *UNSETTLED)),
+    "output, with addition": (norm_gpu.apply_kernel, UNSETTLED),
+    "output and statistics": (norm_gpu.apply_kernel, ("residual",)),
+    "output and statistics, with addition": (norm_gpu.apply_kernel, ()),
+    "gradient": (norm_gpu.apply_back_kernel, ("parts",)),
+    "gradient, with addition": (norm_gpu.apply_back_kernel, ("bias", "parts")),
+    "all gradients": (norm_gpu.apply_back_kernel, ()),
+    "all gradients, with addition": (norm_gpu.apply_back_kernel, ("bias",)),
     "statistics": (norm_gpu.settle_kernel, ()),
     "gradients of weights": (norm_gpu.settle_kernel, ("x", "running_var")),
 }
@@ -197,6 +212,7 @@ def norm_act(target, name: str, dtype: str, channels: int):
     signature |= dict.fromkeys((*NORM_POINTERS, "first_out", "second_out"), "*fp32")
     signature |= {"pixels": "i32", "channels": "i32", "momentum": "fp64", "eps": "fp64"}
     constants: dict = {"DOWN": norm_gpu.NUMBERS // channels, "ACROSS": channels, "STEPS": 4, "RELU": True}
+    constants["STRETCHES"] = 256
     if kernel is norm_gpu.settle_kernel:
         constants = {"STRETCHES": 1000, "DOWN": 1024, "ACROSS": 8}
     constants |= dict.fromkeys(absent)
@@ -217,5 +233,5 @@ def test_norm_act_spills_nothing(name, dtype, target, tmp_path):
 def test_norm_act_moves_16_bytes_at_a_time(channels):
     # 2,048 numbers over 128 threads: 32 bytes a thread of bfloat16, 64 of float32.
     for dtype, accesses in (("*bf16", 2), ("*fp32", 4)):
-        for name in ("output, with addition", "gradient, with addition"):
+        for name in ("output, with addition", "gradient, with addition", "output and statistics", "all gradients"):
             assert predicated_16_byte(norm_act(SM_90, name, dtype, channels).asm["ptx"], "st") == accesses

@@ -38,6 +38,7 @@ def members_of(cases: Cases, recipe=RECIPE, count: int = 4):
     [
         {},
         {"precision": "bfloat16"},
+        {"precision": "bfloat16", "fused_norm": True, "optimizer": "adam"},
         {"momentum": 0.0},
         {"nesterov": True, "weight_decay": 0.01},
         {"decoupled_weight_decay": True},

@@ -16,6 +16,7 @@ from sparselt.errors import MaskError, SettingError, TrainingError
 from sparselt.models import MODELS
 from sparselt.stopping import Signals
 from sparselt.training.cohort import Cohort
+from sparselt.training.forward import TrainingForward
 from sparselt.training.progress import Progress
 from sparselt.training.recipe import TECHNIQUES, Techniques
 from sparselt.training.schedule import Schedule
@@ -116,14 +117,17 @@ def test_a_member_whose_watcher_finds_that_it_diverged_ends_alone(cases):
         assert found[k][1] == result
 
 
-def test_networks_that_a_captured_step_computes_along_change_nothing(cases):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_networks_that_a_captured_step_computes_along_change_nothing(cases, precision):
     """As a replayed graph does: every branch in every step, those that are done and those without a member too."""
-    cohort = cases.cohort([cases.member(seed) for seed in range(3)])
+    recipe = dataclasses.replace(RECIPE, precision=precision)
+    cohort = cases.cohort([cases.member(seed, recipe) for seed in range(3)])
     cohort._graph = SimpleNamespace(replay=lambda: cohort._step(cohort._branches))
     for _ in range(2):
-        cases.assert_as_alone([cases.member(0, mask=cases.mask(0)), cases.member(1, start_step=7)], (7, 8), cohort)
+        members = [cases.member(0, recipe, mask=cases.mask(0)), cases.member(1, recipe, start_step=7)]
+        cases.assert_as_alone(members, (7, 8), cohort)
     assert cohort.images_per_second() > 0
-    cases.assert_as_alone([cases.member(2, start_step=20)], cohort=cohort)
+    cases.assert_as_alone([cases.member(2, recipe, start_step=20)], cohort=cohort)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -141,7 +145,8 @@ def test_the_step_reads_no_value_on_the_host(cases, precision):
             _labels=torch.empty(330, dtype=torch.int64),
         )
         model = MODELS["resnet8"](10, 3)
-        branch = Branch(model, model, loader, recipe)
+        rate = torch.zeros((), dtype=torch.float64)
+        branch = Branch(model, TrainingForward(model), rate, loader, recipe)
         branch.compute()
         assert all(p.grad is not None for p in model.parameters())
         with pytest.raises(DataDependentOutputException):
@@ -295,9 +300,10 @@ def test_algorithms_are_pinned_for_the_steps_and_for_nobody_else(cases):
     assert len(outside) == 11 and not any(outside)
 
 
-def test_a_cohort_that_is_stopped_goes_on_to_the_same_bits(cases, tmp_path):
-    masks = [None, cases.mask(1), cases.mask(2)]
-    members = [cases.member(k, mask=mask, start_step=4 * k) for k, mask in enumerate(masks)]
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_cohort_that_is_stopped_goes_on_to_the_same_bits(cases, tmp_path, precision):
+    masks, recipe = [None, cases.mask(1), cases.mask(2)], dataclasses.replace(RECIPE, precision=precision)
+    members = [cases.member(k, recipe, mask=mask, start_step=4 * k) for k, mask in enumerate(masks)]
     whole = cases.together(members)
 
     class Stops(Signals):
