@@ -1,20 +1,31 @@
 """The record of a run: the protocol with the source of every number, data, versions, machine."""
 
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.setting import Setting
+from sparselt.report.run import PLAIN
 from sparselt.runs.store import Store, versions
 from sparselt.stages.stage import plain
+
+if TYPE_CHECKING:
+    from sparselt.data import Dataset
+
+
+def dataset_of(lab: Lab, store: Store) -> "Dataset":
+    """The betons that a run was made on."""
+    from sparselt.data import open_dataset
+
+    return open_dataset(store.folder(lab.dataset) / store.read(lab.dataset.note).folder)
 
 
 def run_record(setting: Setting, usual: Setting, device: str, lab: Lab, store: Store) -> dict[str, Any]:
     """The content of `record.json`, without the experiments, the command and the failures."""
-    from sparselt.data import evaluation_record, open_dataset
+    from sparselt.data import evaluation_record
 
-    note = lab.dataset.note
-    manifest = open_dataset(store.folder(lab.dataset) / store.read(note).folder).manifest
+    manifest = dataset_of(lab, store).manifest
     crop: tuple = ()
     if setting.engine == "streaming":
         crop = (setting.eval_size, setting.eval_ratio, setting.eval_interpolation)
@@ -47,13 +58,19 @@ def run_record(setting: Setting, usual: Setting, device: str, lab: Lab, store: S
 def protocol(setting: Setting, usual: Setting) -> list[tuple[str, Any, str]]:
     """Every number of the protocol: name, value, source.
 
-    usual: the setting at its default scale, whose sources hold for its own numbers only.
+    usual: the setting at its default scale, whose sources hold for its own numbers only. A number without a source is
+    a plain default, or ours.
     """
     lines = []
+    defaults = {
+        field.name: field.default for owner in (setting, *setting.options) for field in dataclasses.fields(owner)
+    }
     for name, (value, _, rule) in setting.values().items():
         own = name in setting.__dataclass_fields__
         if rule.in_protocol and rule.shown(setting) and (own or value not in ((), 0, 0.0)):
-            lines.append((name, plain(value), _source(setting, usual, name, value)))
+            default = name not in setting.sources and value == defaults[name]
+            source = PLAIN[rule.torch] if default else _source(setting, usual, name, value)
+            lines.append((name, plain(value), source))
     return lines
 
 

@@ -18,7 +18,7 @@ from sparselt.experiments.events import watching
 from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
-from sparselt.experiments.record import protocol, run_record
+from sparselt.experiments.record import dataset_of, protocol, run_record
 from sparselt.experiments.rounds import Finder, measured, plan_of, run_rounds
 from sparselt.experiments.sections import sections_of
 from sparselt.experiments.setting import Setting
@@ -187,6 +187,9 @@ def run(
             console.print(_TRY_AGAIN, style="red")
             note_plan(store, name, plan_of(measurements).stages, where.command, "failed")
             return Outcome(None, failed)
+        from sparselt.data.contact_sheet import write_contact_sheet
+        from sparselt.report.run import SAMPLES
+
         record = run_record(setting, usual, where.device, lab, store)
         record["experiments"] = {name: {"title": e.title, "paper": e.paper} for name, e in experiments.items()}
         folder = where.out / name
@@ -194,6 +197,7 @@ def run(
         entries = with_densities(entries, plan_of(measurements).stages, store)
         of_this_call = {"command": where.command, "failed": list(failed), "rows": len(rows)}
         _write(folder, rows, record, of_this_call, entries, _networks(kept, store, folder))
+        write_contact_sheet(dataset_of(lab, store), "train", folder / SAMPLES, columns=5)
         note_plan(store, name, plan_of(measurements).stages, where.command, "failed" if failed else "done")
         _report(folder, sections, console)
         if failed:

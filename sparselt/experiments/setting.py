@@ -102,8 +102,8 @@ class Setting:
         help="training images that are held out, and evaluated on instead of the test images, to choose values by",
     )
     model: str = value(help="a name of `sparselt.models.MODELS`, or a function of yours as package.module:function")
-    initialization: Initialization = value("torch", help="see `sparselt.models.initialize_`")
-    norm_scale: NormScale = value("ones", help="batch-norm scales at initialization")
+    initialization: Initialization = value("torch", torch=True, help="see `sparselt.models.initialize_`")
+    norm_scale: NormScale = value("ones", torch=True, help="batch-norm scales at initialization")
     techniques: Literal["none", "mild"] = value("none", help="a name of `sparselt.training.recipe.TECHNIQUES`")
     train_size: int = value(
         least=1, most=_LARGEST_SIDE, noun="pixels", help="side of the training crops (streaming) or images (resident)"
@@ -143,23 +143,38 @@ class Setting:
     )
     momentum: float = value(0.9, least=0, below=1, shown=_read("momentum"), help="momentum of SGD and RMSprop")
     weight_decay: float = value(1e-4, least=0, help="weight decay of the optimizer")
-    nesterov: bool = value(False, shown=_read("nesterov"), help="Nesterov's momentum, of SGD")
+    nesterov: bool = value(False, torch=True, shown=_read("nesterov"), help="Nesterov's momentum, of SGD")
     decoupled_weight_decay: bool = value(
         False,
         shown=_read("decoupled_weight_decay"),
         help="SGD decays by the rate over its peak, see `sparselt.MaskedSGD`",
     )
     betas: tuple[float, float] = value(
-        (0.9, 0.999), omit_default=True, least=0, below=1, equal=True, shown=_read("betas"), help="of Adam's averages"
+        (0.9, 0.999),
+        torch=True,
+        omit_default=True,
+        least=0,
+        below=1,
+        equal=True,
+        shown=_read("betas"),
+        help="of Adam's averages",
     )
-    eps: float = value(1e-8, omit_default=True, least=0, shown=_read("eps"), help="of the divisor of Adam and RMSprop")
+    eps: float = value(
+        1e-8, torch=True, omit_default=True, least=0, shown=_read("eps"), help="of the divisor of Adam and RMSprop"
+    )
     alpha: float = value(
-        0.99, omit_default=True, least=0, below=1, shown=_read("alpha"), help="of RMSprop's average of squares"
+        0.99,
+        torch=True,
+        omit_default=True,
+        least=0,
+        below=1,
+        shown=_read("alpha"),
+        help="of RMSprop's average of squares",
     )
     centered: bool = value(
-        False, omit_default=True, shown=_read("centered"), help="RMSprop divides by the standard deviation"
+        False, torch=True, omit_default=True, shown=_read("centered"), help="RMSprop divides by the standard deviation"
     )
-    precision: Literal["float32", "bfloat16"] = value("float32", help="float32, or bfloat16 autocast")
+    precision: Literal["float32", "bfloat16"] = value("float32", torch=True, help="float32, or bfloat16 autocast")
     eval_precision: Literal["as_trained", "float32", "bfloat16"] = value(
         "as_trained",
         omit_default=True,

@@ -14,7 +14,7 @@ from typing import Any
 
 from sparselt.experiments.imp.levels import agreements, levels
 from sparselt.report import drawing as draw
-from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
+from sparselt.report.data import Chart, Claim, Data, Drawing, Section, listed, once
 from sparselt.report.rules import (
     STABLE,
     Limit,
@@ -60,13 +60,15 @@ def drawings(data: Data) -> dict[str, Drawing]:
             "measured, or diverged.",
         )
     if any(of.finite for curve in _instability(data).values() for of in curve.values()):
+        figure, chart = _instability_figure(data)
         found["instability"] = Drawing(
-            _instability_figure(data),
+            figure,
             "Instability to SGD noise",
             "Two copies of a network start from the same step and differ in data order and augmentation. Instability: "
             "the largest error on the straight line between their solutions, minus the mean of their own errors. "
             f"Lines: means; short dashes: replicates. Dashed line: the {points(STABLE.value, 0)} points below "
             "which Linear Mode Connectivity (Frankle et al. 2020) speaks of stability.",
+            chart,
         )
     return found
 
@@ -251,7 +253,7 @@ def _plain_ticks(bar: Any, floor: float, top: float, everything_below: bool) -> 
     bar.ax.minorticks_off()
 
 
-def _instability_figure(data: Data) -> "draw.Figure":
+def _instability_figure(data: Data) -> "tuple[draw.Figure, Chart]":
     curves = {
         place: {step: of for step, of in curve.items() if of.finite} for place, curve in _instability(data).items()
     }
@@ -270,7 +272,7 @@ def _instability_figure(data: Data) -> "draw.Figure":
     draw.barrier_axis(axes, highest, "instability")
     draw.place_axis(axes, [f"{step:,}" for step in steps], "step from which the copies part")
     draw.label_ends(axes, ends)
-    return figure
+    return figure, Chart(lines, {place: f"step {step:,}" for place, step in enumerate(steps)}, limit=STABLE.value)
 
 
 def _pairs(data: Data, metric: str) -> dict[tuple[int, int], float]:
