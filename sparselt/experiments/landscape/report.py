@@ -15,6 +15,7 @@ from typing import Any
 from sparselt.experiments.imp.levels import levels
 from sparselt.report import drawing as draw
 from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
+from sparselt.report.planes import draw_grid
 from sparselt.report.results import Row
 from sparselt.report.rules import above, all_of, allowed, below, coincidence, epsilon, judged_level, judged_step
 from sparselt.report.statistic import Statistic, Values
@@ -205,11 +206,7 @@ def _plane(axes: "draw.Axes", rows: list[Row], dense: Statistic, scale: Any) -> 
     places = {row.metric: (row.position or 0.0, row.position_2 or 0.0) for row in rows}
     x, y = (np.array(sorted({place[axis] or 0.0 for place in cells})) for axis in (0, 1))
     errors = np.array([[cells.get((across, down), math.nan) for across in x] for down in y])
-    picture = np.ma.masked_invalid(np.clip(100 * errors, scale.vmin, None))
-    half = [(line[1] - line[0]) / 2 for line in (x, y)]
-    extent = (x[0] - half[0], x[-1] + half[0], y[0] - half[1], y[-1] + half[1])
-    how: dict[str, Any] = {"origin": "lower", "extent": extent, "interpolation": "nearest", "aspect": "auto"}
-    shown = axes.imshow(picture, cmap="cividis", norm=scale, **how)
+    shown, picture = draw_grid(axes, x, y, errors, scale, aspect="auto")
     axes.set_box_aspect(1)
     if dense.limit is not None and picture.min() < 100 * dense.limit < picture.max():
         axes.contour(x, y, picture, [100 * dense.limit], colors="white", linewidths=1.0)
