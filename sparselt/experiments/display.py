@@ -76,6 +76,13 @@ def print_plan(
             highlight=False,
             markup=False,
         )
+    if setting.left_out:
+        console.print(
+            f"Past the last level ({setting.levels}) or step ({setting.steps:,}), and left out: "
+            f"{'; '.join(setting.left_out)}.",
+            highlight=False,
+            markup=False,
+        )
     for name, reason in left_out.items():
         console.print(f"Left out: {name}, for {reason}.", highlight=False, markup=False)
     if not missing:

@@ -40,7 +40,18 @@ from sparselt.stages.train import Train
 from sparselt.stopping import directing
 
 # Fields of a setting that change no result.
-_NO_VALUES = {"sources", "source", "differences", "title", "paper", "main", "options", "explored_seeds", "wins_at_init"}
+_NO_VALUES = {
+    "sources",
+    "source",
+    "differences",
+    "title",
+    "paper",
+    "main",
+    "options",
+    "explored_seeds",
+    "wins_at_init",
+    "left_out",
+}
 _MOST_GPUS = 4096
 _TRY_AGAIN = "The same command tries again what failed."
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -309,7 +320,11 @@ def _titled(setting: Setting, usual: Setting, dataset: "Dataset | None") -> Sett
             other = usual.source is None and setting.classes != usual.classes
         else:
             other = dataset.manifest.source["kind"] != setting.source.kind
-        return setting.retitled(f"data={dataset.folder.name}") if other else setting
+        if not other:
+            return setting
+        # A smoke test's title says what its own images are.
+        titled = replace(setting, title=setting.title.replace(" on synthetic images", ""))
+        return titled.retitled(f"data={dataset.folder.name}")
     if type(setting.source) is not type(usual.source) and setting.title.startswith(usual.title):
         return setting.retitled(f"data={type(setting.source).__name__}")
     return setting

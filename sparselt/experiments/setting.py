@@ -18,6 +18,7 @@ from sparselt.experiments.checks import (
     check_square,
     check_values,
     check_weights_left,
+    left_out,
 )
 from sparselt.experiments.options import Options
 from sparselt.experiments.values import Rule, nearest, parse, rules, typed, value
@@ -72,6 +73,7 @@ class Setting:
             them explores, a run of another seed confirms.
         wins_at_init: whether the paper says that IMP succeeds on this network when it rewinds to initialization. The
             report judges the finding that the paper has of such networks.
+        left_out: values that `check` took out, because they lie past the end of its training or its levels.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Setting:
     differences: tuple[str, ...] = ()
     explored_seeds: tuple[int, ...] = ()
     wins_at_init: bool = False
+    left_out: tuple[str, ...] = ()
 
     classes: int = value(help="classes of the data", in_protocol=False)
     channels: int = value(help="channels of the images", in_protocol=False)
@@ -371,6 +374,8 @@ class Setting:
             levels = (self.levels,)
         options = tuple(given.within(self) for given in self.options)
         checked = dataclasses.replace(self, control_levels=levels, options=options)
+        gone = dict.fromkeys([*self.left_out, *left_out(self.values(), checked.values())])
+        checked = dataclasses.replace(checked, left_out=tuple(gone))
         self.check_weights_left("levels", self.levels, self.scope)
         for given in options:
             given.check_pruning(checked)
