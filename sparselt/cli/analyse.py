@@ -72,7 +72,7 @@ class Analyse:
             print(json.dumps({"tickets": self.tickets, **_plain(found), **of_plane}, indent=1))
         else:
             _show(self.tickets, found)
-            if plane is not None:
+            if plane is not None and self.plane is not None:
                 print(_told(plane, self.plane))
         return 0
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.setting import Setting
-from sparselt.report.run import PLAIN
+from sparselt.report.data import DEFAULT_SOURCES
 from sparselt.runs.store import Store, versions
 from sparselt.stages.stage import plain
 
@@ -63,14 +63,13 @@ def protocol(setting: Setting, usual: Setting) -> list[tuple[str, Any, str]]:
     a plain default, or ours.
     """
     lines = []
-    defaults = {
-        field.name: field.default for owner in (setting, *setting.options) for field in dataclasses.fields(owner)
-    }
+    owners: tuple[Any, ...] = (setting, *setting.options)
+    defaults = {field.name: field.default for owner in owners for field in dataclasses.fields(owner)}
     for name, (value, _, rule) in setting.values().items():
         own = name in setting.__dataclass_fields__
         if rule.in_protocol and rule.shown(setting) and (own or value not in ((), 0, 0.0)):
             default = name not in setting.sources and value == defaults[name]
-            source = PLAIN[rule.torch] if default else _source(setting, usual, name, value)
+            source = DEFAULT_SOURCES[rule.torch] if default else _source(setting, usual, name, value)
             lines.append((name, plain(value), source))
     return lines
 

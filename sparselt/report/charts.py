@@ -107,11 +107,11 @@ def _number(fraction: float) -> float:
 
 def _axis(axes: "Axes", of: str) -> dict[str, Any]:
     """Title, scale, limits and ticks of a figure's axis. What is partly logarithmic is linear here: one can zoom."""
-    axis, limits = (axes.xaxis, axes.get_xlim()) if of == "x" else (axes.yaxis, axes.get_ylim())
+    axis, ends = (axes.xaxis, axes.get_xlim()) if of == "x" else (axes.yaxis, axes.get_ylim())
     log = axis.get_scale() == "log"
-    limits = [math.log10(place) if log else float(place) for place in limits]
+    limits = [math.log10(place) if log else float(place) for place in ends]
     title = "<br>".join(textwrap.wrap(axis.get_label_text().partition("\n(")[0], 48))
-    found = {
+    found: dict[str, Any] = {
         "title": {"text": title},
         "type": "log" if log else "linear",
         "range": limits,

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Verdict = Literal["agrees", "does not agree", "cannot be seen at this scale", "not judged"]
 Result = TypeVar("Result")
 
+DEFAULT_SOURCES = ("default", "torch's default")
+"""The sources of plain defaults in a protocol: sparselt's own, and those that torch has, too."""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -131,8 +134,8 @@ class Chart:
     limit: where there is a dashed line.
     """
 
-    lines: Sequence[tuple["Look", Mapping[float, Values]]]
-    places: Mapping[float, str]
+    lines: Sequence[tuple["Look", Mapping[Any, Values]]]
+    places: Mapping[Any, str]
     dense: Statistic | None = None
     limit: float | None = None
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from sparselt.report.charts import chart_json, packed_plotly
 from sparselt.report.claims import claims, claims_table, counted, notes, standing
-from sparselt.report.data import Drawing, Sections
+from sparselt.report.data import DEFAULT_SOURCES, Drawing, Sections
 from sparselt.report.drawing import COLOURS, GREY, INK
 from sparselt.report.others import others_tables, others_titles
-from sparselt.report.run import PLAIN, SAMPLES, Run, costs, statement
+from sparselt.report.run import SAMPLES, Run, costs, statement
 from sparselt.report.table import MARK, Table
 
 PAPERS = {
@@ -63,7 +63,7 @@ def page(run: Run, sections: Sections, save: Callable[[Mapping[str, Drawing]], M
     of_sections = {name: figures(sections[name].drawings(data)) for name, *_ in contents["sections"]}
     charts = [chart for drawn in (*lead_figures, *of_sections.values()) for *_, chart in drawn if chart]
     protocol = [[_plain(cell) for cell in line] for line in run.record.get("protocol", [])]
-    plain = [line for line in protocol if line[2] in PLAIN]
+    plain = [line for line in protocol if line[2] in DEFAULT_SOURCES]
     samples = run.folder / SAMPLES
     facts = [*contents["facts"], *contents["versions"]]
     html = _render(

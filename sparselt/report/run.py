@@ -24,9 +24,6 @@ from sparselt.runs.ledger import Entry
 SAMPLES = "samples.png"
 """The file in a run's folder that shows training images of each class."""
 
-PLAIN = ("default", "torch's default")
-"""The sources of plain defaults in a protocol: ours, and those that torch has, too."""
-
 _STATUSES = get_args(get_type_hints(Entry)["status"])
 _RECORD_KEYS = {"setting": str, "scale": str, "title": str, "paper": str, "data": str, "synthetic": bool}
 _LEDGER = ("stage", "kind", "label", "status", "steps", "seconds", "finished")

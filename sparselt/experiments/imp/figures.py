@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from sparselt.experiments.imp.levels import CONTROLS, Level, levels
 from sparselt.report import drawing as draw
@@ -32,7 +33,7 @@ def lead_drawings(data: Data) -> dict[str, Drawing]:
     names = {level: _name(level, density) for level, density in levels(data).density.items()}
     lines = {at: f"level {math.floor(at)} to {math.ceil(at)}" for at in _places(paths) | _places(between)}
     on_path = {at: names[int(at)] if at in names else f"{lines[at]}, at {at % 1:.2g}" for at in _places(paths)}
-    found = {
+    found: dict[str, tuple[Any, str, str, Chart, str]] = {
         "error_against_density": (
             error_against_density(data),
             "Test error against weights remaining",
@@ -63,7 +64,7 @@ def lead_drawings(data: Data) -> dict[str, Drawing]:
             "connectivity, metric barrier",
         ),
     }
-    return {name: Drawing(figure, *text) for name, (figure, *text) in found.items() if figure is not None}
+    return {name: Drawing(*parts) for name, parts in found.items() if parts[0] is not None}
 
 
 def drawings(data: Data) -> dict[str, Drawing]:
@@ -100,7 +101,7 @@ def error_against_density(data: Data) -> "draw.Figure | None":
     return _by_density(data, _rewound(data))
 
 
-def _rewound(data: Data) -> list[tuple[draw.Look, Sequence[Level]]]:
+def _rewound(data: Data) -> Sequence[tuple[draw.Look, Sequence[Level]]]:
     """The levels of each rewind step, then of each control."""
     summary = levels(data)
     series = [(look, summary.select("imp", step)) for step, look in _looks(data).items()]
@@ -139,8 +140,8 @@ def error_along_path(data: Data) -> "draw.Figure | None":
     """Unmasking Fig. 2, left and middle: test error along the piecewise linear path through the levels' solutions."""
     paths: dict[int, dict[int, dict[float, float]]] = defaultdict(lambda: defaultdict(dict))
     for step, of_step in _paths(data).items():
-        for place, errors in of_step.items():
-            for replicate, error in errors.items():
+        for place, values in of_step.items():
+            for replicate, error in values.items():
                 paths[step][replicate][place] = 100 * error
     if not paths:
         return None

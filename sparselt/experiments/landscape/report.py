@@ -206,6 +206,7 @@ def _plane(axes: "draw.Axes", rows: list[Row], dense: Statistic, scale: Any) -> 
     places = {row.metric: (row.position or 0.0, row.position_2 or 0.0) for row in rows}
     x, y = (np.array(sorted({place[axis] or 0.0 for place in cells})) for axis in (0, 1))
     errors = np.array([[cells.get((across, down), math.nan) for across in x] for down in y])
+    how: dict[str, Any]
     shown, picture = draw_grid(axes, x, y, errors, scale, aspect="auto")
     axes.set_box_aspect(1)
     if dense.limit is not None and picture.min() < 100 * dense.limit < picture.max():
