@@ -5,7 +5,9 @@ import html
 import json
 import math
 import re
+import shutil
 import statistics
+import subprocess
 import zlib
 from dataclasses import replace
 from importlib import resources
@@ -17,6 +19,8 @@ from sparselt.experiments.imp.figures import lead_drawings
 from sparselt.report.charts import chart_json
 from sparselt.report.data import Data, Drawing
 from sparselt.report.results import Row
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture
@@ -93,3 +97,13 @@ def test_a_page_without_charts_carries_no_plotly(tmp_path, invent):
 
     folder = invent.run(tmp_path, invent.rows(levels=1))
     assert len(write_report(folder, {}).read_text()) < 50_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_chromium_draws_every_chart_and_prints_no_error(reported, tmp_path):
+    how = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={tmp_path}"]
+    how += ["--virtual-time-budget=10000", "--dump-dom", (reported / "report.html").as_uri()]
+    done = subprocess.run([CHROMIUM, *how], capture_output=True, text=True, timeout=120)
+    assert len(re.findall(r'class="chart js-plotly-plot"', done.stdout)) == 3 and "rewind 60" in done.stdout
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []

@@ -128,7 +128,7 @@ def _coincidence(data: Data) -> Iterator[Claim]:
     yield coincidence(tables, len(replicates)).claim(
         PAUL,
         "at higher sparsities (here: level 0 apart) successive levels are linearly connected without a barrier if and "
-        "only if both match",
+        "only if both match (Fig. 2)",
         f"both or neither at {both + neither} of {count(both + separated + connected + neither, 'pair')}: of "
         f"{both + separated} that match {both} without a barrier, of {connected + neither} that do not {neither} with "
         f"one; at {beside} if barriers up to the {STABLE.text} of Linear Mode Connectivity count as none",
@@ -144,14 +144,14 @@ def _piecewise(data: Data) -> Iterator[Claim]:
         yield no_barrier(early, limit).claim(
             PAUL,
             "the solutions of successive levels are piecewise linearly connected where IMP rewinds to a matching step "
-            "(here: initialization)",
+            "(here: initialization; Fig. 2, left)",
             f"mean barrier {early:.1p} points rewound to step 0, from level 1 to {last}",
         )
     elif step > 0 and early and late:
         yield all_of(no_barrier(late, limit), above(early, limit)).claim(
             PAUL,
             "the solutions of successive levels are piecewise linearly connected where IMP rewinds to a matching step, "
-            "and are not where it rewinds to initialization",
+            "and are not where it rewinds to initialization (Fig. 2, left)",
             f"mean barrier {late:.1p} points rewound to step {step:,}, {early:.1p} to step 0, from level 1 to {last}",
         )
     together = [agreement for agreement in agreements(data) if agreement.rewind_step == step]
@@ -160,7 +160,7 @@ def _piecewise(data: Data) -> Iterator[Claim]:
         values = _mean_barrier(data, step, lambda level: level in matching)
         yield no_barrier(values, limit).claim(
             PAUL,
-            "between successive levels that both match there is no error barrier",
+            "between successive levels that both match there is no error barrier (Fig. 2)",
             f"mean barrier {values:.2p} points over {count(len(matching), 'pair')} that match, rewound to step "
             f"{step:,}",
         )

@@ -100,7 +100,7 @@ def _next_solutions(data: Data) -> Iterator[Claim]:
     replicates = len(set().union(*_rises(data, "next").values()))
     yield coincidence([*tables.values()], replicates).claim(
         PAPER,
-        "the next solution lies in the LCS-set of w(L) if and only if IMP succeeds (here: level 0 apart)",
+        "the next solution lies in the LCS-set of w(L) if and only if IMP succeeds (here: level 0 apart; Fig. 3)",
         f"of {count(both + outside, 'pair')} that match {both} inside, of {inside + neither} that do not {neither} "
         "outside",
     )
@@ -117,7 +117,8 @@ def _projections(data: Data) -> Iterator[Claim]:
     inside = [level for level in measured if _inside(data, "projection", step, level)]
     yield all_of(below(first, limit), above(late, limit)).claim(
         PAPER,
-        "at first the projection of w(L) by the next mask stays in its LCS-set, and leaves it as sparsity grows",
+        "at first the projection of w(L) by the next mask stays in its LCS-set, and leaves it as sparsity grows "
+        "(Fig. 3)",
         f"rewound to step {step:,}, the error rises by {first:.2p} points at level {measured[0]} and by {late:.2p} at "
         f"level {last} ({percent(summary.density[last])} of the weights); on average inside from level "
         f"{ranges(inside) or 'none'} of {ranges(measured)}",
