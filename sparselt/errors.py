@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXTRAS = {
-    "reproduce": ("torchvision", "PIL", "tyro", "rich", "matplotlib", "jinja2", "sklearn", "scipy", "pandas"),
+    "reproduce": ("torchvision", "PIL", "tyro", "rich", "matplotlib", "plotly", "jinja2", "sklearn", "scipy", "pandas"),
     "ffcv": ("ffcv",),
     "loggers": ("tensorboard", "wandb"),
     "onnx": ("onnx", "onnxscript"),

@@ -16,12 +16,14 @@ def prunable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     Paul et al. 2022), nor is a layer with the attribute `prunable = False`, by which a network keeps it dense. A weight
     that two layers share is yielded once, under its first name.
 
-    Warns of layers that it has to leave out, because their weight is computed from other tensors: by a parametrization,
-    weight normalization or `torch.nn.utils.prune`.
+    Warns of layers that it leaves out: those whose weight is computed from other tensors, by a parametrization, weight
+    normalization or `torch.nn.utils.prune`; and other layers with a matrix called `weight…`, such as an LSTM.
     """
     weights: set[int] = set()
-    hidden = []
+    hidden: list[str] = []
+    others: list[tuple[str, nn.Parameter]] = []
     for name, layer in model.named_modules():
+        others += [(f"{name}.{w} ({type(layer).__name__})".removeprefix("."), p) for w, p in _other_matrices(layer)]
         for weight in _names_of_weights(layer) if getattr(layer, "prunable", True) else ():
             found = layer._parameters.get(weight)
             if found is not None:
@@ -29,15 +31,32 @@ def prunable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             elif getattr(layer, weight, None) is not None:
                 hidden.append(f"{name}.{weight}".removeprefix("."))
     if hidden:
-        more = f" and {len(hidden) - 3} more" if len(hidden) > 3 else ""
         warnings.warn(
-            f"{', '.join(hidden[:3])}{more} cannot be pruned and stay dense, because they are computed from other "
-            "tensors (a parametrization, weight normalization, torch.nn.utils.prune); remove that first",
+            f"{_first(hidden)} cannot be pruned and stay dense, because they are computed from other tensors (a "
+            "parametrization, weight normalization, torch.nn.utils.prune); remove that first",
+            stacklevel=2,
+        )
+    unseen = [name for name, parameter in others if id(parameter) not in weights]
+    if unseen:
+        warnings.warn(
+            f"{_first(unseen)} stay dense: only convolutions, fully connected layers and attention are prunable; set "
+            "the layer's attribute prunable = False if that is meant",
             stacklevel=2,
         )
     for name, parameter in model.named_parameters():
         if id(parameter) in weights:
             yield name, parameter
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _other_matrices(layer: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The matrices called `weight…` of a layer of no prunable kind, if it is not one that is never pruned."""
+    if not getattr(layer, "prunable", True) or isinstance(layer, _NEVER_PRUNED) or _names_of_weights(layer):
+        return []
+    return [(n, p) for n, p in layer._parameters.items() if p is not None and p.dim() > 1 and n.startswith("weight")]
 
 
 def _names_of_weights(layer: nn.Module) -> tuple[str, ...]:
@@ -48,6 +67,9 @@ def _names_of_weights(layer: nn.Module) -> tuple[str, ...]:
     is_conv1d = any(f"{c.__module__}.{c.__name__}" == "transformers.pytorch_utils.Conv1D" for c in type(layer).__mro__)
     return ("weight",) if is_conv1d or isinstance(layer, nn.modules.conv._ConvNd | nn.Linear) else ()
 
+
+_NEVER_PRUNED = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
+"""Layers whose matrices are not prunable, which is said of no network."""
 
 _WRAPPERS = {"_orig_mod", "module"}
 """What `torch.compile`, and DistributedDataParallel, DataParallel and AveragedModel, put into names of parameters."""

@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -142,6 +143,24 @@ def test_layers_whose_weight_is_computed_are_named(how):
         nn.utils.parametrizations.weight_norm(model[0])
     with pytest.warns(UserWarning, match=r"^0.weight cannot be pruned and stay dense"):
         assert [name for name, _ in prunable_parameters(model)] == ["1.weight"]
+
+
+def test_other_layers_with_matrices_are_named_unless_that_is_meant():
+    model = nn.Sequential(
+        nn.Embedding(3, 4), nn.LSTM(4, 5), nn.Linear(5, 6), nn.LayerNorm((5, 6)), nn.Bilinear(2, 3, 4)
+    )
+    with pytest.warns(
+        UserWarning, match=r"^1.weight_ih_l0 \(LSTM\), 1.weight_hh_l0 \(LSTM\), 4.weight \(Bilinear\) stay"
+    ):
+        assert [name for name, _ in prunable_parameters(model)] == ["2.weight"]
+    model[1].prunable = model[4].prunable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(prunable_parameters(model))) == 1
+        tied = nn.Sequential(nn.Bilinear(4, 1, 3), nn.Linear(4, 3))
+        tied[0].weight = nn.Parameter(torch.ones(3, 4))
+        tied[1].weight = tied[0].weight  # a weight that is prunable under another layer is seen
+        assert [name for name, _ in prunable_parameters(tied)] == ["0.weight"]
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, math.nan, "0.2", None])

@@ -5,15 +5,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from torch import nn
 
-from sparselt.analysis.connectivity import Path, evaluate_path, path_positions
+from sparselt.analysis.connectivity import Path, evaluate_path, evaluate_plane, path_positions
 from sparselt.analysis.distances import angle, l2_distance
 from sparselt.analysis.flatness import hessian_eigenvalues
 from sparselt.analysis.overlap import Overlap, jaccard_chance, layerwise_jaccard_chance, mask_overlap
+from sparselt.analysis.plane import PlaneAxes, plane_axes
 from sparselt.errors import SettingError
 from sparselt.masks import Mask
 from sparselt.masks.checkpoints import Checkpoint
+
+PLANE_POINTS = 25
+"""Points on each side of a plane's grid, unless another number is given."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,25 @@ class Pair:
     l2: float | None = None
     angle: float | None = None
     path: Path | None = None
+
+
+@dataclass(frozen=True)
+class TicketPlane:
+    """Errors (fractions) and losses (nats) on the plane through three networks, see `ticket_plane`.
+
+    axes: where the networks stand (`axes.points`, in the order given) and how (x, y) become coefficients. The unit is
+    the L2 distance over all parameters.
+    x: float64 [columns], y: float64 [rows], ascending. errors, losses: float64 [rows, columns] on that grid.
+    corner_errors: of the three networks. mean_error: of the mean of their weights.
+    """
+
+    axes: PlaneAxes
+    x: np.ndarray
+    y: np.ndarray
+    errors: np.ndarray
+    losses: np.ndarray
+    corner_errors: tuple[float, ...]
+    mean_error: float
 
 
 @dataclass(frozen=True)
@@ -98,6 +122,37 @@ def compare_tickets(
         losses,
         spectra,
     )
+
+
+def ticket_plane(
+    tickets: Sequence[Checkpoint], model: nn.Module, batches: Iterable, points: int = PLANE_POINTS
+) -> TicketPlane:
+    """The plane through three networks, on a grid around them (after Paul et al. 2022, Figs. 3 and 7).
+
+    The second network is the origin, the third stands to its right, the first above. Within their triangle all
+    parameters are interpolated, outside it prunable ones alone, see `sparselt.analysis.evaluate_plane`.
+
+    Args:
+        tickets: three with weights, of `sparselt.masks.checkpoints.read_ticket`.
+        model, batches: as for `compare_tickets`. The batches are read once, for all points.
+        points: of the grid, on each side.
+
+    Raises:
+        SettingError: not three networks, one that does not fit the model, or three that span no plane; fewer than 4
+            points.
+    """
+    if len(tickets) != 3:
+        raise SettingError(f"a plane goes through three networks, and there are {len(tickets)}; give three")
+    for place, ticket in enumerate(tickets):
+        _check_fits(place, ticket, model)
+    first, second, third = (ticket.weights for ticket in tickets)
+    axes = plane_axes(first, second, third, [name for name, _ in model.named_parameters()])
+    x, y = axes.grid(points, stretch=1.0)
+    grid = axes.coefficients(np.stack(np.meshgrid(x, y), axis=-1)).reshape(-1, 2)
+    coefficients = np.concatenate([[(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1 / 3, 1 / 3)], grid])
+    plane = evaluate_plane(model, first, second, third, batches, coefficients)
+    errors, losses = (np.array(values[4:]).reshape(len(y), len(x)) for values in (plane.errors, plane.losses))
+    return TicketPlane(axes, x, y, errors, losses, plane.errors[:3], plane.errors[3])
 
 
 def _pair(

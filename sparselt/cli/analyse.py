@@ -1,6 +1,7 @@
 """`sparselt analyse`: the papers' questions, asked of networks and masks that were made elsewhere."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import tyro
 from sparselt.errors import SettingError
 
 if TYPE_CHECKING:
-    from sparselt.analysis.tickets import Tickets
+    from sparselt.analysis.tickets import TicketPlane, Tickets
 
 _LMC = 0.02  # Linear Mode Connectivity (Frankle et al. 2020) calls an instability below 2 points stable
 
@@ -35,27 +36,44 @@ class Analyse:
     """Side of the centre crop, for betons of pictures."""
     hessian: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Training images on which the Hessian's largest eigenvalues are computed; 0: not."""
+    plane: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """With three networks: errors on the plane through them, as a figure (FILE.png, .svg) and numbers (FILE.csv)."""
+    plane_points: Annotated[int, tyro.conf.arg(metavar="N")] = 25
+    """Points on each side of the plane's grid."""
     json: bool = False
     """Print JSON, for scripts."""
 
     def run(self, given: Sequence[str]) -> int:
         """Runs the command; returns the exit code."""
-        from sparselt.analysis.tickets import compare_tickets
+        from sparselt.analysis.tickets import compare_tickets, ticket_plane
         from sparselt.masks.checkpoints import read_ticket
 
         if (self.model is None) != (self.data is None):
             raise SettingError("--model and --data go together: give both to evaluate the networks, or neither")
         if self.hessian and self.model is None:
             raise SettingError("--hessian needs a network and images: give --model and --data, too")
+        if self.plane is not None and (self.model is None or len(self.tickets) != 3):
+            raise SettingError(
+                f"--plane goes through three networks, on images; {len(self.tickets)} given: give three tickets, "
+                "--model and --data"
+            )
+        if self.plane is not None and not self.plane.parent.is_dir():
+            raise SettingError(f"--plane: {self.plane.parent} is not a folder; make it, or give another path")
         tickets = [read_ticket(place) for place in self.tickets]
         options: dict[str, Any] = {"pairs": self.pairs, "points": self.points}
         if self.model is not None and self.data is not None:
             options |= self._evaluation(self.model, self.data)
-        found = compare_tickets(tickets, **options)
+        found, plane = compare_tickets(tickets, **options), None
+        if self.plane is not None:
+            plane = ticket_plane(tickets, options["model"], options["batches"], self.plane_points)
+            _write_plane(self.plane, plane)
         if self.json:
-            print(json.dumps({"tickets": self.tickets, **_plain(found)}, indent=1))
+            of_plane = {} if plane is None else {"plane": _numbers(plane)}
+            print(json.dumps({"tickets": self.tickets, **_plain(found), **of_plane}, indent=1))
         else:
             _show(self.tickets, found)
+            if plane is not None and self.plane is not None:
+                print(_told(plane, self.plane))
         return 0
 
     def _evaluation(self, name: str, folder: Path) -> dict[str, Any]:
@@ -95,6 +113,43 @@ def _plain(found: "Tickets") -> dict[str, Any]:
         if place.path is not None:
             pair["path"] |= {"barrier": place.path.barrier, "instability": place.path.instability}
     return plain
+
+
+def _write_plane(path: Path, plane: "TicketPlane") -> None:
+    from sparselt.errors import naming_extras
+    from sparselt.files import naming_errors
+    from sparselt.report.drawing import figure_style, save_drawings
+    from sparselt.report.planes import tickets_drawing
+    from sparselt.report.results import write_text
+
+    lines = [
+        f"{x},{y},{plane.errors[row, column]},{plane.losses[row, column]}"
+        for row, y in enumerate(plane.y.tolist())
+        for column, x in enumerate(plane.x.tolist())
+    ]
+    with naming_extras(), naming_errors(f"plane {path}"), figure_style():
+        save_drawings(path.parent, {_stem(path): tickets_drawing(plane)})
+        write_text(path.parent / f"{_stem(path)}.csv", "\n".join(["x,y,error,loss", *lines]) + "\n")
+
+
+def _stem(path: Path) -> str:
+    return path.stem if path.suffix in (".png", ".svg", ".csv") else path.name
+
+
+def _numbers(plane: "TicketPlane") -> dict[str, Any]:
+    grids = {name: getattr(plane, name).tolist() for name in ("x", "y", "errors", "losses")}
+    return {"points": plane.axes.points, "corner_errors": plane.corner_errors, "mean_error": plane.mean_error, **grids}
+
+
+def _told(plane: "TicketPlane", path: Path) -> str:
+    lowest = min(error for error in [*plane.errors.flat, math.inf] if not math.isnan(error))
+    row, column = (int(place[0]) for place in (plane.errors == lowest).nonzero())
+    stands = ", ".join(f"{number} at ({x:.3g}, {y:.3g})" for number, (x, y) in enumerate(plane.axes.points))
+    return (
+        f"Plane: {stands}, in L2 distance. The mean of the three errs on {plane.mean_error:.2%}. Lowest error on the "
+        f"grid: {lowest:.2%}, at ({plane.x[column]:.3g}, {plane.y[row]:.3g}).\n"
+        f"{path.parent / _stem(path)}.png, .svg, .csv"
+    )
 
 
 def _show(names: Sequence[str], found: "Tickets") -> None:

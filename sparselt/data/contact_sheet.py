@@ -10,14 +10,14 @@ from sparselt.errors import DataError, naming_extras
 from sparselt.files import naming_errors, replacing
 
 _CELL, _GAP, _MARGIN = 72, 4, 16
-_ROWS, _COLUMNS = 12, 10
+_ROWS = 12
 _WIDEST_LABEL, _TITLE_HEIGHT = 160, 44
 _INK, _PAPER, _FAINT = (20, 20, 20), (255, 255, 255), (236, 236, 236)
 
 
 @naming_extras()
-def write_contact_sheet(dataset: Dataset, split: str, path: Path | str) -> list[int]:
-    """Draws up to 10 samples of each class of a split as a PNG; returns the classes shown.
+def write_contact_sheet(dataset: Dataset, split: str, path: Path | str, columns: int = 10) -> list[int]:
+    """Draws up to `columns` samples of each class of a split as a PNG; returns the classes shown.
 
     Each class has a row, with its name at the left. Of more than 12 classes, 12 are shown, evenly spaced, as are the
     samples of a class. Small images are enlarged without smoothing. Raises a DataError if `path` cannot be written or a
@@ -31,7 +31,7 @@ def write_contact_sheet(dataset: Dataset, split: str, path: Path | str) -> list[
     font, title_font = _font(13), _font(18)
     labels = [_fitted(f"class {label}" if names[label] == str(label) else names[label], font) for label in shown]
     first = _MARGIN + 4 * _GAP + max(round(font.getlength(label)) for label in labels)
-    width = first + _COLUMNS * (_CELL + _GAP) + _MARGIN
+    width = first + columns * (_CELL + _GAP) + _MARGIN
     sheet = Image.new("RGB", (width, 2 * _MARGIN + _TITLE_HEIGHT + len(shown) * (_CELL + _GAP)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     of = "" if len(shown) == dataset.classes else f", {len(shown)} of its {dataset.classes:,} classes"
@@ -41,7 +41,7 @@ def write_contact_sheet(dataset: Dataset, split: str, path: Path | str) -> list[
     for row, label in enumerate(shown):
         top = _MARGIN + _TITLE_HEIGHT + row * (_CELL + _GAP)
         draw.text((_MARGIN, top + _CELL // 2), labels[row], fill=_INK, font=font, anchor="lm")
-        for column, index in enumerate(_spaced(np.flatnonzero(beton.labels == label), _COLUMNS)):
+        for column, index in enumerate(_spaced(np.flatnonzero(beton.labels == label), columns)):
             left = first + column * (_CELL + _GAP)
             draw.rectangle((left, top, left + _CELL - 1, top + _CELL - 1), fill=_FAINT)
             picture = _thumbnail(_pixels(beton.image(int(index)), beton.field, levels))

@@ -187,3 +187,13 @@ def check_rewind_step(step: int, steps: int) -> None:
         raise SettingError(f"rewind step {step!r} is no step of a training; expected a whole number from 0")
     if step >= steps:
         raise SettingError(f"rewind step {step} is at or past the end of training ({steps} steps); expected less")
+
+
+def left_out(before: Mapping[str, tuple], after: Mapping[str, tuple]) -> list[str]:
+    """The steps and levels that one setting has more than another, such as `stability_levels 8`."""
+    gone = {
+        name: [item for item in found if item not in after[name][0]]
+        for name, (found, *_) in before.items()
+        if isinstance(found, tuple)
+    }
+    return [f"{name} {', '.join(map(str, items))}" for name, items in gone.items() if items]

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import Setting
+from sparselt.runs.edited import edited
 from sparselt.runs.estimate import Speed
 from sparselt.runs.ledger import Entry
 from sparselt.runs.plan import Plan
@@ -65,6 +66,20 @@ def print_plan(
         console.print(
             f"Damaged in the store, and made again: {'; '.join(damaged[:3])}{more}.",
             style="yellow",
+            highlight=False,
+            markup=False,
+        )
+    for what, count in edited(store, missing).items():
+        stages = "1 stage" if count == 1 else f"{count} stages"
+        console.print(
+            f"Made anew, because the file of {what} was edited since: {stages}, and what takes their files.",
+            highlight=False,
+            markup=False,
+        )
+    if setting.left_out:
+        console.print(
+            f"Past the last level ({setting.levels}) or step ({setting.steps:,}), and left out: "
+            f"{'; '.join(setting.left_out)}.",
             highlight=False,
             markup=False,
         )

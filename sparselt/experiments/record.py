@@ -1,20 +1,31 @@
 """The record of a run: the protocol with the source of every number, data, versions, machine."""
 
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.setting import Setting
+from sparselt.report.data import DEFAULT_SOURCES
 from sparselt.runs.store import Store, versions
 from sparselt.stages.stage import plain
+
+if TYPE_CHECKING:
+    from sparselt.data import Dataset
+
+
+def dataset_of(lab: Lab, store: Store) -> "Dataset":
+    """The betons that a run was made on."""
+    from sparselt.data import open_dataset
+
+    return open_dataset(store.folder(lab.dataset) / store.read(lab.dataset.note).folder)
 
 
 def run_record(setting: Setting, usual: Setting, device: str, lab: Lab, store: Store) -> dict[str, Any]:
     """The content of `record.json`, without the experiments, the command and the failures."""
-    from sparselt.data import evaluation_record, open_dataset
+    from sparselt.data import evaluation_record
 
-    note = lab.dataset.note
-    manifest = open_dataset(store.folder(lab.dataset) / store.read(note).folder).manifest
+    manifest = dataset_of(lab, store).manifest
     crop: tuple = ()
     if setting.engine == "streaming":
         crop = (setting.eval_size, setting.eval_ratio, setting.eval_interpolation)
@@ -38,6 +49,7 @@ def run_record(setting: Setting, usual: Setting, device: str, lab: Lab, store: S
         "device": _device_name(device),
         "seed": setting.seed,
         **({"differences": list(setting.differences)} if setting.differences else {}),
+        **({"left_out": list(setting.left_out)} if setting.left_out else {}),
         "explored_seeds": list(setting.explored_seeds),
         **({"wins_at_init": True} if setting.wins_at_init else {}),
         **({} if setting.criterion == "magnitude" else {"criterion": setting.criterion}),
@@ -47,13 +59,18 @@ def run_record(setting: Setting, usual: Setting, device: str, lab: Lab, store: S
 def protocol(setting: Setting, usual: Setting) -> list[tuple[str, Any, str]]:
     """Every number of the protocol: name, value, source.
 
-    usual: the setting at its default scale, whose sources hold for its own numbers only.
+    usual: the setting at its default scale, whose sources hold for its own numbers only. A number without a source is
+    a plain default, or ours.
     """
     lines = []
+    owners: tuple[Any, ...] = (setting, *setting.options)
+    defaults = {field.name: field.default for owner in owners for field in dataclasses.fields(owner)}
     for name, (value, _, rule) in setting.values().items():
         own = name in setting.__dataclass_fields__
         if rule.in_protocol and rule.shown(setting) and (own or value not in ((), 0, 0.0)):
-            lines.append((name, plain(value), _source(setting, usual, name, value)))
+            default = name not in setting.sources and value == defaults[name]
+            source = DEFAULT_SOURCES[rule.torch] if default else _source(setting, usual, name, value)
+            lines.append((name, plain(value), source))
     return lines
 
 

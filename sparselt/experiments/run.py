@@ -19,7 +19,7 @@ from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.needs import check_gpu_memory
-from sparselt.experiments.record import protocol, run_record
+from sparselt.experiments.record import dataset_of, protocol, run_record
 from sparselt.experiments.rounds import Finder, measured, plan_of, run_rounds
 from sparselt.experiments.sections import sections_of
 from sparselt.experiments.setting import Setting
@@ -41,7 +41,18 @@ from sparselt.stages.train import Train
 from sparselt.stopping import directing
 
 # Fields of a setting that change no result.
-_NO_VALUES = {"sources", "source", "differences", "title", "paper", "main", "options", "explored_seeds", "wins_at_init"}
+_NO_VALUES = {
+    "sources",
+    "source",
+    "differences",
+    "title",
+    "paper",
+    "main",
+    "options",
+    "explored_seeds",
+    "wins_at_init",
+    "left_out",
+}
 _MOST_GPUS = 4096
 _TRY_AGAIN = "The same command tries again what failed."
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -191,6 +202,9 @@ def run(
             console.print(_TRY_AGAIN, style="red")
             note_plan(store, name, plan_of(measurements).stages, where.command, "failed")
             return Outcome(None, failed)
+        from sparselt.data.contact_sheet import write_contact_sheet
+        from sparselt.report.run import SAMPLES
+
         record = run_record(setting, usual, where.device, lab, store)
         record["experiments"] = {name: {"title": e.title, "paper": e.paper} for name, e in experiments.items()}
         folder = where.out / name
@@ -198,6 +212,7 @@ def run(
         entries = with_densities(entries, plan_of(measurements).stages, store)
         of_this_call = {"command": where.command, "failed": list(failed), "rows": len(rows)}
         _write(folder, rows, record, of_this_call, entries, _networks(kept, store, folder))
+        write_contact_sheet(dataset_of(lab, store), "train", folder / SAMPLES, columns=5)
         note_plan(store, name, plan_of(measurements).stages, where.command, "failed" if failed else "done")
         _report(folder, sections, console)
         if failed:
@@ -320,7 +335,11 @@ def _titled(setting: Setting, usual: Setting, dataset: "Dataset | None") -> Sett
             other = usual.source is None and setting.classes != usual.classes
         else:
             other = dataset.manifest.source["kind"] != setting.source.kind
-        return setting.retitled(f"data={dataset.folder.name}") if other else setting
+        if not other:
+            return setting
+        # A smoke test's title says what its own images are.
+        titled = replace(setting, title=setting.title.replace(" on synthetic images", ""))
+        return titled.retitled(f"data={dataset.folder.name}")
     if type(setting.source) is not type(usual.source) and setting.title.startswith(usual.title):
         return setting.retitled(f"data={type(setting.source).__name__}")
     return setting

@@ -18,6 +18,7 @@ from sparselt.experiments.checks import (
     check_square,
     check_values,
     check_weights_left,
+    left_out,
 )
 from sparselt.experiments.options import Options
 from sparselt.experiments.values import Rule, nearest, parse, rules, typed, value
@@ -72,6 +73,7 @@ class Setting:
             them explores, a run of another seed confirms.
         wins_at_init: whether the paper says that IMP succeeds on this network when it rewinds to initialization. The
             report judges the finding that the paper has of such networks.
+        left_out: values that `check` took out, because they lie past the end of its training or its levels.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Setting:
     differences: tuple[str, ...] = ()
     explored_seeds: tuple[int, ...] = ()
     wins_at_init: bool = False
+    left_out: tuple[str, ...] = ()
 
     classes: int = value(help="classes of the data", in_protocol=False)
     channels: int = value(help="channels of the images", in_protocol=False)
@@ -102,8 +105,8 @@ class Setting:
         help="training images that are held out, and evaluated on instead of the test images, to choose values by",
     )
     model: str = value(help="a name of `sparselt.models.MODELS`, or a function of yours as package.module:function")
-    initialization: Initialization = value("torch", help="see `sparselt.models.initialize_`")
-    norm_scale: NormScale = value("ones", help="batch-norm scales at initialization")
+    initialization: Initialization = value("torch", torch=True, help="see `sparselt.models.initialize_`")
+    norm_scale: NormScale = value("ones", torch=True, help="batch-norm scales at initialization")
     techniques: Literal["none", "mild"] = value("none", help="a name of `sparselt.training.recipe.TECHNIQUES`")
     train_size: int = value(
         least=1, most=_LARGEST_SIDE, noun="pixels", help="side of the training crops (streaming) or images (resident)"
@@ -143,23 +146,38 @@ class Setting:
     )
     momentum: float = value(0.9, least=0, below=1, shown=_read("momentum"), help="momentum of SGD and RMSprop")
     weight_decay: float = value(1e-4, least=0, help="weight decay of the optimizer")
-    nesterov: bool = value(False, shown=_read("nesterov"), help="Nesterov's momentum, of SGD")
+    nesterov: bool = value(False, torch=True, shown=_read("nesterov"), help="Nesterov's momentum, of SGD")
     decoupled_weight_decay: bool = value(
         False,
         shown=_read("decoupled_weight_decay"),
         help="SGD decays by the rate over its peak, see `sparselt.MaskedSGD`",
     )
     betas: tuple[float, float] = value(
-        (0.9, 0.999), omit_default=True, least=0, below=1, equal=True, shown=_read("betas"), help="of Adam's averages"
+        (0.9, 0.999),
+        torch=True,
+        omit_default=True,
+        least=0,
+        below=1,
+        equal=True,
+        shown=_read("betas"),
+        help="of Adam's averages",
     )
-    eps: float = value(1e-8, omit_default=True, least=0, shown=_read("eps"), help="of the divisor of Adam and RMSprop")
+    eps: float = value(
+        1e-8, torch=True, omit_default=True, least=0, shown=_read("eps"), help="of the divisor of Adam and RMSprop"
+    )
     alpha: float = value(
-        0.99, omit_default=True, least=0, below=1, shown=_read("alpha"), help="of RMSprop's average of squares"
+        0.99,
+        torch=True,
+        omit_default=True,
+        least=0,
+        below=1,
+        shown=_read("alpha"),
+        help="of RMSprop's average of squares",
     )
     centered: bool = value(
-        False, omit_default=True, shown=_read("centered"), help="RMSprop divides by the standard deviation"
+        False, torch=True, omit_default=True, shown=_read("centered"), help="RMSprop divides by the standard deviation"
     )
-    precision: Literal["float32", "bfloat16"] = value("float32", help="float32, or bfloat16 autocast")
+    precision: Literal["float32", "bfloat16"] = value("float32", torch=True, help="float32, or bfloat16 autocast")
     eval_precision: Literal["as_trained", "float32", "bfloat16"] = value(
         "as_trained",
         omit_default=True,
@@ -356,6 +374,8 @@ class Setting:
             levels = (self.levels,)
         options = tuple(given.within(self) for given in self.options)
         checked = dataclasses.replace(self, control_levels=levels, options=options)
+        gone = dict.fromkeys([*self.left_out, *left_out(self.values(), checked.values())])
+        checked = dataclasses.replace(checked, left_out=tuple(gone))
         self.check_weights_left("levels", self.levels, self.scope)
         for given in options:
             given.check_pruning(checked)

@@ -7,15 +7,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sparselt.report.results import Row, conditions
-from sparselt.report.statistic import Values
+from sparselt.report.statistic import Statistic, Values
 from sparselt.report.table import Table
 from sparselt.runs.ledger import Entry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from sparselt.report.drawing import Look
+
 Verdict = Literal["agrees", "does not agree", "cannot be seen at this scale", "not judged"]
 Result = TypeVar("Result")
+
+DEFAULT_SOURCES = ("default", "torch's default")
+"""The sources of plain defaults in a protocol: sparselt's own, and those that torch has, too."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +126,32 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Chart:
+    """The numbers of a figure, for its interactive version. Axes are those of the figure's first panel.
+
+    lines: how each is drawn, and its values by place on the axis, fractions as in results.csv; places: their names,
+    such as `level 3, 51.2% of the weights`; dense: errors of the dense network, for the band of those that match;
+    limit: where there is a dashed line.
+    """
+
+    lines: Sequence[tuple["Look", Mapping[Any, Values]]]
+    places: Mapping[Any, str]
+    dense: Statistic | None = None
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
 class Drawing:
-    """A figure with its heading and caption."""
+    """A figure with its heading and caption. With a chart, the page has an interactive version of it, too.
+
+    rows: which rows of results.csv it shows, such as `connectivity, metric barrier`; empty: those of its experiment.
+    """
 
     figure: "Figure"
     heading: str
     caption: str
+    chart: Chart | None = None
+    rows: str = ""
 
 
 def _nothing(data: Data) -> list[str]:

@@ -1,16 +1,18 @@
 """The page of a run: one HTML file with everything in it, or its findings in Markdown; see `templates/`."""
 
+import base64
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from sparselt.report.charts import chart_json, packed_plotly
 from sparselt.report.claims import claims, claims_table, counted, notes, standing
-from sparselt.report.data import Drawing, Sections
+from sparselt.report.data import DEFAULT_SOURCES, Drawing, Sections
 from sparselt.report.drawing import COLOURS, GREY, INK
 from sparselt.report.others import others_tables, others_titles
-from sparselt.report.run import Run, costs, statement
+from sparselt.report.run import SAMPLES, Run, costs, statement
 from sparselt.report.table import MARK, Table
 
 PAPERS = {
@@ -49,21 +51,34 @@ _FILES = ("results.csv", "results.json", "ledger.csv", "record.json", "figures")
 def page(run: Run, sections: Sections, save: Callable[[Mapping[str, Drawing]], Mapping[str, str]]) -> str:
     """The HTML of a run. `save` saves its figures on the way, and gives the text of the SVG file of each."""
 
-    def figures(drawings: Mapping[str, Drawing]) -> list[tuple[str, Drawing, str]]:
+    def figures(drawings: Mapping[str, Drawing]) -> list[tuple[str, Drawing, str, str]]:
         saved = save(drawings)
-        return [(name, drawing, _inline(name, saved[name], drawing.heading)) for name, drawing in drawings.items()]
+        return [
+            (name, drawing, _inline(name, saved[name], drawing.heading), chart_json(drawing))
+            for name, drawing in drawings.items()
+        ]
 
     data, contents = run.data, _contents(run, sections)
+    lead_figures = [figures(lead.drawings(data)) for lead in contents["leads"]]
+    of_sections = {name: figures(sections[name].drawings(data)) for name, *_ in contents["sections"]}
+    charts = [chart for drawn in (*lead_figures, *of_sections.values()) for *_, chart in drawn if chart]
     protocol = [[_plain(cell) for cell in line] for line in run.record.get("protocol", [])]
+    plain = [line for line in protocol if line[2] in DEFAULT_SOURCES]
+    samples = run.folder / SAMPLES
     facts = [*contents["facts"], *contents["versions"]]
     html = _render(
         "page.html.j2",
         contents
         | {
             "MARK": MARK,
-            "lead_figures": [figures(lead.drawings(data)) for lead in contents["leads"]],
-            "figures": {name: figures(sections[name].drawings(data)) for name, *_ in contents["sections"]},
-            "protocol": Table(("what", "value", "source"), protocol, text=3),
+            "lead_figures": lead_figures,
+            "figures": of_sections,
+            "plotly": packed_plotly() if charts else "",
+            "protocol": _protocol(
+                [line for line in protocol if line not in plain], "From the papers, their code, or ours"
+            ),
+            "defaults": _protocol(plain, "Plain defaults"),
+            "samples": base64.b64encode(samples.read_bytes()).decode() if samples.exists() else "",
             "costs": None if run.ledger is None else costs(run.ledger),
             "facts": Table(("what", "value"), [(name, _plain(value)) for name, value in facts], text=2),
             "papers": PAPERS,
@@ -72,6 +87,10 @@ def page(run: Run, sections: Sections, save: Callable[[Mapping[str, Drawing]], M
         },
     )
     return run.labelled(_with_contents(html))
+
+
+def _protocol(lines: Sequence[Sequence[str]], title: str) -> Table:
+    return Table(("what", "value", "source"), [tuple(line) for line in lines], text=3, title=title)
 
 
 def markdown(

@@ -21,6 +21,9 @@ from sparselt.report.table import Table
 from sparselt.report.wording import count, duration, listing
 from sparselt.runs.ledger import Entry
 
+SAMPLES = "samples.png"
+"""The file in a run's folder that shows training images of each class."""
+
 _STATUSES = get_args(get_type_hints(Entry)["status"])
 _RECORD_KEYS = {"setting": str, "scale": str, "title": str, "paper": str, "data": str, "synthetic": bool}
 _LEDGER = ("stage", "kind", "label", "status", "steps", "seconds", "finished")

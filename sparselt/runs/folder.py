@@ -81,25 +81,36 @@ class Run:
         return read_networks(self.folder)
 
     def weights(
-        self, replicate: int, rewind_step: int | None, level: int, variant: str = "imp", **others: str
+        self,
+        replicate: int,
+        rewind_step: int | None = None,
+        level: int | None = None,
+        variant: str = "imp",
+        **others: str,
     ) -> "dict[str, torch.Tensor]":
         """Weights and buffers by name, on the CPU. They load into the run's network with `load_state_dict`.
 
         Args:
             replicate, level: counted from 0; level 0 is the dense network.
-            rewind_step: in steps; of no account for a network that was never rewound.
+            rewind_step: in steps. May be left out where one network serves all rewind steps, as a rule at level 0.
             variant: as in results.csv.
             others: `experiment` or `condition`, where the first ones fit several networks.
 
         Raises:
-            StoreError: no network, or several, fit; the file is missing or damaged.
+            StoreError: no network fits, or several do, which are named; the file is missing or damaged.
+            SettingError: a replicate, rewind step or level that is no whole number.
         """
         from safetensors.torch import load_file
 
         return load_file(self._intact(self.network(replicate, rewind_step, level, variant, **others).weights))
 
     def mask(
-        self, replicate: int, rewind_step: int | None, level: int, variant: str = "imp", **others: str
+        self,
+        replicate: int,
+        rewind_step: int | None = None,
+        level: int | None = None,
+        variant: str = "imp",
+        **others: str,
     ) -> "Mask | None":
         """The mask of a network, None for a dense one. Arguments and errors as for `weights`."""
         from sparselt.masks import Mask
@@ -108,24 +119,38 @@ class Run:
         return Mask.load(self._intact(path)) if path else None
 
     def network(
-        self, replicate: int, rewind_step: int | None, level: int, variant: str = "imp", **others: str
+        self,
+        replicate: int,
+        rewind_step: int | None = None,
+        level: int | None = None,
+        variant: str = "imp",
+        **others: str,
     ) -> NetworkRow:
         """The one network that fits. Arguments and errors as for `weights`."""
         for name, number in (("replicate", replicate), ("rewind_step", rewind_step), ("level", level)):
             if not isinstance(number, int) and not (number is None and name == "rewind_step"):
                 raise SettingError(f"{name} is {number!r}; expected a whole number")
         fitting = self.fitting(replicate, rewind_step, level, variant, **others)
-        wanted = f"replicate {replicate}, rewind step {rewind_step}, level {level}, variant {variant}"
+        step = "" if rewind_step is None else f"rewind step {rewind_step}, "
+        wanted = f"replicate {replicate}, {step}level {level}, variant {variant}"
         wanted += "".join(f", {name} {value}" for name, value in others.items())
         if not fitting:
             raise StoreError(f"{self.folder} has no network of {wanted}; {self._there()}")
-        if len({row.weights for row in fitting}) > 1:
-            apart = sorted({f"experiment={row.experiment!r}, condition={row.condition!r}" for row in fitting})
-            raise StoreError(f"{self.folder} has several networks of {wanted}: tell them apart by {'; '.join(apart)}")
+        networks = list({row.weights: row for row in reversed(fitting)}.values())[::-1]
+        if len(networks) > 1:
+            columns = ("rewind_step", "experiment", "condition")
+            apart = [name for name in columns if len({getattr(row, name) for row in networks}) > 1]
+            choices = [", ".join(f"{name}={getattr(row, name)!r}" for name in apart) for row in networks]
+            raise StoreError(f"{self.folder} has several networks of {wanted}; choose one by {'; '.join(choices)}")
         return fitting[0]
 
     def ticket(
-        self, replicate: int, rewind_step: int | None, level: int, variant: str = "imp", **others: str
+        self,
+        replicate: int,
+        rewind_step: int | None = None,
+        level: int | None = None,
+        variant: str = "imp",
+        **others: str,
     ) -> "Ticket":
         """A trained network with its weights, mask and measurements, for `Ticket.export`. Arguments and errors as for
         `weights`.

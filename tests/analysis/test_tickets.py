@@ -1,17 +1,19 @@
 """Networks and masks made elsewhere: read from where their makers left them, and asked the papers' questions."""
 
+import csv
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from sparselt import Mask, magnitude_prune
-from sparselt.analysis import evaluate_path
+from sparselt.analysis import evaluate_path, evaluate_plane
 from sparselt.analysis.connectivity import path_positions
 from sparselt.analysis.distances import angle
 from sparselt.analysis.overlap import layerwise_jaccard_chance
-from sparselt.analysis.tickets import compare_tickets
+from sparselt.analysis.tickets import compare_tickets, ticket_plane
 from sparselt.cli.main import main
 from sparselt.data import Digits, eval_loader, open_dataset, write_dataset
 from sparselt.errors import MaskError, SettingError
@@ -98,6 +100,59 @@ def test_masks_alone_are_compared_with_chance(levels, capsys):
     assert "union" in text and "error" in text and "barrier (paul" not in text.lower()
 
 
+@pytest.fixture
+def three(levels, tmp_path):
+    state, mask = masked(2, 0.6)
+    mask.save(tmp_path / "m.safetensors")
+    save_file(state, tmp_path / "w.safetensors")
+    return [*map(str, levels), f"{tmp_path / 'w.safetensors'}+{tmp_path / 'm.safetensors'}"]
+
+
+def test_the_plane_through_three_tickets_holds_them_and_their_mean(three, betons):
+    tickets, model = [read_ticket(place) for place in three], network(5)
+    data = open_dataset(betons)
+    batches = eval_loader(data, data.manifest.normalization)
+    plane = ticket_plane(tickets, model, batches, 5)
+    first, second, third = (ticket.weights for ticket in tickets)
+    parameters = [name for name, _ in model.named_parameters()]
+    apart = sum(((second[name] - third[name]).double() ** 2).sum() for name in parameters).sqrt().item()
+    assert plane.axes.points[2] == (pytest.approx(apart), 0.0) and plane.axes.points[1] == (0.0, 0.0)
+    assert plane.corner_errors == compare_tickets(tickets, model, batches, points=3).errors
+    # Any point of the grid is its coefficients' point of evaluate_plane.
+    row, column = 3, 1
+    coefficients = plane.axes.coefficients(np.array([[plane.x[column], plane.y[row]]]))
+    expected = evaluate_plane(model, first, second, third, batches, coefficients)
+    assert plane.errors.shape == plane.losses.shape == (5, 5)
+    assert plane.losses[row, column] == pytest.approx(expected.losses[0], rel=1e-5)
+    mean = evaluate_plane(model, first, second, third, batches, [(1 / 3, 1 / 3)])
+    assert plane.mean_error == pytest.approx(mean.errors[0], abs=2 / 500)
+
+
+def test_the_command_draws_the_plane_and_writes_its_numbers(three, betons, tmp_path, capsys):
+    options = ["--model", "resnet8", "--data", str(betons), "--points", "3", "--plane-points", "5"]
+    assert main(["analyse", *three, *options, "--plane", str(tmp_path / "plane.png")]) == 0
+    text = capsys.readouterr().out
+    assert "Plane: 0 at (" in text and "The mean of the three errs on" in text
+    assert (tmp_path / "plane.png").read_bytes().startswith(b"\x89PNG") and "<svg" in (
+        tmp_path / "plane.svg"
+    ).read_text()
+    with (tmp_path / "plane.csv").open() as file:
+        cells = list(csv.DictReader(file))
+    assert main(["analyse", *three, *options, "--plane", str(tmp_path / "again"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["plane"]
+    assert [float(cell["error"]) for cell in cells] == [error for row in found["errors"] for error in row]
+    assert [float(cell["x"]) for cell in cells[:5]] == found["x"] and len(found["corner_errors"]) == 3
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "plane.png").read_bytes()
+
+
+def test_networks_that_span_no_plane_are_refused(three):
+    tickets, model = [read_ticket(place) for place in three], network(5)
+    with pytest.raises(SettingError, match="three networks, and there are 2"):
+        ticket_plane(tickets[:2], model, [])
+    with pytest.raises(SettingError, match="equals the second"):
+        ticket_plane([tickets[0], tickets[1], tickets[1]], model, [])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -108,6 +163,9 @@ def test_masks_alone_are_compared_with_chance(levels, capsys):
         (["{0}", "--model", "lenet_300_100", "--data", "{betons}"], "takes images of 28×28 pixels, not 8"),
         (["{0}", "--model", "resnet20", "--data", "{betons}"], "ticket 0 lacks 'blocks.3.conv1.weight'"),
         (["{0}", "--model", "resnet8", "--data", "{betons}", "--hessian", "9999"], "expected 1 to 1,297"),
+        (["{0}", "{1}", "--plane", "p", "--model", "resnet8", "--data", "{betons}"], "2 given: give three tickets"),
+        (["{0}", "{1}", "{1}", "--plane", "p"], "give three tickets, --model and --data"),
+        (["{0}", "{1}", "{1}", "--plane", "no/p", "--model", "resnet8", "--data", "{betons}"], "no is not a folder"),
         (["{0}/..", "{1}"], "has neither mask.pth nor model_ep"),
         (["{0}/model_ep0_it0.pth+{1}/model_ep0_it0.pth"], "holds a mask; give WEIGHTS+MASK"),
     ],

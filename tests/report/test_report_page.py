@@ -24,11 +24,11 @@ VOID = {"meta", "br", "hr", "img", "link", "input"}
 
 
 class Checker(HTMLParser):
-    """Collects tags, ids, references and text; fails on a tag that closes another than the one open."""
+    """Collects tags, ids, references, text and scripts; fails on a tag that closes another than the one open."""
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.ids, self.references, self.text = [], [], [], [], []
+        self.open, self.tags, self.ids, self.references, self.text, self.scripts = [], [], [], [], [], []
         self.feed(text)
         self.close()
         assert self.open == []
@@ -53,6 +53,8 @@ class Checker(HTMLParser):
     def handle_data(self, data):
         if not self.open or self.open[-1] not in ("style", "script"):
             self.text.append(data)
+        elif self.open[-1] == "script":
+            self.scripts.append(data)
 
 
 def report(folder):
@@ -103,7 +105,9 @@ def test_page_is_well_formed_and_says_so_in_each_odd_case(tmp_path, invent, case
 def test_page_needs_nothing_from_elsewhere(reported):
     text = (reported / "report.html").read_text(encoding="utf-8")
     page = Checker(text)
-    assert not {"script", "link", "iframe", "object", "img", "base"} & set(page.tags)
+    assert not {"link", "iframe", "object", "img", "base"} & set(page.tags)
+    assert "<script src" not in text and "Content-Security-Policy\" content=\"default-src 'none';" in text
+    text = re.sub(r"(<script[^>]*>).*?</script>", r"\1</script>", text, flags=re.DOTALL)
     own = {f"#{name}" for name in page.ids} | {str(path.relative_to(reported)) for path in reported.rglob("*")}
     elsewhere = set(page.references) - own
     assert elsewhere == {f"https://arxiv.org/abs/{number}" for _, number in PAPERS.values()}  # links, nothing loaded
@@ -134,7 +138,7 @@ def test_page_escapes_what_the_record_and_the_rows_say(tmp_path, invent):
     place = {"experiment": evil, "variant": evil, "condition": evil}
     rows.append(rows[-1] | place | {"metric": "test_error", "value": 0.5, "position": None})
     page = report(invent.run(tmp_path, rows, record, [("a", evil, evil, "ran", 1, 1.0, "")]))
-    assert "script" not in page.tags
+    assert page.scripts and not any("alert" in script for script in page.scripts)
     assert page.words.count(evil) == 17
 
 
@@ -282,3 +286,19 @@ def test_malformed_run_is_refused_and_nothing_is_written(tmp_path, invent, spoil
 def test_folder_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(SparseltError, match="absent is not a folder; expected the folder of a run"):
         write_report(tmp_path / "absent", sections_of(EXPERIMENTS))
+
+
+def test_plain_defaults_stand_apart_from_what_somebody_chose(tmp_path, invent):
+    lines = [["steps", 600, "ours"], ["nesterov", False, "torch's default"], ["flip", False, "default"]]
+    words = report(invent.run(tmp_path, invent.rows(levels=1), invent.record(protocol=lines))).words
+    chosen, _, defaults = words.partition("Plain defaults")
+    assert chosen.endswith("From the papers, their code, or ours what value source steps 600 ours ")
+    assert defaults.startswith(" what value source nesterov false torch's default flip false default What it cost")
+
+
+def test_each_figure_says_which_rows_it_shows(reported):
+    words = " ".join(" ".join(Checker((reported / "report.html").read_text(encoding="utf-8")).text).split())
+    assert (
+        "data (experiment imp, metric test_error)" in words
+        and "data (experiment connectivity, metric barrier)" in words
+    )

@@ -1,18 +1,24 @@
 """The file of what a user brings is part of the stages' keys, and an edit during a run ends it."""
 
 import dataclasses
+import io
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
+from rich.console import Console
 
 from sparselt import criteria, models, own
 from sparselt.errors import SettingError
 from sparselt.experiments import Experiment, Options, option_types
+from sparselt.experiments.display import print_plan
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.run import _hash
 from sparselt.experiments.values import value
 from sparselt.reproduce import digits_resnet8
+from sparselt.runs.edited import edited
+from sparselt.runs.plan import Plan
+from sparselt.runs.store import Store
 
 OWN = """
 from dataclasses import dataclass
@@ -33,6 +39,21 @@ class Count(Stage):
     def run(self, task):
         task.write_values([Value("live", 1.0)])
         return 1
+"""
+
+
+SOURCE = """
+from dataclasses import dataclass
+import numpy as np
+from sparselt.data import Source
+
+@dataclass(frozen=True)
+class Grey(Source):
+    classes, image_shape, train_count, test_count = 10, (1, 8, 8), 100, 50
+
+    def arrays(self, split):
+        count = 100 if split == "train" else 50
+        return np.zeros((count, 1, 8, 8), np.uint8), np.arange(count) % 10
 """
 
 
@@ -76,6 +97,46 @@ def test_a_worker_that_has_the_old_file_in_memory_goes_on(file, room, name):
 @dataclass(frozen=True, kw_only=True)
 class Depths(Options):
     depths: tuple[int, ...] = value((), help="numbers")
+
+
+def stored(root, *stages):
+    """A store that has these stages."""
+    store = Store(root)
+    for stage in stages:
+        folder = store.begin(stage)
+        for name in stage.outputs:
+            (folder / name).write_text("{}")
+        store.commit(stage, folder, seconds=1.0, work=1, finished="")
+        store.discard(folder)
+    return store
+
+
+def test_a_plan_says_which_edited_file_made_stages_new(file, tmp_path):
+    setting = digits_resnet8.setting("smoke").changed(model="own_edited:network", criterion="own_edited:scores")
+    lab = Lab(setting)
+    before = [lab.dense(0), lab.mask(0, 0, 1).stage, lab.ticket(0, 0, 1)]
+    count = own.resolve("own_edited:Count")(weights=before[0].final).want("values.json")
+    store = stored(tmp_path / "store", *before, count)
+    assert edited(store, [lab.dense(1)]) == {}  # other values: not made before
+    file.write_text(OWN + "# edited\n")
+    again = Lab(setting)
+    after = [again.dense(0), again.mask(0, 0, 1).stage, again.ticket(0, 0, 1)]
+    model, criterion = "model own_edited:network", "criterion own_edited:scores"
+    assert edited(store, after) == {model: 3, criterion: 1}
+    assert edited(store, [type(count)(weights=before[0].final)]) == {"stage Count": 1}
+    console = Console(file=io.StringIO(), width=200)
+    print_plan(console, setting, Plan(after), store, [], {})
+    assert f"because the file of {model} was edited since: 3 stages, and what takes" in console.file.getvalue()
+
+
+def test_an_edited_source_is_named(file, tmp_path):
+    file.write_text(SOURCE)
+    source = own.resolve("own_edited:Grey")()
+    before = Lab(replace(digits_resnet8.setting("smoke"), source=source)).dataset
+    store = stored(tmp_path / "store", before)
+    file.write_text(SOURCE + "# edited\n")
+    after = Lab(replace(digits_resnet8.setting("smoke"), source=source)).dataset
+    assert edited(store, [before]) == {} and edited(store, [after]) == {"source own_edited:Grey": 1}
 
 
 def test_an_installed_experiment_moves_no_folder_of_other_runs():

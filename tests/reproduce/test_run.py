@@ -1,3 +1,4 @@
+import base64
 import csv
 import io
 import json
@@ -25,7 +26,13 @@ def run_folder(folder: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = ["results.csv", "results.json", "figures/error_against_density.png", "figures/error_along_path.png"]
+    files = [
+        "results.csv",
+        "results.json",
+        "samples.png",
+        "figures/error_against_density.png",
+        "figures/error_along_path.png",
+    ]
     return {name: (run_folder(folder) / name).read_bytes() for name in files}
 
 
@@ -41,6 +48,8 @@ def test_a_run_leaves_the_plan_on_screen_and_every_promised_file(finished):
     assert {row["rewind_step"] for row in rows if row["variant"] == "imp"} == {"0", "20"}, (
         "1ep is 20 steps of 64 images"
     )
+    samples = base64.b64encode((run_folder(folder) / "samples.png").read_bytes()).decode()
+    assert f'src="data:image/png;base64,{samples}"' in (run_folder(folder) / "report.html").read_text()
     record = json.loads((run_folder(folder) / "results.json").read_text())["record"]
     assert record["synthetic"] is False and record["explored_seeds"] == [0]
     assert record["rules"] == {"version": rules.VERSION, "digest": rules.digest(), "judged_before": []}

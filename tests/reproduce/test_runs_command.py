@@ -12,7 +12,7 @@ from typed_command import SMALL, reproduce
 
 import sparselt.runs
 from sparselt.cli.main import main
-from sparselt.errors import StoreError
+from sparselt.errors import SettingError, StoreError
 from sparselt.models import build_model
 from sparselt.runs.claims import Claims
 
@@ -55,6 +55,42 @@ def test_a_run_has_its_figures_by_name_and_is_a_path(finished):
     assert picture._repr_png_().startswith(b"\x89PNG") and picture.svg.exists()
     with pytest.raises(StoreError, match=r"has no figure 'error'; it has .*error_against_density"):
         run.figure("error")
+
+
+def test_the_dense_network_needs_no_rewind_step(finished):
+    run = sparselt.runs.open(run_in(finished[0] / "runs"))
+    dense, same = run.weights(1, level=0), run.weights(1, 20, 0)
+    assert all(torch.equal(tensor, same[name]) for name, tensor in dense.items())
+    assert run.mask(replicate=1, level=0) is None and run.ticket(1, level=0).row.variant == "dense"
+
+
+def test_several_networks_are_named_by_what_tells_them_apart(copied):
+    run = sparselt.runs.open(run_in(copied))
+    with pytest.raises(
+        StoreError,
+        match=r"several networks of replicate 1, level 2, variant imp; choose one by "
+        r"rewind_step=0; rewind_step=20$",
+    ):
+        run.weights(1, level=2)
+    # As a setting with level_0=rewound leaves them, and an experiment at another rate.
+    table = (run.folder / "networks.csv").read_text()
+    of = {step: run.network(1, step, 2) for step in (0, 20)}
+    lines = [f"imp,imp,,1,{step},0,{row.weights},\n" for step, row in of.items()]
+    (run.folder / "networks.csv").write_text(table + "".join(lines))
+    with pytest.raises(StoreError, match=r"choose one by rewind_step=0; rewind_step=20$"):
+        sparselt.runs.open(run.folder).weights(1, level=0)
+    assert sparselt.runs.open(run.folder).network(1, 20, 0).weights == of[20].weights
+    (run.folder / "networks.csv").write_text(table + f"stability,dense,rate=low,1,,0,{of[0].weights},\n")
+    with pytest.raises(
+        StoreError, match="experiment='imp', condition=''; experiment='stability', condition='rate=low'"
+    ):
+        sparselt.runs.open(run.folder).weights(1, level=0)
+    assert sparselt.runs.open(run.folder).network(1, level=0, condition="rate=low").weights == of[0].weights
+
+
+def test_a_level_is_asked_for(finished):
+    with pytest.raises(SettingError, match="level is None; expected a whole number"):
+        sparselt.runs.open(run_in(finished[0] / "runs")).weights(1, 20)
 
 
 def test_what_is_not_there_is_named_with_what_is(finished, tmp_path, copied):

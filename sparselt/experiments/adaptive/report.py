@@ -89,7 +89,7 @@ def claims(data: Data) -> Iterator[Claim]:
     yield lower(*trainings).claim(
         PAPER,
         "adaptive pruning finds a ticket in fewer trainings than a fixed fraction (7 instead of 11 to about 9% of the "
-        "weights, ResNet-18 on CIFAR-100)",
+        "weights, ResNet-18 on CIFAR-100, Fig. 4)",
         f"{trainings[0]:.1f} against {trainings[1]:.1f} trainings after the dense one to {target} of the weights",
     )
     if ratios := _ratios(data):

@@ -14,7 +14,7 @@ from typing import Any
 
 from sparselt.experiments.imp.levels import agreements, levels
 from sparselt.report import drawing as draw
-from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
+from sparselt.report.data import Chart, Claim, Data, Drawing, Section, listed, once
 from sparselt.report.rules import (
     STABLE,
     Limit,
@@ -60,13 +60,15 @@ def drawings(data: Data) -> dict[str, Drawing]:
             "measured, or diverged.",
         )
     if any(of.finite for curve in _instability(data).values() for of in curve.values()):
+        figure, chart = _instability_figure(data)
         found["instability"] = Drawing(
-            _instability_figure(data),
+            figure,
             "Instability to SGD noise",
             "Two copies of a network start from the same step and differ in data order and augmentation. Instability: "
             "the largest error on the straight line between their solutions, minus the mean of their own errors. "
             f"Lines: means; short dashes: replicates. Dashed line: the {points(STABLE.value, 0)} points below "
             "which Linear Mode Connectivity (Frankle et al. 2020) speaks of stability.",
+            chart,
         )
     return found
 
@@ -126,7 +128,7 @@ def _coincidence(data: Data) -> Iterator[Claim]:
     yield coincidence(tables, len(replicates)).claim(
         PAUL,
         "at higher sparsities (here: level 0 apart) successive levels are linearly connected without a barrier if and "
-        "only if both match",
+        "only if both match (Fig. 2)",
         f"both or neither at {both + neither} of {count(both + separated + connected + neither, 'pair')}: of "
         f"{both + separated} that match {both} without a barrier, of {connected + neither} that do not {neither} with "
         f"one; at {beside} if barriers up to the {STABLE.text} of Linear Mode Connectivity count as none",
@@ -142,14 +144,14 @@ def _piecewise(data: Data) -> Iterator[Claim]:
         yield no_barrier(early, limit).claim(
             PAUL,
             "the solutions of successive levels are piecewise linearly connected where IMP rewinds to a matching step "
-            "(here: initialization)",
+            "(here: initialization; Fig. 2, left)",
             f"mean barrier {early:.1p} points rewound to step 0, from level 1 to {last}",
         )
     elif step > 0 and early and late:
         yield all_of(no_barrier(late, limit), above(early, limit)).claim(
             PAUL,
             "the solutions of successive levels are piecewise linearly connected where IMP rewinds to a matching step, "
-            "and are not where it rewinds to initialization",
+            "and are not where it rewinds to initialization (Fig. 2, left)",
             f"mean barrier {late:.1p} points rewound to step {step:,}, {early:.1p} to step 0, from level 1 to {last}",
         )
     together = [agreement for agreement in agreements(data) if agreement.rewind_step == step]
@@ -158,7 +160,7 @@ def _piecewise(data: Data) -> Iterator[Claim]:
         values = _mean_barrier(data, step, lambda level: level in matching)
         yield no_barrier(values, limit).claim(
             PAUL,
-            "between successive levels that both match there is no error barrier",
+            "between successive levels that both match there is no error barrier (Fig. 2)",
             f"mean barrier {values:.2p} points over {count(len(matching), 'pair')} that match, rewound to step "
             f"{step:,}",
         )
@@ -251,7 +253,7 @@ def _plain_ticks(bar: Any, floor: float, top: float, everything_below: bool) -> 
     bar.ax.minorticks_off()
 
 
-def _instability_figure(data: Data) -> "draw.Figure":
+def _instability_figure(data: Data) -> "tuple[draw.Figure, Chart]":
     curves = {
         place: {step: of for step, of in curve.items() if of.finite} for place, curve in _instability(data).items()
     }
@@ -270,7 +272,7 @@ def _instability_figure(data: Data) -> "draw.Figure":
     draw.barrier_axis(axes, highest, "instability")
     draw.place_axis(axes, [f"{step:,}" for step in steps], "step from which the copies part")
     draw.label_ends(axes, ends)
-    return figure
+    return figure, Chart(lines, {place: f"step {step:,}" for place, step in enumerate(steps)}, limit=STABLE.value)
 
 
 def _pairs(data: Data, metric: str) -> dict[tuple[int, int], float]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparselt.report import drawing as draw
-from sparselt.report.data import Data, Drawing, once
+from sparselt.report.data import Chart, Data, Drawing, once
+from sparselt.report.rules import STABLE
 from sparselt.report.statistic import Values
 from sparselt.report.wording import percent
 
@@ -194,4 +195,5 @@ def _perturbation(data: Data) -> Drawing:
         "between its solution and the unperturbed one. Markers: means; short dashes: replicates; hollow: the dense "
         "network under the projection of level 1. Dashed line: the 2 points of Linear Mode Connectivity."
     )
-    return Drawing(figure, "Perturbed at the rewind step", caption)
+    names = {at: f"{'norm' if len(scales) > 1 else 'step'} {place:,g}" for at, place in enumerate(places)}
+    return Drawing(figure, "Perturbed at the rewind step", caption, Chart(lines, names, limit=STABLE.value))

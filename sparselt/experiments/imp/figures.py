@@ -4,13 +4,14 @@ import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from sparselt.experiments.imp.levels import CONTROLS, Level, levels
 from sparselt.report import drawing as draw
-from sparselt.report.data import Data, Drawing
+from sparselt.report.data import Chart, Data, Drawing
 from sparselt.report.rules import STABLE
 from sparselt.report.statistic import Statistic, Values
-from sparselt.report.wording import listing, points
+from sparselt.report.wording import listing, percent, points
 
 VARIANTS = {
     "shuffled": draw.Look("shuffled weights", draw.GREY, "x", "none"),
@@ -28,13 +29,19 @@ _Path = Mapping[float, float]
 
 def lead_drawings(data: Data) -> dict[str, Drawing]:
     """Errors against density, errors along the path through the levels, and barriers; each where it was measured."""
-    found = {
+    dense, paths, between = levels(data).dense, _paths(data), _barriers(data)
+    names = {level: _name(level, density) for level, density in levels(data).density.items()}
+    lines = {at: f"level {math.floor(at)} to {math.ceil(at)}" for at in _places(paths) | _places(between)}
+    on_path = {at: names[int(at)] if at in names else f"{lines[at]}, at {at % 1:.2g}" for at in _places(paths)}
+    found: dict[str, tuple[Any, str, str, Chart, str]] = {
         "error_against_density": (
             error_against_density(data),
             "Test error against weights remaining",
             "After Fig. 5 of Unmasking. Mean and standard deviation over replicates, a line for each rewind step, "
             "controls in grey. Grey line: the dense mean; grey band: up to ε above it. A mean in the band, or below, "
             "matches.",
+            _chart_by_density(data, _rewound(data)),
+            "imp, metric test_error",
         ),
         "error_along_path": (
             error_along_path(data),
@@ -43,6 +50,8 @@ def lead_drawings(data: Data) -> dict[str, Drawing]:
             "level to that of the next, all parameters interpolated. Thin: replicates; thick: their mean; what is "
             "above the enlarged part is cut off. Grey line: the dense mean; grey band: up to ε above it."
             + _unequal_numbers(data),
+            Chart([(look._replace(marker=""), of) for look, of in _drawn(data, paths)], on_path, dense),
+            "connectivity, metric path_error",
         ),
         "barriers": (
             barriers(data),
@@ -51,9 +60,11 @@ def lead_drawings(data: Data) -> dict[str, Drawing]:
             "straight line between the errors of its ends. Lines: means; short dashes: replicates. Dashed line: the "
             f"{points(STABLE.value, 0)} points below which Linear Mode Connectivity (Frankle et al. 2020) speaks "
             "of stability.",
+            Chart(_drawn(data, between), lines, limit=STABLE.value),
+            "connectivity, metric barrier",
         ),
     }
-    return {name: Drawing(figure, *text) for name, (figure, *text) in found.items() if figure is not None}
+    return {name: Drawing(*parts) for name, parts in found.items() if parts[0] is not None}
 
 
 def drawings(data: Data) -> dict[str, Drawing]:
@@ -62,7 +73,8 @@ def drawings(data: Data) -> dict[str, Drawing]:
     measured = [entry for variant in VARIANTS for entry in summary.select(variant)]
     step = measured[0].rewind_step if measured else 0
     looks = {"imp": draw.Look(f"IMP, rewind {step:,}", draw.COLOURS[2], "D"), **VARIANTS}
-    figure = _by_density(data, [(look, summary.select(variant, step)) for variant, look in looks.items()])
+    series = [(look, summary.select(variant, step)) for variant, look in looks.items()]
+    figure = _by_density(data, series)
     if figure is None or not any(entry.error.n for entry in measured):
         return {}
     caption = (
@@ -80,15 +92,27 @@ def drawings(data: Data) -> dict[str, Drawing]:
             numbers[len(replicates)].append(name)
     if len(numbers) > 1:
         caption += f" Replicates: {', '.join(f'{number} of {listing(of)}' for number, of in numbers.items())}."
-    return {"variants": Drawing(figure, "Other ways to prune and to train on", caption)}
+    chart = _chart_by_density(data, series)
+    return {"variants": Drawing(figure, "Other ways to prune and to train on", caption, chart)}
 
 
 def error_against_density(data: Data) -> "draw.Figure | None":
     """Unmasking Fig. 5: test error against weights remaining, mean and standard deviation, a line a rewind step."""
+    return _by_density(data, _rewound(data))
+
+
+def _rewound(data: Data) -> Sequence[tuple[draw.Look, Sequence[Level]]]:
+    """The levels of each rewind step, then of each control."""
     summary = levels(data)
     series = [(look, summary.select("imp", step)) for step, look in _looks(data).items()]
     controls = {v: draw.Look(name, draw.GREY, _CONTROL_MARKERS[v], "none") for v, name in CONTROLS.items()}
-    return _by_density(data, series + [(look, summary.select(variant)) for variant, look in controls.items()])
+    return series + [(look, summary.select(variant)) for variant, look in controls.items()]
+
+
+def _chart_by_density(data: Data, series: Sequence[tuple[draw.Look, Sequence[Level]]]) -> Chart:
+    names = {entry.density: _name(entry.level, entry.density) for _, of in series for entry in of}
+    lines = [(look, {entry.density: entry.errors for entry in of}) for look, of in series]
+    return Chart(lines, names, levels(data).dense)
 
 
 def _by_density(data: Data, series: Sequence[tuple[draw.Look, Sequence[Level]]]) -> "draw.Figure | None":
@@ -115,10 +139,10 @@ def _by_density(data: Data, series: Sequence[tuple[draw.Look, Sequence[Level]]])
 def error_along_path(data: Data) -> "draw.Figure | None":
     """Unmasking Fig. 2, left and middle: test error along the piecewise linear path through the levels' solutions."""
     paths: dict[int, dict[int, dict[float, float]]] = defaultdict(lambda: defaultdict(dict))
-    for row in data.select(experiment="connectivity", variant="imp", metric="path_error", condition={}):
-        if math.isfinite(row.value):
-            place = row.level + (row.position or 0.0)
-            paths[row.rewind_step or 0][row.replicate][place] = 100 * row.value
+    for step, of_step in _paths(data).items():
+        for place, values in of_step.items():
+            for replicate, error in values.items():
+                paths[step][replicate][place] = 100 * error
     if not paths:
         return None
     summary = levels(data)
@@ -150,20 +174,51 @@ def error_along_path(data: Data) -> "draw.Figure | None":
 
 def barriers(data: Data) -> "draw.Figure | None":
     """The error barrier between successive levels (Unmasking, Def. A.1): replicates and mean, by rewind step."""
-    values: dict[int, dict[float, Values]] = defaultdict(dict)
-    place = {"experiment": "connectivity", "variant": "imp", "metric": "barrier", "condition": {}}
-    for (step, level, to_level), found in data.by("rewind_step", "level", "to_level", **place).items():
-        if to_level == level + 1 and found.finite:
-            values[step][level + 0.5] = found
+    values = _barriers(data)
     if not values:
         return None
     figure, (axes,) = draw.canvas(3.4)
-    looks = _looks(data, values)
-    ends, highest = draw.dashes(axes, [(looks[step], values[step]) for step in sorted(values)], 0.12)
+    ends, highest = draw.dashes(axes, _drawn(data, values), 0.12)
     draw.barrier_axis(axes, highest)
     draw.level_axis(axes, levels(data).density, math.ceil(max(max(of) for of in values.values())))
     draw.label_ends(axes, ends)
     return figure
+
+
+def _paths(data: Data) -> dict[int, dict[float, Values]]:
+    """Finite test errors on the path, by rewind step and place: level and position on the line to the next."""
+    found: dict[int, dict[float, Values]] = defaultdict(lambda: defaultdict(Values))
+    place = {"experiment": "connectivity", "variant": "imp", "metric": "path_error", "condition": {}}
+    for (step, level, position), errors in data.by("rewind_step", "level", "position", **place).items():
+        if errors.finite:
+            found[step or 0][level + (position or 0.0)].update(errors.finite)
+    return found
+
+
+def _barriers(data: Data) -> dict[int, dict[float, Values]]:
+    """Barriers from each level to the next, by rewind step and the place between both."""
+    found: dict[int, dict[float, Values]] = defaultdict(dict)
+    place = {"experiment": "connectivity", "variant": "imp", "metric": "barrier", "condition": {}}
+    for (step, level, to_level), values in data.by("rewind_step", "level", "to_level", **place).items():
+        if to_level == level + 1 and values.finite:
+            found[step][level + 0.5] = values
+    return found
+
+
+def _drawn(
+    data: Data, measured: Mapping[int, Mapping[float, Values]]
+) -> list[tuple[draw.Look, Mapping[float, Values]]]:
+    """The look of each rewind step, with what was measured at it."""
+    looks = _looks(data, measured)
+    return [(looks[step], measured[step]) for step in sorted(measured)]
+
+
+def _places(measured: Mapping[int, Mapping[float, Values]]) -> set[float]:
+    return {place for of_step in measured.values() for place in of_step}
+
+
+def _name(level: int, density: float) -> str:
+    return f"level {level}, {percent(density)} of the weights"
 
 
 def _looks(data: Data, steps: Iterable[int] = ()) -> dict[int, draw.Look]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sparselt.report.data import Data, once
 from sparselt.report.rules import allowed, dense_errors, matches
-from sparselt.report.statistic import Statistic
+from sparselt.report.statistic import Statistic, Values
 
 CONTROLS = {"random": "random mask", "reinit": "reinitialized"}
 """The controls by variant: the layerwise densities with a random mask; the IMP mask on fresh weights."""
@@ -16,7 +16,8 @@ CONTROLS = {"random": "random mask", "reinit": "reinitialized"}
 class Level:
     """One variant, rewound to one step, at one level.
 
-    error    test error over the replicates, a fraction
+    errors   test errors by replicate, fractions
+    error    over the replicates
     matching see `sparselt.report.rules.matches`; None at level 0 and where it cannot be judged
     barrier  error barrier to the next level (Unmasking, Def. A.1), a fraction; None where it was not measured
     """
@@ -25,9 +26,14 @@ class Level:
     rewind_step: int | None
     level: int
     density: float
-    error: Statistic
+    errors: Values
     matching: bool | None
     barrier: Statistic | None
+
+    @property
+    def error(self) -> Statistic:
+        """The test error over the replicates."""
+        return self.errors.statistic
 
     def connected(self, limit: float) -> bool | None:
         """Whether the mean barrier to the next level is within a limit; None where it is not known."""
@@ -129,9 +135,9 @@ def levels(data: Data) -> Levels:
         densities.setdefault(("imp", step, 0), densities[first])
     found = []
     for key in sorted(errors, key=lambda key: (key[0], -1 if key[1] is None else key[1], key[2])):
-        (variant, step, level), error = key, errors[key].statistic
-        matching = matches(error, dense) if level else None
-        found.append(Level(variant, step, level, densities[key], error, matching, barriers.get(key)))
+        variant, step, level = key
+        matching = matches(errors[key].statistic, dense) if level else None
+        found.append(Level(variant, step, level, densities[key], errors[key], matching, barriers.get(key)))
     return Levels(dense, tuple(found))
 
 

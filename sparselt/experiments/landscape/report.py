@@ -15,6 +15,7 @@ from typing import Any
 from sparselt.experiments.imp.levels import levels
 from sparselt.report import drawing as draw
 from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
+from sparselt.report.planes import draw_grid
 from sparselt.report.results import Row
 from sparselt.report.rules import above, all_of, allowed, below, coincidence, epsilon, judged_level, judged_step
 from sparselt.report.statistic import Statistic, Values
@@ -99,7 +100,7 @@ def _next_solutions(data: Data) -> Iterator[Claim]:
     replicates = len(set().union(*_rises(data, "next").values()))
     yield coincidence([*tables.values()], replicates).claim(
         PAPER,
-        "the next solution lies in the LCS-set of w(L) if and only if IMP succeeds (here: level 0 apart)",
+        "the next solution lies in the LCS-set of w(L) if and only if IMP succeeds (here: level 0 apart; Fig. 3)",
         f"of {count(both + outside, 'pair')} that match {both} inside, of {inside + neither} that do not {neither} "
         "outside",
     )
@@ -116,7 +117,8 @@ def _projections(data: Data) -> Iterator[Claim]:
     inside = [level for level in measured if _inside(data, "projection", step, level)]
     yield all_of(below(first, limit), above(late, limit)).claim(
         PAPER,
-        "at first the projection of w(L) by the next mask stays in its LCS-set, and leaves it as sparsity grows",
+        "at first the projection of w(L) by the next mask stays in its LCS-set, and leaves it as sparsity grows "
+        "(Fig. 3)",
         f"rewound to step {step:,}, the error rises by {first:.2p} points at level {measured[0]} and by {late:.2p} at "
         f"level {last} ({percent(summary.density[last])} of the weights); on average inside from level "
         f"{ranges(inside) or 'none'} of {ranges(measured)}",
@@ -205,11 +207,8 @@ def _plane(axes: "draw.Axes", rows: list[Row], dense: Statistic, scale: Any) -> 
     places = {row.metric: (row.position or 0.0, row.position_2 or 0.0) for row in rows}
     x, y = (np.array(sorted({place[axis] or 0.0 for place in cells})) for axis in (0, 1))
     errors = np.array([[cells.get((across, down), math.nan) for across in x] for down in y])
-    picture = np.ma.masked_invalid(np.clip(100 * errors, scale.vmin, None))
-    half = [(line[1] - line[0]) / 2 for line in (x, y)]
-    extent = (x[0] - half[0], x[-1] + half[0], y[0] - half[1], y[-1] + half[1])
-    how: dict[str, Any] = {"origin": "lower", "extent": extent, "interpolation": "nearest", "aspect": "auto"}
-    shown = axes.imshow(picture, cmap="cividis", norm=scale, **how)
+    how: dict[str, Any]
+    shown, picture = draw_grid(axes, x, y, errors, scale, aspect="auto")
     axes.set_box_aspect(1)
     if dense.limit is not None and picture.min() < 100 * dense.limit < picture.max():
         axes.contour(x, y, picture, [100 * dense.limit], colors="white", linewidths=1.0)

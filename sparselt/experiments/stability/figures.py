@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from sparselt.report import drawing as draw
-from sparselt.report.data import Data, Drawing, once
+from sparselt.report.data import Chart, Data, Drawing, once
 from sparselt.report.statistic import Values
 from sparselt.report.wording import percent
 
@@ -83,10 +83,12 @@ def _curves(data: Data) -> Drawing:
     densities = {row.level: row.density for row in rows}
     figure, (axes,) = draw.canvas(3.6, 1)
     lines = [
-        (draw.look(place, f"{RATES[rate]} rate"), [(densities[level], values) for level, values in curve.items()])
+        (draw.look(place, f"{RATES[rate]} rate"), {densities[level]: values for level, values in curve.items()})
         for place, (rate, curve) in enumerate(curves(data).items())
     ]
-    ends = draw.bars(axes, lines, move=lambda density, side: density * 1.012**side)
+    ends = draw.bars(
+        axes, [(look, points.items()) for look, points in lines], move=lambda density, side: density * 1.012**side
+    )
     draw.error_axis(axes, [values.statistic for curve in curves(data).values() for values in curve.values()])
     draw.density_axis(axes, densities.values(), max(densities.values()) * 1.06, min(densities.values()) / 1.06)
     draw.label_ends(axes, ends)
@@ -95,6 +97,10 @@ def _curves(data: Data) -> Drawing:
         "Test error against weights remaining, rewound to step 0, by learning rate",
         "After Stabilizing, which shows for ResNet-20 and VGG-19 that IMP succeeds from initialization at a low "
         "learning rate or with a warm-up. Mean and standard deviation over replicates.",
+        Chart(
+            lines,
+            {density: f"level {level}, {percent(density)} of the weights" for level, density in densities.items()},
+        ),
     )
 
 
