@@ -12,7 +12,7 @@ _DIFFERENCE = "Paul et al. 2022 do not name the techniques that they add; here t
 def setting(scale: str) -> Setting:
     """The scales of `imagenet_resnet50`, with the mild techniques and smaller training crops."""
     base = plain.setting(scale)
-    smoke = {"eval_size": 64} if scale == "smoke" else {}  # progressive resizing makes images half as large
+    smoke = scale == "smoke"
     return dataclasses.replace(
         base,
         name="imagenet_resnet50_mild",
@@ -20,7 +20,7 @@ def setting(scale: str) -> Setting:
         model="resnet50_blurpool",
         techniques="mild",
         train_size=64 if smoke else 176,
-        **smoke,
+        eval_size=64 if smoke else base.eval_size,  # not 32: progressive resizing halves them
         differences=(_DIFFERENCE,) if scale == "paper" else (),
         sources={
             **base.sources,
