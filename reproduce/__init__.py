@@ -113,9 +113,10 @@ def run(
 
     from sparselt.errors import SettingError, StoreError
     from sparselt.experiments import known_experiments, option_types
-    from sparselt.experiments.run import Where, chosen
+    from sparselt.experiments.run import chosen
     from sparselt.experiments.run import run as run_setting
     from sparselt.experiments.setting import Setting
+    from sparselt.experiments.where import Where
     from sparselt.runs.folder import Run
 
     if isinstance(experiments, str):

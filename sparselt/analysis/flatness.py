@@ -150,22 +150,22 @@ class _Hessian:
             module.training = training
 
     def __matmul__(self, vector: Tensor) -> Tensor:
-        dense = vector.new_zeros(sum(self._sizes)).index_copy(0, self._alive, vector)
+        dense = vector.new_zeros(sum(self._sizes)).index_copy_(0, self._alive, vector)
         direction = [v.view(p.shape) for v, p in zip(dense.split(self._sizes), self._parameters, strict=True)]
-        total = torch.zeros_like(dense, dtype=torch.float64)
+        total = torch.zeros_like(vector, dtype=torch.float64)
         samples = 0
         for images, labels, *_ in self._batches:
             if not len(labels):
                 continue
             product = torch.cat([piece.reshape(-1) for piece in self._along(images, labels, direction)])
-            total.add_(product, alpha=len(labels))
+            total.add_(product[self._alive], alpha=len(labels))
             samples += len(labels)
         if not samples:
             raise SettingError("there is no batch to differentiate; give batches that can be read again")
-        product = total[self._alive] / samples
-        if not torch.isfinite(product).all():
+        total /= samples
+        if not math.isfinite(total.sum()):  # as every number is
             raise TrainingError("the Hessian at these weights is not finite; the training diverged")
-        return product.to(self.dtype)
+        return total.to(self.dtype)
 
     def _along(self, images: Tensor, labels: Tensor, direction: list[Tensor]) -> Sequence[Tensor]:
         """The Hessian of one batch's mean loss times a direction, by parameter."""

@@ -153,10 +153,11 @@ def _needs(setting: "Setting", asked: argparse.Namespace) -> Iterator[str]:
         yield f"{', '.join(absent)}, which every run needs: pip install 'sparselt[reproduce]'"
         return
     from sparselt.experiments import known_experiments
+    from sparselt.experiments.data import check_data
     from sparselt.experiments.lab import Lab
     from sparselt.experiments.needs import check_gpu_memory, needs_of
     from sparselt.experiments.rounds import Finder, measured, plan_of
-    from sparselt.experiments.run import check_data, chosen
+    from sparselt.experiments.run import chosen
     from sparselt.runs.executor import default_workers
     from sparselt.runs.store import Store
 

@@ -91,7 +91,8 @@ class Reproduce:
 
         from sparselt.experiments import known_experiments
         from sparselt.experiments.events import JsonLines
-        from sparselt.experiments.run import Where, chosen, run
+        from sparselt.experiments.run import chosen, run
+        from sparselt.experiments.where import Where
         from sparselt.stages.gang import leading
 
         setting = load_setting(self.setting, self.scale)

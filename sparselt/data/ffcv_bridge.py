@@ -6,6 +6,7 @@
 - Its batches are views of buffers that it overwrites: callers read each before they ask for the next.
 - Two live iterations abort under Numba's workqueue layer: there, each decodes in one thread (`usable_threads`).
 - It marks Numba's type of byte arrays as read-only for the whole process: its reader of samples is replaced.
+- It compiles a typed dictionary on import, for two seconds and more, and reads it in Python only: it gets a plain one.
 - Truncating a beton that it has mapped ends the process: the file's length is watched.
 """
 
@@ -28,9 +29,11 @@ _POLL_SECONDS = 0.1
 def require_ffcv():
     """The module ffcv, with torch's and Numba's thread counts left as they were; DataError where it is missing."""
     import numba
+    import numba.typed
     import torch
 
     torch_threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
+    typed_dictionary, numba.typed.Dict = numba.typed.Dict, dict  # type: ignore[misc]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -44,6 +47,7 @@ def require_ffcv():
             f"system libraries, which `sparselt doctor` names for apt, dnf and conda"
         ) from error
     finally:
+        numba.typed.Dict = typed_dictionary  # type: ignore[misc]
         torch.set_num_threads(torch_threads)
         numba.set_num_threads(numba_threads)
 

@@ -2,41 +2,37 @@
 
 import contextlib
 import json
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from sparselt.errors import DataError, SettingError, StoreError
+from sparselt.errors import SettingError, StoreError
+from sparselt.experiments.data import check_data, titled
 from sparselt.experiments.display import RoundDisplay, print_estimate, print_plan, print_protocol, print_schedules
 from sparselt.experiments.events import watching
 from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
-from sparselt.experiments.needs import check_gpu_memory
 from sparselt.experiments.record import dataset_of, protocol, run_record
 from sparselt.experiments.rounds import Finder, measured, plan_of, run_rounds
 from sparselt.experiments.sections import sections_of
 from sparselt.experiments.setting import Setting
 from sparselt.experiments.threads import with_threads
 from sparselt.experiments.values import nearest
-from sparselt.runs.claims import PATIENCE
-from sparselt.runs.devices import cpu_has_bfloat16, cuda_devices, together
+from sparselt.experiments.where import Where, check_gpu, check_simulation, pool_of
+from sparselt.runs.devices import cpu_has_bfloat16
 from sparselt.runs.estimate import Speed, assumed_speed, estimate
-from sparselt.runs.executor import SAVE_SECONDS, Workers, default_workers
 from sparselt.runs.inventory import note_plan
 from sparselt.runs.ledger import Entry, with_densities, write_ledger
 from sparselt.runs.loggers import check_installed
 from sparselt.runs.networks import NetworkRow, write_networks
-from sparselt.runs.pool import Pool, result_of
 from sparselt.runs.store import Store
-from sparselt.stages.resources import Resources
-from sparselt.stages.stage import Stage, digest, plain
+from sparselt.stages.stage import digest, plain
 from sparselt.stages.train import Train
 from sparselt.stopping import directing
 
@@ -53,54 +49,12 @@ _NO_VALUES = {
     "wins_at_init",
     "left_out",
 }
-_MOST_GPUS = 4096
 _TRY_AGAIN = "The same command tries again what failed."
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 if TYPE_CHECKING:
-    from sparselt.data import Dataset
     from sparselt.report.data import Sections
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where a run takes place.
-
-    Args:
-        data: a folder of betons, instead of the setting's source.
-        out: folder for results; earlier results there are reused.
-        device: `cpu` or `cuda`.
-        workers: stages at a time; None: the cores divided by the threads of a training (cuda: one a GPU).
-        cohort: equal trainings that a worker makes side by side; None: 1 (cuda: measured).
-        command: the command for the same run, for the record.
-        save_minutes: how often a training saves its progress.
-        patience: seconds without a sign of life after which another run on the same store counts as gone.
-        gpus, images_per_second: for a dry run, a number of GPUs to simulate, and what one of them is assumed to train.
-        executor: `local`: processes on this machine; `ray`: workers on the nodes of a Ray cluster.
-        ray_address: of the cluster, `host:port` or `auto`; None: one of the run's own on this machine.
-        gpu_share: with Ray, the part of a GPU that a training takes.
-        threads: CPU threads of each training; None: the setting's, or more if the plan is narrower than the machine.
-        log: loggers, keys of `sparselt.runs.loggers.LOGGERS`.
-        json: print lines of JSON, see `sparselt.experiments.events`.
-    """
-
-    data: Path | None = None
-    out: Path = Path("runs")
-    device: str = "cpu"
-    workers: int | None = None
-    cohort: int | None = None
-    command: str = ""
-    save_minutes: float = SAVE_SECONDS / 60
-    patience: float = PATIENCE
-    gpus: int | None = None
-    images_per_second: float | None = None
-    executor: str = "local"
-    ray_address: str | None = None
-    gpu_share: float = 1.0
-    threads: int | None = None
-    log: tuple[str, ...] = ()
-    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,13 +85,13 @@ def run(
     """
     sections = sections_of(experiments)  # a mistake in a section is named before anything trains
     dataset = check_data(where.data, setting, dry_run)
-    setting = _titled(setting, usual, dataset)
+    setting = titled(setting, usual, dataset)
     for kind in where.log:
         check_installed(kind)
-    _check_simulation(where, dry_run)
+    check_simulation(where, dry_run)
     named = setting.threads
     setting = with_threads(setting, where, experiments, None if dataset is None else dataset.folder)
-    pool = _pool(where, setting, dry_run)
+    pool = pool_of(where, setting, dry_run)
     store = Store(where.out / "store", writable=not dry_run, patience=where.patience)
     found = Finder(store)
     lab = Lab(setting, where.device, None if dataset is None else dataset.folder, found)
@@ -177,7 +131,7 @@ def run(
                 print_schedules(console, plan, missing, assumed, where.gpus, where.images_per_second)
                 return Outcome(None)
             if where.device == "cuda" and any(isinstance(stage, Train) for stage in missing):
-                _check_gpu_memory(setting, missing, pool)
+                check_gpu(setting, missing, pool)
             if any(stage.cost_follows for stage in missing):
                 with console.status("timing a few steps"):
                     speed = estimate(plan, store, setting.train_size, setting.evaluated_count, pool, where.cohort)
@@ -256,132 +210,6 @@ def chosen(
         else:
             wanted.add(name)
     return {name: e for name, e in known.items() if name in wanted}, {}
-
-
-def _check_simulation(where: Where, dry_run: bool) -> None:
-    if where.gpus is None and where.images_per_second is None:
-        return
-    if not dry_run:
-        raise SettingError("--gpus and --images-per-second simulate a run; give --dry-run, too")
-    if where.gpus is None or where.images_per_second is None:
-        raise SettingError(
-            "give both --gpus and --images-per-second: what one GPU trains is an assumption of yours, for no GPU has "
-            "been measured here"
-        )
-    if not 1 <= where.gpus <= _MOST_GPUS:
-        raise SettingError(f"--gpus is {where.gpus}; expected 1 to {_MOST_GPUS}")
-    if not 0 < where.images_per_second < math.inf:
-        raise SettingError(f"--images-per-second is {where.images_per_second:g}; expected more than 0")
-
-
-def _pool(where: Where, setting: Setting, dry_run: bool) -> Pool:
-    """The workers that the run asks for; none has started yet."""
-    save_seconds = 60 * where.save_minutes
-    if setting.ranks > 1 and (where.cohort or 1) > 1:
-        raise SettingError(
-            f"cohort is {where.cohort}, but a training of {setting.ranks} ranks runs alone; give one of the two"
-        )
-    if setting.recipe.sparse_up_to and where.device == "cpu" and (where.cohort or 1) > 1:
-        raise SettingError(
-            f"cohort is {where.cohort}, but trainings on live weights alone (sparse_up_to is "
-            f"{setting.sparse_up_to:g}) run one by one; set sparse_up_to=0, or give no cohort"
-        )
-    if where.executor == "ray":
-        from sparselt.runs.ray_pool import RayWorkers
-
-        each = Resources(setting.threads, float(where.device == "cuda"), setting.ranks)
-        root = None if dry_run else where.out / "store"
-        return RayWorkers(
-            *(each, root, where.ray_address, where.workers, where.gpu_share),
-            *(where.cohort, save_seconds, where.patience),
-        )
-    if where.executor != "local":
-        raise SettingError(f"executor is {where.executor!r}; expected local or ray")
-    if where.ray_address is not None or where.gpu_share != 1:
-        raise SettingError("--ray-address and --gpu-share are for Ray; give --executor ray, too")
-    _check_device(where.device)
-    devices = together(cuda_devices(), setting.ranks) if where.device == "cuda" else []
-    usual = len(devices) or default_workers(setting.threads * setting.ranks)
-    return Workers(
-        usual if where.workers is None else where.workers, where.cohort, devices, save_seconds, where.patience
-    )
-
-
-def _check_device(device: str) -> None:
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise SettingError(
-                "--device cuda: torch sees no CUDA device here; use --device cpu, or check `sparselt doctor`"
-            )
-
-
-def _check_gpu_memory(setting: Setting, missing: Iterable[Stage], pool: Pool) -> None:
-    """Refuses trainings whose micro-batches do not fit the GPU of a worker. The worker asks its GPU: with Ray this
-    machine may have none."""
-    import torch
-
-    from sparselt.data.loaders import free_bytes
-
-    free = result_of(pool.submit(free_bytes, torch.device("cuda")), "the free memory of its GPU")
-    check_gpu_memory(setting, missing, int(pool.gpu_share * free))
-
-
-def _titled(setting: Setting, usual: Setting, dataset: "Dataset | None") -> Setting:
-    """The setting; its title names the data if they are not those that the title was written for."""
-    if dataset is not None:
-        if setting.source is None:
-            other = usual.source is None and setting.classes != usual.classes
-        else:
-            other = dataset.manifest.source["kind"] != setting.source.kind
-        if not other:
-            return setting
-        # A smoke test's title says what its own images are.
-        titled = replace(setting, title=setting.title.replace(" on synthetic images", ""))
-        return titled.retitled(f"data={dataset.folder.name}")
-    if type(setting.source) is not type(usual.source) and setting.title.startswith(usual.title):
-        return setting.retitled(f"data={type(setting.source).__name__}")
-    return setting
-
-
-def check_data(folder: Path | None, setting: Setting, dry_run: bool) -> "Dataset | None":
-    """The betons of a folder, checked against the setting; None: the setting's own source."""
-    from sparselt.data import open_dataset
-
-    if folder is None:
-        if setting.source is None:
-            if dry_run:
-                return None
-            raise DataError(
-                f"{setting.name} at scale {setting.scale} needs its images: give --data DIR, a folder with "
-                "manifest.json, train.beton and test.beton, made by `sparselt data write imagenet PICTURES DIR`; or "
-                "run --scale smoke, on made-up images"
-            )
-        found = setting.with_source(setting.source)
-        for name in ("classes", "train_count", "test_count", "channels", "train_size"):
-            if getattr(setting, name) != getattr(found, name):
-                raise SettingError(
-                    f"{name} is {getattr(setting, name)}, but {setting.name} has {getattr(found, name)}; "
-                    "change it only together with --data"
-                )
-        return None
-    dataset = open_dataset(folder)
-    dataset.require(field="ndarray" if setting.engine == "resident" else "rgb_image")
-    holds = {"classes": dataset.classes, "train_count": dataset.count("train"), "test_count": dataset.count("test")}
-    if setting.engine == "resident":
-        channels, height, width = dataset.record("train").shape
-        if height != width:
-            dataset.require(shape=(setting.channels, setting.train_size, setting.train_size))
-        holds |= {"channels": channels, "train_size": height}
-    if other := {name: value for name, value in holds.items() if value != getattr(setting, name)}:
-        differing = "; ".join(f"{name} {value:,}, expected {getattr(setting, name):,}" for name, value in other.items())
-        raise DataError(
-            f"{folder} holds {dataset.manifest.source['kind']} data: {differing}, as {setting.name} at scale "
-            f"{setting.scale} has them; choose the folder of its data set, or, for images of your own, "
-            f"--set {' '.join(f'{name}={value}' for name, value in other.items())}"
-        )
-    return dataset
 
 
 def _hash(setting: Setting, device: str, experiments: Mapping[str, Experiment], lab: Lab) -> str:

@@ -15,7 +15,7 @@ from sparselt.runs.plan import Plan
 from sparselt.runs.store import Store
 
 if TYPE_CHECKING:
-    from sparselt.experiments.run import Where
+    from sparselt.experiments.where import Where
 
 LEAST_PIXELS = 1 << 16
 """Of a batch, for each thread. A step on fewer takes no less time on two threads than on one."""

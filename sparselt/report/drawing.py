@@ -121,6 +121,7 @@ def save_drawings(folder: Path, drawings: Mapping[str, Drawing], svg: bool = Tru
         drawing.figure.set_dpi(160)
         FigureCanvasAgg(drawing.figure).print_png(image, metadata={"Software": None})
         drawing.figure.set_dpi(dpi)
+        drawing.figure.set_layout_engine("none")  # the first canvas has placed everything, for half of its time
         FigureCanvasSVG(drawing.figure).print_svg(text, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         write_bytes(folder / f"{name}.png", image.getvalue())
         if svg:

@@ -8,7 +8,7 @@ from sparselt.cli.reproduce import main
 from sparselt.data import SyntheticImages, open_dataset, write_dataset
 from sparselt.data.sources.pictures import Pictures
 from sparselt.errors import DataError
-from sparselt.experiments.run import _titled
+from sparselt.experiments.data import titled
 from sparselt.reproduce import load_setting
 
 DIGITS = "digits_resnet8"
@@ -85,5 +85,5 @@ def test_a_title_of_imagenet_says_so_where_the_classes_are_not_imagenets(classes
     for scale in ("paper", "mini"):
         setting = load_setting("imagenet_resnet50", scale)
         changed = setting.changed(**counts, batch_size=2)
-        title = _titled(changed, usual, open_dataset(tmp_path / "own")).title
+        title = titled(changed, usual, open_dataset(tmp_path / "own")).title
         assert title == setting.title + " (changed: data=own)" * named

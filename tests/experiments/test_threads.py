@@ -7,7 +7,7 @@ import pytest
 from sparselt.cli.main import main
 from sparselt.errors import SettingError
 from sparselt.experiments import threads
-from sparselt.experiments.run import Where
+from sparselt.experiments.where import Where
 from sparselt.reproduce import load_setting
 from sparselt.runs.plan import Plan
 

@@ -8,7 +8,7 @@ import torch
 
 from sparselt.errors import SettingError
 from sparselt.experiments.needs import check_gpu_memory
-from sparselt.experiments.run import _check_gpu_memory
+from sparselt.experiments.where import check_gpu
 from sparselt.models import build_model
 from sparselt.reproduce import load_setting
 from sparselt.training.fused_norm import fused_forward
@@ -130,11 +130,11 @@ def test_a_run_asks_its_worker_for_the_memory_and_refuses_before_it_trains(bench
     images = (setting.train_count + setting.test_count) * setting.train_size**2
     needed = memory.of(setting.batch_size) + images
     monkeypatch.setattr("sparselt.data.loaders.free_bytes", lambda device: 2 * needed)
-    _check_gpu_memory(setting, [training], OneGpu())
+    check_gpu(setting, [training], OneGpu())
     monkeypatch.setattr("sparselt.data.loaders.free_bytes", lambda device: 2 * needed - 2)
-    _check_gpu_memory(setting, [], OneGpu())
+    check_gpu(setting, [], OneGpu())
     with pytest.raises(SettingError, match=f"takes at least {memory.of(setting.batch_size):,} bytes"):
-        _check_gpu_memory(setting, [training], OneGpu())
+        check_gpu(setting, [training], OneGpu())
 
 
 def test_a_network_that_cannot_run_without_data_is_left_to_the_training(bench, tmp_path, monkeypatch):
