@@ -1,8 +1,10 @@
 """How long a plan will take, from the costs of earlier equal stages or from a few timed steps."""
 
+import re
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from sparselt.runs.plan import Plan
 from sparselt.runs.pool import Pool, result_of
@@ -10,12 +12,20 @@ from sparselt.runs.store import Store, read_record
 from sparselt.stages.stage import Stage
 from sparselt.stages.train import Train
 
+if TYPE_CHECKING:
+    from sparselt.training.timing import Timing
+
+FFCV_SECONDS = 5.0  # in which it compiles what reads the first batches of a process (two EPYC cores)
+_NETWORK = re.compile(r"(?:step-\d+|final|weights)\.safetensors")
+
 
 @dataclass(frozen=True)
 class Speed:
     """Seconds for each unit of work, by kind of stage, in one worker. `basis` says how they were found.
 
     besides: seconds of a stage that its units do not count, by kind.
+    network: seconds for each network that a stage of these kinds reads or writes, or passes over as often.
+    start: seconds that a worker takes before its first batch.
     together: stages that one worker makes at a time, by kind; each counts its part of their time. Default: 1.
     """
 
@@ -23,10 +33,15 @@ class Speed:
     basis: str
     besides: Mapping[str, float] = field(default_factory=dict)
     together: Mapping[str, int] = field(default_factory=dict)
+    network: float = 0.0
+    start: float = 0.0
 
     def of(self, stage: Stage) -> float:
         """Estimated seconds of a stage."""
-        return self.seconds.get(stage.kind, 0.0) * stage.work + self.besides.get(stage.kind, 0.0)
+        units = self.seconds.get(stage.kind, 0.0) * stage.work
+        if stage.kind not in self.besides:
+            return units
+        return units + self.besides[stage.kind] + self.network * (_networks(stage) + stage.networks_besides)
 
     def total(self, stages: list[Stage], plan: Plan, workers: int) -> float:
         """Estimated seconds on `workers` processes: an equal share of the sum, or the longest chain if it is longer."""
@@ -37,7 +52,7 @@ class Speed:
         chains = plan.longest_chains(
             lambda stage: self.of(stage) * self.together.get(stage.kind, 1) if stage.key in keys else 0.0
         )
-        return max(sum(map(self.of, stages)) / workers, max(chains.values()))
+        return self.start + max(sum(map(self.of, stages)) / workers, max(chains.values()))
 
 
 def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Pool, cohort: int | None = None) -> Speed:
@@ -59,21 +74,21 @@ def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Pool
     known = {kind: cost for kind, stage in examples.items() if (cost := _known(store, stage)) is not None}
     if all(kind in known for kind, stage in examples.items() if stage.cost_follows):
         return Speed(known, "what equal stages cost before")
-    step, image = result_of(workers.submit(_time, training, size), "a few timed steps")
-    alone, together = step, {}
+    timing = result_of(workers.submit(_time, training, size), "a few timed steps")
+    step, image, together = timing.step, timing.image, {}
     if training.joins and (training.device != "cpu" or (cohort or 1) > 1):
         found = result_of(workers.submit(_time_together, training, size, cohort, plan.width()), "a few timed steps")
         if found is not None:
             step, together[training.kind] = found
     unit = {"steps": step, "points": image * test_count}
     measured = {kind: unit.get(stage.unit, 0.0) for kind, stage in examples.items()}
-    gradient = alone / training.recipe.batch_size
+    gradient = timing.step / training.recipe.batch_size
     besides = {kind: gradient * stage.gradients_besides for kind, stage in examples.items() if kind not in known}
     if training.kind in besides:
         besides[training.kind] += image * test_count  # its test error
     side_by_side = together.get(training.kind, 1)
     basis = f"a few timed steps of {side_by_side} networks side by side" if side_by_side > 1 else "a few timed steps"
-    return Speed(measured | known, f"{basis}, without reading data", besides, together)
+    return Speed(measured | known, f"{basis}, without reading data", besides, together, timing.network, timing.start)
 
 
 def assumed_speed(plan: Plan, batch_size: int, test_count: int, images_per_second: float) -> Speed:
@@ -98,10 +113,19 @@ def _known(store: Store, stage: Stage) -> float | None:
     return statistics.median(costs) if costs else None
 
 
-def _time(training: Train, size: int) -> tuple[float, float]:
+def _networks(stage: Stage) -> int:
+    """Files of weights that a stage reads and writes."""
+    names = [*(file.name for file in stage.needs.values()), *stage.outputs]
+    return sum(_NETWORK.fullmatch(name) is not None for name in names)
+
+
+def _time(training: Train, size: int) -> "Timing":
+    from sparselt.data.streaming import picture_reader
     from sparselt.training.timing import time_training
 
-    return time_training(training.recipe, training.classes, training.channels, size, training.device)
+    timing = time_training(training.recipe, training.classes, training.channels, size, training.device)
+    compiles = training.engine == "streaming" and picture_reader() == "ffcv"
+    return replace(timing, start=FFCV_SECONDS if compiles else 0.0)
 
 
 def _time_together(training: Train, size: int, cohort: int | None, count: int) -> tuple[float, int] | None:

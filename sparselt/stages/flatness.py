@@ -44,6 +44,11 @@ class MeasureFlatness(Sweep):
         """A Hessian-vector product takes about as long as four gradients (ResNet-50 at 64 px, two EPYC cores)."""
         return 4 * (self.products + self.trace_samples) * self.images
 
+    @property
+    def networks_besides(self) -> float:
+        """Beside its gradients, a product and what follows it take about as long as a network's files."""
+        return self.products + self.trace_samples
+
     def run(self, task: Task) -> int:
         from sparselt.analysis.flatness import hessian_eigenvalues, hessian_trace
         from sparselt.training.loop import training_loss

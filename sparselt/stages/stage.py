@@ -229,6 +229,11 @@ class Stage:
         return 0.0
 
     @property
+    def networks_besides(self) -> float:
+        """How often it passes over the weights beside its units and files, each as long as to write and read them."""
+        return 0.0
+
+    @property
     def resources(self) -> Resources:
         """What it takes while it runs; a training's recipe says it for the training."""
         told = getattr(self, "recipe", self)
