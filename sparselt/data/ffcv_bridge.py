@@ -33,7 +33,7 @@ def require_ffcv():
     import torch
 
     torch_threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
-    typed_dictionary, numba.typed.Dict = numba.typed.Dict, dict  # type: ignore[misc]
+    typed_dictionary, numba.typed.Dict = numba.typed.Dict, dict
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -47,7 +47,7 @@ def require_ffcv():
             f"system libraries, which `sparselt doctor` names for apt, dnf and conda"
         ) from error
     finally:
-        numba.typed.Dict = typed_dictionary  # type: ignore[misc]
+        numba.typed.Dict = typed_dictionary
         torch.set_num_threads(torch_threads)
         numba.set_num_threads(numba_threads)
 
