@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 from sparselt.data.manifest import Manifest
-from sparselt.data.streaming import picture_reader
 
 _STORED = ("max_resolution", "jpeg_share", "quality")
 
@@ -45,6 +44,12 @@ def evaluation_record(
         "scale": normal.scale,
         "normalization_from": manifest.normalization_from,
         "stored": {name: manifest.source[name] for name in _STORED if name in manifest.source},
-        "decoded_by": picture_reader() if manifest.field == "rgb_image" else "none",
+        "decoded_by": _picture_reader() if manifest.field == "rgb_image" else "none",
         "stored_by": dict(sorted(manifest.versions.items())) if manifest.field == "rgb_image" else {},
     }
+
+
+def _picture_reader() -> str:
+    from sparselt.data.streaming import picture_reader  # spares torch where data are arrays
+
+    return picture_reader()
