@@ -75,7 +75,7 @@ def test_more_threads_than_cores_are_refused(given):
 )
 def test_the_command_says_what_it_chose(capsys, tmp_path, monkeypatch, more, said):
     monkeypatch.setattr(threads, "cores", lambda: 2)
-    assert main(["reproduce", *CHAIN, "--out", str(tmp_path / "runs"), *more]) == 0
+    assert main(["reproduce", *CHAIN, *more, "--out", str(tmp_path / "runs")]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert said in printed and ("Each training has" in printed) == bool(said)
     assert not list(tmp_path.iterdir())

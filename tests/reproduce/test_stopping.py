@@ -14,7 +14,7 @@ from typed_command import reproduce
 
 ARGUMENTS = (
     *("digits_resnet8", "--scale", "smoke", "--experiments", "imp", "--workers", "1", "--replicates", "1"),
-    *("--set", "steps=500", "milestones=250", "levels=1", "control_levels=1", "dense_replicates=1"),
+    *("--set", "steps=2000", "milestones=1000", "levels=1", "control_levels=1", "dense_replicates=1"),
     *("rewind_steps=0", "control_rewind_step=0", "variants=random"),
 )
 
@@ -51,7 +51,7 @@ def stop_in_training(folder, number):
     run = start(folder)
     begun = len(list(folder.glob("runs/store/train/*")))
     wait_for(lambda: works(folder))
-    time.sleep(1.5)
+    time.sleep(0.5)
     asked = time.monotonic()
     run.send_signal(number)
     _, words = run.communicate(timeout=60)
@@ -115,7 +115,7 @@ def test_the_slurm_script_of_the_docs_saves_and_asks_to_be_requeued(tmp_path):
     }
     job = subprocess.Popen(["bash", "job.sh"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     wait_for(lambda: list(tmp_path.glob("runs/store/unfinished/train-*")))
-    time.sleep(1.5)
+    time.sleep(0.5)
     job.send_signal(signal.SIGTERM)
     job.wait(60)
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
