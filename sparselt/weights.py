@@ -32,14 +32,14 @@ def prunable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
                 hidden.append(f"{name}.{weight}".removeprefix("."))
     if hidden:
         warnings.warn(
-            f"{_first(hidden)} cannot be pruned and stay dense, because they are computed from other tensors (a "
+            f"{_first(hidden)} cannot be pruned, because it is computed from other tensors (a "
             "parametrization, weight normalization, torch.nn.utils.prune); remove that first",
             stacklevel=2,
         )
     unseen = [name for name, parameter in others if id(parameter) not in weights]
     if unseen:
         warnings.warn(
-            f"{_first(unseen)} stay dense: only convolutions, fully connected layers and attention are prunable; set "
+            f"left dense: {_first(unseen)}; only convolutions, fully connected layers and attention are prunable; set "
             "the layer's attribute prunable = False if that is meant",
             stacklevel=2,
         )

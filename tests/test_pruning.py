@@ -141,7 +141,7 @@ def test_layers_whose_weight_is_computed_are_named(how):
         prune.random_unstructured(model[0], "weight", amount=0.5)
     else:
         nn.utils.parametrizations.weight_norm(model[0])
-    with pytest.warns(UserWarning, match=r"^0.weight cannot be pruned and stay dense"):
+    with pytest.warns(UserWarning, match=r"^0.weight cannot be pruned, because it is computed"):
         assert [name for name, _ in prunable_parameters(model)] == ["1.weight"]
 
 
@@ -150,7 +150,7 @@ def test_other_layers_with_matrices_are_named_unless_that_is_meant():
         nn.Embedding(3, 4), nn.LSTM(4, 5), nn.Linear(5, 6), nn.LayerNorm((5, 6)), nn.Bilinear(2, 3, 4)
     )
     with pytest.warns(
-        UserWarning, match=r"^1.weight_ih_l0 \(LSTM\), 1.weight_hh_l0 \(LSTM\), 4.weight \(Bilinear\) stay"
+        UserWarning, match=r"^left dense: 1.weight_ih_l0 \(LSTM\), 1.weight_hh_l0 \(LSTM\), 4.weight \(Bilinear\); only"
     ):
         assert [name for name, _ in prunable_parameters(model)] == ["2.weight"]
     model[1].prunable = model[4].prunable = False
