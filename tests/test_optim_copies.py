@@ -172,3 +172,16 @@ def test_what_cannot_be_copied_is_named():
     pairs[0][0].grad = torch.zeros_like(pairs[0][0])
     with pytest.raises(SettingError, match=r"0\.weight has a gradient of its own"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("unscaled", [False, True])
+def test_a_gradient_scaler_is_refused_because_it_does_not_see_the_copies(unscaled):
+    model = network()
+    optimizer, pairs = copied(model)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(torch.ones(()))
+    give_gradients(optimizer, model, pairs, 0)
+    if unscaled:
+        scaler.unscale_(optimizer)
+    with pytest.raises(SettingError, match="GradScaler neither scales nor checks"):
+        scaler.step(optimizer)

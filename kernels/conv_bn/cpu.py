@@ -1,9 +1,16 @@
-"""conv_bn on a CPU: torch's own convolution, network by network. It is there to be correct, not to be fast."""
+"""conv_bn on a CPU: torch's own convolution, network by network. It is there to be correct, not to be fast.
+
+Bfloat16 is computed in float32 and rounded once: torch 2.15 gives wrong gradients of weights for bfloat16 images that
+are one pixel wide, at stride 2.
+"""
 
 import torch
 from torch import Tensor
 
+_without_autocast = torch.autocast("cpu", enabled=False)
 
+
+@_without_autocast
 def conv_bn(
     input: Tensor, weight: Tensor, scale: Tensor | None, shift: Tensor | None, stride: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -12,13 +19,15 @@ def conv_bn(
     outs = []
     for k in range(len(input)):
         images = _normalized(input, scale, shift, k)
-        out = torch.conv2d(_channels_second(images), _channels_second(weight[k]), stride=stride, padding=padding)
-        outs.append(out.permute(0, 2, 3, 1).contiguous())
+        images, kernel = _channels_second(_wide(images)), _channels_second(_wide(weight[k]))
+        out = torch.conv2d(images, kernel, stride=stride, padding=padding)
+        outs.append(out.permute(0, 2, 3, 1).contiguous().to(input.dtype))
     out = torch.stack(outs)
     var, mean = zip(*(torch.var_mean(_wide(each), (0, 1, 2), correction=0) for each in outs), strict=True)
     return out, torch.stack(mean), torch.stack(var)
 
 
+@_without_autocast
 def conv_bn_by_weight(
     gradient: Tensor,
     out: Tensor,
@@ -38,6 +47,7 @@ def conv_bn_by_weight(
     return torch.stack(found)
 
 
+@_without_autocast
 def conv_bn_by_input(
     gradient: Tensor,
     out: Tensor,
@@ -79,7 +89,7 @@ def _with_statistics(gradient: Tensor, out: Tensor, slope: Tensor | None, offset
 def _convolution_backward(gradient: Tensor, images: Tensor, weight: Tensor, stride: int, which: int) -> Tensor:
     """Gradient of the images (which = 0) or of the weight (which = 1), channels last."""
     found = torch.ops.aten.convolution_backward(
-        *map(_channels_second, (gradient, images, weight)),
+        *(_channels_second(_wide(each)) for each in (gradient, images, weight)),
         None,
         [stride] * 2,
         [weight.shape[1] // 2] * 2,
@@ -89,7 +99,7 @@ def _convolution_backward(gradient: Tensor, images: Tensor, weight: Tensor, stri
         1,
         [which == 0, which == 1, False],
     )
-    return found[which].permute(0, 2, 3, 1).contiguous()
+    return found[which].permute(0, 2, 3, 1).contiguous().to(images.dtype)
 
 
 def _channels_second(images: Tensor) -> Tensor:

@@ -55,14 +55,18 @@ def norm_act(
     """
     if reason := unsupported_reason(input, weight, residual):
         raise TypeError(f"norm_act does not take this: {reason}")
-    for name, tensor in (("bias", bias), ("running_mean", running_mean), ("running_var", running_var)):
-        if tensor is not None and (tensor.shape, tensor.dtype) != (weight.shape, weight.dtype):
+    running = ("running_mean", running_mean), ("running_var", running_var)
+    for name, tensor in (("weight", weight), ("bias", bias), *running):
+        if tensor is None:
+            continue
+        if (tensor.shape, tensor.dtype) != (weight.shape, weight.dtype) or not tensor.is_contiguous():
             raise ValueError(
-                f"{name} is {tensor.dtype} {tuple(tensor.shape)}: expected {weight.dtype} {tuple(weight.shape)}"
+                f"{name} is {tensor.dtype} {tuple(tensor.shape)} with strides {tensor.stride()}: expected "
+                f"{weight.dtype} {tuple(weight.shape)}, contiguous"
             )
     if (running_mean is None) != (running_var is None):
         raise ValueError("one of running_mean and running_var is None: expected both or none")
-    if input.numel() == input.shape[1]:
+    if input.numel() <= input.shape[1]:
         raise ValueError(f"input is {tuple(input.shape)}: expected more than one number a channel to normalize by")
     refuse_forward_mode("norm_act", input, weight, bias, residual)
     return _NormAct.apply(input, weight, bias, residual, running_mean, running_var, momentum, eps, relu)

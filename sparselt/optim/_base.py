@@ -180,6 +180,11 @@ class MaskedOptimizer(CopyingOptimizer):
         if arena.some_missing:
             written = [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
         grad_scale, found_inf = self._from_scaler("grad_scale"), self._from_scaler("found_inf")
+        if self._copies and (grad_scale is not None or found_inf is not None):
+            raise SettingError(
+                "a GradScaler neither scales nor checks the gradients of bfloat16 copies of weights; train in bfloat16 "
+                "without a scaler, or call copy_to_bfloat16([]) first"
+            )
         if found_inf is not None and not found_inf.is_cuda and found_inf.item() != 0:
             return loss  # on a GPU the kernel checks it
         if arena.some_missing:

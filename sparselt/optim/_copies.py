@@ -26,8 +26,11 @@ class CopyingOptimizer(SavedOptimizer):
         `refresh_copies` brings them up to date after somebody else has written to a parameter. The call replaces an
         earlier one; with no parameters it ends the copying.
 
+        The gradients are the copies' own: `clip_grad_norm_` and `zero_grad` of the model do not see them. Clip those of
+        the returned tensors, too, and call the optimizer's `zero_grad`.
+
         Raises SettingError for a tensor that is no float32 parameter of this optimizer. A step raises it for a
-        parameter that has a gradient beside that of its copy.
+        parameter that has a gradient beside that of its copy, and with a `GradScaler`, which bfloat16 does not need.
         """
         parameters = list(parameters)
         if not parameters and not self._copies:

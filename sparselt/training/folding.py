@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparselt.training.fused_convolution import fuse_convolutions_
-from sparselt.training.graphs import traced, without_cycle
+from sparselt.training.graphs import traced, without_cycle, writes_to_shared
 
 
 class Folded:
@@ -17,8 +17,9 @@ class Folded:
     In eval mode a norm is a factor and a shift for each channel. It is folded if it directly follows a convolution
     whose output nothing else reads. `module` is the network without these norms, and with its convolutions fused with
     what follows them (`fuse_convolutions_`); `load` gives it a network's weights.
-    Some networks are evaluated as they are: if they cannot be traced, if nothing can be folded, or if the forward pass
-    reads tensors outside the state dict (plain attributes, tensors made on the way).
+    Some networks are evaluated as they are: if they cannot be traced, if nothing can be folded, if the forward pass
+    reads tensors outside the state dict (plain attributes, tensors made on the way), or if it writes in place to a
+    tensor that something else reads.
 
     float32 outputs agree with the network's to about 1e-5 of their size, other dtypes to their rounding.
 
@@ -64,13 +65,14 @@ class Folded:
 
     def _fold(self, network: fx.GraphModule) -> fx.GraphModule:
         modules = dict(network.named_modules())
+        read = {str(node.target).rpartition(".")[0] for node in network.graph.nodes if node.op == "get_attr"}
         owners = Counter(id(parameter) for _, parameter in network.named_parameters(remove_duplicate=False))
         calls = Counter(node.target for node in network.graph.nodes if node.op == "call_module")
         for node in list(network.graph.nodes):
             before = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
             if before is None or len(before.users) > 1 or not (node.op == before.op == "call_module"):
                 continue
-            if calls[node.target] > 1 or calls[before.target] > 1:
+            if calls[node.target] > 1 or calls[before.target] > 1 or before.target in read:
                 continue
             norm, conv = modules[node.target], modules[before.target]
             if not (type(norm) is nn.BatchNorm2d and norm.track_running_stats and isinstance(conv, nn.Conv2d)):
@@ -99,6 +101,8 @@ def _traced(model: nn.Module) -> fx.GraphModule | None:
     try:
         graph = traced(model)
     except Exception:  # a forward pass may do anything to the stand-in for its input; a true fault raises again
+        return None
+    if writes_to_shared(graph.graph, dict(graph.named_modules())):
         return None
     return graph if graph.state_dict().keys() <= names else None
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from sparselt.training.graphs import followed_by, has_hooks
+from sparselt.training.graphs import erase_chain, followed_by, has_hooks
 
 Pair = Sequence[int]
 
@@ -35,7 +35,7 @@ def fuse_convolutions_(traced: fx.GraphModule) -> None:
             last.replace_all_uses_with(
                 graph.call_function(convolution_relu, (node.args[0], weight, bias, residual, *how))
             )
-    graph.eliminate_dead_code()
+        erase_chain(graph, node, last)
     traced.recompile()
 
 

@@ -1,12 +1,14 @@
 """Batch norm, addition and ReLU as one operation in training, see `sparselt.kernels.norm_act`."""
 
 import copy
+from collections import Counter
 
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from sparselt.errors import SettingError
 from sparselt.kernels.norm_act import norm_act
-from sparselt.training.graphs import Tracer, followed_by, has_hooks
+from sparselt.training.graphs import Tracer, erase_chain, followed_by, has_hooks, writes_to_shared
 
 
 def fused_forward(model: nn.Module) -> fx.GraphModule:
@@ -27,24 +29,29 @@ def fused_forward(model: nn.Module) -> fx.GraphModule:
             f"fused_norm is true, but {type(model).__name__} cannot be traced: {error}; set fused_norm=false"
         ) from error
     modules = dict(model.named_modules())
+    if writes_to_shared(traced.graph, modules):
+        raise SettingError(
+            f"fused_norm is true, but {type(model).__name__} writes in place to a tensor that something else reads; "
+            "set fused_norm=false"
+        )
+    calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
     fused = 0
     for node in list(traced.graph.nodes):
-        norm = modules.get(str(node.target)) if node.op == "call_module" else None
+        norm = modules.get(str(node.target)) if node.op == "call_module" and calls[node.target] == 1 else None
         if type(norm) is nn.BatchNorm2d and norm.affine and norm.momentum is not None and not has_hooks(norm):
             _fuse(traced, node, norm, modules)
             fused += 1
     if not fused:
         raise SettingError(
-            f"fused_norm is true, but {type(model).__name__} has no batch norm with weight and bias; "
-            "set fused_norm=false"
+            f"fused_norm is true, but {type(model).__name__} has no batch norm that is called once, with weight, bias "
+            "and momentum; set fused_norm=false"
         )
-    traced.graph.eliminate_dead_code()
     traced.recompile()
     return traced
 
 
 class FusedNorm(nn.Module):
-    """A `BatchNorm2d` in training, with an addition and ReLU. It always normalizes by the batch."""
+    """A `BatchNorm2d` with an addition and ReLU. In eval mode, as a frozen norm is, torch's own operations run."""
 
     def __init__(self, norm: nn.BatchNorm2d, relu: bool):
         super().__init__()
@@ -52,26 +59,27 @@ class FusedNorm(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         norm = self.norm
+        if not norm.training:
+            out = norm(x) if residual is None else norm(x) + residual
+            return F.relu(out) if self.relu else out
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
-        return norm_act(
-            x,
-            norm.weight,
-            norm.bias,
-            norm.running_mean,
-            norm.running_var,
-            residual=residual,
-            relu=self.relu,
-            momentum=0.1 if norm.momentum is None else norm.momentum,
-            eps=norm.eps,
-        )
+        arguments = x, norm.weight, norm.bias, norm.running_mean, norm.running_var
+        momentum = 0.1 if norm.momentum is None else norm.momentum
+        if residual is not None and (residual.shape, residual.dtype) != (x.shape, x.dtype):  # it is broadcast or cast
+            out = norm_act(*arguments, relu=False, momentum=momentum, eps=norm.eps) + residual
+            return F.relu(out) if self.relu else out
+        return norm_act(*arguments, residual=residual, relu=self.relu, momentum=momentum, eps=norm.eps)
 
 
 def _fuse(traced: fx.GraphModule, node: fx.Node, norm: nn.BatchNorm2d, modules: dict[str, nn.Module]) -> None:
     """Replaces a norm, and an addition and a ReLU after it, by one module."""
     last, residual, relu = followed_by(node, modules)
     name = f"{str(node.target).replace('.', '_')}_fused"
+    while hasattr(traced, name):
+        name += "_"
     traced.add_submodule(name, FusedNorm(norm, relu))
     with traced.graph.inserting_before(last):
         arguments = (node.args[0],) if residual is None else (node.args[0], residual)
         last.replace_all_uses_with(traced.graph.call_module(name, arguments))
+    erase_chain(traced.graph, node, last)

@@ -12,10 +12,58 @@ from torch.nn import functional as F
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _RELUS = (F.relu, torch.relu, torch.relu_)
+_IN_PLACE = (
+    *(operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod),
+    *(operator.ipow, operator.iand, operator.ior, operator.ixor, operator.imatmul),
+)
+_SHARING = (nn.Flatten, nn.Unflatten, nn.Identity, nn.modules.dropout._DropoutNd)
+_VIEWS = {"view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "expand"}
+_VIEWS |= {
+    "expand_as",
+    "broadcast_to",
+    "transpose",
+    "permute",
+    "movedim",
+    "swapaxes",
+    "swapdims",
+    "t",
+    "getitem",
+    "diagonal",
+}
+_VIEWS |= {"detach", "chunk", "split", "unbind", "narrow", "select", "contiguous", "to", "float", "type_as", "getattr"}
+_VIEWS |= {
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "alpha_dropout",
+    "unfold",
+    "as_strided",
+    "view_as_real",
+    "real",
+}
+
+
+class _Proxy(fx.Proxy):
+    """Stands in for a tensor; fx's own takes `x += y` for `x = x + y`, which other readers of x would not see."""
+
+
+def _in_place(operation: Callable) -> Callable:
+    def call(self: fx.Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    return call
+
+
+for _operation in _IN_PLACE:
+    setattr(_Proxy, f"__{_operation.__name__}__", _in_place(_operation))
 
 
 class Tracer(fx.Tracer):
-    """Sees every kind of convolution as one call."""
+    """Sees every kind of convolution as one call, and operations in place as such."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, nn.Conv2d) or super().is_leaf_module(module, name)
@@ -79,6 +127,60 @@ def has_hooks(module: nn.Module) -> bool:
     return any(hooks)
 
 
+def writes_to_shared(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether an operation in place writes to a tensor that something else reads too, or nothing reads its result.
+
+    A graph does not show that the other reader gets the new numbers, so no operation of such a network may be moved,
+    replaced or left out.
+    """
+    for node in graph.nodes:
+        written = _written(node, modules)
+        if written is not None and not (node.users and _only_reader_of_memory(written, node, modules)):
+            return True
+    return False
+
+
+def _written(node: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node | None:
+    """The tensor that an operation in place overwrites; None for other operations."""
+    if node.op not in ("call_module", "call_function", "call_method"):
+        return None
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    in_place = node.kwargs.get("inplace", False) or (name.endswith("_") and not name.endswith("__"))
+    if node.op == "call_module":
+        in_place = getattr(modules.get(str(node.target)), "inplace", False)
+    elif node.target in _IN_PLACE:
+        in_place = True
+    written = node.kwargs.get("out") or (node.all_input_nodes[0] if in_place and node.all_input_nodes else None)
+    return written if isinstance(written, fx.Node) else None
+
+
+def _only_reader_of_memory(written: fx.Node, reader: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether nothing but `reader` reads a tensor, or one whose memory it shares."""
+    while written.op not in ("placeholder", "get_attr") and set(written.users) == {reader}:
+        if not _shares_memory(written, modules):
+            return True
+        reader, written = written, written.all_input_nodes[0]
+    return False
+
+
+def _shares_memory(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether the result may be a view of an argument, or the argument itself."""
+    if not node.all_input_nodes:
+        return False
+    if node.op == "call_module":
+        return isinstance(modules.get(str(node.target)), _SHARING)
+    return (str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")) in _VIEWS
+
+
+def erase_chain(graph: fx.Graph, first: fx.Node, last: fx.Node) -> None:
+    """Erases the nodes from `first` to `last`, each the only reader of the one before. Nothing reads `last` now."""
+    while last is not first:
+        before = last.all_input_nodes
+        graph.erase_node(last)
+        (last,) = [node for node in before if not node.users]
+    graph.erase_node(first)
+
+
 def followed_by(node: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[fx.Node, fx.Node | None, bool]:
     """What can be fused with a node: an addition that alone reads it, and a ReLU that alone reads the sum, or the node.
 
@@ -104,7 +206,7 @@ def only_reader(node: fx.Node) -> fx.Node | None:
 def is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """Whether the node is a ReLU: a function, a method, or a module without hooks."""
     if node.op == "call_module":
-        module = modules[str(node.target)]
+        module = modules.get(str(node.target))
         return type(module) is nn.ReLU and not has_hooks(module)
     return (node.op == "call_function" and node.target in _RELUS) or (
         node.op == "call_method" and node.target in ("relu", "relu_")

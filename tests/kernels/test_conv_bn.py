@@ -98,6 +98,30 @@ def test_weights_may_lie_apart_in_an_arena():
     )
 
 
+def test_autocast_changes_nothing():
+    x, weight = torch.randn(2, 3, 5, 5, 3), torch.randn(2, 4, 3, 3, 3)
+    found = []
+    for enabled in (False, True):
+        images, kernel = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out, mean, _ = conv_bn(images, kernel, torch.ones(2, 3), torch.zeros(2, 3))
+            (out.square().sum() + mean.sum()).backward()
+        found.append([out.detach(), mean.detach(), images.grad, kernel.grad])
+    assert all(one.dtype == torch.float32 and torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_images_one_pixel_wide_have_the_gradient_of_the_reference_in_bfloat16():
+    torch.manual_seed(0)
+    for channels in (4, 16, 20):
+        x = torch.randn(1, 4, 9, 1, channels).bfloat16()
+        weight = torch.randn(1, 16, 3, 3, channels).bfloat16().requires_grad_()
+        wide = weight.detach().double().requires_grad_()
+        gradient = torch.randn(1, 4, 5, 1, 16)
+        conv_bn(x, weight, stride=2)[0].backward(gradient.bfloat16())
+        reference(x.double(), wide, stride=2)[0].backward(gradient.bfloat16().double())
+        torch.testing.assert_close(weight.grad.double(), wide.grad, rtol=2e-2, atol=1e-1)
+
+
 def test_what_is_not_a_number_stays_none():
     x = torch.randn(2, 3, 5, 5, 3)
     x[1, 2, 3, 3, 0] = float("nan")

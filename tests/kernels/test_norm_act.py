@@ -122,9 +122,15 @@ ONES = torch.ones(3)
         ({"residual": X.bfloat16()}, r"residual is torch.bfloat16 .* expected torch.float32 \(4, 3, 5, 5\)"),
         ({"residual": X[:2]}, r"residual is torch.float32 \(2, 3, 5, 5\)"),
         ({"residual": X.contiguous()}, "channels last"),
-        ({"bias": torch.ones(4)}, r"bias is torch.float32 \(4,\): expected torch.float32 \(3,\)"),
+        ({"bias": torch.ones(4)}, r"bias is torch.float32 \(4,\) .* expected torch.float32 \(3,\), contig"),
+        (
+            {"weight": torch.ones(6)[::2]},
+            r"weight is .* with strides \(2,\): expected torch.float32 \(3,\), contiguous",
+        ),
+        ({"running_mean": torch.ones(6)[::2], "running_var": ONES}, r"running_mean is .* with strides \(2,\)"),
         ({"running_mean": ONES}, "one of running_mean and running_var is None: expected both or none"),
         ({"input": X[:1, :, :1, :1]}, "expected more than one number a channel"),
+        ({"input": X[:0]}, "expected more than one number a channel"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):

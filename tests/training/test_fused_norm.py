@@ -116,8 +116,14 @@ class Decides(nn.Module):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (nn.Sequential(nn.Flatten(), nn.Linear(3, 3)), "Sequential has no batch norm with weight and bias"),
-        (nn.Sequential(nn.BatchNorm2d(3, affine=False)), "has no batch norm with weight and bias"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(3, 3)),
+            "Sequential has no batch norm that is called once, with weight, bias and momentum",
+        ),
+        (
+            nn.Sequential(nn.BatchNorm2d(3, affine=False)),
+            "has no batch norm that is called once, with weight, bias and momentum",
+        ),
         (Decides(), "Decides cannot be traced"),
     ],
 )
