@@ -26,7 +26,7 @@ class Report:
 
         from sparselt.experiments import known_experiments
         from sparselt.experiments.sections import sections_of
-        from sparselt.report import console_summary, write_markdown, write_report
+        from sparselt.report import report, write_markdown
 
         sections = sections_of(known_experiments())
 
@@ -34,8 +34,7 @@ class Report:
             write_markdown(self.folder, self.markdown, sections, self.figures)
             print(self.markdown)
             return 0
-        write_report(self.folder, sections)
-        console_summary(self.folder, Console(), sections)
+        report(self.folder, Console(), sections)
         return 0
 
 

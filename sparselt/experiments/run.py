@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -25,6 +25,7 @@ from sparselt.experiments.setting import Setting
 from sparselt.experiments.threads import with_threads
 from sparselt.experiments.values import nearest
 from sparselt.experiments.where import Where, check_gpu, check_simulation, pool_of
+from sparselt.report import report
 from sparselt.runs.devices import cpu_has_bfloat16
 from sparselt.runs.estimate import Speed, assumed_speed, estimate
 from sparselt.runs.inventory import note_plan
@@ -51,10 +52,6 @@ _NO_VALUES = {
 }
 _TRY_AGAIN = "The same command tries again what failed."
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-
-
-if TYPE_CHECKING:
-    from sparselt.report.data import Sections
 
 
 @dataclass(frozen=True)
@@ -168,7 +165,7 @@ def run(
         _write(folder, rows, record, of_this_call, entries, _networks(kept, store, folder))
         write_contact_sheet(dataset_of(lab, store), "train", folder / SAMPLES, columns=5)
         note_plan(store, name, plan_of(measurements).stages, where.command, "failed" if failed else "done")
-        _report(folder, sections, console)
+        report(folder, console, sections)
         if failed:
             skipped = sum(entry.status == "skipped" for entry in entries)
             console.print(
@@ -257,11 +254,3 @@ def _write(
     finally:
         with contextlib.suppress(OSError):
             folder.rmdir()  # an empty folder only
-
-
-def _report(folder: Path, sections: "Sections", console: Console) -> None:
-    from sparselt.report import console_summary, write_report
-
-    write_report(folder, sections)
-    console.print()
-    console_summary(folder, console, sections)

@@ -13,18 +13,31 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sparselt.report.data import Drawing, Sections
+    from sparselt.report.run import Run
 
-__all__ = ["console_summary", "write_markdown", "write_report"]
+__all__ = ["console_summary", "report", "write_markdown", "write_report"]
 
 _OF_THE_RUN = ("results.csv", "results.json", "record.json", "ledger.csv", "report.html")
 
 
 @naming_extras()
-def write_report(folder: str | Path, sections: "Sections") -> Path:
+def report(folder: str | Path, console: "Console", sections: "Sections") -> None:
+    """Write the page of a run and print its summary, from one reading of its files."""
+    from sparselt.report.run import read_run
+
+    run = read_run(folder)
+    write_report(run, sections)
+    console.print()
+    console_summary(run, console, sections)
+
+
+@naming_extras()
+def write_report(folder: "str | Path | Run", sections: "Sections") -> Path:
     """Draw the figures into `<folder>/figures/` and write `<folder>/report.html`; the path of the page.
 
-    The folder holds results.csv and record.json, and ledger.csv if the page is to say what the run cost. Everything is
-    read and checked before anything is written. StoreError, naming the file and line, for what is missing or malformed.
+    The folder, or a run that was read from it, holds results.csv and record.json, and ledger.csv if the page is to say
+    what the run cost. Everything is read and checked before anything is written. StoreError, naming the file and line,
+    for what is missing or malformed.
 
     Args:
         sections: how each experiment is reported; rows of experiments without a section are tabulated plainly.
@@ -33,9 +46,9 @@ def write_report(folder: str | Path, sections: "Sections") -> Path:
     from sparselt.report.drawing import figure_style, relabel, save_drawings
     from sparselt.report.page import page
     from sparselt.report.results import write_text
-    from sparselt.report.run import on_validation, read_run
+    from sparselt.report.run import Run, on_validation, read_run
 
-    run = read_run(folder)
+    run = folder if isinstance(folder, Run) else read_run(folder)
     figures = run.folder / "figures"
     try:
         figures.mkdir(exist_ok=True)
@@ -94,13 +107,13 @@ def write_markdown(folder: str | Path, path: str | Path, sections: "Sections", f
 
 
 @naming_extras()
-def console_summary(folder: str | Path, console: "Console", sections: "Sections") -> None:
+def console_summary(folder: "str | Path | Run", console: "Console", sections: "Sections") -> None:
     """Print the tables of a run and the papers' findings, as wide as the console allows, and where its files are."""
     from sparselt.report.claims import claims, claims_in_terminal, notes, standing
     from sparselt.report.others import others_tables
-    from sparselt.report.run import on_validation, read_run
+    from sparselt.report.run import Run, on_validation, read_run
 
-    run = read_run(folder)
+    run = folder if isinstance(folder, Run) else read_run(folder)
     data = run.data
     tables = [
         table
