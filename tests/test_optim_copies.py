@@ -165,6 +165,9 @@ def test_what_cannot_be_copied_is_named():
     optimizer, pairs = copied(model)
     with pytest.raises(SettingError, match=r"tensor 0 is torch.float32 of shape \(3,\)"):
         optimizer.copy_to_bfloat16([torch.zeros(3)])
+    first, again = optimizer.copy_to_bfloat16([pairs[0][0], pairs[0][0]])
+    assert first is again
+    optimizer, pairs = copied(model)
     narrow = network().bfloat16()
     with pytest.raises(SettingError, match=r"0\.weight is torch\.bfloat16"):
         MaskedAdam(narrow.named_parameters()).copy_to_bfloat16(narrow.parameters())

@@ -76,6 +76,9 @@ def faster_than_library(layer: Layer, networks: int, dtype: torch.dtype = torch.
 
 
 def _check(input: Tensor, weight: Tensor, scale: Tensor | None, shift: Tensor | None, stride: int) -> None:
+    for name, each in (("input", input), ("weight", weight), ("scale", scale), ("shift", shift)):
+        if not isinstance(each, Tensor) and (each is not None or name in ("input", "weight")):
+            raise TypeError(f"{name} is a {type(each).__name__}: expected a Tensor")
     kind = input.device.type
     if kind not in _TYPES and kind != "meta":
         raise TypeError(f"input is on {input.device}: expected a CPU or a CUDA device")
@@ -86,13 +89,17 @@ def _check(input: Tensor, weight: Tensor, scale: Tensor | None, shift: Tensor | 
     if input.dim() != 5 or not input.numel():
         raise ValueError(f"input is {tuple(input.shape)}: expected (K, N, H, W, Cin) without a 0")
     side = weight.shape[2] if weight.dim() == 5 else 0
-    if side not in (1, 3) or weight.shape != (len(input), weight.shape[1], side, side, input.shape[4]):
+    if (
+        side not in (1, 3)
+        or not weight.numel()
+        or weight.shape != (len(input), weight.shape[1], side, side, input.shape[4])
+    ):
         raise ValueError(
-            f"weight is {tuple(weight.shape)}: expected (K, Cout, side, side, Cin) with side 3 or 1 and the input's "
-            f"K = {len(input)} and Cin = {input.shape[4]}"
+            f"weight is {tuple(weight.shape)}: expected (K, Cout, side, side, Cin) without a 0, with side 3 or 1 "
+            f"and the input's K = {len(input)} and Cin = {input.shape[4]}"
         )
-    if stride not in (1, 2):
-        raise ValueError(f"stride is {stride}: expected 1 or 2")
+    if isinstance(stride, bool) or not isinstance(stride, int) or stride not in (1, 2):
+        raise ValueError(f"stride is {stride!r}: expected 1 or 2")
     for name, tensor in (("input", input), ("weight", weight)):
         if not tensor[0].is_contiguous():
             raise ValueError(f"{name} has strides {tensor.stride()}: expected each network's part to be contiguous")

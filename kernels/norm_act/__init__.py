@@ -64,6 +64,8 @@ def norm_act(
                 f"{name} is {tensor.dtype} {tuple(tensor.shape)} with strides {tensor.stride()}: expected "
                 f"{weight.dtype} {tuple(weight.shape)}, contiguous"
             )
+    if momentum is None:
+        raise TypeError("momentum is None: expected a number, such as 0.1; a cumulative average is not kept")
     if (running_mean is None) != (running_var is None):
         raise ValueError("one of running_mean and running_var is None: expected both or none")
     if input.numel() <= input.shape[1]:

@@ -24,7 +24,7 @@ class CopyingOptimizer(SavedOptimizer):
         Returns tensors that require gradients, in the parameters' order, each with its parameter's shape and memory
         order. They stay the same objects and are rounded to nearest, ties to even; masked weights are 0 in them.
         `refresh_copies` brings them up to date after somebody else has written to a parameter. The call replaces an
-        earlier one; with no parameters it ends the copying.
+        earlier one; with no parameters it ends the copying. A deep copy of the optimizer has no copies.
 
         The gradients are the copies' own: `clip_grad_norm_` and `zero_grad` of the model do not see them. Clip those of
         the returned tensors, too, and call the optimizer's `zero_grad`.
@@ -47,7 +47,7 @@ class CopyingOptimizer(SavedOptimizer):
         self._copies = {p: torch.empty(0, dtype=torch.bfloat16, device=p.device).requires_grad_() for p in parameters}
         self._build()
         self.refresh()
-        return list(self._copies.values())
+        return [self._copies[p] for p in parameters]
 
     def refresh_copies(self) -> None:
         """Brings the copies of `copy_to_bfloat16` up to date if torch has counted a write to a parameter since the last

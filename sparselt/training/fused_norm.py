@@ -19,20 +19,21 @@ def fused_forward(model: nn.Module) -> fx.GraphModule:
     Parameters and buffers are those of the network, whose own `forward` stays as it was. Results differ by rounding.
 
     Raises:
-        SettingError: the network has no batch norm with weight and bias, or its forward pass cannot be traced.
+        SettingError: the network has no batch norm with weight and bias, or its forward pass cannot be traced, or
+            writes in place to what something else reads.
     """
+    name = type(model).__name__
     try:
         # Of a copy, because tracing stores the constants that it meets in the traced module.
         traced = fx.GraphModule(model, Tracer().trace(copy.deepcopy(model).train()))
     except Exception as error:  # a forward pass may do anything to the stand-in for its input
         raise SettingError(
-            f"fused_norm is true, but {type(model).__name__} cannot be traced: {error}; set fused_norm=false"
+            f"fused_norm: {name} cannot be traced: {error}; train it with its own forward pass"
         ) from error
     modules = dict(model.named_modules())
     if writes_to_shared(traced.graph, modules):
         raise SettingError(
-            f"fused_norm is true, but {type(model).__name__} writes in place to a tensor that something else reads; "
-            "set fused_norm=false"
+            f"fused_norm: {name} writes in place to a tensor that something else reads; train it with its own forward pass"
         )
     calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
     fused = 0
@@ -43,8 +44,8 @@ def fused_forward(model: nn.Module) -> fx.GraphModule:
             fused += 1
     if not fused:
         raise SettingError(
-            f"fused_norm is true, but {type(model).__name__} has no batch norm that is called once, with weight, bias "
-            "and momentum; set fused_norm=false"
+            f"fused_norm: {name} has no batch norm that is called once, with weight, bias and momentum; train it with "
+            "its own forward pass"
         )
     traced.recompile()
     return traced
@@ -55,7 +56,8 @@ class FusedNorm(nn.Module):
 
     def __init__(self, norm: nn.BatchNorm2d, relu: bool):
         super().__init__()
-        self.norm, self.relu = norm, relu
+        self.relu = relu
+        self.__dict__["norm"] = norm  # not as a submodule: parameters and buffers keep the names that they have
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         norm = self.norm

@@ -60,13 +60,34 @@ for _operation in _IN_PLACE:
 
 
 class Tracer(fx.Tracer):
-    """Sees every kind of convolution as one call, and operations in place as such."""
+    """Sees every kind of convolution as one call, and operations in place as such.
+
+    A graph does not hold where the forward pass switches autocast or gradients (`with torch.no_grad()`), so tracing such
+    a network raises a TraceError.
+    """
+
+    may_switch = False
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        self._outside = _switches()
+        return super().trace(root, concrete_args)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if not self.may_switch and _switches() != self._outside:
+            raise fx.proxy.TraceError("a part of it switches autocast or gradients on or off")
+        return super().create_node(*args, **kwargs)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, nn.Conv2d) or super().is_leaf_module(module, name)
+
+
+def _switches() -> tuple:
+    """Whether gradients are on, and what autocast does."""
+    casts = [(torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in ("cpu", "cuda")]
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), casts
 
 
 def traced(model: nn.Module) -> fx.GraphModule:
@@ -92,6 +113,8 @@ def without_cycle(module: fx.GraphModule) -> fx.GraphModule:
 
 class _Calls(Tracer):
     """Notes the modules that are called while autocast casts to bfloat16."""
+
+    may_switch = True
 
     def __init__(self, device: str):
         super().__init__()

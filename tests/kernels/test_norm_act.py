@@ -131,6 +131,7 @@ ONES = torch.ones(3)
         ({"running_mean": ONES}, "one of running_mean and running_var is None: expected both or none"),
         ({"input": X[:1, :, :1, :1]}, "expected more than one number a channel"),
         ({"input": X[:0]}, "expected more than one number a channel"),
+        ({"momentum": None}, "momentum is None: expected a number"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):

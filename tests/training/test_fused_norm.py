@@ -42,6 +42,7 @@ def test_in_float64_nothing_changes_but_the_number_of_operations(name, norms, re
     for key, tensor in state.items():
         torch.testing.assert_close(fused_state[key], tensor, rtol=1e-10, atol=1e-10)
     graph = fused_forward(model)
+    assert list(graph.state_dict()) == list(state)
     fused = [module for module in graph.modules() if isinstance(module, FusedNorm)]
     taken = [node for node in graph.graph.nodes if node.op == "call_module" and str(node.target).endswith("_fused")]
     assert len(fused) == norms and sum(module.relu for module in fused) == relus
@@ -113,6 +114,19 @@ class Decides(nn.Module):
         return self.norm(x) if x.sum() > 0 else x
 
 
+class Switches(nn.Module):
+    """Computes its second half within a context, which a graph of its calls would not show."""
+
+    def __init__(self, context):
+        super().__init__()
+        self.norm, self.last, self.context = nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), context
+
+    def forward(self, x):
+        x = self.norm(x)
+        with self.context:
+            return self.last(x)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -125,10 +139,18 @@ class Decides(nn.Module):
             "has no batch norm that is called once, with weight, bias and momentum",
         ),
         (Decides(), "Decides cannot be traced"),
+        (
+            Switches(torch.autocast("cpu", enabled=False)),
+            "cannot be traced: a part of it switches autocast or gradients",
+        ),
+        (Switches(torch.no_grad()), "cannot be traced: a part of it switches autocast or gradients"),
     ],
 )
 def test_networks_that_cannot_be_fused_are_named(model, message):
-    with pytest.raises(SettingError, match=f"fused_norm is true, but .*{message}.*set fused_norm=false"):
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(SettingError, match=f"fused_norm: .*{message}.*its own forward pass"),
+    ):
         fused_forward(model)
 
 
