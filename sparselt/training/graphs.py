@@ -62,8 +62,8 @@ for _operation in _IN_PLACE:
 class Tracer(fx.Tracer):
     """Sees every kind of convolution as one call, and operations in place as such.
 
-    A graph does not hold where the forward pass switches autocast or gradients (`with torch.no_grad()`), so tracing such
-    a network raises a TraceError.
+    A graph does not show where the forward pass switches autocast or gradients, as `with torch.no_grad()` does. Tracing
+    such a network raises a TraceError.
     """
 
     may_switch = False
