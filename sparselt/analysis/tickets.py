@@ -1,11 +1,15 @@
 """The papers' questions, asked of networks and masks that were made elsewhere."""
 
+import functools
 import itertools
+import math
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import nn
 
 from sparselt.analysis.connectivity import Path, evaluate_path, evaluate_plane, path_positions
@@ -25,8 +29,9 @@ PLANE_POINTS = 25
 class Pair:
     """Two of the networks, by their numbers. None: the files lack what the number is made from.
 
-    jaccard and its chances: of the masks, see `sparselt.analysis.overlap`. l2, angle: distance of the weights that live
-    in both, and their angle in degrees. path: errors on the line between the networks, with its barrier.
+    jaccard and its chances: of the masks, see `sparselt.analysis.overlap`. l2, angle: distance of the prunable weights,
+    masked ones 0, and their angle in degrees. l2_shared, angle_shared: of the weights that live in both alone (Frankle
+    et al. 2019, Stabilizing). path: errors on the line between the networks, with its barrier.
     """
 
     first: int
@@ -36,6 +41,8 @@ class Pair:
     jaccard_layerwise_chance: float | None = None
     l2: float | None = None
     angle: float | None = None
+    l2_shared: float | None = None
+    angle_shared: float | None = None
     path: Path | None = None
 
 
@@ -95,13 +102,15 @@ def compare_tickets(
         training_batches: with them, the Hessian's largest `eigenvalues` are computed for each network.
 
     Raises:
-        SettingError: no ticket; a model without batches; a network that does not fit the model.
+        SettingError: no ticket; a model without batches; a network that does not fit the model, or is not finite.
         MaskError: masks of different networks.
     """
     if not tickets:
         raise SettingError("there is no ticket to compare; expected one or more")
     if (model is None) != (batches is None):
         raise SettingError("a model and evaluation batches go together; give both, or neither")
+    for place, ticket in enumerate(tickets):
+        _check_finite(place, ticket)
     masks = [ticket.mask for ticket in tickets]
     known = [mask for mask in masks if mask is not None]
     every = list(itertools.combinations(range(len(tickets)), 2))
@@ -144,7 +153,13 @@ def ticket_plane(
     if len(tickets) != 3:
         raise SettingError(f"a plane goes through three networks, and there are {len(tickets)}; give three")
     for place, ticket in enumerate(tickets):
+        _check_finite(place, ticket)
         _check_fits(place, ticket, model)
+        for before in range(place):
+            if all(torch.equal(tensor, tickets[before].weights[name]) for name, tensor in ticket.weights.items()):
+                raise SettingError(
+                    f"tickets {before} and {place} are the same network; a plane needs three that differ"
+                )
     first, second, third = (ticket.weights for ticket in tickets)
     axes = plane_axes(first, second, third, [name for name, _ in model.named_parameters()])
     x, y = axes.grid(points, stretch=1.0)
@@ -169,12 +184,16 @@ def _pair(
         found["jaccard"] = one.mask.jaccard(other.mask)
         found["jaccard_chance"] = jaccard_chance(one.mask.density, other.mask.density)
         found["jaccard_layerwise_chance"] = layerwise_jaccard_chance(one.mask, other.mask)
-    shared = one.mask & other.mask if one.mask is not None and other.mask is not None else one.mask or other.mask
-    if shared is None and model is not None:
-        shared = Mask.ones_like(model)
-    if shared is not None and one.weights and other.weights:
-        found["l2"] = l2_distance(one.weights, other.weights, shared)
-        found["angle"] = angle(one.weights, other.weights, shared)
+    masks = [mask for mask in (one.mask, other.mask) if mask is not None]
+    if not masks and model is not None:
+        masks = [Mask.ones_like(model)]
+    if masks and one.weights and other.weights:
+        every = Mask({name: torch.ones_like(layer) for name, layer in masks[0].items()})
+        shared = functools.reduce(operator.and_, masks)
+        for name, mask in (("", every), ("_shared", shared)):
+            found[f"l2{name}"] = l2_distance(one.weights, other.weights, mask)
+            degrees = angle(one.weights, other.weights, mask)
+            found[f"angle{name}"] = None if math.isnan(degrees) else degrees  # one has no weight there
     if model is not None and batches is not None:
         found["path"] = evaluate_path(model, one.weights, other.weights, batches, path_positions(points))
     return Pair(first, second, **found)
@@ -188,6 +207,14 @@ def _largest(model: nn.Module, ticket: Checkpoint, batches: Iterable, count: int
         return tuple(hessian_eigenvalues(model, batches, mask, count).values)
     finally:
         model.load_state_dict(before)
+
+
+def _check_finite(place: int, ticket: Checkpoint) -> None:
+    for name, tensor in ticket.weights.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise SettingError(
+                f"ticket {place}: {name!r} holds numbers that are not finite; give a network without them"
+            )
 
 
 def _check_fits(place: int, ticket: Checkpoint, model: nn.Module) -> None:

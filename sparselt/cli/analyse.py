@@ -181,21 +181,21 @@ def _show(names: Sequence[str], found: "Tickets") -> None:
         )
     console.print(networks)
     if found.pairs:
-        lines = table("pair", "Jaccard", "chance", "by layer", "L2", "angle", "barrier", "instability", "")
+        masks = table("masks", "Jaccard", "chance", "by layer")
+        weights = table("weights", "L2", "angle", "L2, shared", "angle, shared")
+        lines = table("line between", "barrier", "instability", "")
         for pair in found.pairs:
-            path = pair.path
-            lines.add_row(
-                f"{pair.first} – {pair.second}",
-                shown(pair.jaccard, ".3f"),
-                shown(pair.jaccard_chance, ".3f"),
-                shown(pair.jaccard_layerwise_chance, ".3f"),
-                shown(pair.l2, ".3g"),
-                "–" if pair.angle is None else f"{pair.angle:.1f}°",
-                shown(None if path is None else 100 * path.barrier, ".1f"),
-                shown(None if path is None else 100 * path.instability, ".1f"),
-                "" if path is None else "stable" if path.instability < _LMC else "unstable",
-            )
-        console.print(lines)
+            name, path = f"{pair.first} – {pair.second}", pair.path
+            chances = pair.jaccard_chance, pair.jaccard_layerwise_chance
+            masks.add_row(name, shown(pair.jaccard, ".3f"), *(shown(chance, ".3f") for chance in chances))
+            distances = (pair.l2, ".3g"), (pair.angle, ".1f"), (pair.l2_shared, ".3g"), (pair.angle_shared, ".1f")
+            weights.add_row(name, *(shown(number, form) for number, form in distances))
+            if path is not None:
+                points = (f"{100 * number:.1f}" for number in (path.barrier, path.instability))
+                lines.add_row(name, *points, "stable" if path.instability < _LMC else "unstable")
+        for of_pairs in (masks, weights, lines):
+            if of_pairs.row_count:
+                console.print(of_pairs)
     if (every := found.overlap) is not None:
         console.print(
             f"All masks together: union {every.union:.2%} of the weights (chance {every.union_chance:.2%}, by layer "
@@ -203,7 +203,8 @@ def _show(names: Sequence[str], found: "Tickets") -> None:
             f"{every.intersection_chance:.2%}, by layer {every.intersection_layerwise_chance:.2%})."
         )
     notes = [
-        "Chance: random masks of these densities; by layer: of these densities in each layer, the honest baseline."
+        "Chance: random masks of these densities; by layer: of these densities in each layer, the honest baseline.",
+        "L2 distance and angle (degrees) of all prunable weights, masked ones 0; shared: of those that live in both.",
     ]
     if found.errors is not None:
         notes.append(

@@ -183,7 +183,8 @@ class Lab:
         """The mask after pruning a trained network by the setting's criterion. mask: the network's; None if dense.
 
         `fraction`, `scope` and `rule` are the setting's unless given. With `equal`, a mask, exactly as many weights are
-        left as it has, whatever the rule.
+        left as it has, whatever the rule. What a criterion draws (random scores, the images it scores on) differs
+        between networks of different initialization or data order.
 
         Raises:
             SettingError: a fraction outside (0, 1), an unknown scope, a rule that does not go with the scope.
@@ -191,8 +192,8 @@ class Lab:
         check_stages("lab.pruned(network, …)", network)
         setting = self.setting
         if setting.criterion != "magnitude":
-            options: dict[str, Any] = {"fraction": fraction, "scope": scope, "equal": equal}
-            return self.pruned_by(setting.criterion, network.final, mask, label, **options)
+            seed = derive_seed(setting.seed, "criterion", network.seeds.initialization, network.seeds.order)
+            return self._by_criterion(setting.criterion, network.final, mask, label, seed, fraction, scope, equal)
         fraction = setting.fraction if fraction is None else fraction
         scope = setting.scope if scope is None else scope
         rule = "exact" if equal is not None else rule or setting.rule
@@ -218,18 +219,32 @@ class Lab:
         mask: StageFile | None,
         label: str,
         *,
-        replicate: int = 0,
+        replicate: int,
         fraction: float | None = None,
         scope: Scope | None = None,
         equal: StageFile | None = None,
     ) -> StageFile:
         """The mask after pruning a checkpoint by a criterion, at initialization or after training.
 
-        replicate: decides the training images to score on. Other arguments as for `pruned`.
+        replicate: decides what the criterion draws, such as the images it scores on. Other arguments as for `pruned`.
 
         Raises:
             SettingError: a fraction outside (0, 1), an unknown scope or criterion.
         """
+        seed = derive_seed(self.setting.seed, "criterion", replicate)
+        return self._by_criterion(criterion, weights, mask, label, seed, fraction, scope, equal)
+
+    def _by_criterion(
+        self,
+        criterion: str,
+        weights: StageFile,
+        mask: StageFile | None,
+        label: str,
+        seed: int,
+        fraction: float | None,
+        scope: Scope | None,
+        equal: StageFile | None,
+    ) -> StageFile:
         setting = self.setting
         fraction = setting.fraction if fraction is None else fraction
         scope = setting.scope if scope is None else scope
@@ -242,7 +257,7 @@ class Lab:
             scope=scope,
             samples=min(setting.criterion_images or 10 * setting.classes, setting.fitted_count),
             batch_size=setting.batch_size,
-            seed=derive_seed(setting.seed, "criterion", replicate),
+            seed=seed,
             techniques=setting.recipe.techniques,
             weights=weights,
             mask=mask,

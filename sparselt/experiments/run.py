@@ -1,6 +1,7 @@
 """One run, from its setting to its report."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -23,9 +24,10 @@ from sparselt.experiments.rounds import Finder, measured, plan_of, run_rounds
 from sparselt.experiments.sections import sections_of
 from sparselt.experiments.setting import Setting
 from sparselt.experiments.threads import with_threads
-from sparselt.experiments.values import nearest
+from sparselt.experiments.values import nearest, rules
 from sparselt.experiments.where import Where, check_gpu, check_simulation, pool_of
 from sparselt.report import report
+from sparselt.report.wording import count
 from sparselt.runs.devices import cpu_has_bfloat16
 from sparselt.runs.estimate import Speed, assumed_speed, estimate
 from sparselt.runs.inventory import note_plan
@@ -80,6 +82,7 @@ def run(
         left_out: experiments that do not apply, and why.
         dry_run: print the plan and stop.
     """
+    setting = dataclasses.replace(setting, left_out=_read_by(experiments, setting))
     sections = sections_of(experiments)  # a mistake in a section is named before anything trains
     dataset = check_data(where.data, setting, dry_run)
     setting = titled(setting, usual, dataset)
@@ -169,7 +172,7 @@ def run(
         if failed:
             skipped = sum(entry.status == "skipped" for entry in entries)
             console.print(
-                f"\n{len(failed)} stages failed and {skipped} that need them were skipped; the rest is kept. "
+                f"\n{count(len(failed), 'stage')} failed, and {skipped} that need them were skipped; the rest is kept. "
                 f"{_TRY_AGAIN}",
                 style="red",
             )
@@ -207,6 +210,14 @@ def chosen(
         else:
             wanted.add(name)
     return {name: e for name, e in known.items() if name in wanted}, {}
+
+
+def _read_by(experiments: Mapping[str, Experiment], setting: Setting) -> tuple[str, ...]:
+    """Those of the values that were left out which the setting itself or one of these experiments reads."""
+    names = {
+        name for owner in (setting, *(e.options for e in experiments.values() if e.options)) for name in rules(owner)
+    }
+    return tuple(text for text in setting.left_out if text.partition(" ")[0] in names)
 
 
 def _hash(setting: Setting, device: str, experiments: Mapping[str, Experiment], lab: Lab) -> str:

@@ -112,9 +112,14 @@ def _loaded(path: str | os.PathLike) -> object:
         raise MaskError(f"{os.fspath(path)} does not exist; expected a file of weights or of a mask") from error
     except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise MaskError(
-            f"{os.fspath(path)} does not load as tensors alone ({str(error).splitlines()[0]}); save the network's "
+            f"{os.fspath(path)} does not load as tensors alone ({_plain(error)}); save the network's "
             "state_dict(): whole pickled networks are not read, because unpickling runs code"
         ) from error
+
+
+def _plain(error: Exception) -> str:
+    """The first line of a message, without a terminal's colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", (str(error).splitlines() or [type(error).__name__])[0])
 
 
 def _tensors(found: object, path: str | os.PathLike) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ def check_network(name: str, build: Build, classes: int, channels: int) -> nn.Mo
 
     Raises:
         SettingError: the function fails, or returns no torch.nn.Module; a parameter is not finite, not float32, not on
-            the CPU, or has no shape yet; the network has no convolution and no fully connected layer.
+            the CPU, has no shape yet, or has two names; the network has no convolution and no fully connected layer.
     """
     try:
         network = build(classes, channels)
@@ -33,6 +33,13 @@ def check_network(name: str, build: Build, classes: int, channels: int) -> nn.Mo
             raise SettingError(f"{found} is {parameter.dtype} on {parameter.device}; expected torch.float32 on cpu")
         if not parameter.isfinite().all():
             raise SettingError(f"{found} holds numbers that are not finite; expected finite initial weights")
+    names: dict[int, str] = {}
+    for weight, parameter in network.named_parameters(remove_duplicate=False):
+        if weight != (first := names.setdefault(id(parameter), weight)):
+            raise SettingError(
+                f"{name}: {first!r} and {weight!r} are one parameter; expected each layer to have weights of its own, "
+                "because a mask and a file have one entry for each name"
+            )
     if not any(True for _ in prunable_parameters(network)):
         raise SettingError(f"{name} has no convolution and no fully connected layer; expected a weight to prune")
     return network

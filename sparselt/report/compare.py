@@ -105,12 +105,16 @@ def _verdicts(names: Sequence[str], found: Sequence[Sequence[Claim]]) -> tuple[T
 def _differences(first: Run, second: Run) -> tuple[Table, str]:
     paired = first.record.get("seed") == second.record.get("seed")
     one, other = (_means(run) for run in (first, second))
-    tested, seen = [], set()
+    tested, seen, few = [], set(), 0
     for key in [key for key in one if key in other]:
         a, b = one[key].finite, other[key].finite
         measured = tuple(a.items()), tuple(b.items())
-        if measured not in seen and (p := _p(a, b, paired)) is not None:
-            seen.add(measured)  # two experiments may ask for one measurement
+        if measured in seen:
+            continue
+        seen.add(measured)  # two experiments may ask for one measurement
+        if (p := _p(a, b, paired)) is None:
+            few += 1
+        else:
             tested.append((p, key, a, b))
     tested.sort(key=lambda item: (item[0], str(item[1])))
     if not tested:
@@ -135,6 +139,8 @@ def _differences(first: Run, second: Run) -> tuple[Table, str]:
         f"number, {kept[0]} keep it by Holm and {kept[1]} by Benjamini and Hochberg. On average B − A is "
         f"{100 * mean:+.3f} points."
     )
+    if few:
+        note += f" {count(few, 'further mean')} could not be tested, for lack of replicates or of spread."
     return table, note
 
 

@@ -30,7 +30,9 @@ def edited(store: Store, missing: Iterable[Stage]) -> dict[str, int]:
             continue
         values = _without(stage.spec)
         alike = [record for record in stored(stage.kind) if _without(record["spec"]) == values]
-        changed = {what for record in alike for what, digest in digests.items() if _changed(record, what, digest)}
+        # The store may have several versions. The one that differs in the fewest files tells what was edited.
+        versions = [{what for what, digest in digests.items() if _changed(record, what, digest)} for record in alike]
+        changed = min(versions, key=len, default=set[str]())
         needs = {name: [file.stage.kind, file.stage.key, file.name] for name, file in stage.needs.items()}
         if own and any(record.get("needs") == needs and record["spec"] == stage.spec for record in alike):
             changed.add(f"stage {type(stage).__qualname__}")

@@ -141,7 +141,10 @@ class Run:
             columns = ("rewind_step", "experiment", "condition")
             apart = [name for name in columns if len({getattr(row, name) for row in networks}) > 1]
             choices = [", ".join(f"{name}={getattr(row, name)!r}" for name in apart) for row in networks]
-            raise StoreError(f"{self.folder} has several networks of {wanted}; choose one by {'; '.join(choices)}")
+            raise StoreError(
+                f"{self.folder} has several networks of {wanted}; choose one by {'; '.join(choices)} (in a terminal by "
+                f"options: {' '.join('--' + name.replace('_', '-') for name in apart)})"
+            )
         return fitting[0]
 
     def ticket(

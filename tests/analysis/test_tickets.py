@@ -2,13 +2,14 @@
 
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from sparselt import Mask, magnitude_prune
+from sparselt import Mask, magnitude_prune, prunable_parameters
 from sparselt.analysis import evaluate_path, evaluate_plane
 from sparselt.analysis.connectivity import path_positions
 from sparselt.analysis.distances import angle
@@ -17,7 +18,7 @@ from sparselt.analysis.tickets import compare_tickets, ticket_plane
 from sparselt.cli.main import main
 from sparselt.data import Digits, eval_loader, open_dataset, write_dataset
 from sparselt.errors import MaskError, SettingError
-from sparselt.masks.checkpoints import read_ticket
+from sparselt.masks.checkpoints import Checkpoint, read_ticket
 from sparselt.models import build_model
 
 
@@ -76,11 +77,35 @@ def test_the_numbers_are_those_of_the_functions(levels, betons):
     assert found.densities == (first.mask.density, second.mask.density)
     assert pair.jaccard == first.mask.jaccard(second.mask)
     assert pair.jaccard_layerwise_chance == layerwise_jaccard_chance(first.mask, second.mask)
-    assert pair.angle == angle(first.weights, second.weights, first.mask & second.mask)
+    assert pair.angle_shared == angle(first.weights, second.weights, first.mask & second.mask)
+    prunable = [name for name, _ in prunable_parameters(model)]
+    ones, others = (torch.cat([t.weights[name].double().flatten() for name in prunable]) for t in tickets)
+    assert pair.l2 == pytest.approx((ones - others).norm().item(), rel=1e-9)
+    cosine = (ones @ others / ones.norm() / others.norm()).item()
+    assert pair.angle == pytest.approx(math.degrees(math.acos(cosine)), rel=1e-6)
     assert pair.path == evaluate_path(model, first.weights, second.weights, batches, path_positions(3))
     assert found.errors == (pair.path.errors[0], pair.path.errors[-1])
     assert len(found.eigenvalues) == 2 and all(len(each) == 2 for each in found.eigenvalues)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_what_cannot_be_compared_is_named(levels, betons):
+    tickets, model = [read_ticket(folder) for folder in levels], network(5)
+    batches = [(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))]
+    with pytest.raises(SettingError, match="tickets 0 and 2 are the same network; a plane needs three that differ"):
+        ticket_plane([*tickets, tickets[0]], model, batches, 5)
+    broken = Checkpoint({name: tensor.clone() for name, tensor in tickets[1].weights.items()}, tickets[1].mask)
+    next(iter(broken.weights.values()))[0] = torch.nan
+    with pytest.raises(SettingError, match=r"ticket 1: '.*' holds numbers that are not finite"):
+        compare_tickets([tickets[0], broken], model, batches)
+
+
+def test_a_network_without_weights_has_no_angle(levels):
+    ticket = read_ticket(levels[0])
+    empty = Mask({name: torch.zeros_like(layer) for name, layer in ticket.mask.items()})
+    nothing = Checkpoint({n: torch.zeros_like(t) if n in empty else t for n, t in ticket.weights.items()}, empty)
+    (pair,) = compare_tickets([ticket, nothing]).pairs
+    assert pair.angle is None and pair.angle_shared is None and pair.l2_shared == 0
 
 
 def test_the_command_prints_tables_and_json(levels, betons, capsys):
@@ -149,7 +174,7 @@ def test_networks_that_span_no_plane_are_refused(three):
     tickets, model = [read_ticket(place) for place in three], network(5)
     with pytest.raises(SettingError, match="three networks, and there are 2"):
         ticket_plane(tickets[:2], model, [])
-    with pytest.raises(SettingError, match="equals the second"):
+    with pytest.raises(SettingError, match="tickets 1 and 2 are the same network"):
         ticket_plane([tickets[0], tickets[1], tickets[1]], model, [])
 
 

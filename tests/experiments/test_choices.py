@@ -25,6 +25,13 @@ def test_open_lths_rule_keeps_what_is_strictly_above_the_weight_of_its_rank(benc
     assert all(torch.equal(layer, weights[name].abs() > threshold) for name, layer in mask.items())
 
 
+def test_what_a_criterion_draws_differs_between_replicates(bench):
+    lab = bench.lab(criterion="random", replicates=2)
+    masks = [Mask.load(bench.path(_made(bench, lab.mask(replicate, 6, 1)))) for replicate in (0, 1)]
+    assert masks[0].live == masks[1].live
+    assert masks[0].jaccard(masks[1]) == pytest.approx(0.8 / 1.2, abs=0.03)  # of independent masks of 80%
+
+
 def test_equal_densities_stay_equal_whatever_the_rule(bench):
     grids = {"sibling_pretraining": (6,), "sibling_densities": (0.5,), "variants": ("one_shot", "layerwise")}
     lab = bench.lab(rule="open_lth", grids=grids, replicates=1)

@@ -73,6 +73,11 @@ def divides(classes, channels):
 def large(classes, channels):
     return nn.Sequential(nn.Conv2d(channels, 4, 9), nn.Flatten(), nn.Linear(4, classes))
 
+def tied(classes, channels):
+    network = nn.Sequential(nn.Conv2d(channels, 4, 1), nn.Flatten(), nn.Linear(256, 256), nn.Linear(256, 256))
+    network[3].weight = network[2].weight
+    return network
+
 three = 3
 """
 
@@ -136,6 +141,7 @@ def test_a_network_that_says_which_images_it_takes_is_held_to_it(module):
         ("lazy", "'1.weight' has no shape before the first batch"),
         ("double", "'0.weight' is torch.float64 on cpu; expected torch.float32 on cpu"),
         ("infinite", "'0.weight' holds numbers that are not finite"),
+        ("tied", "'2.weight' and '3.weight' are one parameter; expected each layer to have weights of its own"),
         ("three", "own_networks:three is a int; expected a function or a class"),
         ("absent", "module own_networks defines no 'absent'"),
     ],

@@ -52,6 +52,13 @@ def test_runs_of_one_seed_are_paired(tmp_path, invent):
     assert float(found.differences.lines[0][5]) == pytest.approx(0.5**3, abs=0.006)
 
 
+def test_means_that_no_test_can_compare_are_counted(pair, tmp_path, invent):
+    first, _, rows, _ = pair
+    alone = [row for row in rows if row["replicate"] == 0 or row["variant"] == "dense"]
+    found = compare([first, invent.run(tmp_path / "c", alone, invent.record(seed=3))], SECTIONS)
+    assert "further means could not be tested, for lack of replicates or of spread" in found.notes[-1]
+
+
 def test_verdicts_stand_side_by_side_and_are_counted(pair, tmp_path, invent):
     first, second, *_ = pair
     third = invent.run(tmp_path / "c", invent.rows(dense=0.3), invent.record(seed=2))

@@ -129,6 +129,23 @@ def test_a_plan_says_which_edited_file_made_stages_new(file, tmp_path):
     assert f"because the file of {model} was edited since: 3 stages, and what takes" in console.file.getvalue()
 
 
+def test_of_several_versions_in_the_store_the_nearest_tells_what_was_edited(file, tmp_path):
+    other = tmp_path / "own_criterion.py"
+    other.write_text("def scores(network):\n    return network.weights\n")
+    setting = digits_resnet8.setting("smoke").changed(model="own_edited:network", criterion="own_criterion:scores")
+
+    def pruned():
+        lab = Lab(setting)
+        return lab.mask(0, 0, 1).stage
+
+    first = pruned()
+    other.write_text(other.read_text() + "# edited\n")
+    store = stored(tmp_path / "store", first, pruned())
+    file.write_text(OWN + "# edited\n")
+    assert edited(store, [pruned()]) == {"model own_edited:network": 1}
+    sys.modules.pop("own_criterion", None)
+
+
 def test_an_edited_source_is_named(file, tmp_path):
     file.write_text(SOURCE)
     source = own.resolve("own_edited:Grey")()

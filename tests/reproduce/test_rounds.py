@@ -63,7 +63,7 @@ def test_a_search_that_diverges_ends_and_what_was_measured_is_kept(searching, ca
 
     experiments.EXPERIMENTS["search"] = Experiment(breaking, "nobody")
     assert main([*SMALL, "--experiments", "search"]) == 1
-    assert "1 stages failed" in capsys.readouterr().out
+    assert "1 stage failed" in capsys.readouterr().out
     assert {row["level"] for row in rows_of(searching)} == {"0"}
 
 
@@ -252,7 +252,7 @@ def test_a_stage_that_fails_though_what_needs_it_is_stored_ends_the_run(searchin
     capsys.readouterr()
     assert main([*SMALL, "--experiments", "search"]) == 1
     shown = capsys.readouterr().out
-    assert "more trainings" not in shown and "1 stages failed" in shown and "failed: pixels" in shown
+    assert "more trainings" not in shown and "1 stage failed" in shown and "failed: pixels" in shown
 
 
 def test_two_paths_in_the_same_cells_are_refused_before_anything_runs(searching, capsys):

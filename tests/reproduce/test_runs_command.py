@@ -69,7 +69,7 @@ def test_several_networks_are_named_by_what_tells_them_apart(copied):
     with pytest.raises(
         StoreError,
         match=r"several networks of replicate 1, level 2, variant imp; choose one by "
-        r"rewind_step=0; rewind_step=20$",
+        r"rewind_step=0; rewind_step=20 \(in a terminal by options: --rewind-step\)$",
     ):
         run.weights(1, level=2)
     # As a setting with level_0=rewound leaves them, and an experiment at another rate.
@@ -77,7 +77,9 @@ def test_several_networks_are_named_by_what_tells_them_apart(copied):
     of = {step: run.network(1, step, 2) for step in (0, 20)}
     lines = [f"imp,imp,,1,{step},0,{row.weights},\n" for step, row in of.items()]
     (run.folder / "networks.csv").write_text(table + "".join(lines))
-    with pytest.raises(StoreError, match=r"choose one by rewind_step=0; rewind_step=20$"):
+    with pytest.raises(
+        StoreError, match=r"choose one by rewind_step=0; rewind_step=20 \(in a terminal by options: --rewind-step\)$"
+    ):
         sparselt.runs.open(run.folder).weights(1, level=0)
     assert sparselt.runs.open(run.folder).network(1, 20, 0).weights == of[20].weights
     (run.folder / "networks.csv").write_text(table + f"stability,dense,rate=low,1,,0,{of[0].weights},\n")
