@@ -171,6 +171,9 @@ def _controls(summary: Levels) -> list[str]:
 def _notes(summary: Levels) -> list[str]:
     """The dense error, what the marks mean, what cannot be judged."""
     what = "Mean ± standard deviation over replicates; the barrier is that to the next level."
+    most = max((entry.error.n for entry in summary.levels if entry.level > 0), default=0)
+    if 0 < most < summary.dense.n:
+        what += f" Level 0 is of {summary.dense.n} dense networks, the others of {count(most, 'replicate')}."
     notes = [what, _dense(summary.dense)[1]]
     if any(entry.error.diverged or (entry.barrier and entry.barrier.diverged) for entry in summary.levels):
         what = "some replicates diverged; the mean is over the others, and the level does not match."
