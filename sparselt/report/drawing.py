@@ -279,6 +279,8 @@ def level_axis(axes: "Axes", density: Mapping[int, float], last: int, margin: fl
 
 def density_axis(axes: "Axes", densities: Iterable[float], first: float, last: float) -> None:
     """Weights remaining, logarithmic, from `first` down to `last`, with ticks at these densities."""
+    if first == last:  # a single density stands in the middle
+        first, last = 1.06 * first, last / 1.06
     axes.set_xscale("log")
     axes.set_xlim(first, last)
     ticks(axes, {density: percent(density).rstrip("%") for density in sorted(densities, reverse=True)})

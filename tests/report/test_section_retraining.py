@@ -41,3 +41,8 @@ def test_every_way_of_training_again_is_described_and_drawn():
     names = ("weight rewinding", "learning-rate rewinding", "fine-tuning")
     assert all(name in text for name, text in zip(names, texts, strict=True))
     assert SECTION.drawings(data).keys() == {"retraining", "retraining_histograms"}
+
+
+def test_a_single_level_stands_in_the_middle_of_its_axis():
+    drawn = SECTION.drawings(Data([row for row in rows() if row.level == 4], {}))["retraining"].figure
+    assert all(axes.get_xlim()[0] > DENSITIES[4] > axes.get_xlim()[1] for axes in drawn.axes)
