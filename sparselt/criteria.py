@@ -6,7 +6,8 @@ scores are pruned, see `sparselt.pruning.prune`. Scores of weights that are alre
 criterion is such a function, or a `Criterion` around one; to add one here, write the function and add a line to
 `CRITERIA`.
 
-All criteria work on a network at initialization or after training, dense or already masked. They leave the network as
+All criteria work on a network at initialization or after training, dense or already masked; one that compares with the
+initialization (`needs="initial"`) needs a trained network. They leave the network as
 it is: weights, buffers, gradients, training mode and `requires_grad`. Equal inputs give equal scores; on a GPU only
 with `torch.use_deterministic_algorithms(True)`, because its convolutions may add in any order.
 """
@@ -25,7 +26,7 @@ from sparselt import own
 from sparselt.errors import SettingError
 from sparselt.masks import Mask, random_generator
 
-Needs = Literal["weights", "shape", "samples"]
+Needs = Literal["weights", "initial", "shape", "samples"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class MaskedNetwork:
         batches: labelled images, each batch (images, labels, …). Every pass reads them again: give no iterator.
         loss: mean loss of (outputs, labels) over a batch.
         seed: of random scores. torch's random numbers are seeded with it before a criterion runs.
+        initial: the weights at initialization by parameter name (a checkpoint), for criteria that compare with them.
 
     Raises:
         MaskError: the mask is of another model.
@@ -50,9 +52,12 @@ class MaskedNetwork:
     batches: Iterable | None = None
     loss: Callable[[Any, Tensor], Tensor] = F.cross_entropy
     seed: int = 0
+    initial: Mapping[str, Tensor] | None = None
 
     def __post_init__(self):
         self.mask.check_fits(self._parameters)
+        if self.initial is not None:
+            self.mask.check_fits(self.initial)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -62,6 +67,19 @@ class MaskedNetwork:
             name: weights[name].detach().masked_fill(~layer.to(weights[name].device), 0.0)
             for name, layer in self.mask.items()
         }
+
+    @property
+    def initial_weights(self) -> dict[str, Tensor]:
+        """The masked layers' weights at initialization by name, on the device of `weights`; not masked.
+
+        Raises:
+            SettingError: they were not given.
+        """
+        if self.initial is None:
+            raise SettingError(
+                "this criterion compares with the initial weights and got none; give prune(…, initial=…)"
+            )
+        return {name: self.initial[name].detach().to(self.device) for name in self.mask}
 
     @property
     def device(self) -> torch.device:
@@ -130,7 +148,8 @@ class Criterion:
     Attributes:
         scores: the function of scores.
         help: what it prefers and its source, in a line.
-        needs: `weights` alone; the `shape` of an image in the batches as well; or labelled `samples`.
+        needs: `weights` alone; the `initial` weights as well; the `shape` of an image in the batches; or labelled
+            `samples`.
         rounds: prunings that together reach the fraction; the weights are scored again before each.
     """
 
@@ -144,6 +163,11 @@ class Criterion:
             raise SettingError(f"a criterion's scores is a {type(self.scores).__name__}; expected a function")
         if self.rounds < 1:
             raise SettingError(f"a criterion's rounds is {self.rounds}; expected 1 or more")
+
+    @property
+    def needs_batches(self) -> bool:
+        """Whether it reads images, or their shape."""
+        return self.needs in ("shape", "samples")
 
     @property
     def name(self) -> str:
@@ -188,6 +212,22 @@ def check_unedited(name: str, digest: str | None) -> None:
 def magnitude(network: MaskedNetwork) -> dict[str, Tensor]:
     """|w| in float32 (Han et al. 2015; the criterion of Frankle & Carbin 2019)."""
     return {name: weight.float().abs() for name, weight in network.weights.items()}
+
+
+def magnitude_increase(network: MaskedNetwork) -> dict[str, Tensor]:
+    """|w| - |w at initialization| in float32: Zhou et al. 2019, Deconstructing Lottery Tickets, section 3.
+
+    Scores are signed: a weight that shrank is worth less than one that stayed. For a network at initialization every
+    score is 0, and the first weights in layer order would go, so that is refused.
+
+    Raises:
+        SettingError: no initial weights, or all live weights are the initial ones.
+    """
+    initial, mask = network.initial_weights, network.mask
+    scores = {name: weight.float().abs() - initial[name].float().abs() for name, weight in network.weights.items()}
+    if not any((score[mask[name].to(score.device)] != 0).any() for name, score in scores.items()):
+        raise SettingError("magnitude_increase: every live weight has its initial magnitude; prune a trained network")
+    return scores
 
 
 def random(network: MaskedNetwork) -> dict[str, Tensor]:
@@ -283,6 +323,9 @@ def _cooled(outputs: Any) -> Any:
 
 CRITERIA: dict[str, Criterion] = {
     "magnitude": Criterion(magnitude, "large weights stay (Han et al. 2015)", needs="weights"),
+    "magnitude_increase": Criterion(
+        magnitude_increase, "weights stay that grew the most in training (Zhou et al. 2019)", needs="initial"
+    ),
     "random": Criterion(random, "chance decides, by the seed", needs="weights"),
     "snip": Criterion(snip, "weights stay on which the loss depends most (SNIP, Lee et al. 2019)"),
     "grasp": Criterion(grasp, "weights stay that keep the gradient large (GraSP, Wang et al. 2020)"),

@@ -93,6 +93,7 @@ def prune(
     batches: Iterable | None = None,
     seed: int = 0,
     loss: Callable[[Any, Tensor], Tensor] = F.cross_entropy,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> Mask:
     """The mask without the `fraction` of live weights that a criterion scores lowest.
 
@@ -111,6 +112,7 @@ def prune(
         batches: labelled images for criteria that need them: batches (images, labels, …), readable more than once.
         seed: for random scores, and for torch's random numbers while a criterion runs.
         loss: mean loss of (outputs, labels) over a batch, for criteria that need it.
+        initial: weights at initialization by parameter name, for criteria that need them.
 
     Raises:
         SettingError: fraction outside (0, 1), an unknown scope or criterion, no live weight to prune, or a criterion
@@ -132,7 +134,7 @@ def prune(
     mask = start
     for done in range(1, chosen.rounds + 1):
         reached = 1 - (1 - fraction) ** (done / chosen.rounds) if done < chosen.rounds else fraction
-        scores = _scores(chosen, MaskedNetwork(model, mask, batches, loss, seed))
+        scores = _scores(chosen, MaskedNetwork(model, mask, batches, loss, seed, initial))
         kept = counts_to_keep(_shapes(mask), _live(mask), reached, scope, start=live)
         mask = _keep_highest(scores, mask, kept)
     return Mask(dict(zip(given, mask.values(), strict=True)))

@@ -38,6 +38,11 @@ def data(*sizes: int, seed: int = 0, shape=(1, 8, 8), dtype=torch.float32) -> li
     ]
 
 
+def initial() -> dict[str, torch.Tensor]:
+    """Initial weights that the model may have had, for criteria that compare with them."""
+    return dict(build_model("resnet8", classes=10, channels=1, seed=5).named_parameters())
+
+
 def half(model: nn.Module) -> Mask:
     return magnitude_prune(model, Mask.ones_like(model), 0.5)
 
@@ -200,6 +205,21 @@ def test_a_criterion_computes_gradients_also_where_they_are_switched_off():
     assert not any(score.requires_grad for score in snip(MaskedNetwork(model, expected, data())).values())
 
 
+def test_magnitude_increase_keeps_the_weights_that_grew_most():
+    initial, model = {n: p.detach().clone() for n, p in resnet8().named_parameters()}, resnet8(trained=True)
+    mask = half(model)
+    grown = torch.cat(
+        [(p.detach().abs() - initial[n].abs())[mask[n]] for n, p in model.named_parameters() if n in mask]
+    )
+    kept = prune(model, mask, 0.4, "magnitude_increase", initial=initial)
+    flags = torch.cat([kept[n][mask[n]] for n in mask])
+    assert grown[flags].min() >= grown[~flags].max()
+    with pytest.raises(SettingError, match="initial weights and got none"):
+        prune(model, mask, 0.4, "magnitude_increase")
+    with pytest.raises(SettingError, match="every live weight has its initial magnitude"):
+        prune(model, mask, 0.4, "magnitude_increase", initial=model.state_dict())
+
+
 def test_random_scores_depend_on_the_seed_and_the_layers_name_alone():
     model, other = resnet8(0), resnet8(1)
     first = random(MaskedNetwork(model, Mask.ones_like(model), seed=3))
@@ -233,16 +253,17 @@ def test_a_criterion_leaves_the_network_and_the_random_state_as_they_were(name, 
         )
 
     before = state()
-    pruned = prune(model, mask, 0.4, name, scope, batches=batches)
+    pruned = prune(model, mask, 0.4, name, scope, batches=batches, initial=initial())
     torch.testing.assert_close(state(), before, rtol=0, atol=0)
     assert pruned & mask == pruned
     assert pruned.live == magnitude_prune(model, mask, 0.4, scope).live
-    assert prune(model, mask, 0.4, name, scope, batches=batches) == pruned
+    assert prune(model, mask, 0.4, name, scope, batches=batches, initial=initial()) == pruned
 
 
 def test_criteria_of_a_small_resnet_choose_different_weights():
     model, batches = resnet8(), data()
-    masks = {name: prune(model, Mask.ones_like(model), 0.8, name, batches=batches) for name in CRITERIA}
+    given = {"batches": batches, "initial": initial()}
+    masks = {name: prune(model, Mask.ones_like(model), 0.8, name, **given) for name in CRITERIA}
     for a, b in itertools.combinations(masks.values(), 2):
         assert a.jaccard(b) < 0.9
 
@@ -325,7 +346,10 @@ def test_criteria_that_need_weights_alone_take_a_checkpoint(name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"criterion": "fisher"}, "criterion is 'fisher'; expected one of magnitude, random, snip, grasp, synflow"),
+        (
+            {"criterion": "fisher"},
+            f"criterion is 'fisher'; expected one of {', '.join(CRITERIA)}",
+        ),
         ({"criterion": 3}, "criterion is a int; expected one of"),
         ({"criterion": "snip", "batches": None}, "needs data and got none"),
         ({"criterion": "synflow", "batches": []}, "shape of an image and got no batch"),

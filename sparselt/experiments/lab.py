@@ -262,6 +262,7 @@ class Lab:
             weights=weights,
             mask=mask,
             equal=equal,
+            initial=_initial(weights) if _needs_initial(criterion) else None,
             **self.evaluating,
             label=self.label(label),
         )
@@ -398,6 +399,22 @@ class Lab:
 def _check_level(level: int, least: int) -> None:
     if not isinstance(level, int) or level < least:
         raise SettingError(f"level is {level!r}; expected a whole number from {least}; level 0 is the dense network")
+
+
+def _initial(weights: StageFile) -> StageFile:
+    """The initialization that a checkpoint goes back to, through all rewinds."""
+    stage: Any = weights.stage
+    while getattr(stage, "weights", None) is not None:
+        stage = stage.weights.stage
+    if not isinstance(stage, Train):
+        raise SettingError(f"{weights.name} of a stage of kind {stage.kind} goes back to no initialization")
+    return stage.checkpoint(0)
+
+
+def _needs_initial(criterion: str) -> bool:
+    from sparselt.criteria import find_criterion  # as below
+
+    return find_criterion(criterion).needs == "initial"
 
 
 def _criterion_digest(name: str) -> str | None:

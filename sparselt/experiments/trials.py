@@ -35,11 +35,12 @@ def check_criterion(
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     labels = torch.arange(2 * classes) % classes
     images = torch.randn(len(labels), channels, side, side, generator=torch.Generator().manual_seed(0))
-    batches = None if found.needs == "weights" else [(images, labels)]
+    batches = [(images, labels)] if found.needs_batches else None
+    initial = {name: torch.zeros_like(tensor) for name, tensor in before.items()} if found.needs == "initial" else None
     loss = functools.partial(training_loss, techniques=techniques)
     masks = []
     for _ in range(2):
-        masks.append(prune(network, Mask.ones_like(network), 0.5, found, batches=batches, loss=loss))
+        masks.append(prune(network, Mask.ones_like(network), 0.5, found, batches=batches, loss=loss, initial=initial))
         for name, tensor in network.state_dict().items():
             if not torch.equal(tensor, before[name]):
                 raise CriterionError(f"{criterion} changes {name!r} of the network; expected it to work on a copy()")

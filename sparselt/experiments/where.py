@@ -87,6 +87,8 @@ def pool_of(where: Where, setting: Setting, dry_run: bool) -> Pool:
             f"cohort is {where.cohort}, but trainings on live weights alone (sparse_up_to is "
             f"{setting.sparse_up_to:g}) run one by one; set sparse_up_to=0, or give no cohort"
         )
+    if where.device == "cuda":
+        _check_rule(setting)
     if where.executor == "ray":
         from sparselt.runs.ray_pool import RayWorkers
 
@@ -117,6 +119,16 @@ def check_gpu(setting: Setting, missing: Iterable[Stage], pool: Pool) -> None:
 
     free = result_of(pool.submit(free_bytes, torch.device("cuda")), "the free memory of its GPU")
     check_gpu_memory(setting, missing, int(pool.gpu_share * free))
+
+
+def _check_rule(setting: Setting) -> None:
+    from sparselt.optim import operation_of
+
+    if operation_of(setting.recipe).gpu_rule is None:
+        raise SettingError(
+            f"--device cuda: the optimizer {setting.optimizer} has no rule for a GPU; use --device cpu, or give its "
+            "operation a gpu_rule"
+        )
 
 
 def _check_device(device: str) -> None:

@@ -13,6 +13,7 @@ from sparselt.errors import SettingError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from sparselt.kernels._optimizer import Operation
     from sparselt.optim._base import MaskedOptimizer as MaskedOptimizer
     from sparselt.optim._keep_masked import keep_masked as keep_masked
     from sparselt.optim._networks import mask_of_networks as mask_of_networks
@@ -90,6 +91,14 @@ def _kind_and_options(recipe: OptimizerRecipe) -> "tuple[type[Any], dict[str, An
     check_optimizer(recipe.optimizer)
     kind = import_module(f"sparselt.optim.{recipe.optimizer}").OPTIMIZER
     return kind, {name: getattr(recipe, name) for name in RECIPE_OPTIONS[recipe.optimizer]}
+
+
+def operation_of(recipe: OptimizerRecipe) -> "Operation":
+    """The kernel of the recipe's optimizer, with its options: how many buffers of state it has, and its rules."""
+    import torch
+
+    kind, options = _kind_and_options(recipe)
+    return kind([("weight", torch.nn.Parameter(torch.zeros(1)))], lr=0.1, **options).operation
 
 
 def __getattr__(name: str) -> Any:

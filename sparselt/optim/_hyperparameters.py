@@ -1,5 +1,6 @@
 """The hyperparameters of an optimizer's groups, floats or tensors, as the rows that the kernel reads."""
 
+import math
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import cast
@@ -69,6 +70,13 @@ def check_numbers(group: dict, names: Sequence[str]) -> None:
             raise SettingError(f"{name} is a tensor of {group[name].numel()} elements: expected 1")
         if not isinstance(group[name], Tensor | Real):
             raise SettingError(f"{name} is {group[name]!r}: expected a number, or a tensor of one element")
+
+
+def check_not_negative(group: dict, *names: str) -> None:
+    """Raises a SettingError for an option below 0, infinite or NaN."""
+    for name in names:
+        if not 0 <= group[name] < math.inf:
+            raise SettingError(f"{name} is {group[name]}: expected 0 or more, and finite")
 
 
 def _as_float(value: float | Tensor) -> float:

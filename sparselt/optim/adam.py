@@ -9,7 +9,7 @@ from sparselt.errors import SettingError
 from sparselt.kernels._optimizer import Operation
 from sparselt.kernels.masked_adam import Columns, amsgrad_operation, operation
 from sparselt.optim._base import MaskedOptimizer
-from sparselt.optim._hyperparameters import Number
+from sparselt.optim._hyperparameters import Number, check_not_negative
 
 
 class MaskedAdam(MaskedOptimizer):
@@ -77,9 +77,7 @@ class MaskedAdam(MaskedOptimizer):
 
     def check_group(self, group: dict, asked: Collection[str]) -> None:
         """Refuses the values that `torch.optim.Adam` refuses, and betas that are tensors."""
-        for key in ("lr", "eps", "weight_decay"):
-            if not 0 <= group[key] < math.inf:
-                raise SettingError(f"{key} is {group[key]}: expected 0 or more, and finite")
+        check_not_negative(group, "lr", "eps", "weight_decay")
         betas = group["betas"]
         if (
             not isinstance(betas, tuple | list)

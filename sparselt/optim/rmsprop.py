@@ -1,6 +1,5 @@
 """MaskedRMSprop: `torch.optim.RMSprop` with masks, in one fused pass over all weights of one or several networks."""
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor
@@ -9,7 +8,7 @@ from sparselt.errors import SettingError
 from sparselt.kernels._optimizer import Operation
 from sparselt.kernels.masked_rmsprop import OPERATIONS, Columns
 from sparselt.optim._base import MaskedOptimizer
-from sparselt.optim._hyperparameters import Number
+from sparselt.optim._hyperparameters import Number, check_not_negative
 
 
 class MaskedRMSprop(MaskedOptimizer):
@@ -77,9 +76,7 @@ class MaskedRMSprop(MaskedOptimizer):
 
     def check_group(self, group: dict, asked: Collection[str]) -> None:
         """Refuses the values that `torch.optim.RMSprop` refuses, and an alpha of 1 or more, which averages nothing."""
-        for key in ("lr", "eps", "weight_decay", "momentum"):
-            if not 0 <= group[key] < math.inf:
-                raise SettingError(f"{key} is {group[key]}: expected 0 or more, and finite")
+        check_not_negative(group, "lr", "eps", "weight_decay", "momentum")
         if not isinstance(group["alpha"], int | float) or not 0 <= group["alpha"] < 1:
             raise SettingError(f"alpha is {group['alpha']}: expected a number from 0 to below 1")
 

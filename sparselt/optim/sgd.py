@@ -8,7 +8,7 @@ from torch import Tensor
 from sparselt.errors import SettingError
 from sparselt.kernels.masked_sgd import Columns, operation
 from sparselt.optim._base import MaskedOptimizer
-from sparselt.optim._hyperparameters import Number
+from sparselt.optim._hyperparameters import Number, check_not_negative
 
 
 class MaskedSGD(MaskedOptimizer):
@@ -77,9 +77,7 @@ class MaskedSGD(MaskedOptimizer):
 
         A group without momentum may inherit nesterov, without effect, but must not name it.
         """
-        for key in ("lr", "momentum", "weight_decay"):
-            if not 0 <= group[key] < math.inf:
-                raise SettingError(f"{key} is {group[key]}: expected 0 or more, and finite")
+        check_not_negative(group, "lr", "momentum", "weight_decay")
         if not -math.inf < group["dampening"] < math.inf:
             raise SettingError(f"dampening is {group['dampening']}: expected a finite number")
         if group["decoupled_weight_decay"] and not group.get("initial_lr", group["lr"]) > 0:

@@ -66,7 +66,7 @@ def claims_in_terminal(found: Sequence[Claim]) -> Table:
                 tested = f" (n = {claim.n}, {claim.statistic if claim.p is None else p_text(claim.p)})"
                 text = Text.assemble(claim.claim, ": ", (claim.here + tested, "dim"))
                 lines.append((Text(*_SHORT[claim.verdict]), text))
-    return Table(("agrees?", "what the papers find, and what was measured here"), lines, text=2)
+    return Table(("agrees?", "the finding, and what was measured here"), lines, text=2)
 
 
 def standing(record: Mapping) -> str:

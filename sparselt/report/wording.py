@@ -9,8 +9,10 @@ DIVERGED_MARK = "†"
 
 
 def percent(fraction: float) -> str:
-    """A density as a percentage of weights remaining: 100%, 51.2%, 6.87%, 0.0123%."""
+    """A density as a percentage of weights remaining: 100%, 51.2%, 6.87%, 0.0123%, 0%."""
     value = 100 * fraction
+    if value <= 0:
+        return "0%"
     decimals = 0 if value >= 99.95 else 1 if value >= 9.995 else max(2, 2 - math.floor(math.log10(value)))
     return f"{value:.{decimals}f}%"
 

@@ -25,6 +25,7 @@ class PruneByCriterion(PrunedMask, Evaluation):
         seed: of the subsample and of random scores.
         techniques: they define the training loss.
         weights, mask: the network; without a mask it is dense.
+        initial: its weights at initialization, for a criterion that needs them.
     """
 
     kind = "prune_by_criterion"
@@ -43,6 +44,7 @@ class PruneByCriterion(PrunedMask, Evaluation):
     weights: StageFile
     mask: StageFile | None = None
     equal: StageFile | None = None
+    initial: StageFile | None = None
 
     def run(self, task: Task) -> int:
         """Scores and prunes; one mask."""
@@ -56,7 +58,7 @@ class PruneByCriterion(PrunedMask, Evaluation):
         model = self.network()
         model.load_state_dict(task.weights(self.weights))
         batches = None
-        if find_criterion(self.criterion).needs != "weights":
+        if find_criterion(self.criterion).needs_batches:
             chosen = self.eval_images(task, self.threads, split="train", count=self.samples, seed=self.seed)
             batches = [
                 part
@@ -64,6 +66,8 @@ class PruneByCriterion(PrunedMask, Evaluation):
                 for part in zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
             ]
         loss = functools.partial(training_loss, techniques=self.techniques)
-        pruned = prune(model, mask, fraction, self.criterion, self.scope, batches=batches, seed=self.seed, loss=loss)
+        initial = None if self.initial is None else task.weights(self.initial)
+        given = (model, mask, fraction, self.criterion, self.scope)
+        pruned = prune(*given, batches=batches, seed=self.seed, loss=loss, initial=initial)
         task.write_values(self.save(task, pruned))
         return 1

@@ -9,12 +9,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sparselt.errors import SettingError
 from sparselt.models import build_model
+from sparselt.optim import operation_of
 from sparselt.training.fused_norm import fused_forward
 from sparselt.training.loop import autocast, training_loss
 from sparselt.training.recipe import Recipe
 
-# A step's state of each weight, in buffers; RMSprop's is that of the centered rule with momentum.
-_BUFFERS = {"sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 3}
 _COUNTED = (2, 3)  # images: the bytes kept grow by the same amount with each
 _ADVISED = 0.9  # of the free memory, because libraries take workspaces, and the allocator's blocks have gaps
 
@@ -70,7 +69,7 @@ def _step_memory(recipe: Recipe, classes: int, channels: int, side: int) -> Step
     except (RuntimeError, TypeError, NotImplementedError) as error:  # a network may read numbers in its forward pass
         raise SettingError(f"the memory of a step of {recipe.model} cannot be counted: {error}") from error
     image = (more - few) // (_COUNTED[1] - _COUNTED[0])
-    state = weights * (_BUFFERS[recipe.optimizer] + bool(recipe.techniques.ema_half_life))
+    state = weights * (operation_of(recipe).buffers + bool(recipe.techniques.ema_half_life))
     batch = recipe.batch_size // recipe.ranks * channels * side**2 * 4
     return StepMemory(weights, state, batch, few - _COUNTED[0] * image, image)
 

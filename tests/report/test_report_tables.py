@@ -70,7 +70,7 @@ def test_table_of_a_dense_run_alone_shows_its_error(tmp_path, invent):
 
 def test_numbers_read_as_in_the_papers():
     assert [percent(0.8**level) for level in (0, 1, 8, 12, 15)] == ["100%", "80.0%", "16.8%", "6.87%", "3.52%"]
-    assert [percent(0.09996), percent(0.00012345)] == ["10.0%", "0.0123%"]
+    assert [percent(0.09996), percent(0.00012345), percent(0.0)] == ["10.0%", "0.0123%", "0%"]
     assert [points(0.01234), points(0.5, 1), points(math.nan)] == ["1.23", "50.0", "diverged"]
     assert [listing([]), listing([0]), listing([0, 60]), listing([0, 60, 200])] == [
         "none",

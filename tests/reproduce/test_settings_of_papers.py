@@ -7,6 +7,7 @@ from sparselt.reproduce import SCALES, SETTINGS, load_setting
 from sparselt.reproduce.cifar10_resnet20 import OF_0_1_0
 from sparselt.runs.plan import Plan
 
+ALL = {"landscape", "adaptive", "flatness", "retraining", "siblings", "stability", "rewind_to_init"}
 OF_THEIR_OWN = {
     "cifar10_resnet20": {"landscape", "adaptive", "flatness", "siblings", "retraining"},
     "cifar10_resnet20_stabilizing": {"stability"},
@@ -24,9 +25,10 @@ OF_THEIR_OWN = {
     "mnist_lenet": {"stability"},
     "mnist_lenet_maene": {"rewind_to_init"},
     "fashion_mnist_lenet": {"stability"},
-    "fashion_mnist_resnet20": set(EXPERIMENTS) - {"imp", "connectivity", "criteria"},
-    "digits_resnet8": set(EXPERIMENTS) - {"imp", "connectivity", "criteria"},  # criteria only where asked for
+    "fashion_mnist_resnet20": ALL,
+    "digits_resnet8": ALL,
 }
+NO_PAPERS_OWN = {"digits_resnet8", "fashion_mnist_resnet20"}
 
 
 WITH_0_1_0 = {"cifar10_resnet20", "cifar10_resnet20_stabilizing", "cifar10_resnet20_maene", "cifar100_resnet18"}
@@ -39,7 +41,7 @@ def test_every_scale_runs_the_experiments_of_its_setting(name, scale):
     setting = load_setting(name, scale).check()
     assert (setting.name, setting.scale) == (name, scale)
     runs = {experiment for experiment, driver in EXPERIMENTS.items() if not driver.unsupported_reason(setting)}
-    assert name in OF_THEIR_OWN, f"add a line for {name}: which experiments it runs"
+    assert name in OF_THEIR_OWN, f"say above which experiments {name} runs, and whether it is no paper's own"
     assert runs == OF_THEIR_OWN[name] | {"imp", "connectivity"}
     # What `check` left out of a grid would be a number in the setting's file that nothing runs.
     assert setting.options == load_setting(name, scale).options
@@ -58,7 +60,7 @@ def test_the_main_findings_take_no_more_trainings_than_all_experiments(name, sca
 
 
 def test_only_scale_paper_follows_the_authors_code_in_what_version_0_1_0_chose_itself():
-    for name in set(SETTINGS) - {"digits_resnet8", "fashion_mnist_resnet20"}:  # no paper's own
+    for name in set(SETTINGS) - NO_PAPERS_OWN:
         paper, mini, smoke = (load_setting(name, scale) for scale in ("paper", "mini", "smoke"))
         assert (paper.rule, paper.evaluated_in) == ("open_lth", "float32"), name
         for scaled in (mini, smoke) if name in WITH_0_1_0 else ():

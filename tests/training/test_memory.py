@@ -1,21 +1,51 @@
 """The memory counted before a training, against what real steps keep; what is said where it does not fit."""
 
+import sys
 from concurrent.futures import Future
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from optim_toys import Lion
 
 from sparselt.errors import SettingError
 from sparselt.experiments.needs import check_gpu_memory
-from sparselt.experiments.where import check_gpu
+from sparselt.experiments.where import Where, check_gpu, pool_of
 from sparselt.models import build_model
+from sparselt.optim import RECIPE_OPTIONS
 from sparselt.reproduce import load_setting
 from sparselt.training.fused_norm import fused_forward
 from sparselt.training.loop import autocast, training_loss
 from sparselt.training.memory import StepMemory, check_fits, step_memory
 
 GB = 10**9
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """A recipe with an optimizer of one buffer that the repository does not have."""
+    monkeypatch.setitem(RECIPE_OPTIONS, "lion", ())
+    monkeypatch.setitem(sys.modules, "sparselt.optim.lion", SimpleNamespace(OPTIMIZER=Lion))
+    return load_setting("digits_resnet8", "smoke").changed(optimizer="lion", lr=1e-4)
+
+
+def test_the_state_is_that_of_the_optimizer_whoever_wrote_it(toy):
+    recipe = load_setting("digits_resnet8", "smoke").recipe
+    state = {
+        name: step_memory(replace(recipe, optimizer=name, **more), 10, 1, 8).state
+        for name, more in {"sgd": {}, "adam": {}, "rmsprop": {"momentum": 0.0}}.items()
+    }
+    one = step_memory(toy.recipe, 10, 1, 8).state
+    assert state == {"sgd": one, "adam": 2 * one, "rmsprop": one}
+    both = replace(recipe, optimizer="rmsprop", momentum=0.9, centered=True)
+    assert step_memory(both, 10, 1, 8).state == 3 * one
+
+
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_an_optimizer_without_a_rule_for_gpus_is_refused_on_one_before_anything_runs(toy, executor):
+    with pytest.raises(SettingError, match="--device cuda: the optimizer lion has no rule for a GPU; use --device cpu"):
+        pool_of(Where(device="cuda", executor=executor), toy, dry_run=True)
 
 
 def really_kept(recipe, classes, channels, side, images) -> int:
