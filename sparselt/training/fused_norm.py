@@ -52,6 +52,8 @@ def fused_forward(model: nn.Module) -> fx.GraphModule:
 class FusedNorm(nn.Module):
     """A `BatchNorm2d` with an addition and ReLU. In eval mode, as a frozen norm is, torch's own operations run."""
 
+    norm: nn.BatchNorm2d
+
     def __init__(self, norm: nn.BatchNorm2d, relu: bool):
         super().__init__()
         self.relu = relu
