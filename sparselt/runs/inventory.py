@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sparselt.errors import StoreError
-from sparselt.files import read_object, write_json
+from sparselt.files import naming_errors, read_object, write_json
 from sparselt.runs.claims import PATIENCE, Claims, holder
 from sparselt.runs.store import Store, is_intact, read_record
 from sparselt.stages.stage import Stage
@@ -67,7 +67,8 @@ def note_plan(store: Store, run: str, stages: Iterable[Stage], command: str, sta
     state: of the run; `stopped` until it has ended.
     """
     place = store.root / _PLANS
-    place.mkdir(exist_ok=True)
+    with naming_errors(str(place)):
+        place.mkdir(exist_ok=True)
     labels = {f"{stage.kind}/{stage.key[:20]}": stage.name for stage in stages}
     write_json(place / f"{run}.json", {"command": command, "state": state, "stages": labels})
 

@@ -10,7 +10,7 @@ import pytest
 
 from sparselt.errors import StoreError
 from sparselt.runs.store import Store
-from sparselt.stages.stage import Stage, StageFile, aside
+from sparselt.stages.stage import Stage, StageFile, Task, aside
 
 
 @pytest.fixture
@@ -95,6 +95,21 @@ def test_a_stage_that_lacks_an_output_is_not_committed(store):
     with pytest.raises(StoreError, match="did not make a"):
         store.commit(STAGE, folder, seconds=1, work=1, finished="")
     assert not store.folder(STAGE).exists()
+
+
+def test_a_stage_whose_files_do_not_read_back_as_written_is_not_committed_and_keeps_its_progress(store):
+    folder = store.begin(STAGE)
+    task = Task({}, STAGE.outputs, folder, print)
+    task.write_bytes("a", b"12")
+    (folder / "progress-1").write_text("")
+    (folder / "a").write_text("1")
+    told = {"seconds": 1, "work": 1, "finished": "", "written": task.written}
+    with pytest.raises(StoreError, match=r"/a does not read back as it was written"):
+        store.commit(STAGE, folder, **told)
+    assert not store.folder(STAGE).exists() and store.started(STAGE)
+    task.write_bytes("a", b"12")
+    store.commit(STAGE, folder, **told)
+    assert store.has(STAGE) and {path.name for path in store.folder(STAGE).iterdir()} == {"a", "stage.json"}
 
 
 def test_what_a_killed_run_left_is_swept_and_never_counts(store):
