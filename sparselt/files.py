@@ -99,10 +99,11 @@ def move_folder(made: Path, folder: Path, last: str = "") -> None:
     """Moves a finished folder to `folder`, on the same file system. Makes parents; OSError if that fails.
 
     One step if `folder` does not exist. Otherwise file by file: files of equal name are replaced, others stay. The file
-    `last`, which tells readers that the folder is complete, comes last. A file in place of a folder is removed.
+    `last`, which tells readers that the folder is complete, comes last. A file in place of a folder is removed. So is a
+    link in place of `folder`, which may lead elsewhere.
     """
     for place in (folder.parent, folder):
-        if os.path.lexists(place) and not place.is_dir():
+        if os.path.lexists(place) and (not place.is_dir() or (place == folder and place.is_symlink())):
             place.unlink()
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -110,7 +111,7 @@ def move_folder(made: Path, folder: Path, last: str = "") -> None:
     except OSError:
         for path in sorted(made.iterdir(), key=lambda path: path.name == last):
             target = folder / path.name
-            if target.is_dir():
+            if target.is_dir() and not target.is_symlink():
                 shutil.rmtree(target)
             os.replace(path, target)
         made.rmdir()

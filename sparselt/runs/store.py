@@ -17,13 +17,15 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from sparselt.errors import StoreError
-from sparselt.files import NO_ROOM, PROGRESS, is_progress, move_folder, naming_errors
+from sparselt.files import NO_ROOM, PROGRESS, is_progress, move_folder, naming_errors, read_object, write_json
 from sparselt.runs.claims import PATIENCE, Claim, Claims
 from sparselt.stages.stage import Made, Result, Stage, StageFile
 
 T = TypeVar("T")
 
-_DONE = "stage.json"
+_DONE, _FORMAT_NOTE = "stage.json", "format.json"
+FORMAT = 1
+"""Of the files in a store. It rises when an earlier sparselt would misread them."""
 _SMALL = 1 << 20  # bytes
 
 
@@ -45,18 +47,22 @@ class Store:
         patience: seconds without a sign of life after which another run's claim counts no more.
 
     Raises:
-        StoreError: the folder cannot be made or written.
+        StoreError: the folder cannot be made or written, or a newer sparselt has written it.
     """
 
     def __init__(self, root: Path, writable: bool = True, patience: float = PATIENCE):
         self.root = Path(root).resolve()
         self._claims = Claims(self.root / "unfinished", patience)
         self._held: dict[Path, Claim] = {}
+        check_format(self.root)
         if not writable:
             return
         with self._naming_errors():
             self.root.mkdir(parents=True, exist_ok=True)
         self.check_writable()
+        if not (self.root / _FORMAT_NOTE).exists():
+            with contextlib.suppress(StoreError):  # a full disk: the next run writes it
+                write_json(self.root / _FORMAT_NOTE, {"format": FORMAT, "sparselt": versions().get("sparselt", "")})
 
     def check_writable(self) -> None:
         """Raises StoreError if nothing can be written here, such as in a file system that has become read-only.
@@ -115,7 +121,8 @@ class Store:
 
     def record(self, stage: Stage | Made) -> dict:
         """The stage's `stage.json`; empty if it is missing or not readable."""
-        return read_record(self.folder(stage) / _DONE)
+        folder = self.folder(stage)
+        return {} if folder.is_symlink() else read_record(folder / _DONE)  # a link may lead out of the store
 
     def damaged(self, stage: Stage) -> bool:
         """Whether the stage was finished, but its files have changed since. It will be made again."""
@@ -247,6 +254,26 @@ class Store:
             self._claims.sweep(of_use)
 
 
+def check_format(root: Path) -> None:
+    """Checks that this sparselt reads the store in a folder.
+
+    Raises:
+        StoreError: a newer one has written it, or its note is damaged.
+    """
+    path = root / _FORMAT_NOTE
+    if not path.exists():
+        return
+    note = read_object(path)
+    found = note.get("format")
+    if not isinstance(found, int):
+        raise StoreError(f"{path} does not say the format of the store; delete it if no newer sparselt was used here")
+    if found > FORMAT:
+        raise StoreError(
+            f"the store {root} has format {found}, of sparselt {note.get('sparselt') or '(unknown)'}; this is sparselt "
+            f"{versions().get('sparselt', '')}, which reads format {FORMAT}: update it, or choose another --out"
+        )
+
+
 def versions() -> dict[str, str]:
     """The versions that decide a result's bits: of Python and the packages."""
     return dict(_versions())
@@ -264,9 +291,9 @@ def _versions() -> Mapping[str, str]:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a stage's file has the size and the checksum that its `stage.json` says."""
-    made = read_record(path.parent / _DONE).get("files", {}).get(path.name)
-    return made is not None and _size(path) == made["bytes"] and _sha256(path) == made["sha256"]
+    """Whether a stage's file has the size and the checksum that its `stage.json` says. A link is none of its files."""
+    made = {} if path.parent.is_symlink() else read_record(path.parent / _DONE).get("files", {}).get(path.name)
+    return bool(made) and _size(path) == made["bytes"] and _sha256(path) == made["sha256"]
 
 
 def _ask_server(folder: Path) -> None:
@@ -314,6 +341,6 @@ def _sha256_of(path: Path, size: int, changed: int) -> str:
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size if path.is_file() else -1
+        return path.stat().st_size if path.is_file() and not path.is_symlink() else -1
     except OSError:
         return -1

@@ -34,7 +34,7 @@ class Outcome:
     """A worker's report on one stage: work done, seconds, UTC time of the end, and the error's text if it failed.
 
     Stages that ran side by side share the seconds equally. by_another: another run works on the stage, or has made it.
-    passing: the error may not come again, such as a full disk. repeats: it is known to come again, such as a divergence.
+    passing: the error may not come again, such as a full disk. repeats: it is known to come again: a divergence.
     """
 
     work: int

@@ -43,7 +43,10 @@ def test_a_disk_that_becomes_read_only_ends_a_run_at_once_and_the_next_goes_on_t
     disk, remount = small_disk
     assert remount("size=64m").returncode == 0
     run = subprocess.Popen(
-        [sys.executable, "-m", "sparselt.reproduce", *SMALL], cwd=disk, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, "-m", "sparselt.reproduce", *SMALL],
+        cwd=disk,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     while not list(disk.glob("runs/store/unfinished/train-*/owner-*")) and run.poll() is None:
         time.sleep(0.01)

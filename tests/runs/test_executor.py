@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparselt.errors import MaskError, SettingError, SparseltError, StoreError
+from sparselt.errors import MaskError, SettingError, SparseltError
 from sparselt.files import naming_errors
 from sparselt.runs.executor import Workers, execute, run_stage
 from sparselt.runs.plan import Plan
