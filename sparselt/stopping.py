@@ -69,7 +69,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def ending_with_its_code() -> Iterator[None]:
-    """In the block SIGTERM raises Terminated. Once that, or Ctrl-C, has ended the block, neither is heeded any more: the
+    """In the block SIGTERM raises Terminated. Once that or Ctrl-C has ended the block, neither is heeded any more: the
     process is about to end, with an exit code that says why.
 
     Outside the main thread, where Python has no signals, nothing changes.

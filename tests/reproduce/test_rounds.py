@@ -63,7 +63,9 @@ def test_a_search_that_diverges_ends_and_what_was_measured_is_kept(searching, ca
 
     experiments.EXPERIMENTS["search"] = Experiment(breaking, "nobody")
     assert main([*SMALL, "--experiments", "search"]) == 1
-    assert "1 stages failed" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 stages failed" in said and "A training that diverged does so again: change its setting." in said
+    assert "tries again" not in said
     assert {row["level"] for row in rows_of(searching)} == {"0"}
 
 

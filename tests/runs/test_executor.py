@@ -52,7 +52,7 @@ def test_workers_and_one_process_give_equal_bytes_and_failures_take_only_what_ne
     assert status[broken.dense(0).key] == "failed" and status[lost.key] == "skipped"
     assert [entry.stage for entry in entries] == [stage.key for stage in plan.stages]
     failure = next(entry for entry in entries if entry.status == "failed")
-    assert "diverged" in failure.label and "Traceback" not in failure.label
+    assert "diverged" in failure.label and "Traceback" not in failure.label and failure.repeats
     assert sorted(e.stage for e in watcher.entries) == sorted(e.stage for e in entries)
     again = execute(Plan(wanted), store, Workers(1), Quiet())
     assert {entry.status for entry in again} == {"found"} and all(entry.seconds > 0 for entry in again)

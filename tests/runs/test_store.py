@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from sparselt.errors import StoreError
-from sparselt.runs.store import Store
+from sparselt.runs.inventory import Inventory
+from sparselt.runs.store import FORMAT, Store, is_intact
 from sparselt.stages.stage import Stage, StageFile, Task, aside
 
 
@@ -180,6 +181,45 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
         Store(tmp_path / "file" / "store")
+
+
+def test_a_store_of_a_newer_format_is_refused_with_both_versions(store):
+    note = store.root / "format.json"
+    assert json.loads(note.read_text())["format"] == FORMAT
+    Store(store.root)
+    note.write_text(json.dumps({"format": FORMAT + 1, "sparselt": "99.0"}))
+    both = rf"has format {FORMAT + 1}, of sparselt 99.0; this is sparselt .*, which reads format {FORMAT}"
+    for opened in (lambda: Store(store.root), lambda: Store(store.root, writable=False)):
+        with pytest.raises(StoreError, match=both):
+            opened()
+    with pytest.raises(StoreError, match=both):
+        Inventory(store.root.parent)
+    note.write_text("{")
+    with pytest.raises(StoreError, match="does not say the format of the store; delete it if no newer"):
+        Store(store.root)
+
+
+def test_a_store_of_before_the_format_was_noted_is_read_and_noted(store):
+    finish(store, STAGE, a="1")
+    (store.root / "format.json").unlink()
+    assert Store(store.root, writable=False).has(STAGE) and not (store.root / "format.json").exists()
+    assert Store(store.root).has(STAGE) and (store.root / "format.json").exists()
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_link_that_leads_out_of_the_store_is_damage_and_is_replaced(store, what, tmp_path):
+    finish(store, STAGE, a="1")
+    inside = store.folder(STAGE) / "a" if what == "file" else store.folder(STAGE)
+    outside = tmp_path / "outside"
+    inside.rename(outside)
+    inside.symlink_to(outside)
+    before = outside.stat().st_mtime_ns
+    assert not store.has(STAGE) and not is_intact(store.folder(STAGE) / "a")
+    with pytest.raises(StoreError, match="was damaged"):
+        store.verify(STAGE.file("a"))
+    finish(store, STAGE, a="1")
+    assert store.has(STAGE) and not inside.is_symlink()
+    assert outside.exists() and outside.stat().st_mtime_ns == before
 
 
 def test_looking_writes_nothing(tmp_path):
