@@ -14,7 +14,8 @@ from typing import Any, Literal
 from sparselt.errors import StoreError
 from sparselt.files import PROGRESS, naming_errors, read_object, write_json
 from sparselt.runs.claims import PATIENCE, Claims, holder
-from sparselt.runs.store import Store, check_format, is_intact, read_record
+from sparselt.runs.store import Store, is_intact, read_record
+from sparselt.runs.versions import check_format
 from sparselt.stages.stage import Stage
 
 _PLANS, _UNFINISHED, _DONE = "plans", "unfinished", "stage.json"

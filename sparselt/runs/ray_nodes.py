@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sparselt.errors import SettingError
-from sparselt.runs.store import versions
+from sparselt.runs.versions import versions
 from sparselt.stages.resources import Resources
 
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: Ray listens on 127.0.0.1 only, which is its default on a Mac

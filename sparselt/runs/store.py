@@ -11,21 +11,19 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
 from sparselt.errors import StoreError
-from sparselt.files import NO_ROOM, PROGRESS, is_progress, move_folder, naming_errors, read_object, write_json
+from sparselt.files import NO_ROOM, PROGRESS, is_progress, move_folder, naming_errors
 from sparselt.runs.claims import PATIENCE, Claim, Claims
+from sparselt.runs.versions import check_format, note_format, versions
 from sparselt.stages.stage import Made, Result, Stage, StageFile
 
 T = TypeVar("T")
 
-_DONE, _FORMAT_NOTE = "stage.json", "format.json"
-FORMAT = 1
-"""Of the files in a store. It rises when an earlier sparselt would misread them."""
+_DONE = "stage.json"
 _SMALL = 1 << 20  # bytes
 
 
@@ -60,9 +58,7 @@ class Store:
         with self._naming_errors():
             self.root.mkdir(parents=True, exist_ok=True)
         self.check_writable()
-        if not (self.root / _FORMAT_NOTE).exists():
-            with contextlib.suppress(StoreError):  # a full disk: the next run writes it
-                write_json(self.root / _FORMAT_NOTE, {"format": FORMAT, "sparselt": versions().get("sparselt", "")})
+        note_format(self.root)
 
     def check_writable(self) -> None:
         """Raises StoreError if nothing can be written here, such as in a file system that has become read-only.
@@ -252,42 +248,6 @@ class Store:
 
         with self._naming_errors():
             self._claims.sweep(of_use)
-
-
-def check_format(root: Path) -> None:
-    """Checks that this sparselt reads the store in a folder.
-
-    Raises:
-        StoreError: a newer one has written it, or its note is damaged.
-    """
-    path = root / _FORMAT_NOTE
-    if not path.exists():
-        return
-    note = read_object(path)
-    found = note.get("format")
-    if not isinstance(found, int):
-        raise StoreError(f"{path} does not say the format of the store; delete it if no newer sparselt was used here")
-    if found > FORMAT:
-        raise StoreError(
-            f"the store {root} has format {found}, of sparselt {note.get('sparselt') or '(unknown)'}; this is sparselt "
-            f"{versions().get('sparselt', '')}, which reads format {FORMAT}: update it, or choose another --out"
-        )
-
-
-def versions() -> dict[str, str]:
-    """The versions that decide a result's bits: of Python and the packages."""
-    return dict(_versions())
-
-
-@functools.cache  # looking up a package's version takes a millisecond
-def _versions() -> Mapping[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("sparselt", "torch", "torchvision", "triton", "numpy", "numba", "ffcv"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def is_intact(path: Path) -> bool:

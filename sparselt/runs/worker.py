@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sparselt.errors import SparseltError, TrainingError
+from sparselt.errors import SparseltError, TrainingError, UnequalRanksError
 from sparselt.files import NO_ROOM
 from sparselt.runs.claims import PATIENCE
 from sparselt.runs.store import ChangedFileError, Store
@@ -213,7 +213,7 @@ class _Job:
                 f"micro_batches={parts}, whose batch-norm statistics are of each part."
             )
         passing = unwritable or isinstance(error, ChangedFileError) or not isinstance(error, SparseltError)
-        repeats = isinstance(error, TrainingError)
+        repeats = isinstance(error, TrainingError) and not isinstance(error, UnequalRanksError)
         return Outcome(0, self._seconds(), _now(), f"{self._stage.name}: {text}", passing=passing, repeats=repeats)
 
     def close(self) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from sparselt.errors import StoreError
 from sparselt.runs.inventory import Inventory
-from sparselt.runs.store import FORMAT, Store, is_intact
+from sparselt.runs.store import Store, is_intact
+from sparselt.runs.versions import FORMAT
 from sparselt.stages.stage import Stage, StageFile, Task, aside
 
 
