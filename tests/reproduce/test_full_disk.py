@@ -1,5 +1,6 @@
 """Runs whose disk is full or becomes read-only in the middle, and that go on after that."""
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ import pytest
 from typed_command import SMALL, reproduce
 
 from sparselt.errors import StoreError
+from sparselt.runs.claims import Claims
 from sparselt.runs.inventory import note_plan
 from sparselt.runs.store import Store
 
@@ -36,6 +38,24 @@ def test_a_store_that_is_read_only_before_the_first_claim_is_named(small_disk):
             write()
     with pytest.raises(StoreError, match="Read-only file system"):
         store.check_writable()
+
+
+def test_a_full_disk_is_not_taken_for_another_process(small_disk):
+    disk, _ = small_disk
+    claims = Claims(disk / "unfinished")
+    begun = claims.take("begun")
+    (begun.folder / "progress-1").write_text("")
+    begun.leave(keep=True)
+    filler = disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    for name in ("begun", "new"):
+        with pytest.raises(OSError, match="No space left"):
+            claims.take(name)
+    assert [path.name for path in (disk / "unfinished").iterdir()] == ["begun"]
+    filler.unlink()
+    assert (claims.take("begun").folder / "progress-1").exists() and claims.take("new")
 
 
 @pytest.mark.slow

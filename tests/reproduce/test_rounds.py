@@ -248,7 +248,7 @@ def test_what_is_no_experiment_and_what_a_driver_raises_are_named(searching, cap
 def test_a_stage_that_fails_though_what_needs_it_is_stored_ends_the_run(searching, capsys):
     assert main([*SMALL, "--experiments", "search"]) == 0
     # The pixels cannot be made again, and no training needs them any more.
-    (resident,) = searching.glob("runs/store/resident/*")
+    resident = searching / "runs" / "store" / "resident"
     shutil.rmtree(resident)
     resident.symlink_to("/proc/self")
     capsys.readouterr()
