@@ -45,6 +45,10 @@ class TrainingError(SparseltError):
     """A training that diverged: its weights or its loss are no longer finite."""
 
 
+class UnequalRanksError(TrainingError):
+    """A training by several ranks whose networks came apart."""
+
+
 @contextmanager
 def naming_extras() -> Iterator[None]:
     """Names the extra to install where the block, or a function decorated with this, imports a package that is missing.

@@ -5,6 +5,7 @@ and ends in `.partial`.
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,10 @@ from sparselt.errors import SparseltError, StoreError
 PARTIAL = ".partial"
 PROGRESS = "progress-"
 """Files of an unfinished stage whose names begin so: a later run of the stage goes on from them."""
+DAMAGED = "damaged-"
+"""Before the name of such a file once it was found to be damaged."""
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Error numbers of a disk that is full, and of a user's share of it."""
 
 
 class OnError(TypedDict, total=False):
@@ -26,6 +31,11 @@ class OnError(TypedDict, total=False):
     error: type[SparseltError]
     what: str
     advice: str
+
+
+def is_progress(name: str) -> bool:
+    """Whether an unfinished stage's file of this name is its progress, damaged or not."""
+    return name.startswith((PROGRESS, DAMAGED + PROGRESS))
 
 
 def write_bytes(path: Path | str, data: bytes, **on_error: Unpack[OnError]) -> None:
@@ -66,9 +76,11 @@ def replacing(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a failed write names no file
         raise
 
 
@@ -87,10 +99,11 @@ def move_folder(made: Path, folder: Path, last: str = "") -> None:
     """Moves a finished folder to `folder`, on the same file system. Makes parents; OSError if that fails.
 
     One step if `folder` does not exist. Otherwise file by file: files of equal name are replaced, others stay. The file
-    `last`, which tells readers that the folder is complete, comes last. A file in place of a folder is removed.
+    `last`, which tells readers that the folder is complete, comes last. A file in place of a folder is removed. So is a
+    link in place of `folder`, which may lead elsewhere.
     """
     for place in (folder.parent, folder):
-        if os.path.lexists(place) and not place.is_dir():
+        if os.path.lexists(place) and (not place.is_dir() or (place == folder and place.is_symlink())):
             place.unlink()
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -98,7 +111,7 @@ def move_folder(made: Path, folder: Path, last: str = "") -> None:
     except OSError:
         for path in sorted(made.iterdir(), key=lambda path: path.name == last):
             target = folder / path.name
-            if target.is_dir():
+            if target.is_dir() and not target.is_symlink():
                 shutil.rmtree(target)
             os.replace(path, target)
         made.rmdir()

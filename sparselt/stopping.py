@@ -68,6 +68,32 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
+def ending_with_its_code() -> Iterator[None]:
+    """In the block SIGTERM raises Terminated. Once that or Ctrl-C has ended the block, neither is heeded any more: the
+    process is about to end, with an exit code that says why.
+
+    Outside the main thread, where Python has no signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except KeyboardInterrupt:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        raise
+    finally:
+        if signal.getsignal(signal.SIGTERM) is end:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
 def directing(send: Callable[[int], None]) -> Iterator[None]:
     """In the block SIGTERM raises Terminated, and SIGUSR1 is passed on by `send`, which gets its number.
 

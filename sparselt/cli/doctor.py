@@ -66,7 +66,7 @@ def _machine(device: str | None) -> Iterator[str]:
     import torch
 
     from sparselt.runs.devices import cpu_has_bfloat16
-    from sparselt.runs.store import versions
+    from sparselt.runs.versions import versions
 
     for name, version in versions().items():
         _say(name, version)

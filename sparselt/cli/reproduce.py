@@ -14,7 +14,7 @@ from sparselt import own
 from sparselt.cli.main import run_command
 from sparselt.errors import SettingError
 from sparselt.reproduce import SCALES, SETTINGS, default_scale, load_setting
-from sparselt.stopping import STOPPED, Terminated
+from sparselt.stopping import STOPPED, Terminated, ending_with_its_code
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ class Reproduce:
             raise SettingError(f"no setting given; expected one of {', '.join(SETTINGS)} (see --list)")
         command = _command(given)
         try:
-            return self._reproduce(command)
+            with ending_with_its_code():
+                return self._reproduce(command)
         except KeyboardInterrupt as stopped:
             print(
                 f"\nstopped; what had been done is kept, and this command goes on from there:\n{command}",

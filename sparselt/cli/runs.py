@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,16 +40,20 @@ class List:
         print(f"\nThe store, {inventory.root}, has {_size(size)}.")
         for work in busy:
             job = f", job {work.job}" if work.job else ""
-            print(f"process {work.process} on {work.host}{job} works on {work.label or work.stage}")
+            what = f"directs {work.label}" if work.stage.startswith("run/") else f"works on {work.label or work.stage}"
+            print(f"process {work.process} on {work.host}{job} {what}")
+        for run in runs:
+            if run.state == "no report":
+                print(f"{run.name} has results and no report, which its command draws: {run.command}")
         return 0
 
 
 @dataclass(frozen=True)
 class Show:
-    """Show the networks of a run, with the files of their weights and masks."""
+    """Show the networks of a run with the files of their weights and masks; of a run that has not ended, its stages."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
-    """The run's folder."""
+    """The run's folder, as `runs list` names it, whether it exists yet or not."""
     replicate: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Only this one; counted from 0."""
     rewind_step: Annotated[int | None, tyro.conf.arg(metavar="STEP")] = None
@@ -57,13 +62,19 @@ class Show:
     """Only this one; 0 is the dense network."""
     variant: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Only these, such as imp, dense, random."""
+    stages: bool = False
+    """List the run's stages instead, and what has become of each."""
     json: bool = False
     """Print JSON, for scripts."""
 
     def run(self, given: Sequence[str]) -> int:
         """Runs the command; returns the exit code: 1 if no network fits."""
         from sparselt.runs.folder import Run
+        from sparselt.runs.inventory import is_unfinished
 
+        chosen = (self.replicate, self.rewind_step, self.level, self.variant)
+        if self.stages or (is_unfinished(self.folder) and chosen == (None,) * 4):
+            return self._show_stages()
         run = Run(self.folder)
         rows = run.fitting(self.replicate, self.rewind_step, self.level, self.variant)
         found = [
@@ -73,7 +84,7 @@ class Show:
         missing = [path for row in found for path in (row["weights"], row["mask"]) if path and not Path(path).exists()]
         if self.json:
             _print_json(found)
-        elif found and None not in (self.replicate, self.rewind_step, self.level, self.variant):
+        elif found and None not in chosen:
             for path in dict.fromkeys(path for row in found for path in (row["weights"], row["mask"]) if path):
                 print(path)
         elif found:
@@ -88,6 +99,29 @@ class Show:
                 file=sys.stderr,
             )
         return 1 if missing or not found else 0
+
+    def _show_stages(self) -> int:
+        from sparselt.runs.inventory import Inventory
+
+        folder = self.folder.resolve()
+        inventory, name = Inventory(folder.parent), folder.name
+        stages = inventory.stages_of(name)
+        state = next(run.state for run in inventory.runs() if run.name == name)
+        if self.json:
+            _print_json({"run": name, "state": state, "stages": list(map(asdict, stages))})
+            return 0
+        if self.stages:
+            _print_table(("state", "stage", "label"), [(stage.state, stage.stage, stage.label) for stage in stages])
+            return 0
+        counted = Counter((stage.stage.partition("/")[0], stage.state) for stage in stages)
+        states = list(dict.fromkeys(stage.state for stage in stages))
+        lines = [
+            (kind, *(str(counted[kind, state] or "") for state in states))
+            for kind in dict.fromkeys(kind for kind, _ in counted)
+        ]
+        _print_table(("kind", *states), lines)
+        print(f"\n{name}: {state}. --stages lists each; networks are shown once it is done.")
+        return 0
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,9 @@ def print_protocol(console: Console, protocol: Sequence[tuple[str, object, str]]
 
 def print_estimate(console: Console, seconds: float, basis: str, workers: int) -> None:
     """Prints how long the rest will take, and the basis of this number."""
+    if not basis:
+        console.print("No estimate: the workers that timed a few steps were killed (out of memory?).", style="yellow")
+        return
     noun = "worker" if workers == 1 else "workers"
     console.print(f"Estimated time: {duration(seconds)} on {workers} {noun} (from {basis}).", highlight=False)
 
@@ -250,7 +253,7 @@ class ProgressDisplay:
         text = f"{self._trained + self._elsewhere}/{self._trainings} trainings" + (
             f", {self._failed} failed" if self._failed else ""
         )
-        left = f"about {duration(self._left(now, work))} left"
+        left = f"about {duration(self._left(now, work))} left" if self._expected or self._first_work else "no estimate"
         if self._console.is_terminal:
             self._progress.update(self._task, completed=work, description=text, left=left)
         elif now - self._printed > _LINE_EVERY:

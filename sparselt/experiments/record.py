@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.setting import Setting
 from sparselt.report.data import DEFAULT_SOURCES
-from sparselt.runs.store import Store, versions
+from sparselt.runs.store import Store
+from sparselt.runs.versions import versions
 from sparselt.stages.stage import plain
 
 if TYPE_CHECKING:

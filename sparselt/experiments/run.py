@@ -3,9 +3,8 @@
 import contextlib
 import dataclasses
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from sparselt.experiments.display import RoundDisplay, print_estimate, print_pla
 from sparselt.experiments.events import watching
 from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
-from sparselt.experiments.measurement import Measurement
+from sparselt.experiments.networks import network_rows
 from sparselt.experiments.record import dataset_of, protocol, run_record
 from sparselt.experiments.rounds import Finder, measured, plan_of, run_rounds
 from sparselt.experiments.sections import sections_of
@@ -52,7 +51,6 @@ _NO_VALUES = {
     "wins_at_init",
     "left_out",
 }
-_TRY_AGAIN = "The same command tries again what failed."
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -153,7 +151,7 @@ def run(
         kept = [m for m in measurements if not any(stage.key in lost for stage in m.stages)]
         if not kept:
             console.print("nothing could be measured: every stage needed one that failed", style="red")
-            console.print(_TRY_AGAIN, style="red")
+            console.print(_advice(entries), style="red")
             note_plan(store, name, plan_of(measurements).stages, where.command, "failed")
             return Outcome(None, failed)
         from sparselt.data.contact_sheet import write_contact_sheet
@@ -165,15 +163,21 @@ def run(
         rows = [{"setting": setting.name, "scale": setting.scale, **row} for m in kept for row in m.rows(store.read)]
         entries = with_densities(entries, plan_of(measurements).stages, store)
         of_this_call = {"command": where.command, "failed": list(failed), "rows": len(rows)}
-        _write(folder, rows, record, of_this_call, entries, _networks(kept, store, folder))
-        write_contact_sheet(dataset_of(lab, store), "train", folder / SAMPLES, columns=5)
-        note_plan(store, name, plan_of(measurements).stages, where.command, "failed" if failed else "done")
-        report(folder, console, sections)
+        networks = network_rows(measurements, lost, lab, store, folder)
+        try:
+            _write(folder, rows, record, of_this_call, entries, networks)
+            write_contact_sheet(dataset_of(lab, store), "train", folder / SAMPLES, columns=5)
+            note_plan(store, name, plan_of(measurements).stages, where.command, "failed" if failed else "done")
+            report(folder, console, sections)
+        except StoreError as error:
+            raise StoreError(
+                f"{str(error).rstrip('.')}; every stage is kept, and the same command writes the results and the report"
+            ) from error
         if failed:
             skipped = sum(entry.status == "skipped" for entry in entries)
             console.print(
                 f"\n{count(len(failed), 'stage')} failed, and {skipped} that need them were skipped; the rest is kept. "
-                f"{_TRY_AGAIN}",
+                f"{_advice(entries)}",
                 style="red",
             )
         return Outcome(folder, failed)
@@ -220,6 +224,15 @@ def _read_by(experiments: Mapping[str, Experiment], setting: Setting) -> tuple[s
     return tuple(text for text in setting.left_out if text.partition(" ")[0] in names)
 
 
+def _advice(entries: Iterable[Entry]) -> str:
+    """What to do about the stages that failed."""
+    again = {entry.repeats for entry in entries if entry.status == "failed"}
+    diverged = "A training that diverged does so again: change its setting."
+    if again == {True}:
+        return diverged
+    return "The same command tries again what failed." + (f" {diverged}" if True in again else "")
+
+
 def _hash(setting: Setting, device: str, experiments: Mapping[str, Experiment], lab: Lab) -> str:
     """What tells the run's folder from those of other values."""
     values = {name: value for name, value in plain(setting).items() if name not in _NO_VALUES}
@@ -229,14 +242,6 @@ def _hash(setting: Setting, device: str, experiments: Mapping[str, Experiment], 
     # Under this name since the first version, whose folders are found so.
     values["grids"] = {name: value for options in counted for name, value in plain(options).items()}
     return digest([values, device, list(experiments), lab.dataset.key])[:8]
-
-
-def _networks(measurements: Iterable[Measurement], store: Store, folder: Path) -> Iterator[NetworkRow]:
-    for m in measurements:
-        if isinstance(m.stage, Train) and m.to_level is None:
-            paths = (None if f is None else store.folder(f.stage) / f.name for f in (m.stage.final, m.stage.mask))
-            places = ("" if path is None else os.path.relpath(path, folder.resolve()) for path in paths)
-            yield NetworkRow(m.experiment, m.variant, m.condition, m.replicate, m.rewind_step, m.level, *places)
 
 
 def _write(

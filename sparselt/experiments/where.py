@@ -11,7 +11,7 @@ from sparselt.experiments.setting import Setting
 from sparselt.runs.claims import PATIENCE
 from sparselt.runs.devices import cuda_devices, together
 from sparselt.runs.executor import SAVE_SECONDS, Workers, default_workers
-from sparselt.runs.pool import Pool, result_of
+from sparselt.runs.pool import Pool, asked
 from sparselt.stages.resources import Resources
 from sparselt.stages.stage import Stage
 
@@ -117,8 +117,9 @@ def check_gpu(setting: Setting, missing: Iterable[Stage], pool: Pool) -> None:
 
     from sparselt.data.loaders import free_bytes
 
-    free = result_of(pool.submit(free_bytes, torch.device("cuda")), "the free memory of its GPU")
-    check_gpu_memory(setting, missing, int(pool.gpu_share * free))
+    free = asked(pool, "the free memory of its GPU", free_bytes, torch.device("cuda"))
+    if free is not None:
+        check_gpu_memory(setting, missing, int(pool.gpu_share * free))
 
 
 def _check_rule(setting: Setting) -> None:

@@ -14,6 +14,7 @@ changed for a while (`patience`) on the clock of the process that looks. Times o
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -27,13 +28,14 @@ from functools import cache
 from pathlib import Path
 
 from sparselt.errors import SettingError
-from sparselt.files import read_object
+from sparselt.files import NO_ROOM, read_object
 
 PATIENCE = 120.0
 """Seconds. Network file systems may show a change as late as 60 s after it was made."""
 _WORK, _OWNER, _NEW = "work-", "owner-", ".new-"
 _BEATS = 12  # in the time of `patience`
 _LONGEST_PAUSE = 1.0  # seconds
+_UNWRITABLE = NO_ROOM | {errno.EROFS}  # no sign of another process
 
 
 class _Heart:
@@ -119,7 +121,7 @@ class Claims:
         self._seen: dict[Path, tuple[int, float, bool]] = {}
 
     def take(self, name: str) -> Claim | None:
-        """Claims the work `name`; None while another process has it."""
+        """Claims the work `name`; None while another process has it. OSError if the folder cannot be written."""
         place, token = self._folder / name, uuid.uuid4().hex[:16]
         self._folder.mkdir(exist_ok=True)
         for _ in range(3):  # what was found can change before the rename
@@ -236,8 +238,12 @@ def _made(place: Path, token: str) -> bool:
             (place / name).unlink(missing_ok=True)
     new = place.with_name(_NEW + token)
     work = new / f"{_WORK}{token}"
-    work.mkdir(parents=True)
-    _owner_of(work).write_text(_this_process())
+    try:
+        work.mkdir(parents=True)
+        _owner_of(work).write_text(_this_process())
+    except OSError:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
     with contextlib.suppress(OSError):
         os.rename(new, place)
     # A network file system may answer a rename that it has made with an error.
@@ -251,9 +257,14 @@ def _taken_over(place: Path, work: Path, token: str) -> bool:
     """Takes free work over, unless another process is first."""
     mine = place / f"{_WORK}{token}"
     owner = _owner_of(mine)
-    with contextlib.suppress(OSError):
+    try:
         owner.write_text(_this_process())
         os.rename(work, mine)
+    except OSError as error:
+        if error.errno in _UNWRITABLE:
+            with contextlib.suppress(OSError):
+                owner.unlink()
+            raise
     if mine.exists():
         _owner_of(work).unlink(missing_ok=True)
         return True

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sparselt.runs.plan import Plan
-from sparselt.runs.pool import Pool, result_of
+from sparselt.runs.pool import Pool, asked
 from sparselt.runs.store import Store, read_record
 from sparselt.stages.stage import Stage
 from sparselt.stages.train import Train
@@ -21,7 +21,7 @@ _NETWORK = re.compile(r"(?:step-\d+|final|weights)\.safetensors")
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds for each unit of work, by kind of stage, in one worker. `basis` says how they were found.
+    """Seconds for each unit of work, by kind of stage, in one worker. `basis` says how they were found; empty: not.
 
     besides: seconds of a stage that its units do not count, by kind.
     network: seconds for each network that a stage of these kinds reads or writes, or passes over as often.
@@ -68,16 +68,21 @@ def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Pool
         test_count: images evaluated at one point of a path.
         workers: where to time a few steps if the store has no record.
         cohort: trainings side by side in a worker; None: on a GPU the best number, measured, on a CPU one.
+
+    Returns:
+        Without `basis`, if the workers that timed the steps were killed.
     """
     training = plan.trainings()[0]
     examples = {stage.kind: stage for stage in plan.stages}
     known = {kind: cost for kind, stage in examples.items() if (cost := _known(store, stage)) is not None}
     if all(kind in known for kind, stage in examples.items() if stage.cost_follows):
         return Speed(known, "what equal stages cost before")
-    timing = result_of(workers.submit(_time, training, size), "a few timed steps")
+    timing = asked(workers, "a few timed steps", _time, training, size)
+    if timing is None:
+        return Speed(known, "")
     step, image, together = timing.step, timing.image, {}
     if training.joins and (training.device != "cpu" or (cohort or 1) > 1):
-        found = result_of(workers.submit(_time_together, training, size, cohort, plan.width()), "a few timed steps")
+        found = asked(workers, "a few timed steps", _time_together, training, size, cohort, plan.width())
         if found is not None:
             step, together[training.kind] = found
     unit = {"steps": step, "points": image * test_count}

@@ -155,7 +155,8 @@ def execute(plan: Plan, store: Store, workers: Pool, watcher: Watcher) -> list[E
     error may pass (a killed worker, a full disk) is tried three times.
 
     Raises:
-        StoreError: a worker process was killed before any stage was made. Finished stages are kept.
+        StoreError: the store has become read-only, or the workers cannot start (`Pool.can_start`). Finished stages are
+            kept.
     """
     missing = {stage.key: stage for stage in plan.missing(store)}
     entries = {stage.key: _found(stage, store) for stage in plan.stages if stage.key not in missing}
@@ -215,7 +216,7 @@ def execute(plan: Plan, store: Store, workers: Pool, watcher: Watcher) -> list[E
             if future not in running:
                 continue  # a process was killed, which ended this one, too
             of_machine = isinstance(cause := future.exception(), NodeLost)  # which is no fault of the stage
-            if of_machine or (isinstance(cause, BrokenExecutor) and workers.have_answered):
+            if of_machine or (isinstance(cause, BrokenExecutor) and workers.can_start):
                 why = str(cause) if of_machine else "a worker process was killed while it ran (out of memory?)"
                 for stage in [s for lost in workers.lost_with(future, running) for s in running.pop(lost)]:
                     error = f"{stage.name}: {why}"
@@ -225,6 +226,8 @@ def execute(plan: Plan, store: Store, workers: Pool, watcher: Watcher) -> list[E
             stages = running.pop(future)
             outcomes = result_of(future, "', '".join(stage.name for stage in stages))
             for stage, outcome in zip(stages, outcomes if isinstance(outcomes, list) else [outcomes], strict=True):
+                if outcome.passing:
+                    store.check_writable()
                 if outcome.by_another:
                     elsewhere.append(stage)
                 elif not (outcome.passing and try_again(stage, outcome.error)):
@@ -275,7 +278,7 @@ def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Pool, store
 
 def _entry(stage: Stage, outcome: Outcome) -> Entry:
     entry = _ledger_entry(stage, "failed" if outcome.error else "ran", outcome.work, outcome.seconds, outcome.finished)
-    return replace(entry, label=outcome.error) if outcome.error else entry
+    return replace(entry, label=outcome.error, repeats=outcome.repeats) if outcome.error else entry
 
 
 def _found(stage: Stage, store: Store) -> Entry:

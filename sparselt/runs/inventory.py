@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sparselt.errors import StoreError
-from sparselt.files import read_object, write_json
+from sparselt.files import PROGRESS, naming_errors, read_object, write_json
 from sparselt.runs.claims import PATIENCE, Claims, holder
 from sparselt.runs.store import Store, is_intact, read_record
+from sparselt.runs.versions import check_format
 from sparselt.stages.stage import Stage
 
 _PLANS, _UNFINISHED, _DONE = "plans", "unfinished", "stage.json"
+_PRESENCE = re.compile(r"run-(.+)-[0-9a-f]{8}")  # of `Store.present`
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,15 @@ class RunState:
     """One run in a folder of results.
 
     name: of its folder.
-    state: `at work`; `done`; `failed`, if some of its stages failed; `stopped` before its end; `deleted`, if it had
-        ended and its folder is gone; `damaged`, if its record.json, ledger.csv or plan in the store cannot be read.
+    state: `at work`; `done`; `failed`, if some of its stages failed; `stopped` before its end; `no report`, if its
+        results are written and report.html is not; `deleted`, if it had ended and its folder is gone; `damaged`, if its
+        record.json, ledger.csv or plan in the store cannot be read.
     made, stages: how many of its stages are in the store, and how many it has.
     changed: UTC time.
     """
 
     name: str
-    state: Literal["at work", "done", "failed", "stopped", "deleted", "damaged"]
+    state: Literal["at work", "done", "failed", "stopped", "no report", "deleted", "damaged"]
     made: int
     stages: int
     changed: str
@@ -40,8 +43,23 @@ class RunState:
 
 
 @dataclass(frozen=True)
+class StageState:
+    """One stage of a run.
+
+    stage: kind/key, its folder in the store. label: for a person.
+    state: `made`; `at work`; `begun`, if a training was stopped and goes on from its save; `failed` or `skipped` in the
+        run's last call; `to do`.
+    """
+
+    stage: str
+    label: str
+    state: Literal["made", "at work", "begun", "failed", "skipped", "to do"]
+
+
+@dataclass(frozen=True)
 class AtWork:
-    """A stage that somebody works on: its label, and who that is."""
+    """A stage that somebody works on: its label, and who that is. For a process that directs a run, stage is `run/…`
+    and label is the run's name."""
 
     stage: str
     label: str
@@ -67,9 +85,16 @@ def note_plan(store: Store, run: str, stages: Iterable[Stage], command: str, sta
     state: of the run; `stopped` until it has ended.
     """
     place = store.root / _PLANS
-    place.mkdir(exist_ok=True)
+    with naming_errors(str(place)):
+        place.mkdir(exist_ok=True)
     labels = {f"{stage.kind}/{stage.key[:20]}": stage.name for stage in stages}
     write_json(place / f"{run}.json", {"command": command, "state": state, "stages": labels})
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a run was begun whose folder this is, and has not written its results."""
+    folder = folder.resolve()
+    return not (folder / "record.json").exists() and (folder.parent / "store" / _PLANS / f"{folder.name}.json").exists()
 
 
 class Inventory:
@@ -87,6 +112,7 @@ class Inventory:
         self.root = self.out / "store"
         if not self.root.is_dir():
             raise StoreError(f"{out} holds no store; name the folder that a run had as --out (runs, if it had none)")
+        check_format(self.root)
 
     def runs(self) -> list[RunState]:
         """Every run, by its name."""
@@ -101,10 +127,29 @@ class Inventory:
             who = holder(place)
             if who:
                 stage = place.name.replace("-", "/", 1)
-                label, process = labels.get(stage, ""), who.get("process")
+                directed = _PRESENCE.fullmatch(place.name)
+                label, process = directed[1] if directed else labels.get(stage, ""), who.get("process")
                 host, job = _printable(who.get("host", "")), _printable(who.get("job", ""))
                 found.append(AtWork(stage, _printable(label), host, process if isinstance(process, int) else 0, job))
         return found
+
+    def stages_of(self, name: str) -> list[StageState]:
+        """The stages of a run by its noted plan, in their order; what an adaptive experiment will ask for is not in it.
+
+        Raises:
+            StoreError: there is no such run, or its plan cannot be read.
+        """
+        if name not in self._plans():
+            known = ", ".join(run.name for run in self.runs()) or "none"
+            raise StoreError(f"the store {self.root} has no plan of a run {name}; it has {known}")
+        self._needs(name)
+        lost = {}
+        if name in self._folders():
+            lost = {stage: status for stage, status in self._ledger(name).items() if status in ("failed", "skipped")}
+        return [
+            StageState(stage, _printable(label), self._state_of(stage, lost.get(stage)))
+            for stage, label in self._plans()[name]["stages"].items()
+        ]
 
     def stages(self) -> Iterator[Path]:
         """The folders of all stored stages."""
@@ -131,7 +176,7 @@ class Inventory:
         return sorted({self.root / stage for name in done for stage in self._missing(self._ledger(name))})
 
     def size(self) -> int:
-        """Bytes of the store."""
+        """Bytes that the store takes on the disk."""
         return _bytes(self.root)
 
     def unneeded(self, stopped: bool = False) -> Unneeded:
@@ -182,11 +227,21 @@ class Inventory:
             stages, state = set(), "damaged"
         if record.get("failed"):
             state = "failed"
+        elif state == "done" and not (folder / "report.html").is_file():
+            state = "no report"
         if name not in self._folders() and plan:
             state = "deleted" if plan.get("state") == "done" else plan.get("state", "stopped")
         if any(holder(place) for place in self.root.glob(f"{_UNFINISHED}/run-{name}-*")):
             state = "at work"
         return RunState(name, state, len(stages) - len(self._missing(stages)), len(stages), _time(path), command)
+
+    def _state_of(self, stage: str, lost: Any) -> Any:
+        if self._made(stage):
+            return "made"
+        place = self.root / _UNFINISHED / stage.replace("/", "-", 1)
+        if holder(place):
+            return "at work"
+        return "begun" if any(place.glob(f"work-*/{PROGRESS}*")) else lost or "to do"
 
     def _missing(self, stages: Iterable[str]) -> set[str]:
         return {stage for stage in stages if not self._made(stage)}
@@ -217,10 +272,12 @@ class Inventory:
         """The plans of runs by their names; an empty one cannot be read."""
         return {path.stem: read_object(path) for path in sorted(self.root.glob(f"{_PLANS}/*.json"))}
 
-    def _ledger(self, name: str) -> list[str]:
+    def _ledger(self, name: str) -> dict[str, str]:
+        """The stages of a run that has ended, and their status."""
         try:
             with (self.out / name / "ledger.csv").open(newline="") as file:
-                stages = [f"{row['kind']}/{row['stage'][:20]}" for row in csv.DictReader(file, strict=True)]
+                rows = csv.DictReader(file, strict=True)
+                stages = {f"{row['kind']}/{row['stage'][:20]}": row["status"] for row in rows}
             if not stages:
                 raise ValueError("it names no stage")
             return stages
@@ -240,7 +297,7 @@ def _bytes(folder: Path) -> int:
     total = 0
     for path in paths:
         with contextlib.suppress(OSError):  # a run beside this may move it at any moment
-            total += path.stat().st_size
+            total += 512 * path.lstat().st_blocks  # on the disk: decoded pixels have holes
     return total
 
 

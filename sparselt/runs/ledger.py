@@ -3,7 +3,7 @@
 import csv
 import statistics
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,7 @@ class Entry:
     run, `found` in the store (with the seconds of the run that made it), `failed`, or `skipped` because a stage that it
     needs failed. seconds: wall-clock, in one worker. finished: UTC time. density: of a training's mask. dense_seconds:
     what a training on live weights alone would take at the pace of the run's dense ones with its recipe (schedules
-    apart).
+    apart). repeats: the error of a failed stage is known to come again; not a column.
     """
 
     stage: str
@@ -37,6 +37,7 @@ class Entry:
     unit: str = "steps"
     density: float | None = None
     dense_seconds: float | None = None
+    repeats: bool = field(default=False, metadata={"column": False})
 
 
 _LEAST_STEPS = 200
@@ -68,7 +69,8 @@ def with_densities(entries: Iterable[Entry], stages: Iterable[Stage], store: Sto
 def write_ledger(entries: Iterable[Entry], path: Path) -> None:
     """Writes the ledger, whole or not at all."""
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Entry)], lineterminator="\n")
+        columns = [f.name for f in fields(Entry) if f.metadata.get("column", True)]
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for entry in entries:
             row = asdict(entry) | {"seconds": f"{entry.seconds:.3f}"}

@@ -11,6 +11,7 @@ from sparselt.runs.program import own_script
 from sparselt.runs.worker import measure_cohort
 from sparselt.stages.train import Train
 
+_TRIES = 3
 _MOST_TOGETHER = 31  # torch has 32 streams to give, and one is the capture's
 
 
@@ -36,7 +37,7 @@ class Pool(ABC):
             raise SettingError(f"--save-minutes is {save_seconds / 60:g}; expected more than 0")
         self._cohort, self._save_seconds, self._patience = cohort, save_seconds, patience
         self._measured: dict[str | None, int] = {}
-        self.have_answered = False  # so that they can start
+        self.have_answered = False
 
     def __enter__(self) -> Self:
         return self
@@ -53,6 +54,11 @@ class Pool(ABC):
     @abstractmethod
     def gpu_share(self) -> float:
         """The part of a GPU that each worker has, at most 1."""
+
+    @property
+    def can_start(self) -> bool:
+        """False if none has answered yet, and the user's script is run by each: it may start workers without end."""
+        return self.have_answered or not own_script()
 
     @abstractmethod
     def submit(self, function: Callable, *arguments) -> Future:
@@ -80,11 +86,27 @@ class Pool(ABC):
             return self._cohort or 1
         group = stage.group
         if group not in self._measured:
-            self._measured[group] = result_of(self.submit(measure_cohort, stage, str(root)), stage.name)
+            self._measured[group] = asked(self, stage.name, measure_cohort, stage, str(root)) or 1
         return self._measured[group]
 
     def _note(self, future: Future) -> None:
         self.have_answered |= not future.cancelled() and not isinstance(future.exception(), BrokenExecutor)
+
+
+def asked(workers: Pool, what: str, function: Callable, *arguments) -> Any:
+    """The return value of a function in a worker, without which a run can do; None if three workers were killed in it.
+
+    Raises:
+        StoreError: the workers cannot start, because the user's script starts them again.
+    """
+    for _ in range(_TRIES):
+        future = workers.submit(function, *arguments)
+        if not isinstance(future.exception(), BrokenExecutor):
+            return future.result()
+        if not workers.can_start:
+            return result_of(future, what)
+        workers.lost_with(future, [])
+    return None
 
 
 def result_of(future: Future, what: str) -> Any:

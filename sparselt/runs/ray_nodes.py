@@ -11,10 +11,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from sparselt.errors import SettingError
-from sparselt.runs.store import versions
+from sparselt.runs.versions import versions
 from sparselt.stages.resources import Resources
 
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: Ray listens on 127.0.0.1 only, which is its default on a Mac
@@ -36,6 +37,12 @@ class Node:
     gpus: float
 
 
+def check_installed() -> None:
+    """Raises a SettingError if Ray is not installed."""
+    if find_spec("ray") is None:
+        raise SettingError("--executor ray: Ray is not installed here; pip install 'sparselt[ray]'")
+
+
 def connect(address: str | None, cores: int) -> None:
     """Connects this process to a cluster; without an address to one of its own on this machine, on loopback only.
 
@@ -46,13 +53,12 @@ def connect(address: str | None, cores: int) -> None:
     Raises:
         SettingError: Ray is not installed, the address does not answer, or Ray refuses.
     """
+    check_installed()
     if address is None:  # read when Ray is imported, and when it starts a process
         os.environ.setdefault(_LOOPBACK, "0")
         os.environ.setdefault("RAY_worker_niceness", "0")
-    try:
-        import ray
-    except ImportError:
-        raise SettingError("--executor ray: Ray is not installed here; pip install 'sparselt[ray]'") from None
+    import ray
+
     quiet: dict = {"logging_level": logging.ERROR, "log_to_driver": False}
     main = threading.current_thread() is threading.main_thread()
     on_stop = signal.getsignal(signal.SIGTERM)
@@ -87,7 +93,7 @@ def check_answers(address: str) -> None:
     process.
 
     Raises:
-        SettingError: it is not an address, or does not answer.
+        SettingError: it is not an address, Ray is not installed, or the address does not answer.
     """
     if address == "auto":
         return
@@ -95,6 +101,7 @@ def check_answers(address: str) -> None:
     if not found:
         proxy = "; ray:// goes through a proxy: give the address of the cluster itself" if "://" in address else ""
         raise SettingError(f"--ray-address is {address!r}; expected HOST:PORT, or auto{proxy}")
+    check_installed()
     try:
         with socket.create_connection((found[1], int(found[2])), timeout=_ANSWER_SECONDS) as connection:
             if not os.environ.get("RAY_USE_TLS"):

@@ -11,19 +11,24 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from sparselt.errors import StoreError
-from sparselt.files import PROGRESS, move_folder
+from sparselt.files import NO_ROOM, PROGRESS, is_progress, move_folder, naming_errors
 from sparselt.runs.claims import PATIENCE, Claim, Claims
+from sparselt.runs.versions import check_format, note_format, versions
 from sparselt.stages.stage import Made, Result, Stage, StageFile
 
 T = TypeVar("T")
 
 _DONE = "stage.json"
 _SMALL = 1 << 20  # bytes
+
+
+class ChangedFileError(StoreError):
+    """A file of a stage that is not what the stage has written. It may be right the next time."""
 
 
 class Store:
@@ -40,23 +45,37 @@ class Store:
         patience: seconds without a sign of life after which another run's claim counts no more.
 
     Raises:
-        StoreError: the folder cannot be made or written.
+        StoreError: the folder cannot be made or written, or a newer sparselt has written it.
     """
 
     def __init__(self, root: Path, writable: bool = True, patience: float = PATIENCE):
         self.root = Path(root).resolve()
         self._claims = Claims(self.root / "unfinished", patience)
         self._held: dict[Path, Claim] = {}
+        check_format(self.root)
         if not writable:
             return
-        try:
+        with self._naming_errors():
             self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".write-test-"):
-                pass
-        except OSError as error:
-            raise StoreError(
-                f"output folder {self.root} cannot be written ({error.strerror}); choose another with --out"
-            ) from error
+        self.check_writable()
+        note_format(self.root)
+
+    def check_writable(self) -> None:
+        """Raises StoreError if nothing can be written here, such as in a file system that has become read-only.
+
+        A full disk passes: room may be made while a run goes on.
+        """
+        with self._naming_errors():
+            try:
+                with tempfile.NamedTemporaryFile(dir=self.root, prefix=".write-test-"):
+                    pass
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+
+    def _naming_errors(self) -> contextlib.AbstractContextManager[None]:
+        advice = "make it writable or make room, and run the same command again, or choose another with --out"
+        return naming_errors(f"output folder {self.root}", advice=advice)
 
     def folder(self, stage: Stage | Made) -> Path:
         """The folder of the stage's files, whether it exists or not."""
@@ -98,7 +117,8 @@ class Store:
 
     def record(self, stage: Stage | Made) -> dict:
         """The stage's `stage.json`; empty if it is missing or not readable."""
-        return read_record(self.folder(stage) / _DONE)
+        folder = self.folder(stage)
+        return {} if folder.is_symlink() else read_record(folder / _DONE)  # a link may lead out of the store
 
     def damaged(self, stage: Stage) -> bool:
         """Whether the stage was finished, but its files have changed since. It will be made again."""
@@ -121,7 +141,7 @@ class Store:
         """Claims a stage; None while another process works on it.
 
         Returns a temporary folder on the store's file system for the files of the stage. It is empty, or that of a
-        stopped run which left progress of the stage in it.
+        stopped run which left progress of the stage in it. OSError if the store cannot be written.
         """
         claim = self._claims.take(_name(stage))
         if claim is None:
@@ -135,7 +155,8 @@ class Store:
     @contextlib.contextmanager
     def present(self, run: str) -> Iterator[None]:
         """Shows in the block that a run works with the store, also while none of its stages is being made."""
-        claim = self._claims.take(f"run-{run}-{uuid.uuid4().hex[:8]}")
+        with self._naming_errors():
+            claim = self._claims.take(f"run-{run}-{uuid.uuid4().hex[:8]}")
         try:
             yield
         finally:
@@ -163,12 +184,38 @@ class Store:
         """Ends the claim of `begin`. Deletes the folder, unless a commit has moved it or it holds progress."""
         self._held.pop(temporary).leave(keep=_holds_progress(temporary))
 
-    def commit(self, stage: Stage, temporary: Path, *, seconds: float, work: int, finished: str) -> None:
-        """Moves a finished stage's files into place. Its files from an earlier run stay beside them."""
+    def commit(
+        self,
+        stage: Stage,
+        temporary: Path,
+        *,
+        seconds: float,
+        work: int,
+        finished: str,
+        written: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Moves a finished stage's files into place, without its progress. Files of an earlier run stay beside them.
+
+        Args:
+            written: SHA-256 of files as the stage wrote them.
+
+        Raises:
+            ChangedFileError: one of these reads back as something else. The progress stays.
+            StoreError: a wanted output is missing.
+        """
         folder = self.folder(stage)
+        progress = {path for path in temporary.iterdir() if is_progress(path.name)}
         made = {
-            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(temporary.iterdir())
+            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            for path in sorted(temporary.iterdir())
+            if path not in progress
         }
+        for name, digest in written.items():
+            if made.get(name, {}).get("sha256") != digest:
+                raise ChangedFileError(
+                    f"{temporary / name} does not read back as it was written; it is made again, and if this comes "
+                    "again, check the disk"
+                )
         missing = stage.outputs - made.keys()
         if missing:
             raise StoreError(f"stage {stage.name} did not make {', '.join(sorted(missing))}")
@@ -185,6 +232,8 @@ class Store:
             "machine": platform.platform(),
         }
         (temporary / _DONE).write_text(json.dumps(record, indent=1))
+        for path in progress:
+            path.unlink()
         move_folder(temporary, folder, last=_DONE)
 
     def sweep(self) -> None:
@@ -197,29 +246,14 @@ class Store:
             kind, _, key = name.rpartition("-")
             return _holds_progress(folder) and not (self.root / kind / key / _DONE).exists()
 
-        self._claims.sweep(of_use)
-
-
-def versions() -> dict[str, str]:
-    """The versions that decide a result's bits: of Python and the packages."""
-    return dict(_versions())
-
-
-@functools.cache  # looking up a package's version takes a millisecond
-def _versions() -> Mapping[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("sparselt", "torch", "torchvision", "triton", "numpy", "numba", "ffcv"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with self._naming_errors():
+            self._claims.sweep(of_use)
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a stage's file has the size and the checksum that its `stage.json` says."""
-    made = read_record(path.parent / _DONE).get("files", {}).get(path.name)
-    return made is not None and _size(path) == made["bytes"] and _sha256(path) == made["sha256"]
+    """Whether a stage's file has the size and the checksum that its `stage.json` says. A link is none of its files."""
+    made = {} if path.parent.is_symlink() else read_record(path.parent / _DONE).get("files", {}).get(path.name)
+    return bool(made) and _size(path) == made["bytes"] and _sha256(path) == made["sha256"]
 
 
 def _ask_server(folder: Path) -> None:
@@ -267,6 +301,6 @@ def _sha256_of(path: Path, size: int, changed: int) -> str:
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size if path.is_file() else -1
+        return path.stat().st_size if path.is_file() and not path.is_symlink() else -1
     except OSError:
         return -1

@@ -1,6 +1,7 @@
 """The work of a worker process: it runs a stage, or several together, and commits their files."""
 
 import contextlib
+import errno
 import math
 import os
 import sys
@@ -12,14 +13,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sparselt.errors import SparseltError
+from sparselt.errors import SparseltError, TrainingError, UnequalRanksError
+from sparselt.files import NO_ROOM
 from sparselt.runs.claims import PATIENCE
-from sparselt.runs.store import Store
+from sparselt.runs.store import ChangedFileError, Store
 from sparselt.stages.stage import Stage, Task
 from sparselt.stages.train import Train
 from sparselt.stopping import Signals, follow_parent
 
 _REPORT_EVERY = 0.3
+_UNWRITABLE = NO_ROOM | {errno.EROFS}
 _progress_queue = None
 _signals = Signals()
 _save_seconds = math.inf
@@ -31,7 +34,7 @@ class Outcome:
     """A worker's report on one stage: work done, seconds, UTC time of the end, and the error's text if it failed.
 
     Stages that ran side by side share the seconds equally. by_another: another run works on the stage, or has made it.
-    passing: the error may not come again, such as a full disk.
+    passing: the error may not come again, such as a full disk. repeats: it is known to come again: a divergence.
     """
 
     work: int
@@ -40,6 +43,7 @@ class Outcome:
     error: str = ""
     by_another: bool = False
     passing: bool = False
+    repeats: bool = False
 
 
 def run_stage(stage: Stage, root: str) -> Outcome:
@@ -157,12 +161,17 @@ class _Job:
     def __init__(self, stage: Stage, store: Store, folder: Path, together: int):
         self._stage, self._store, self._folder, self._together = stage, store, folder, together
         self._began = time.perf_counter() - _spent(stage, folder)
+        self._written: dict[str, str] = {}
 
     @classmethod
     def begun(cls, stage: Stage, store: Store, together: int) -> "_Job | Outcome":
         """Claims the stage. An outcome if another run works on it, or has just made it."""
         another = Outcome(0, 0.0, _now(), by_another=True)
-        if (folder := store.begin(stage)) is None:
+        try:
+            folder = store.begin(stage)
+        except OSError as error:
+            return Outcome(0, 0.0, _now(), f"{stage.name}: {_told(error, store.root)}", passing=True)
+        if folder is None:
             return another
         job = cls(stage, store, folder, together)
         if not stage.local and store.made_meanwhile(stage):
@@ -172,26 +181,40 @@ class _Job:
 
     def task(self) -> Task:
         """The stage's task. Raises StoreError if an input is damaged."""
-        return _task(self._stage, self._store, self._folder)
+        task = _task(self._stage, self._store, self._folder)
+        self._written = task.written
+        return task
 
     def commit(self, work: int) -> Outcome:
         seconds, finished = self._seconds(), _now()
-        self._store.commit(self._stage, self._folder, seconds=seconds, work=work, finished=finished)
+        try:
+            self._store.commit(
+                self._stage, self._folder, seconds=seconds, work=work, finished=finished, written=self._written
+            )
+        except (OSError, SparseltError) as error:
+            return self.failed(error)
         return Outcome(work, seconds, finished)
 
     def failed(self, error: Exception) -> Outcome:
         if self._store.lost(self._folder):
             return Outcome(0, self._seconds(), _now(), by_another=True)
-        expected = isinstance(error, SparseltError | OSError)
-        text = str(error) if expected else "".join(traceback.format_exception(error)).strip()
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        unwritable = isinstance(cause, OSError) and cause.errno in _UNWRITABLE
+        if unwritable or isinstance(error, OSError):
+            text = _told(cause, self._folder)
+        elif isinstance(error, SparseltError):
+            text = str(error)
+        else:
+            text = "".join(traceback.format_exception(error)).strip()
         if type(error).__name__ == "OutOfMemoryError":
             parts = 2 * self._stage.recipe.micro_batches if isinstance(self._stage, Train) else 2
             text += (
                 "\nIt does not fit the memory: give fewer --workers, or compute each batch in parts with --set "
                 f"micro_batches={parts}, whose batch-norm statistics are of each part."
             )
-        passing = not isinstance(error, SparseltError)
-        return Outcome(0, self._seconds(), _now(), f"{self._stage.name}: {text}", passing=passing)
+        passing = unwritable or isinstance(error, ChangedFileError) or not isinstance(error, SparseltError)
+        repeats = isinstance(error, TrainingError) and not isinstance(error, UnequalRanksError)
+        return Outcome(0, self._seconds(), _now(), f"{self._stage.name}: {text}", passing=passing, repeats=repeats)
 
     def close(self) -> None:
         _signals.trainings = 0
@@ -199,6 +222,13 @@ class _Job:
 
     def _seconds(self) -> float:
         return (time.perf_counter() - self._began) / self._together
+
+
+def _told(error: BaseException, folder: Path) -> str:
+    """The text for an OSError. A full disk is named by the file, or else by the folder that was written to."""
+    if not isinstance(error, OSError) or error.errno not in NO_ROOM:
+        return str(error)
+    return f"{error.filename or folder} cannot be written ({error.strerror}); make room on that file system"
 
 
 def _task(stage: Stage, store: Store, folder: Path) -> Task:

@@ -120,13 +120,12 @@ class Perturb(Stage):
 
     def run(self, task: Task) -> int:
         from sparselt.analysis import perturbed, projection_distance
-        from sparselt.training.checkpoint import save_tensors
 
         mask, following = live_weights(task, self), task.mask(self.next_mask)
         weights = task.weights(self.weights)
         rewound = weights | {name: weights[name].masked_fill(~layer, 0.0) for name, layer in mask.items()}
         distance = self.scale * projection_distance(rewound, following)
-        save_tensors(perturbed(rewound, mask, distance, self.seed), task.folder / self.perturbed.name)
+        task.write_weights(self.perturbed.name, perturbed(rewound, mask, distance, self.seed))
         norm = math.sqrt(sum(float(rewound[name].double().square().sum()) for name in mask))
         relative = distance / norm if norm else math.nan
         task.write_values([Value("perturbation", distance), Value("relative_perturbation", relative)])

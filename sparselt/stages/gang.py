@@ -79,6 +79,7 @@ class _Rank:
         context = get_context("spawn")
         self.number, (self.connection, theirs) = number, context.Pipe()
         self.work: int | None = None
+        self.written: dict[str, str] = {}
         self.error: Exception | None = None
         self.process = context.Process(target=_be_rank, args=(number, theirs), daemon=True)
         self.process.start()
@@ -202,7 +203,9 @@ def _run(stage: Stage, task: Task, count: int, numbers: Sequence[int], place: _P
         for rank in _ranks:
             rank.train(count, place, stage, _portable(task))
         task.signals.trainings += 1
-        return _watch(_ranks, count, task, elsewhere)
+        work = _watch(_ranks, count, task, elsewhere)
+        task.written.update(_ranks[0].written)
+        return work
     except BaseException as error:
         if elsewhere is not None:
             elsewhere.set(_FAILED, str(error))
@@ -280,7 +283,9 @@ def _be_rank(number: int, to: Connection) -> None:
 
         try:
             with _group(number, count, place, stage.device):
-                work = stage.run(Task(report=report, signals=signals, **parts))
+                task = Task(report=report, signals=signals, **parts)
+                work = stage.run(task)
+            to.send(("written", task.written))
             to.send(("work", work))
         except Exception as error:
             told_of = "".join(traceback.format_exception(error)).strip()

@@ -138,7 +138,6 @@ class Shuffle(Stage):
     def run(self, task: Task) -> int:
         import torch
 
-        from sparselt.training.checkpoint import save_tensors
         from sparselt.training.recipe import derive_seed
 
         weights, mask = task.weights(self.weights), task.mask(self.mask)
@@ -147,7 +146,7 @@ class Shuffle(Stage):
             generator = torch.Generator().manual_seed(derive_seed(self.seed, name))
             live = weights[name][layer]
             weights[name][layer] = live[torch.randperm(len(live), generator=generator)]
-        save_tensors(weights, task.folder / self.shuffled.name)
+        task.write_weights(self.shuffled.name, weights)
         return 1
 
 

@@ -130,7 +130,6 @@ def _member(stage: Train, task: Task, model: torch.nn.Module, mask: Mask | None)
         stage.keep(task, step, network.model, network.momentum)
         if step == stage.recipe.steps:
             task.signals.trainings -= 1
-            progress.clear()
             return
         try:
             progress.keep(step, network.saved)

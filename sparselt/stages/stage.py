@@ -24,6 +24,7 @@ from typing import (
     get_type_hints,
 )
 
+from sparselt.files import replacing
 from sparselt.own import source_digest
 from sparselt.stages.resources import Resources
 from sparselt.stopping import Signals
@@ -112,6 +113,7 @@ class Task:
         signals: what signals have asked of this process. A stage that heeds them counts in `trainings`.
         save_seconds: how often a long stage saves its progress in `folder`, in files that begin with `files.PROGRESS`.
             A later run of the stage finds them there.
+        written: SHA-256 of the files written by the methods of the task. They are compared when the stage is done.
     """
 
     paths: Mapping[StageFile, Path]
@@ -120,6 +122,7 @@ class Task:
     report: Callable[[int], None]
     signals: Signals = field(default_factory=Signals)
     save_seconds: float = math.inf
+    written: dict[str, str] = field(default_factory=dict)
 
     def path(self, file: StageFile) -> Path:
         """The path of an input."""
@@ -143,12 +146,24 @@ class Task:
 
     def write(self, result: StageFile, content: object) -> None:
         """Writes a JSON output: a dataclass, or a JSON object."""
-        (self.folder / result.name).write_text(json.dumps(plain(content), indent=1))
+        self.write_bytes(result.name, json.dumps(plain(content), indent=1).encode())
 
     def write_values(self, values: Sequence[Value], **notes: Any) -> None:
         """Writes `values.json`, with `notes` beside the numbers."""
         listed = [{name: item for name, item in plain(value).items() if item is not None} for value in values]
-        (self.folder / "values.json").write_text(json.dumps({"values": listed, **notes}, indent=1))
+        self.write_bytes("values.json", json.dumps({"values": listed, **notes}, indent=1).encode())
+
+    def write_weights(self, name: str, tensors: "Mapping[str, Tensor]") -> None:
+        """Writes a safetensors output."""
+        from sparselt.training.checkpoint import packed
+
+        self.write_bytes(name, packed(tensors))
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Writes an output, whole or not at all, and notes its checksum."""
+        with replacing(self.folder / name) as temporary:
+            temporary.write_bytes(data)
+        self.written[name] = hashlib.sha256(data).hexdigest()
 
 
 Read = Callable[[Result[Any]], Any]

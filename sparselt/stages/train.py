@@ -1,7 +1,7 @@
 """The stage that trains a network."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -148,7 +148,6 @@ class Train(OnImages):
             if self.momentum is not None:
                 load_state(model, optimizer, task.weights(self.momentum))
 
-            progress = self.progress(task, ranks)
             task.signals.trainings += 1
             trained = loop.train(
                 model,
@@ -158,23 +157,23 @@ class Train(OnImages):
                 start_step=self.start_step,
                 on_step=lambda step: self.keep(task, step, model, lambda: state_of(model, optimizer), ranks),
                 penalty=self._repulsion(task, model, mask),
-                progress=progress,
+                progress=self.progress(task, ranks),
                 seed=self.seeds.augmentation,
                 ranks=ranks,
             )
             self.write(task, model, mask, trained, ranks)
-            if ranks is None or ranks.writes:
-                progress.clear()
         return trained.steps
 
     def progress(self, task: Task, ranks: "Ranks | None" = None) -> "Progress":
         """The saves of this training. One is of use if no checkpoint of an earlier step is missing beside it."""
         from sparselt.training.progress import Progress
 
-        made = {name for name in task.outputs if (task.folder / name).exists()}
-        missing = [step for name in task.outputs - made if (step := step_of(name)) is not None]
-        usable = min(missing, default=self.recipe.steps)
-        return Progress(task.folder, task.save_seconds, task.signals, lambda step: step <= usable, ranks)
+        wanted = {name: step for name in task.outputs if (step := step_of(name)) is not None}
+
+        def usable(step: int, made: Collection[str]) -> bool:
+            return all(step <= at for name, at in wanted.items() if name not in made)
+
+        return Progress(task.folder, task.save_seconds, task.signals, usable, ranks, task.written)
 
     def keep(
         self,
@@ -185,8 +184,6 @@ class Train(OnImages):
         ranks: "Ranks | None" = None,
     ) -> None:
         """Reports `step`, and writes the weights and the momentum if they are wanted at it."""
-        from sparselt.training.checkpoint import save_tensors
-
         task.report(step - self.start_step)
         made: dict[str, Callable[[], Mapping[str, torch.Tensor]]] = {
             checkpoint_name(step): model.state_dict,
@@ -197,7 +194,7 @@ class Train(OnImages):
             ranks.check_equal(step)
         if ranks is None or ranks.writes:
             for name in sorted(wanted):
-                save_tensors(made[name](), task.folder / name)
+                task.write_weights(name, made[name]())
 
     def start(self, task: Task) -> "tuple[torch.nn.Module, Mask | None]":
         """The network on the CPU as its training begins, and its mask."""
@@ -245,7 +242,6 @@ class Train(OnImages):
         ranks: "Ranks | None" = None,
     ) -> None:
         from sparselt.training import loop
-        from sparselt.training.checkpoint import save_tensors
 
         images, precision = self.eval_images(task, self.recipe.threads), self.eval_precision or self.recipe.precision
         if ranks is not None:
@@ -254,7 +250,7 @@ class Train(OnImages):
         error, loss = loop.evaluate(model, images, precision, ranks)
         if ranks is not None and not ranks.writes:
             return
-        save_tensors(model.state_dict(), task.folder / self.final.name)
+        task.write_weights(self.final.name, model.state_dict())
         density = 1.0 if mask is None else mask.density
         task.write(self.measured, Measurements(density, error, loss, trained.train_loss, trained.train_loss_std))
 

@@ -12,12 +12,17 @@ from sparselt.masks import Mask
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes `tensors` to `path`, whole or not at all; layouts other than contiguous are stored contiguous."""
+    """Writes `tensors` to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(packed(tensors))  # by Python, whose error for a full disk is an OSError
+
+
+def packed(tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of a safetensors file with `tensors`, stored contiguous, and `notes` as its metadata."""
     from safetensors.torch import save
 
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)  # by Python, whose error for a full disk is an OSError
+    found = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save(found, None if notes is None else dict(notes))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
 """A training's progress on disk: a training that was killed goes on from it, to the bit."""
 
 import hashlib
+import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +14,9 @@ import torch
 from torch import Tensor
 
 from sparselt.errors import TrainingError
-from sparselt.files import PROGRESS
+from sparselt.files import DAMAGED, NO_ROOM, PROGRESS, is_progress, replacing
 from sparselt.stopping import Signals
+from sparselt.training.checkpoint import packed
 from sparselt.training.ranks import Ranks
 
 _SUFFIX = ".safetensors"
@@ -40,17 +43,19 @@ class Saved:
 class Progress:
     """Saves a training now and then, and if a signal asks for it, in files of the stage's unfinished folder.
 
-    A file's name holds its step and the first digits of its SHA-256, so that a damaged one is noticed. Files appear
-    whole, and are on the disk before an older one is removed.
+    A file's name holds its step and the first digits of its SHA-256, so that a damaged one is noticed. In it are the
+    checksums of the checkpoints that stood beside it. Files appear whole, and are on the disk before an older one is
+    removed.
 
     Args:
         folder: of the stage's files.
         seconds: the time between two saves.
         signals: what signals have asked of this process.
-        usable: whether a training may go on from a step: False if a checkpoint that is wanted of an earlier step is
-            missing.
+        usable: whether a training may go on from a step, given the names of the checkpoints that are intact: False if
+            one that is wanted of an earlier step is not among them.
         ranks: the processes that train the network together. All save at one step if one of them is due; the first
             writes, and all read what it has found whole.
+        written: SHA-256 of the checkpoints by their names; those of the save from which the training goes on are added.
     """
 
     def __init__(
@@ -58,16 +63,19 @@ class Progress:
         folder: Path,
         seconds: float,
         signals: Signals,
-        usable: Callable[[int], bool] = lambda step: True,
+        usable: Callable[[int, Collection[str]], bool] = lambda step, made: True,
         ranks: Ranks | None = None,
+        written: dict[str, str] | None = None,
     ):
         self._folder, self._seconds, self._signals, self._usable = folder, seconds, signals, usable
-        self._ranks = ranks
+        self._ranks, self._written = ranks, {} if written is None else written
+        self._warned = False
         self._before, self._answered = spent_before(folder), signals.asked
         self._began = self._last = time.monotonic()
 
     def restore(self) -> Saved | None:
-        """The newest save that is whole and usable. A damaged one is set aside, with a line on standard error."""
+        """The newest save that is whole and usable. What is damaged is named on standard error: saves, which are set
+        aside, and checkpoints beside them, which are made again."""
         if self._ranks is None:
             return self._newest()
         saved = self._newest() if self._ranks.writes else None
@@ -77,22 +85,48 @@ class Progress:
         return saved
 
     def _newest(self) -> Saved | None:
-        for path in reversed(_saves(self._folder)):
+        if not (saves := _saves(self._folder)):
+            return None
+        found, intact = None, dict[str, str]()
+        damaged: dict[Path, None] = {}  # in the order in which they were found
+        for path in reversed(saves):
             step, digest = _step(path), path.stem.split("-")[2]
             if _sha256(path)[: len(digest)] != digest:
-                aside = path.with_name(f"damaged-{path.name}")
+                aside = path.with_name(DAMAGED + path.name)
                 os.replace(path, aside)
-                print(f"{aside} is damaged: the training goes on from an earlier step", file=sys.stderr)
-            elif self._usable(step):
-                return _read(path, step)
-        return None
+                damaged[aside] = None
+                continue
+            beside = _beside(path)
+            intact = {name: told for name, told in beside.items() if _sha256(self._folder / name) == told}
+            damaged |= {self._folder / name: None for name in beside if name not in intact}
+            if self._usable(step, intact):
+                found = _read(path, step)
+                break
+            intact = {}
+            path.unlink()
+        for path in damaged:
+            whence = "begins again" if found is None else f"goes on from step {found.step}"
+            print(f"{path} is damaged: the training {whence}", file=sys.stderr)
+        self._keep_only(intact)
+        return found
+
+    def _keep_only(self, intact: Mapping[str, str]) -> None:
+        """Removes all but the saves and what is intact beside them: nobody vouches for it."""
+        for path in list(self._folder.iterdir()):
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in intact and not is_progress(path.name):
+                path.unlink()
+        self._written.update(intact)
 
     def keep(self, step: int, saved: Callable[[], Saved]) -> None:
         """Saves the training if it is time, or if a signal asked for it. Call it before each step.
 
-        After a signal to stop, this process ends here, once all its trainings have been saved.
+        If the disk is full, the training goes on without, and the first such save says so on standard error. After a
+        signal to stop, this process ends here, once all its trainings have been saved, or cannot be.
 
         Raises:
+            OSError: the folder cannot be written for another reason.
             TrainingError: a weight or buffer is not finite. The last save stays.
         """
         now = time.monotonic()
@@ -115,32 +149,39 @@ class Progress:
         if self._ranks is not None:
             self._ranks.check_equal(step)
         if self._ranks is None or self._ranks.writes:
-            self._write(step, state, self._before + now - self._began)
+            try:
+                self._write(step, state, self._before + now - self._began)
+            except OSError as error:
+                if error.errno not in NO_ROOM and not self._signals.stop:
+                    raise
+                self._warn(error)
         self._last = time.monotonic()
         self._signals.saved()
 
-    def clear(self) -> None:
-        """Removes all saves: the training is done."""
-        for path in self._folder.glob(f"*{PROGRESS}*"):
-            path.unlink()
+    def _warn(self, error: OSError) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        saves = _saves(self._folder)
+        whence = f"goes on from step {_step(saves[-1])}" if saves else "begins again"
+        print(
+            f"the progress of a training cannot be saved in {self._folder} ({error.strerror}): it trains on, and after "
+            f"a stop it {whence}; make room on that file system",
+            file=sys.stderr,
+        )
 
     def _write(self, step: int, saved: Saved, seconds: float) -> None:
-        from safetensors.torch import save
-
         parts = {"model": saved.model, "optimizer": saved.optimizer, "average": saved.average}
         tensors = {f"{part}/{name}": tensor for part, held in parts.items() for name, tensor in held.items()}
         tensors["losses"] = saved.losses
-        data = save(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"seconds": str(seconds)}
-        )
+        data = packed(tensors, {"seconds": str(seconds), "beside": json.dumps(self._written)})
         earlier = _saves(self._folder)
         # Leading zeros make the names sort by step.
         name = f"{PROGRESS}{step:012}-{hashlib.sha256(data).hexdigest()[:16]}{_SUFFIX}"
-        temporary = self._folder / f".{name}"
-        temporary.write_bytes(data)
-        for path in [temporary, *self._folder.iterdir()]:  # the checkpoints so far must be whole, too
-            _flush(path)
-        os.replace(temporary, self._folder / name)
+        with replacing(self._folder / name) as temporary:
+            temporary.write_bytes(data)
+            for path in self._folder.iterdir():  # the checkpoints so far must be whole, too
+                _flush(path)
         _flush(self._folder)
         for path in earlier[: 1 - _KEPT]:
             if path.name != name:
@@ -149,13 +190,10 @@ class Progress:
 
 def spent_before(folder: Path) -> float:
     """The seconds that the training in a folder had taken at its newest save; 0 without one."""
-    from safetensors import SafetensorError, safe_open
-
     for path in _saves(folder)[-1:]:
         try:
-            with safe_open(path, framework="numpy") as file:
-                return float((file.metadata() or {})["seconds"])
-        except (OSError, SafetensorError, KeyError, ValueError):
+            return float(_notes(path)["seconds"])
+        except (KeyError, ValueError):
             return 0.0
     return 0.0
 
@@ -163,6 +201,22 @@ def spent_before(folder: Path) -> float:
 def losses_of(losses: Sequence[Tensor]) -> Tensor:
     """float32 [steps]: losses of single batches as one tensor."""
     return torch.stack(list(losses)).float() if losses else torch.zeros(0)
+
+
+def _beside(save: Path) -> dict[str, str]:
+    """SHA-256 of the checkpoints that stood beside a save, by their names."""
+    return json.loads(_notes(save).get("beside", "{}"))
+
+
+def _notes(save: Path) -> dict[str, str]:
+    """The metadata of a save; empty if it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(save, framework="numpy") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError):
+        return {}
 
 
 def _saves(folder: Path) -> list[Path]:
@@ -187,8 +241,12 @@ def _read(path: Path, step: int) -> Saved:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Empty if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""
 
 
 def _flush(path: Path) -> None:

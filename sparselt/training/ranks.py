@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, distributed, nn
 
-from sparselt.errors import TrainingError
+from sparselt.errors import UnequalRanksError
 from sparselt.masks import Mask
 from sparselt.training.recipe import Sent
 
@@ -113,7 +113,7 @@ class Ranks:
         """Compares the weights of all ranks by checksums.
 
         Raises:
-            TrainingError: on every rank; it names the rank and the parameter.
+            UnequalRanksError: on every rank; it names the rank and the parameter.
         """
         names = [name for name, _ in self._model.named_parameters()]
         own = torch.tensor([_checksum(parameter) for parameter in self._model.parameters()])
@@ -122,7 +122,7 @@ class Ranks:
         for rank, sums in enumerate(found):
             if not torch.equal(sums, found[0]):
                 name = names[int((sums != found[0]).nonzero()[0])]
-                raise TrainingError(
+                raise UnequalRanksError(
                     f"the ranks' networks are not equal: {name} of rank {rank} differs from that of rank 0 at step "
                     f"{step}. The same steps must give the same bits: are the machines alike?"
                 )

@@ -63,7 +63,9 @@ def test_a_search_that_diverges_ends_and_what_was_measured_is_kept(searching, ca
 
     experiments.EXPERIMENTS["search"] = Experiment(breaking, "nobody")
     assert main([*SMALL, "--experiments", "search"]) == 1
-    assert "1 stage failed" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 stage failed" in said and "A training that diverged does so again: change its setting." in said
+    assert "tries again" not in said
     assert {row["level"] for row in rows_of(searching)} == {"0"}
 
 
@@ -246,7 +248,7 @@ def test_what_is_no_experiment_and_what_a_driver_raises_are_named(searching, cap
 def test_a_stage_that_fails_though_what_needs_it_is_stored_ends_the_run(searching, capsys):
     assert main([*SMALL, "--experiments", "search"]) == 0
     # The pixels cannot be made again, and no training needs them any more.
-    (resident,) = searching.glob("runs/store/resident/*")
+    resident = searching / "runs" / "store" / "resident"
     shutil.rmtree(resident)
     resident.symlink_to("/proc/self")
     capsys.readouterr()

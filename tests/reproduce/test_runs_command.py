@@ -15,6 +15,7 @@ from sparselt.cli.main import main
 from sparselt.errors import SettingError, StoreError
 from sparselt.models import build_model
 from sparselt.runs.claims import Claims
+from sparselt.runs.store import Store
 
 
 @pytest.fixture
@@ -144,6 +145,84 @@ def test_show_gives_the_files_of_one_network(finished, capsys):
     assert main(["runs", "show", str(folder), "--level", "9"]) == 1
     assert "no network fits" in capsys.readouterr().err
     assert main(["runs", "show", str(folder.parent)]) == 2
+
+
+def test_show_counts_and_lists_the_stages_of_a_run_that_has_not_ended(copied, capsys):
+    folder = run_in(copied)
+    shutil.rmtree(copied / "store" / "path")
+    training = sorted(copied.glob("store/train/*"))[0]
+    shutil.rmtree(training)
+    claim = Claims(copied / "store" / "unfinished").take(f"train-{training.name}")
+    shutil.rmtree(folder)
+    assert main(["runs", "show", str(folder)]) == 0
+    screen = capsys.readouterr().out
+    assert [line.split() for line in screen.splitlines() if line.startswith("train ")] == [["train", "13", "1"]]
+    assert "at work" in screen and "to do" in screen and "--stages lists each" in screen
+    found = as_json(capsys, "show", folder)
+    states = {stage["stage"]: stage["state"] for stage in found["stages"]}
+    assert found["run"] == folder.name and states[f"train/{training.name}"] == "at work"
+    assert {state for stage, state in states.items() if stage.startswith("path/")} == {"to do"}
+    (claim.folder / "progress-1").write_text("")
+    claim.leave(keep=True)
+    assert main(["runs", "show", str(folder), "--stages"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("begun")]
+    assert len(lines) == 1 and f"train/{training.name}" in lines[0] and "replicate" in lines[0]
+    assert main(["runs", "show", str(folder.with_name("none"))]) == 2
+    assert main(["runs", "show", str(folder.with_name("none")), "--stages"]) == 2
+    assert folder.name in capsys.readouterr().err
+
+
+def test_show_lists_the_stages_of_a_run_that_has_ended_on_demand(finished, capsys):
+    found = as_json(capsys, "show", run_in(finished[0] / "runs"), "--stages")
+    assert found["state"] == "done" and {stage["state"] for stage in found["stages"]} == {"made"}
+
+
+@pytest.mark.slow
+def test_every_trained_network_is_listed_also_where_none_is_measured_by_itself(copied, capsys):
+    values = [value.replace("instability_levels=", "instability_levels=1") for value in SMALL if value != "imp"]
+    reproduce(*values, cwd=copied.parent, check=True)
+    path = next(p for p in copied.glob("*/networks.csv") if "imp,imp" not in p.read_text())
+    rows = sparselt.runs.open(path.parent).networks
+    trained = {s["stage"] for s in as_json(capsys, "show", path.parent, "--stages")["stages"] if "train/" in s["stage"]}
+    assert {"/".join(Path(row.weights).parts[-3:-1]) for row in rows} == trained and len(rows) == len(trained)
+    assert {row.experiment for row in rows} == {"connectivity"}
+    run = sparselt.runs.open(path.parent)
+    assert run.mask(1, 20, 2).density == pytest.approx(0.64, abs=1e-3) and run.mask(1, level=0) is None
+    copies = [row for row in rows if row.variant == "other"]
+    assert {row.condition for row in copies} == {f"of={v} between=copies input=second" for v in ("imp", "random")}
+    assert {(row.replicate, row.rewind_step, row.level) for row in copies} == {
+        (r, s, 1) for r in (0, 1) for s in (0, 20)
+    }
+
+
+def test_a_missing_report_is_named_with_the_command_that_draws_it(copied, capsys):
+    folder = run_in(copied)
+    (folder / "report.html").unlink()
+    (folder / "report.html").mkdir()  # a name that cannot be written
+    assert main(["runs", "list", str(copied)]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if folder.name in line]
+    assert "no report" in said[0] and "python -m sparselt.reproduce" in said[1]
+    again = reproduce(*SMALL, cwd=copied.parent)
+    assert again.returncode == 2 and "Traceback" not in again.stderr
+    assert "report.html cannot be written" in again.stderr and "the same command writes the results" in again.stderr
+    (folder / "report.html").rmdir()
+    reproduce(*SMALL, cwd=copied.parent, check=True)
+    states = {run["name"]: run["state"] for run in as_json(capsys, "list", copied)["runs"]}
+    assert states[folder.name] == "done"
+
+
+def test_list_tells_who_directs_a_run_from_who_works_on_a_stage(copied, capsys):
+    name = run_in(copied).name
+    with Store(copied / "store").present(name):
+        assert main(["runs", "list", str(copied)]) == 0
+        assert f"directs {name}\n" in capsys.readouterr().out
+
+
+def test_the_store_counts_as_large_as_it_is_on_the_disk(copied, capsys):
+    before = as_json(capsys, "list", copied)["store_bytes"]
+    with next(copied.glob("store/train/*/final.safetensors")).open("r+b") as file:
+        file.truncate(50_000_000)
+    assert as_json(capsys, "list", copied)["store_bytes"] < before + 1_000_000
 
 
 def test_verify_names_what_is_damaged(copied, capsys):

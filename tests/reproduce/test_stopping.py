@@ -80,6 +80,19 @@ def test_a_run_stopped_by_signals_goes_on_in_the_middle_of_its_training_to_the_s
 
 
 @pytest.mark.slow
+def test_many_signals_to_end_end_a_run_with_its_exit_code_and_its_last_words(tmp_path):
+    run = start(tmp_path)
+    wait_for(lambda: works(tmp_path))
+    while run.poll() is None:
+        run.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
+    words = run.stderr.read()
+    run.stderr.close()
+    assert run.returncode == 143, words
+    assert "this command goes on from there" in words and "Traceback" not in words
+
+
+@pytest.mark.slow
 def test_a_signal_to_save_lets_the_run_go_on(tmp_path):
     run = start(tmp_path)
     wait_for(lambda: list(tmp_path.glob("runs/store/unfinished/train-*")))

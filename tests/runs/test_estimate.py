@@ -1,4 +1,5 @@
 import dataclasses
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,6 +8,7 @@ import torch
 
 from sparselt.experiments import EXPERIMENTS
 from sparselt.runs.estimate import Speed, estimate
+from sparselt.runs.executor import Workers
 from sparselt.runs.plan import Plan
 from sparselt.runs.store import Store
 from sparselt.stages import side_by_side
@@ -47,6 +49,30 @@ def test_what_a_stage_does_beside_its_units_is_estimated_too(bench, tmp_path, mo
     gradients = 4 * (flat.products + flat.trace_samples) * flat.images
     per_image = 0.5 / training.recipe.batch_size
     assert speed.of(flat) == pytest.approx(0.01 * 500 * flat.work + gradients * per_image)
+
+
+@pytest.mark.parametrize(("kills", "basis"), [(1, "a few timed steps, without reading data"), (9, "")])
+def test_a_killed_worker_leaves_the_estimate_to_the_next_and_at_worst_out(bench, tmp_path, kills, basis):
+    plan = Plan([bench.lab().dense(0)])
+    with Workers(1) as workers:
+        killed = set()
+
+        def kill():
+            while len(killed) < kills and not done.is_set():
+                for process in workers._processes():
+                    if process.pid not in killed:
+                        killed.add(process.pid)
+                        process.kill()
+                time.sleep(0.01)
+
+        done = threading.Event()
+        killer = threading.Thread(target=kill)
+        killer.start()
+        speed = estimate(plan, Store(tmp_path), 8, 500, workers)
+        done.set()
+        killer.join()
+    assert speed.basis == basis and len(killed) == min(kills, 3)
+    assert (speed.of(bench.lab().dense(0)) > 0) == bool(basis)
 
 
 def estimated(plan, tmp_path, **options):

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import time
 from dataclasses import dataclass
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparselt.errors import SettingError, SparseltError
+from sparselt.errors import MaskError, SettingError, SparseltError
+from sparselt.files import naming_errors
 from sparselt.runs.executor import Workers, execute, run_stage
 from sparselt.runs.plan import Plan
 from sparselt.runs.store import Store
@@ -50,7 +52,7 @@ def test_workers_and_one_process_give_equal_bytes_and_failures_take_only_what_ne
     assert status[broken.dense(0).key] == "failed" and status[lost.key] == "skipped"
     assert [entry.stage for entry in entries] == [stage.key for stage in plan.stages]
     failure = next(entry for entry in entries if entry.status == "failed")
-    assert "diverged" in failure.label and "Traceback" not in failure.label
+    assert "diverged" in failure.label and "Traceback" not in failure.label and failure.repeats
     assert sorted(e.stage for e in watcher.entries) == sorted(e.stage for e in entries)
     again = execute(Plan(wanted), store, Workers(1), Quiet())
     assert {entry.status for entry in again} == {"found"} and all(entry.seconds > 0 for entry in again)
@@ -140,6 +142,13 @@ class Passing(Stage):
             (marks / str(time.monotonic_ns())).touch()
             if self.how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.how == "damaged":
+                task.write_values([Value("marks", 0)])
+                (task.folder / self.measured.name).write_text("{}")
+                return 1
+            if self.how == "full mask":
+                with naming_errors("mask file", MaskError, "choose another path"):
+                    raise OSError(28, "No space left on device")
             raise {"full": OSError(28, "No space left on device"), "wrong": SettingError("a wrong value")}[self.how]
         task.write_values([Value("marks", len(list(marks.iterdir())))])
         return 1
@@ -148,7 +157,7 @@ class Passing(Stage):
 @pytest.mark.parametrize(
     ("how", "fails", "status", "tries"),
     [("killed", 1, "ran", 2), ("killed", 9, "failed", 3), ("full", 2, "ran", 3), ("full", 9, "failed", 3)]
-    + [("wrong", 9, "failed", 1)],
+    + [("wrong", 9, "failed", 1), ("damaged", 1, "ran", 2), ("damaged", 9, "failed", 3), ("full mask", 9, "failed", 3)],
 )
 def test_what_may_pass_is_tried_three_times_and_the_rest_goes_on(bench, tmp_path, how, fails, status, tries):
     marks = tmp_path / "marks"
@@ -165,5 +174,7 @@ def test_what_may_pass_is_tried_three_times_and_the_rest_goes_on(bench, tmp_path
     assert len(watcher.again) == tries - 1
     assert entries[others[0].key].status in ("ran", "found") and entries[others[1].key].status in ("ran", "found")
     if status == "failed":
-        said = {"killed": "a worker process was killed", "full": "No space left", "wrong": "a wrong value"}[how]
-        assert said in entries[failing.key].label
+        full = r"unfinished/passing-.* cannot be written \(No space left on device\); make room on that file system"
+        said = {"killed": "a worker process was killed", "full": full, "full mask": full, "wrong": "a wrong value"}
+        said["damaged"] = "values.json does not read back as it was written"
+        assert re.search(said[how], entries[failing.key].label)

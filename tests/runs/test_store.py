@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from sparselt.errors import StoreError
-from sparselt.runs.store import Store
-from sparselt.stages.stage import Stage, StageFile, aside
+from sparselt.runs.inventory import Inventory
+from sparselt.runs.store import Store, is_intact
+from sparselt.runs.versions import FORMAT
+from sparselt.stages.stage import Stage, StageFile, Task, aside
 
 
 @pytest.fixture
@@ -97,6 +99,21 @@ def test_a_stage_that_lacks_an_output_is_not_committed(store):
     assert not store.folder(STAGE).exists()
 
 
+def test_a_stage_whose_files_do_not_read_back_as_written_is_not_committed_and_keeps_its_progress(store):
+    folder = store.begin(STAGE)
+    task = Task({}, STAGE.outputs, folder, print)
+    task.write_bytes("a", b"12")
+    (folder / "progress-1").write_text("")
+    (folder / "a").write_text("1")
+    told = {"seconds": 1, "work": 1, "finished": "", "written": task.written}
+    with pytest.raises(StoreError, match=r"/a does not read back as it was written"):
+        store.commit(STAGE, folder, **told)
+    assert not store.folder(STAGE).exists() and store.started(STAGE)
+    task.write_bytes("a", b"12")
+    store.commit(STAGE, folder, **told)
+    assert store.has(STAGE) and {path.name for path in store.folder(STAGE).iterdir()} == {"a", "stage.json"}
+
+
 def test_what_a_killed_run_left_is_swept_and_never_counts(store):
     folder = store.begin(STAGE)
     (folder / "a").write_text("half")
@@ -165,6 +182,45 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
         Store(tmp_path / "file" / "store")
+
+
+def test_a_store_of_a_newer_format_is_refused_with_both_versions(store):
+    note = store.root / "format.json"
+    assert json.loads(note.read_text())["format"] == FORMAT
+    Store(store.root)
+    note.write_text(json.dumps({"format": FORMAT + 1, "sparselt": "99.0"}))
+    both = rf"has format {FORMAT + 1}, of sparselt 99.0; this is sparselt .*, which reads format {FORMAT}"
+    for opened in (lambda: Store(store.root), lambda: Store(store.root, writable=False)):
+        with pytest.raises(StoreError, match=both):
+            opened()
+    with pytest.raises(StoreError, match=both):
+        Inventory(store.root.parent)
+    note.write_text("{")
+    with pytest.raises(StoreError, match="does not say the format of the store; delete it if no newer"):
+        Store(store.root)
+
+
+def test_a_store_of_before_the_format_was_noted_is_read_and_noted(store):
+    finish(store, STAGE, a="1")
+    (store.root / "format.json").unlink()
+    assert Store(store.root, writable=False).has(STAGE) and not (store.root / "format.json").exists()
+    assert Store(store.root).has(STAGE) and (store.root / "format.json").exists()
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_link_that_leads_out_of_the_store_is_damage_and_is_replaced(store, what, tmp_path):
+    finish(store, STAGE, a="1")
+    inside = store.folder(STAGE) / "a" if what == "file" else store.folder(STAGE)
+    outside = tmp_path / "outside"
+    inside.rename(outside)
+    inside.symlink_to(outside)
+    before = outside.stat().st_mtime_ns
+    assert not store.has(STAGE) and not is_intact(store.folder(STAGE) / "a")
+    with pytest.raises(StoreError, match="was damaged"):
+        store.verify(STAGE.file("a"))
+    finish(store, STAGE, a="1")
+    assert store.has(STAGE) and not inside.is_symlink()
+    assert outside.exists() and outside.stat().st_mtime_ns == before
 
 
 def test_looking_writes_nothing(tmp_path):

@@ -1,6 +1,10 @@
 """A training that stops and goes on, against one that never stopped: equal to the bit."""
 
 import dataclasses
+import errno
+import hashlib
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,18 +44,33 @@ def drawing_network() -> nn.Module:
     return model
 
 
-def run(recipe, folder=None, stop_at=None, *, make=network, usable=lambda step: True):
-    """State of the trained network, and its measurements. Raises Stopped at a step."""
+CHECKPOINT = ("step-12", 12)
+
+
+def run(recipe, folder=None, stop_at=None, *, make=network, usable=lambda step, made: True, checkpoint=False):
+    """State of the trained network, and its measurements. Raises Stopped at a step.
+
+    checkpoint: write the first weights at step 12 into a file that is wanted.
+    """
     model = make()
     mask = magnitude_prune(model, Mask.ones_like(model), fraction=0.5)
     mask.apply_(model)
     optimizer, signals = build_optimizer(recipe, model.named_parameters(), mask), Stops()
+    written = {}
+    if checkpoint:
+
+        def usable(step, made):
+            return step <= CHECKPOINT[1] or CHECKPOINT[0] in made
 
     def on_step(step):
+        if checkpoint and step == CHECKPOINT[1]:
+            data = next(model.parameters()).detach().numpy().tobytes()
+            (folder / CHECKPOINT[0]).write_bytes(data)
+            written[CHECKPOINT[0]] = hashlib.sha256(data).hexdigest()
         if step == stop_at:
             signals.asked, signals.stop = 1, True
 
-    progress = None if folder is None else Progress(folder, 1e9, signals, usable)
+    progress = None if folder is None else Progress(folder, 1e9, signals, usable, written=written)
     return loop.train(
         model, optimizer, Loader(), recipe, on_step=on_step, progress=progress, seed=7
     ), model.state_dict()
@@ -87,22 +106,80 @@ def test_damaged_save_is_named_and_the_one_before_it_serves(tmp_path, capsys):
     newest = max(tmp_path.glob("progress-*"))
     newest.write_bytes(newest.read_bytes()[:-1] + b"x")
     steps = []
-    assert_equal(run(PLAIN, tmp_path, usable=lambda step: steps.append(step) is None), run(PLAIN))
-    assert steps == [10] and f"damaged-{newest.name} is damaged" in capsys.readouterr().err
+    assert_equal(run(PLAIN, tmp_path, usable=lambda step, made: steps.append(step) is None), run(PLAIN))
+    said = capsys.readouterr().err
+    assert steps == [10] and f"damaged-{newest.name} is damaged: the training goes on from step 10" in said
+
+
+def test_a_training_whose_saves_are_all_damaged_says_that_it_begins_again(tmp_path, capsys):
+    stop(PLAIN, tmp_path, 10, 20)
+    for path in tmp_path.glob("progress-*"):
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert_equal(run(PLAIN, tmp_path), run(PLAIN))
+    said = capsys.readouterr().err
+    assert said.count("is damaged: the training begins again") == 2 and "goes on" not in said
+
+
+@pytest.mark.parametrize("cut", [1, 300], ids=["flipped", "cut short"])
+@pytest.mark.parametrize("stops", [(6, 20), (16, 20)], ids=str)
+def test_a_damaged_checkpoint_beside_the_saves_is_named_and_made_again(stops, cut, tmp_path, capsys):
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "stopped"
+    undisturbed.mkdir()
+    folder.mkdir()
+    expected = run(PLAIN, undisturbed, checkpoint=True)
+    stop(PLAIN, folder, *stops, checkpoint=True)
+    path = folder / CHECKPOINT[0]
+    path.write_bytes(path.read_bytes()[:-cut] + b"x" * (cut == 1))
+    assert_equal(run(PLAIN, folder, checkpoint=True), expected)
+    assert path.read_bytes() == (undisturbed / CHECKPOINT[0]).read_bytes()
+    whence = "goes on from step 6" if 6 in stops else "begins again"
+    assert f"{path} is damaged: the training {whence}" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_no_save_vouches_for_is_removed(tmp_path):
+    stop(PLAIN, tmp_path, 10)
+    (tmp_path / CHECKPOINT[0]).write_bytes(b"half")  # written after the save, by a run that was killed
+    Progress(tmp_path, 1.0, Signals()).restore()
+    assert [path.name[:9] for path in tmp_path.iterdir()] == ["progress-"]
 
 
 def test_save_after_a_checkpoint_that_is_missing_is_not_used(tmp_path):
     stop(PLAIN, tmp_path, 10, 20)
-    assert Progress(tmp_path, 1.0, Signals(), lambda step: step <= 15).restore().step == 10
-    assert Progress(tmp_path, 1.0, Signals(), lambda step: step <= 5).restore() is None
+    assert Progress(tmp_path, 1.0, Signals(), lambda step, made: step <= 15).restore().step == 10
+    assert Progress(tmp_path, 1.0, Signals(), lambda step, made: step <= 5).restore() is None
 
 
-def test_the_last_two_saves_are_kept_until_the_training_is_done(tmp_path):
+def test_the_last_two_saves_are_kept(tmp_path):
     stop(PLAIN, tmp_path, 10, 20, 30)
     assert sorted(int(path.name.split("-")[1]) for path in tmp_path.iterdir()) == [20, 30]
     assert 0 < spent_before(tmp_path) < 60
-    Progress(tmp_path, 1.0, Signals()).clear()
-    assert not list(tmp_path.iterdir()) and spent_before(tmp_path) == 0
+
+
+def test_a_training_whose_saves_find_no_room_trains_on_with_the_last_good_one(tmp_path, capsys, monkeypatch):
+    write, full = Path.write_bytes, False
+
+    def write_half(path, data):
+        write(path, data[: len(data) // 2] if full else data)
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    model = network()
+    mask = magnitude_prune(model, Mask.ones_like(model), fraction=0.5)
+    mask.apply_(model)
+    optimizer, signals = build_optimizer(PLAIN, model.named_parameters(), mask), Signals()
+    progress = Progress(tmp_path, 1e9, signals)
+
+    def on_step(step):
+        nonlocal full
+        signals.asked, full = step // 5, step >= 15
+
+    result = loop.train(model, optimizer, Loader(), PLAIN, on_step=on_step, progress=progress, seed=7)
+    assert_equal((result, model.state_dict()), run(PLAIN))
+    assert sorted(path.name[:21] for path in tmp_path.iterdir()) == ["progress-000000000005", "progress-000000000010"]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"cannot be saved in {tmp_path} (No space left on device)" in said
+    assert "goes on from step 10; make room" in said
 
 
 def test_a_training_that_diverges_ends_at_its_next_save_and_keeps_the_last_good_one(tmp_path):
