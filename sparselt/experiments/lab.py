@@ -19,11 +19,11 @@ from sparselt.stages.data import HoldOut, Pixels, PrepareDataset, ReadPixels
 from sparselt.stages.images import Crop, RandomCrop, Shift, WholeImages
 from sparselt.stages.masks import DrawMask, Prune, Shuffle
 from sparselt.stages.paths import EvaluatePath
-from sparselt.stages.stage import Result, StageFile
+from sparselt.stages.stage import JsonFile, StageFile
 from sparselt.stages.train import Train
 from sparselt.training.recipe import Seeds, derive_seed
 
-Found = Callable[[Result[Any]], Any]
+Found = Callable[[JsonFile[Any]], Any]
 """Reads a JSON file of a stage; None if the stage has not run yet."""
 
 

@@ -8,7 +8,7 @@ from sparselt.experiments.lab import Lab
 from sparselt.experiments.setting import Setting
 from sparselt.report.data import DEFAULT_SOURCES
 from sparselt.runs.store import Store, versions
-from sparselt.stages.stage import plain
+from sparselt.stages.stage import to_json
 
 if TYPE_CHECKING:
     from sparselt.data import Dataset
@@ -70,7 +70,7 @@ def protocol(setting: Setting, usual: Setting) -> list[tuple[str, Any, str]]:
         if rule.in_protocol and rule.shown(setting) and (own or value not in ((), 0, 0.0)):
             default = name not in setting.sources and value == defaults[name]
             source = DEFAULT_SOURCES[rule.torch] if default else _source(setting, usual, name, value)
-            lines.append((name, plain(value), source))
+            lines.append((name, to_json(value), source))
     return lines
 
 

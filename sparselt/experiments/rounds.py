@@ -12,7 +12,7 @@ from sparselt.runs.ledger import Entry
 from sparselt.runs.plan import Plan
 from sparselt.runs.pool import Pool
 from sparselt.runs.store import Store
-from sparselt.stages.stage import Result, Stage
+from sparselt.stages.stage import JsonFile, Stage
 from sparselt.stages.train import Train
 
 
@@ -21,11 +21,11 @@ class Finder:
 
     def __init__(self, store: Store):
         self._store = store
-        self._asked: dict[tuple[str, str], tuple[Result, bool]] = {}
+        self._asked: dict[tuple[str, str], tuple[JsonFile, bool]] = {}
 
-    def __call__(self, result: Result[Any]) -> Any:
+    def __call__(self, result: JsonFile[Any]) -> Any:
         """The content of a JSON file of a stage; None if the stage has not run yet."""
-        if not isinstance(result, Result):
+        if not isinstance(result, JsonFile):
             raise SettingError(f"lab.found was asked for {result!r}; expected a result, such as lab.dense(0).measured")
         answered = self._store.has(result.stage)
         self._asked[result.stage.key, result.name] = result, answered
@@ -83,7 +83,8 @@ def run_rounds(
         lost = {entry.stage for entry in entries.values() if entry.status in ("failed", "skipped")}
         plan = plan_of(m for m in measurements if not any(stage.key in lost for stage in m.stages))
         missing = plan.missing(store)
-        fresh = [stage for stage in missing if stage.key not in lost and not (stage.local and stage.key in entries)]
+        waiting = [stage for stage in missing if stage.key not in lost]
+        fresh = [stage for stage in waiting if not (stage.runs_in_every_plan and stage.key in entries)]
         if entries and not fresh:
             found.check(plan, lost)
             return measurements, list(entries.values())

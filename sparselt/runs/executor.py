@@ -159,7 +159,7 @@ def execute(plan: Plan, store: Store, workers: Pool, watcher: Watcher) -> list[E
     """
     missing = {stage.key: stage for stage in plan.missing(store)}
     entries = {stage.key: _found(stage, store) for stage in plan.stages if stage.key not in missing}
-    waits_for = {key: {file.stage.key for file in s.needs.values()} & missing.keys() for key, s in missing.items()}
+    waits_for = {key: {file.stage.key for file in s.inputs.values()} & missing.keys() for key, s in missing.items()}
     needed_by: dict[str, list[str]] = {}
     for key, needs in waits_for.items():
         for need in needs:
@@ -233,7 +233,7 @@ def execute(plan: Plan, store: Store, workers: Pool, watcher: Watcher) -> list[E
             looked = time.monotonic()
             waiting, elsewhere[:] = list(elsewhere), []
             for stage in waiting:
-                if not stage.local and store.has(stage):
+                if not stage.runs_in_every_plan and store.has(stage):
                     end(stage, _found(stage, store))
                 elif store.taken(stage):
                     elsewhere.append(stage)
@@ -250,7 +250,7 @@ def default_workers(threads: int) -> int:
 def _priorities(plan: Plan) -> dict[str, tuple[bool, float]]:
     """The smallest first: quick stages, so that trainings get ready together; then by the longest chain of work."""
     left = plan.remaining_work()
-    return {stage.key: (stage.unit not in ("masks", "networks"), -left[stage.key]) for stage in plan.stages}
+    return {stage.key: (not stage.quick, -left[stage.key]) for stage in plan.stages}
 
 
 def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Pool, store: Store, free: int) -> list[Stage]:
@@ -290,7 +290,7 @@ def _ledger_entry(stage: Stage, status: Status, work: int = 0, seconds: float = 
 def _descendants(lost: Stage, stages: Iterable[Stage]) -> list[Stage]:
     gone, found = {lost.key}, []
     for stage in stages:  # in the plan's order: needs come first
-        if any(file.stage.key in gone for file in stage.needs.values()):
+        if any(file.stage.key in gone for file in stage.inputs.values()):
             gone.add(stage.key)
             found.append(stage)
     return found

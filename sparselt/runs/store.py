@@ -18,7 +18,7 @@ from typing import TypeVar
 from sparselt.errors import StoreError
 from sparselt.files import PROGRESS, move_folder
 from sparselt.runs.claims import PATIENCE, Claim, Claims
-from sparselt.stages.stage import Made, Result, Stage, StageFile
+from sparselt.stages.stage import JsonFile, Stage, StageFile, StageReference
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class Store:
                 f"output folder {self.root} cannot be written ({error.strerror}); choose another with --out"
             ) from error
 
-    def folder(self, stage: Stage | Made) -> Path:
+    def folder(self, stage: Stage | StageReference) -> Path:
         """The folder of the stage's files, whether it exists or not."""
         return self.root / stage.kind / stage.key[:20]
 
@@ -96,7 +96,7 @@ class Store:
             raise StoreError(f"{path} was damaged after it was made; run the same command again, which makes it anew")
         return path
 
-    def record(self, stage: Stage | Made) -> dict:
+    def record(self, stage: Stage | StageReference) -> dict:
         """The stage's `stage.json`; empty if it is missing or not readable."""
         return read_record(self.folder(stage) / _DONE)
 
@@ -105,7 +105,7 @@ class Store:
         folder = self.folder(stage)
         return (folder / _DONE).exists() and not self.has(replace(stage, outputs=frozenset()))
 
-    def read(self, result: Result[T]) -> T:
+    def read(self, result: JsonFile[T]) -> T:
         """The content of a JSON file of a finished stage.
 
         Raises:
@@ -175,8 +175,8 @@ class Store:
         record = {
             "kind": stage.kind,
             "key": stage.key,
-            "spec": stage.spec,
-            "needs": {name: [file.stage.kind, file.stage.key, file.name] for name, file in stage.needs.items()},
+            "spec": stage.identity_values,
+            "needs": {name: [file.stage.kind, file.stage.key, file.name] for name, file in stage.inputs.items()},
             "files": dict(sorted({**self.record(stage).get("files", {}), **made}.items())),
             "seconds": seconds,
             "steps": work,

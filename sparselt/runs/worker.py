@@ -165,7 +165,7 @@ class _Job:
         if (folder := store.begin(stage)) is None:
             return another
         job = cls(stage, store, folder, together)
-        if not stage.local and store.made_meanwhile(stage):
+        if not stage.runs_in_every_plan and store.made_meanwhile(stage):
             job.close()
             return another
         return job
@@ -202,7 +202,7 @@ class _Job:
 
 
 def _task(stage: Stage, store: Store, folder: Path) -> Task:
-    paths = {file: store.verify(file) for file in stage.needs.values()}
+    paths = {file: store.verify(file) for file in stage.inputs.values()}
     return Task(paths, stage.outputs, folder, _reporter(stage), _signals, _save_seconds)
 
 

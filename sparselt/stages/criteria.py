@@ -31,7 +31,8 @@ class PruneByCriterion(PrunedMask, Evaluation):
     kind = "prune_by_criterion"
     title = "prune by a criterion"
     unit = "masks"
-    cost_follows = ()
+    quick = True
+    cost_depends_on = ()
 
     criterion: str
     criterion_source: str | None = None

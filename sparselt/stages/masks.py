@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparselt.scopes import Rule, Scope
-from sparselt.stages.stage import Read, Stage, StageFile, Task, Value
+from sparselt.stages.stage import ReadJson, Stage, StageFile, Task, Value
 
 if TYPE_CHECKING:
     from sparselt.masks import Mask
@@ -22,7 +22,7 @@ class MakesMask(Stage):
     def made_mask(self) -> StageFile:
         return self.file("mask.safetensors")
 
-    def empty_layers(self, read: Read) -> Iterator[Value]:
+    def empty_layers(self, read: ReadJson) -> Iterator[Value]:
         """A value for each layer that the mask leaves without a weight."""
         yield from ()
 
@@ -45,11 +45,11 @@ class PrunedMask(MakesMask):
         mask.save(task.folder / self.made_mask.name)
         return [Value(EMPTY_LAYER, 1.0, density=mask.density, condition=f"layer={name}") for name in empty_layers(mask)]
 
-    def values(self, read: Read) -> Iterator[Value]:
+    def values(self, read: ReadJson) -> Iterator[Value]:
         """The numbers without the empty layers, which are reported with the trainings under the mask."""
         return (value for value in read(self.measured) if value.metric != EMPTY_LAYER)
 
-    def empty_layers(self, read: Read) -> Iterator[Value]:
+    def empty_layers(self, read: ReadJson) -> Iterator[Value]:
         """A value for each layer that the mask leaves without a weight."""
         return (value for value in read(self.measured) if value.metric == EMPTY_LAYER)
 
@@ -70,6 +70,7 @@ class Prune(PrunedMask):
     kind = "prune"
     title = "prune by magnitude"
     unit = "masks"
+    quick = True
 
     fraction: float | None = None
     scope: Scope
@@ -100,6 +101,7 @@ class DrawMask(MakesMask):
     kind = "random_mask"
     title = "draw random masks"
     unit = "masks"
+    quick = True
 
     seed: int
     mask: StageFile
@@ -110,7 +112,7 @@ class DrawMask(MakesMask):
         Mask.random_like(task.mask(self.mask), self.seed).save(task.folder / self.made_mask.name)
         return 1
 
-    def empty_layers(self, read: Read) -> Iterator[Value]:
+    def empty_layers(self, read: ReadJson) -> Iterator[Value]:
         """Those of the other mask, which has as many live weights in each layer."""
         if isinstance(self.mask.stage, MakesMask):
             yield from self.mask.stage.empty_layers(read)
@@ -126,6 +128,7 @@ class Shuffle(Stage):
     kind = "shuffle"
     title = "shuffle rewound weights"
     unit = "networks"
+    quick = True
 
     seed: int
     weights: StageFile

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from sparselt.scopes import Scope
 from sparselt.stages.masks import MakesMask
-from sparselt.stages.stage import Stage, StageFile, Task, Value, numbered
+from sparselt.stages.stage import Stage, StageFile, Task, Value, numbered_key_names
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,8 +18,9 @@ class CompareMasks(Stage):
     kind = "overlap"
     title = "compare masks of siblings"
     unit = "masks"
+    quick = True
 
-    masks: Annotated[tuple[StageFile, ...], numbered("mask")]
+    masks: Annotated[tuple[StageFile, ...], numbered_key_names("mask")]
 
     def run(self, task: Task) -> int:
         from sparselt.analysis.overlap import mask_overlap
@@ -49,12 +50,13 @@ class CombineMasks(MakesMask):
     kind = "combine"
     title = "combine masks of siblings"
     unit = "masks"
+    quick = True
 
     how: Literal["union", "intersection"]
     scope: Scope
     condition: str
-    weights: Annotated[tuple[StageFile, ...], numbered("weights")]
-    worn: Annotated[tuple[StageFile, ...], numbered("worn")]
+    weights: Annotated[tuple[StageFile, ...], numbered_key_names("weights")]
+    worn: Annotated[tuple[StageFile, ...], numbered_key_names("worn")]
     equal: StageFile
 
     def run(self, task: Task) -> int:

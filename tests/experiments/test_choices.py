@@ -103,4 +103,4 @@ def _made(bench, file):
 
 
 def _paths(bench, stage):
-    return {name: bench.path(file) for name, file in stage.needs.items()}
+    return {name: bench.path(file) for name, file in stage.inputs.items()}

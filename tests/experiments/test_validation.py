@@ -18,7 +18,7 @@ def test_a_network_is_trained_on_the_others_and_evaluated_on_the_held_out(bench)
     bench.run(trained)
     divided = ResidentData.open(bench.path(trained.test_pixels).parent)
     assert (divided.count("train"), divided.count("test")) == (1097, 200)
-    at_hand = task(trained, bench.store.root, {name: bench.path(file) for name, file in trained.needs.items()})
+    at_hand = task(trained, bench.store.root, {name: bench.path(file) for name, file in trained.inputs.items()})
     batches = list(trained.batches(at_hand).epoch(0))
     assert torch.cat([batch.indices for batch in batches]).max() < 1097
     assert len(batches) == lab.setting.steps_per_epoch == 1097 // 64

@@ -140,7 +140,7 @@ def test_chains_that_a_shorter_schedule_cuts_are_not_counted_beyond_it_and_contr
 
 def test_a_plan_of_a_thousand_levels_asks_no_deeper_than_one_of_two():
     setting = dataclasses.replace(MINI, levels=1000, fraction=0.005, rewind_steps=(0,), replicates=1).check()
-    assert Lab(setting).ticket(0, 0, 1000).needs["mask"].stage.needs["weights"].stage.kind == "train"
+    assert Lab(setting).ticket(0, 0, 1000).inputs["mask"].stage.inputs["weights"].stage.kind == "train"
 
 
 def test_the_default_options_apply_to_nothing_but_imp_and_connectivity():
@@ -277,7 +277,7 @@ def test_asking_for_what_nothing_makes_ends_the_run_with_an_error(searching, cap
     def unmade(lab: Lab):
         """Asks for a file that its training does not make."""
         yield Measurement("search", "dense", 0, None, 0, lab.dense(0))
-        lab.found(lab.dense(0).result("measurement.json", Measurements))
+        lab.found(lab.dense(0).json_file("measurement.json", Measurements))
 
     EXPERIMENTS["search"] = Experiment(unplanned, "nobody")
     assert main([*SMALL, "--experiments", "search"]) == 2

@@ -12,7 +12,7 @@ from sparselt.runs.executor import Workers, execute, run_stage
 from sparselt.runs.plan import Plan
 from sparselt.runs.store import Store
 from sparselt.stages import Stage, Value
-from sparselt.stages.stage import aside
+from sparselt.stages.stage import not_in_key
 
 
 class Quiet:
@@ -132,7 +132,7 @@ class Passing(Stage):
 
     how: str
     fails: int
-    folder: str = aside("")
+    folder: str = not_in_key("")
 
     def run(self, task):
         marks = Path(self.folder)

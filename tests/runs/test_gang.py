@@ -22,7 +22,7 @@ from sparselt.stages import gang
 def dense(bench):
     """A training by two ranks, whose data is ready in the store."""
     stage = bench.lab(ranks=2, steps=150, milestones=(75,)).dense(0)
-    bench.run(*(file.stage for file in stage.needs.values()))
+    bench.run(*(file.stage for file in stage.inputs.values()))
     return stage
 
 
@@ -53,7 +53,7 @@ def test_a_killed_rank_is_named_within_30_s_and_the_next_run_goes_on_from_the_sa
     assert not outcome.error and outcome.work == 150
     assert not saves(bench.store.root)
     undisturbed = Store(bench.store.root.with_name("undisturbed"))
-    for file in dense.needs.values():
+    for file in dense.inputs.values():
         made = bench.store.folder(file.stage)
         target = undisturbed.folder(file.stage)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import pytest
 
 from sparselt.errors import StoreError
 from sparselt.runs.store import Store
-from sparselt.stages.stage import Stage, StageFile, aside
+from sparselt.stages.stage import Stage, StageFile, not_in_key
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ class Halve(Stage):
     fraction: float
     mask: StageFile | None = None
     weights: StageFile | None = None
-    folder: str = aside("")
+    folder: str = not_in_key("")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
