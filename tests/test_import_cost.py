@@ -39,7 +39,7 @@ for name in SETTINGS:
         setting = load_setting(name, scale).check()
         experiments, _ = chosen((), known_experiments(), setting)
         store = Store(Path("none"), writable=False)
-        assert plan_of(measured(experiments, Lab(setting, found=Finder(store)))).missing(store)
+        assert plan_of(measured(experiments, Lab(setting, read_if_made=Finder(store)))).missing(store)
 """)
     assert loaded & HEAVY <= {"rich", "tyro"}
 

@@ -115,8 +115,8 @@ def check_stages(taker: str, *found: object) -> None:
         if not isinstance(value, Stage):
             raise NotAStageError(
                 f"{taker} takes a Stage and got a {type(value).__name__}; lab.dense, ticket, rewound, training "
-                "and path give one, while lab.mask, checkpoint, pruned, random_mask and shuffled give a StageFile, one "
-                "file of a stage: its .stage is what made it"
+                "and path give one, while lab.mask, checkpoint, pruned_mask, random_mask and shuffled_weights give a "
+                "StageFile, one file of a stage: its .stage is what made it"
             )
 
 

@@ -17,7 +17,7 @@ from sparselt.stages.train import Train
 
 
 class Finder:
-    """`lab.found` of a run: answers from the store, and remembers the questions since `forget`."""
+    """`lab.read_if_made` of a run: answers from the store, and remembers the questions since `forget`."""
 
     def __init__(self, store: Store):
         self._store = store
@@ -26,7 +26,9 @@ class Finder:
     def __call__(self, result: JsonFile[Any]) -> Any:
         """The content of a JSON file of a stage; None if the stage has not run yet."""
         if not isinstance(result, JsonFile):
-            raise SettingError(f"lab.found was asked for {result!r}; expected a result, such as lab.dense(0).measured")
+            raise SettingError(
+                f"lab.read_if_made was asked for {result!r}; expected a stage's file, such as lab.dense(0).measured"
+            )
         answered = self._store.has(result.stage)
         self._asked[result.stage.key, result.name] = result, answered
         return self._store.read(result) if answered else None
@@ -46,7 +48,7 @@ class Finder:
         for (key, name), (result, answered) in self._asked.items():
             if key in lost or (key in planned and answered):
                 continue
-            what = f"an experiment asks lab.found for {name} of '{result.stage.name}'"
+            what = f"an experiment asks lab.read_if_made for {name} of '{result.stage.name}'"
             if key in planned:
                 raise SettingError(f"{what}, which does not make it; a training makes measurements.json")
             raise SettingError(

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from sparselt.scopes import Rule, Scope
-from sparselt.stages.stage import ReadJson, Stage, StageFile, Task, Value
+from sparselt.stages.stage import ReadJson, Stage, StageFile, Task, Value, key_name
 
 if TYPE_CHECKING:
     from sparselt.masks import Mask
@@ -64,7 +64,7 @@ class Prune(PrunedMask):
         weights: the network.
         mask: the network's; None if it is dense.
         model, classes, channels, model_source: the network's shape; needed without a mask.
-        equal: a mask: keep as many weights as it has. Instead of `fraction`.
+        as_many_as: a mask: keep as many weights as it has. Instead of `fraction`.
     """
 
     kind = "prune"
@@ -81,13 +81,13 @@ class Prune(PrunedMask):
     model_source: str | None = None
     weights: StageFile
     mask: StageFile | None = None
-    equal: StageFile | None = None
+    as_many_as: Annotated[StageFile | None, key_name("equal")] = None
 
     def run(self, task: Task) -> int:
         from sparselt.pruning import magnitude_prune
 
         mask = live_weights(task, self)
-        fraction = fraction_of(task, mask, self.fraction, self.equal)
+        fraction = fraction_of(task, mask, self.fraction, self.as_many_as)
         weights = task.weights(self.weights)
         pruned = magnitude_prune(weights, mask, fraction, self.scope, rule=self.rule or "exact")
         task.write_values(self.save(task, pruned))
@@ -154,10 +154,10 @@ class Shuffle(Stage):
         return 1
 
 
-def fraction_of(task: Task, mask: "Mask", fraction: float | None, equal: StageFile | None) -> float:
-    """The share of live weights to prune: `fraction`, or the one that leaves as many as the mask `equal` has."""
-    if equal is not None:
-        return 1 - task.mask(equal).live / mask.live
+def fraction_of(task: Task, mask: "Mask", fraction: float | None, as_many_as: StageFile | None) -> float:
+    """The share of live weights to prune: `fraction`, or the one that leaves as many as the mask `as_many_as` has."""
+    if as_many_as is not None:
+        return 1 - task.mask(as_many_as).live / mask.live
     assert fraction is not None, "a fraction or a mask says how much to prune"
     return fraction
 

@@ -31,7 +31,7 @@ def finder(store):
 @pytest.fixture(scope="module")
 def finished(bench):
     """The measurements of one replicate that has gone all the way, round by round."""
-    lab = Lab(bench.setting(grids=GRIDS, replicates=1), found=finder(bench.store))
+    lab = Lab(bench.setting(grids=GRIDS, replicates=1), read_if_made=finder(bench.store))
     rounds = []
     while True:
         measurements = list(ADAPTIVE(lab))

@@ -90,7 +90,7 @@ def test_all_masks_hold_equally_many_weights_and_are_what_direct_computation_giv
 
     lab, measurements, plan = planned(bench)
     bench.run(*plan.stages)
-    weights = [bench.tensors(lab.rewound(0, 6, None, "", copy=k), "final.safetensors") for k in (1, 2, 3)]
+    weights = [bench.tensors(lab.rewound(0, 6, None, "", data_order_copy=k), "final.safetensors") for k in (1, 2, 3)]
     names = list(Mask.load(bench.store.folder(only(measurements, "single", count=1).inputs["mask"].stage) / MASK))
     dense = Mask({name: weights[0][name] == weights[0][name] for name in names})
     alone = [magnitude_prune(w, dense, 0.7) for w in weights]
@@ -129,7 +129,7 @@ def test_an_intersection_that_iterative_siblings_cannot_reach_fails_with_the_rea
         condition="siblings=2 density=0.25",
         weights=(given("a"), given("b")),
         worn=(given("c"), given("d")),
-        equal=given("equal"),
+        as_many_as=given("equal"),
     )
     Mask({"w": torch.tensor([True, True] + [False] * 6)}).save(inputs["equal"])
     for k, half in enumerate(halves):
@@ -155,7 +155,7 @@ def test_siblings_that_diverged_are_named(bench, tmp_path):
     from sparselt.errors import TrainingError
 
     weights = (given("a"), given("b"))
-    stage = CombineMasks(how="union", scope="global", condition="", weights=weights, worn=(), equal=given("equal"))
+    stage = CombineMasks(how="union", scope="global", condition="", weights=weights, worn=(), as_many_as=given("equal"))
     with pytest.raises(TrainingError, match="sibling 1"):
         stage.run(task(stage, tmp_path, inputs))
 

@@ -69,8 +69,8 @@ def test_distances_are_those_of_the_live_weights(bench, measured, variant, kind)
     need = lab.mask(0, 6, 1) if variant == "imp" else lab.random_mask(0, 6, 1)
     bench.run(need.stage)
     mask = Mask.load(bench.store.folder(need.stage) / need.name)
-    networks = [lab.rewound(0, 6, need, "", copy=0)]
-    networks.append(lab.dense(0) if kind == "pruning" else lab.rewound(0, 6, need, "", copy=1))
+    networks = [lab.rewound(0, 6, need, "", data_order_copy=0)]
+    networks.append(lab.dense(0) if kind == "pruning" else lab.rewound(0, 6, need, "", data_order_copy=1))
     states = [bench.tensors(network, "final.safetensors") for network in networks]
     first, second = (torch.cat([s[name][layer] for name, layer in mask.items()]).double() for s in states)
     place = (variant, f"rate=standard stability={kind}")

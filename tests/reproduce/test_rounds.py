@@ -27,7 +27,7 @@ def search(lab: Lab):
             # The dense network's first weights are asked for at once: later it would be trained again for them.
             stage = lab.ticket(replicate, 0, level) if level else lab.checkpoint(replicate, 0).stage
             yield Measurement("search", "imp", replicate, 0, level, stage)
-            if lab.found(stage.measured) is None:
+            if lab.read_if_made(stage.measured) is None:
                 break
 
 
@@ -58,7 +58,7 @@ def test_a_search_that_diverges_ends_and_what_was_measured_is_kept(searching, ca
     def breaking(lab: Lab):
         """Trains well, then at a rate at which training diverges."""
         yield Measurement("search", "imp", 0, 0, 0, lab.dense(0))
-        if lab.found(lab.dense(0).measured) is not None:
+        if lab.read_if_made(lab.dense(0).measured) is not None:
             yield Measurement("search", "imp", 0, 0, 1, lab.changed(lr=1e30).dense(0))
 
     experiments.EXPERIMENTS["search"] = Experiment(breaking, "nobody")
@@ -201,7 +201,7 @@ def yields_nothing(lab: Lab):
 
 def waits_for_nothing(lab: Lab):
     """Asks before it yields."""
-    if lab.found(lab.dense(0).measured) is not None:
+    if lab.read_if_made(lab.dense(0).measured) is not None:
         yield Measurement("search", "dense", 0, None, 0, lab.dense(0))
 
 
@@ -219,7 +219,10 @@ def counts_in_halves(lab: Lab):
         (counts_in_halves, "level is 0.5; expected a whole number from 0"),
         (says_no_name, "condition is '0.1'; expected name=value"),
         (yields_nothing, "search: no measurement is yielded, and so there is nothing to run"),
-        (waits_for_nothing, "asks lab.found for measurements.json of 'dense, replicate 0', but yields no measurement"),
+        (
+            waits_for_nothing,
+            "asks lab.read_if_made for measurements.json of 'dense, replicate 0', but yields no measurement",
+        ),
     ],
 )
 def test_a_driver_that_gives_no_measurements_of_its_own_is_refused_by_name(searching, capsys, driver, words):
@@ -272,12 +275,12 @@ def test_asking_for_what_nothing_makes_ends_the_run_with_an_error(searching, cap
     def unplanned(lab: Lab):
         """Asks for a training that it does not yield."""
         yield Measurement("search", "dense", 0, None, 0, lab.dense(0))
-        lab.found(lab.dense(1).measured)
+        lab.read_if_made(lab.dense(1).measured)
 
     def unmade(lab: Lab):
         """Asks for a file that its training does not make."""
         yield Measurement("search", "dense", 0, None, 0, lab.dense(0))
-        lab.found(lab.dense(0).json_file("measurement.json", Measurements))
+        lab.read_if_made(lab.dense(0).json_file("measurement.json", Measurements))
 
     EXPERIMENTS["search"] = Experiment(unplanned, "nobody")
     assert main([*SMALL, "--experiments", "search"]) == 2
