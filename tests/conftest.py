@@ -49,7 +49,7 @@ class Bench:
     def setting(self, **changes) -> Setting:
         grids = changes.pop("grids", None)
         setting = TINY if grids is None else with_grids(TINY, grids)
-        return dataclasses.replace(setting, **changes).check()
+        return dataclasses.replace(setting, **changes).checked()
 
     def run(self, *stages: Stage) -> None:
         for stage in Plan(stages).missing(self.store):

@@ -82,7 +82,7 @@ def test_every_optimizer_takes_the_options_that_a_recipe_gives_it(optimizer):
 
 def test_a_setting_shows_and_passes_on_the_options_of_its_optimizer_only():
     usual = load_setting("digits_resnet8")
-    adam = usual.with_values(["optimizer=adam", "lr=0.001", "betas=0.9,0.9"]).check()
+    adam = usual.with_values(["optimizer=adam", "lr=0.001", "betas=0.9,0.9"]).checked()
     shown = {name for name, _, _ in protocol(adam, usual)}
     assert {"optimizer", "betas", "eps", "weight_decay"} <= shown and not {"momentum", "nesterov", "alpha"} & shown
     assert {"momentum", "nesterov"} <= {name for name, _, _ in protocol(usual, usual)}

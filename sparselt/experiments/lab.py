@@ -69,7 +69,7 @@ class Lab:
         Raises:
             SettingError: an unknown name, or a value that cannot be run.
         """
-        lab = Lab(self.setting.changed(**values).check(), self.device, self._folder, self.read_if_made)
+        lab = Lab(self.setting.changed(**values).checked(), self.device, self._folder, self.read_if_made)
         changes = ", ".join(f"{name} {value}" for name, value in values.items() if isinstance(value, int | float | str))
         lab._changes = self._changes + (f"; {changes}" if changes else "")
         return lab
@@ -268,7 +268,7 @@ class Lab:
             criterion_source=_criterion_digest(criterion),
             fraction=float(fraction) if as_many_as is None else None,
             scope=scope,
-            samples=min(setting.criterion_images or 10 * setting.classes, setting.fitted_count),
+            samples=min(setting.criterion_images or 10 * setting.classes, setting.trained_count),
             batch_size=setting.batch_size,
             seed=seed,
             techniques=setting.recipe.techniques,
@@ -335,7 +335,7 @@ class Lab:
         return {
             **self.image_arguments,
             **self.network_arguments,
-            "precision": setting.evaluated_in,
+            "precision": setting.eval_dtype,
             "threads": setting.threads,
         }
 
@@ -369,7 +369,7 @@ class Lab:
             augmentation=Shift(setting.padding, setting.flip)
             if setting.engine == "resident"
             else RandomCrop(setting.train_size, setting.flip),
-            eval_precision=None if setting.evaluated_in == setting.precision else setting.evaluated_in,
+            eval_precision=None if setting.eval_dtype == setting.precision else setting.eval_dtype,
             repulsion=repulsion if repelled else None,
             solutions=tuple(solutions) if repelled else (),
             weights=weights,

@@ -69,7 +69,7 @@ def protocol(setting: Setting, usual: Setting) -> list[tuple[str, Any, str]]:
         own = name in setting.__dataclass_fields__
         if rule.in_protocol and rule.shown(setting) and (own or value not in ((), 0, 0.0)):
             default = name not in setting.sources and value == defaults[name]
-            source = DEFAULT_SOURCES[rule.torch] if default else _source(setting, usual, name, value)
+            source = DEFAULT_SOURCES[rule.torch_default] if default else _source(setting, usual, name, value)
             lines.append((name, to_json(value), source))
     return lines
 

@@ -46,7 +46,7 @@ _NO_VALUES = {
     "differences",
     "title",
     "paper",
-    "main",
+    "main_values",
     "options",
     "explored_seeds",
     "wins_at_init",

@@ -62,7 +62,7 @@ def test_no_setting_runs_it_unless_asked_and_its_defaults_change_no_digest():
 
 
 def test_each_criterion_takes_two_trainings_a_level_beside_those_of_imp():
-    setting = with_grids(MINI, dict(GRIDS, criteria_levels=(3, 6)), replicates=2, dense_replicates=3).check()
+    setting = with_grids(MINI, dict(GRIDS, criteria_levels=(3, 6)), replicates=2, dense_replicates=3).checked()
     lab = Lab(setting)
     measurements = list(CRITERIA(lab))
     own = {t.key for t in plan_of(measurements).trainings()} - {t.key for t in plan_of(EXPERIMENTS["imp"](lab)).stages}
@@ -122,13 +122,13 @@ def test_the_user_s_own_criterion_is_tried_and_a_wrong_name_is_refused(tmp_path,
         "def nothing(network):\n    return {}\n"
     )
     setting = load_setting("digits_resnet8").changed(criteria_levels=(2,))
-    lab = Lab(setting.changed(criteria=("own_scores:small",)).check())
+    lab = Lab(setting.changed(criteria=("own_scores:small",)).checked())
     own = {m.condition for m in CRITERIA(lab) if m.variant == "one_shot"}
     assert own == {f"criterion=own_scores:small when={when}" for when in ("initialization", "training")}
     with pytest.raises(SettingError, match="pruning criterion is 'snp'; expected one of"):
-        setting.changed(criteria=("snip", "snp")).check()
+        setting.changed(criteria=("snip", "snp")).checked()
     with pytest.raises(CriterionError, match="'nothing': got no scores for layer"):
-        setting.changed(criteria=("snip", "own_scores:nothing")).check()
+        setting.changed(criteria=("snip", "own_scores:nothing")).checked()
     sys.modules.pop("own_scores")
 
 
@@ -138,7 +138,7 @@ def test_levels_that_the_setting_lacks_are_refused_or_fall_away():
         setting.with_values(["criteria=snip", "criteria_levels=13"])
     with pytest.raises(SettingError, match="criteria_scope is 'all'; expected one of global, layerwise, erk"):
         setting.with_values(["criteria_scope=all"])
-    shorter = setting.with_values(["criteria=snip", "criteria_levels=3,12"]).changed(levels=4).check()
+    shorter = setting.with_values(["criteria=snip", "criteria_levels=3,12"]).changed(levels=4).checked()
     assert shorter.option(CriteriaOptions).criteria_levels == (3,)
 
 

@@ -111,7 +111,7 @@ def test_settings_that_cannot_run_it_say_why(bench):
 
 
 def test_networks_are_perturbed_at_the_steps_asked_for():
-    setting = load_setting("digits_resnet8").check()
+    setting = load_setting("digits_resnet8").checked()
     found = {m.rewind_step for m in EXPERIMENTS["flatness"](Lab(setting)) if m.variant.startswith("perturbed")}
     assert found == {0, 60, 200}
     found = {

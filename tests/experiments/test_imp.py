@@ -49,15 +49,15 @@ def mask_of(bench, stage) -> Mask:
 def test_only_the_variants_asked_for_are_planned():
     two = with_grids(MINI, {}, replicates=1, dense_replicates=0, control_levels=(3, 6, 9, 12))
     every = two.changed(variants=VARIANTS)
-    trainings = [len(plan_of(IMP(Lab(setting.check()))).trainings()) for setting in (two, every)]
+    trainings = [len(plan_of(IMP(Lab(setting.checked()))).trainings()) for setting in (two, every)]
     # At four levels shuffled and one_shot; three chains down to level 12.
     assert trainings[1] - trainings[0] == 4 + 4 + 3 * 12
-    assert {m.variant for m in IMP(Lab(two.check()))} == {"dense", "imp", "random", "reinit"}
-    assert {m.variant for m in IMP(Lab(every.check()))} == {"dense", "imp", *VARIANTS}
+    assert {m.variant for m in IMP(Lab(two.checked()))} == {"dense", "imp", "random", "reinit"}
+    assert {m.variant for m in IMP(Lab(every.checked()))} == {"dense", "imp", *VARIANTS}
 
 
 def test_chains_begin_with_the_first_ticket_mask_and_stop_at_the_last_control_level():
-    setting = with_grids(MINI, ALL, replicates=1, control_levels=(2, 5)).check()
+    setting = with_grids(MINI, ALL, replicates=1, control_levels=(2, 5)).checked()
     lab = Lab(setting)
     measurements = list(IMP(lab))
     for variant in ("layerwise", "lr_rewinding", "fine_tuning"):
@@ -68,7 +68,7 @@ def test_chains_begin_with_the_first_ticket_mask_and_stop_at_the_last_control_le
 
 
 def test_chains_stop_where_the_grid_says():
-    setting = with_grids(MINI, ALL, replicates=1).changed(variant_levels=3).check()
+    setting = with_grids(MINI, ALL, replicates=1).changed(variant_levels=3).checked()
     last = {m.variant: m.level for m in IMP(Lab(setting)) if m.stage.kind == "train"}
     assert [last[variant] for variant in ("layerwise", "lr_rewinding", "fine_tuning")] == [3, 3, 3]
     assert last["one_shot"] == max(MINI.control_levels)

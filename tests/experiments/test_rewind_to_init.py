@@ -181,7 +181,7 @@ def test_barriers_and_errors_stand_for_each_round(measured):
     ],
 )
 def test_grids_that_cannot_be_run_are_refused_by_name(bench, values, named):
-    setting = bench.setting(grids=GRIDS).changed(**values).check()
+    setting = bench.setting(grids=GRIDS).changed(**values).checked()
     with pytest.raises(SettingError, match=named):
         list(rewind_to_init(Lab(setting)))
 
@@ -191,7 +191,7 @@ def test_a_setting_without_its_grids_says_why(bench):
 
 
 def test_copies_measure_the_instability_of_each_batch_sizes_dense_network():
-    setting = load_setting("digits_resnet8").check()
+    setting = load_setting("digits_resnet8").checked()
     found = [m for m in EXPERIMENTS["rewind_to_init"](Lab(setting)) if m.metrics == ("instability",)]
     assert len(found) == 2 * setting.replicates and {m.condition for m in found} == {
         "batch_size=16 lr=0.1",

@@ -96,7 +96,7 @@ def test_error_stands_at_the_same_points_as_distances(measured):
     ],
 )
 def test_grids_that_cannot_be_run_are_refused_by_name(bench, values, named):
-    setting = bench.setting(grids=GRIDS).changed(**values).check()
+    setting = bench.setting(grids=GRIDS).changed(**values).checked()
     with pytest.raises(SettingError, match=named):
         list(stability(Lab(setting)))
 
@@ -116,7 +116,7 @@ def test_settings_that_cannot_run_it_say_why(bench, changes, reason):
 
 
 def test_curves_take_every_level_of_every_rate_without_another_training():
-    setting = load_setting("digits_resnet8").check()
+    setting = load_setting("digits_resnet8").checked()
     without = setting.changed(stability_curves=False)
 
     def keys(setting):

@@ -65,4 +65,4 @@ def test_more_held_out_images_than_there_are_are_refused_by_name(bench):
 
 def test_a_setting_that_streams_holds_out_nothing():
     with pytest.raises(SettingError, match="images are held out in memory only, and imagenet_resnet50 streams"):
-        load_setting("imagenet_resnet50", "smoke").changed(validation_count=64).check()
+        load_setting("imagenet_resnet50", "smoke").changed(validation_count=64).checked()

@@ -7,7 +7,7 @@ from sparselt.runs.plan import Plan
 
 
 def measurements(setting, *names):
-    lab = Lab(setting.check())
+    lab = Lab(setting.checked())
     return [m for name in names or EXPERIMENTS for m in EXPERIMENTS[name](lab)]
 
 
@@ -15,7 +15,7 @@ def plan_of(found):
     return Plan(stage for m in found for stage in m.stages)
 
 
-MAIN = MINI.changed(**MINI.main)
+MAIN = MINI.changed(**MINI.main_values)
 
 
 def test_the_digits_take_202_trainings_however_many_experiments_ask():

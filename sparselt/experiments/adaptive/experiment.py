@@ -78,7 +78,7 @@ def sweeping(
     """
     setting = lab.setting
     networks = 1 + len(fractions) * (setting.path_points - 1) + more_networks
-    evaluated = min(images or setting.fitted_count, setting.fitted_count)
+    evaluated = min(images or setting.trained_count, setting.trained_count)
     return {
         **lab.evaluation_arguments,
         "fractions": tuple(fractions),
