@@ -305,7 +305,7 @@ class Setting:
 
     @cached_property
     def reason_against_sparse_up_to(self) -> str:
-        """Why no training can compute its live weights alone, as `sparse_up_to` asks; empty if it can, or if that is 0."""
+        """Why trainings cannot compute live weights alone, as `sparse_up_to` asks; empty if they can, or if it is 0."""
         if not self.sparse_up_to:
             return ""
         against_recipe = reason_against(TECHNIQUES[self.techniques], self.micro_batches, self.ranks, self.compile)

@@ -31,7 +31,7 @@ class Outcome:
     """A worker's report on one stage: work done, seconds, UTC time of the end, and the error's text if it failed.
 
     Stages that ran side by side share the seconds equally. by_another: another run works on the stage, or has made it.
-    passing: the error may not come again, such as a full disk.
+    transient: the error may not come again, such as that of a full disk.
     """
 
     work: int
@@ -39,7 +39,7 @@ class Outcome:
     finished: str
     error: str = ""
     by_another: bool = False
-    passing: bool = False
+    transient: bool = False
 
 
 def run_stage(stage: Stage, root: str) -> Outcome:
@@ -190,8 +190,8 @@ class _Job:
                 "\nIt does not fit the memory: give fewer --workers, or compute each batch in parts with --set "
                 f"micro_batches={parts}, whose batch-norm statistics are of each part."
             )
-        passing = not isinstance(error, SparseltError)
-        return Outcome(0, self._seconds(), _now(), f"{self._stage.name}: {text}", passing=passing)
+        transient = not isinstance(error, SparseltError)
+        return Outcome(0, self._seconds(), _now(), f"{self._stage.name}: {text}", transient=transient)
 
     def close(self) -> None:
         _signals.trainings = 0
