@@ -56,4 +56,4 @@ def test_what_is_called_torchs_default_is_torchs(name):
     optimizers = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop)
     taken = [p[name].default for o in optimizers if name in (p := inspect.signature(o).parameters)]
     default = next(field.default for field in dataclasses.fields(Setting) if field.name == name)
-    assert rules(Setting)[name][1].torch and taken and all(value == default for value in taken)
+    assert rules(Setting)[name][1].torch_default and taken and all(value == default for value in taken)
