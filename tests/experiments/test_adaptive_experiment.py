@@ -65,7 +65,7 @@ def test_levels_go_on_until_the_density_is_reached(bench, densities):
         level = int(result.stage.label.rsplit(" ", 1)[1])
         return MeasuredValues([], density=densities[level])
 
-    measurements = [m for m in ADAPTIVE(Lab(bench.setting(grids=GRIDS, replicates=1), found=found))]
+    measurements = [m for m in ADAPTIVE(Lab(bench.setting(grids=GRIDS, replicates=1), read_if_made=found))]
     trained = [m for m in measurements if m.variant == "adaptive" and m.stage.kind == "train"]
     assert [m.level for m in trained] == list(range(1, len(densities) + 1))
     searches = [m.stage for m in measurements if m.stage.kind == "adaptive_prune"]
