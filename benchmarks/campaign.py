@@ -83,7 +83,7 @@ def sharing() -> list[dict]:
 
     rows = []
     for name in SETTINGS:
-        setting = load_setting(name, "paper").check()
+        setting = load_setting(name, "paper").checked()
         lab = Lab(setting)
         measurements = [m for experiment in EXPERIMENTS.values() for m in experiment(lab)]
         plan = Plan(stage for m in measurements for stage in m.stages)

@@ -131,10 +131,10 @@ def run(
         raise SettingError(f"scale is {scale!r}, but the Setting given is of scale {wanted.scale!r}; leave it out")
     wanted, usual = (each.with_options(option_types(known)) for each in (wanted, usual))
     if "main" in named:
-        wanted = wanted.changed(**wanted.main)
+        wanted = wanted.changed(**wanted.main_values)
     if "source" in values:
         wanted = wanted.with_source(values.pop("source"))
-    wanted = wanted.changed(**{name: _by_reference(value) for name, value in values.items()}).check()
+    wanted = wanted.changed(**{name: _by_reference(value) for name, value in values.items()}).checked()
     folder = None if data is None else Path(data)
     where = Where(
         *(folder, Path(out), device, workers, cohort, "sparselt.reproduce.run(…)"),

@@ -55,7 +55,7 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
             ),
             RetrainingOptions(retraining_chains=CHAINS, retraining_levels=14),
         ),
-        "main": {"landscape_levels": ()},
+        "main_values": {"landscape_levels": ()},
     },
     "mini": {
         "title": "Iterative magnitude pruning of ResNet-18 on CIFAR-100",

@@ -74,7 +74,7 @@ PAPER = Setting(
         ),
         RetrainingOptions(retraining_chains=CHAINS, retraining_levels=11),
     ),
-    main={
+    main_values={
         "variants": ("random", "reinit"),
         "instability_levels": (),
         "sibling_pretraining": (0, 390, 3120),
@@ -218,7 +218,7 @@ def setting(scale: str) -> Setting:
             control_rewind_step=100,
             path_points=5,
             options=_MINI_GRIDS,
-            main={"instability_levels": (), "control_levels": (6,)},
+            main_values={"instability_levels": (), "control_levels": (6,)},
             sources={
                 **PAPER.sources,
                 **SOURCES_OF_0_1_0,
@@ -251,7 +251,7 @@ def setting(scale: str) -> Setting:
             control_rewind_step=4,
             path_points=5,
             options=_SMOKE_GRIDS,
-            main={},
+            main_values={},
             sources={
                 **PAPER.sources,
                 **SOURCES_OF_0_1_0,

@@ -58,7 +58,7 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
                 repulsion_levels=25,
             ),
         ),
-        "main": {"init_batch_sizes": (128, 1024), "init_warmup_steps": (), "repulsion_strengths": ()},
+        "main_values": {"init_batch_sizes": (128, 1024), "init_warmup_steps": (), "repulsion_strengths": ()},
     },
     "mini": {
         "title": "Rewinding ResNet-20 on CIFAR-10 to its initialization",
@@ -77,7 +77,7 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
                 repulsion_levels=4,
             ),
         ),
-        "main": {"init_warmup_steps": (), "repulsion_strengths": ()},
+        "main_values": {"init_warmup_steps": (), "repulsion_strengths": ()},
     },
     "smoke": {
         "title": "Smoke test of the protocol of Maene et al. on synthetic images",
@@ -93,7 +93,7 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
                 repulsion_levels=1,
             ),
         ),
-        "main": {},
+        "main_values": {},
     },
 }
 

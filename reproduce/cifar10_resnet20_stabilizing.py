@@ -51,7 +51,7 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
                 stability_curves=True,
             ),
         ),
-        "main": {
+        "main_values": {
             "rewind_steps": (0, 500),
             "control_levels": (8,),
             "stability_rewind_steps": (0, 500),
@@ -77,7 +77,7 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
                 warmup_lr_steps=416,
             ),
         ),
-        "main": {"stability_rewind_steps": (0, 100), "stability_rates": ("standard",)},
+        "main_values": {"stability_rewind_steps": (0, 100), "stability_rates": ("standard",)},
     },
     "smoke": {
         "title": "Smoke test of the protocol of Stabilizing on synthetic images",
@@ -93,7 +93,7 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
                 warmup_lr_steps=10,
             ),
         ),
-        "main": {},
+        "main_values": {},
     },
 }
 

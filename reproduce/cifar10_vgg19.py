@@ -31,7 +31,7 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
                 stability_curves=True,
             ),
         ),
-        "main": {
+        "main_values": {
             "rewind_steps": (0, 100),
             "control_levels": (8,),
             "stability_rewind_steps": (0, 100),
@@ -56,7 +56,7 @@ _BY_SCALE: dict[str, dict[str, Any]] = {
                 warmup_lr_steps=100,
             ),
         ),
-        "main": {"stability_rewind_steps": (0, 10), "stability_rates": ("standard",)},
+        "main_values": {"stability_rewind_steps": (0, 10), "stability_rates": ("standard",)},
     },
     "smoke": {
         "title": "Smoke test of VGG-19 in the protocol of Stabilizing on synthetic images",

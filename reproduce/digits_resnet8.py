@@ -93,7 +93,7 @@ MINI = Setting(
             perturbation_scales=(1.0,),
         ),
     ),
-    main={
+    main_values={
         "variants": ("random", "reinit"),
         "control_levels": (12,),
         "instability_levels": (),
@@ -192,6 +192,6 @@ def setting(scale: str) -> Setting:
             control_rewind_step=20,
             path_points=5,
             options=_SMOKE,
-            main={},
+            main_values={},
         )
     return MINI

@@ -94,7 +94,7 @@ MINI = Setting(
             perturbation_scales=(1.0,),
         ),
     ),
-    main={
+    main_values={
         "variants": ("random", "reinit"),
         "control_levels": (6,),
         "instability_levels": (),
@@ -184,6 +184,6 @@ def setting(scale: str) -> Setting:
             control_rewind_step=5,
             path_points=5,
             options=_SMOKE,
-            main={},
+            main_values={},
         )
     return MINI

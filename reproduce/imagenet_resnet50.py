@@ -54,7 +54,7 @@ PAPER = Setting(
             flatness_levels=(0, 4, 8, 12), flatness_images=256, perturbation_level=6, perturbation_scales=(1.0,)
         ),
     ),
-    main={"landscape_levels": ()},
+    main_values={"landscape_levels": ()},
     differences=("Paul et al. 2022 add techniques that speed up training and do not name them; here there are none.",),
     sources={
         "model": "torchvision's ResNet-50; 25,502,912 prunable weights",
@@ -159,7 +159,7 @@ def setting(scale: str) -> Setting:
                     perturbation_scales=(1.0,),
                 ),
             ),
-            main={},
+            main_values={},
             sources={
                 **PAPER.sources,
                 **SOURCES_OF_0_1_0,

@@ -84,7 +84,7 @@ def protocol(scale: str, network: str = "ResNet-50", **values: Any) -> Setting:
         title=base.title.replace("ResNet-50", network),
         paper="Frankle et al. 2019, Stabilizing the Lottery Ticket Hypothesis",
         options=options,
-        main={},
+        main_values={},
         differences=("What the paper's table leaves open is a default of ours, named as such in the protocol.",),
         sources=sources,
         **values,

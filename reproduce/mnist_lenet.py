@@ -51,7 +51,7 @@ PAPER = Setting(
         "Pixels are standardized, where the authors' first code divides by 255; biases start as torch draws them.",
         "All 60,000 training images are trained on; Frankle and Carbin 2019 hold out 5,000 of them.",
     ),
-    main={"instability_levels": (), "rewind_steps": (0,), "stability_rewind_steps": (0,)},
+    main_values={"instability_levels": (), "rewind_steps": (0,), "stability_rewind_steps": (0,)},
     sources={
         "model": "LeCun et al. 1998; 266,200 prunable weights",
         "initialization": "Frankle and Carbin 2019, section 2: Glorot normal",
@@ -106,7 +106,7 @@ _SMOKE: dict[str, Any] = {
         ConnectivityOptions(instability_levels=(0, 1)),
         StabilityOptions(stability_levels=(1,), stability_rewind_steps=(0, 5)),
     ),
-    "main": {},
+    "main_values": {},
 }
 
 

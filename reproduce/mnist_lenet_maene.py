@@ -45,7 +45,7 @@ def setting(scale: str) -> Setting:
         control_rewind_step=0,
         dense_replicates=0,
         options=options,
-        main={},
+        main_values={},
         sources=sources,
         **values,
     )

@@ -18,7 +18,7 @@ from sparselt.runs.executor import run_stage
 from sparselt.runs.plan import Plan
 from sparselt.runs.store import Store
 from sparselt.stages import Stage
-from sparselt.stages.stage import Result, StageFile
+from sparselt.stages.stage import JsonFile, StageFile
 
 TINY = dataclasses.replace(
     MINI,
@@ -49,7 +49,7 @@ class Bench:
     def setting(self, **changes) -> Setting:
         grids = changes.pop("grids", None)
         setting = TINY if grids is None else with_grids(TINY, grids)
-        return dataclasses.replace(setting, **changes).check()
+        return dataclasses.replace(setting, **changes).checked()
 
     def run(self, *stages: Stage) -> None:
         for stage in Plan(stages).missing(self.store):
@@ -72,7 +72,7 @@ class Bench:
     def path(self, file: StageFile) -> Path:
         return self.store.folder(file.stage) / file.name
 
-    def read(self, result: Result):
+    def read(self, result: JsonFile):
         self.run(result.stage)
         return self.store.read(result)
 

@@ -36,10 +36,10 @@ from sparselt.runs.store import Store
 
 for name in SETTINGS:
     for scale in SCALES:
-        setting = load_setting(name, scale).check()
+        setting = load_setting(name, scale).checked()
         experiments, _ = chosen((), known_experiments(), setting)
         store = Store(Path("none"), writable=False)
-        assert plan_of(measured(experiments, Lab(setting, found=Finder(store)))).missing(store)
+        assert plan_of(measured(experiments, Lab(setting, read_if_made=Finder(store)))).missing(store)
 """)
     assert loaded & HEAVY <= {"rich", "tyro"}
 

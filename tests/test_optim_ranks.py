@@ -99,7 +99,7 @@ def test_sharded_parameters_are_refused_by_name(ranks):
 def test_the_zero_redundancy_optimizer_is_refused_by_name_and_keep_masked_serves_it(ranks):
     first, second = ranks
     for found in ranks:
-        assert "ZeroRedundancyOptimizer gives it so" in found["zero"] and "keep_masked" in found["zero"]
+        assert "ZeroRedundancyOptimizer passes it in the group" in found["zero"] and "keep_masked" in found["zero"]
     assert first["kept"] == second["kept"] == [0, 0] and first["sharded"] == second["sharded"]
 
 

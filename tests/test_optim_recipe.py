@@ -14,7 +14,7 @@ from sparselt.experiments.record import protocol
 from sparselt.optim import RECIPE_OPTIONS, build_optimizer
 from sparselt.optim._networks import mask_of_networks
 from sparselt.reproduce import load_setting
-from sparselt.stages.stage import digest, plain
+from sparselt.stages.stage import digest, to_json
 from sparselt.training.recipe import Recipe
 from sparselt.training.schedule import Schedule
 
@@ -24,7 +24,7 @@ RECIPE = Recipe("resnet20", 128, 62_400, Schedule("step", 0.1, (31_200, 46_800))
 def test_the_digest_of_a_recipe_with_sgd_is_that_of_a_recipe_without_the_field():
     # Computed before recipes had an optimizer.
     assert digest(RECIPE) == "a5ecd06cc0b143b95ae3128c40cf4caba18af109422b65086ca7c3112fb43ecf"
-    assert "optimizer" not in plain(RECIPE)
+    assert "optimizer" not in to_json(RECIPE)
 
 
 def test_a_field_is_left_out_only_where_it_has_its_default():
@@ -33,8 +33,8 @@ def test_a_field_is_left_out_only_where_it_has_its_default():
         kept: int = 1
         left_out: int = dataclasses.field(default=2, metadata={"omit_default": True})
 
-    assert plain(Values()) == {"kept": 1}
-    assert plain([Values(left_out=3)]) == [{"kept": 1, "left_out": 3}]
+    assert to_json(Values()) == {"kept": 1}
+    assert to_json([Values(left_out=3)]) == [{"kept": 1, "left_out": 3}]
 
 
 def test_an_unknown_optimizer_is_refused_with_the_known_ones():
@@ -82,7 +82,7 @@ def test_every_optimizer_takes_the_options_that_a_recipe_gives_it(optimizer):
 
 def test_a_setting_shows_and_passes_on_the_options_of_its_optimizer_only():
     usual = load_setting("digits_resnet8")
-    adam = usual.with_values(["optimizer=adam", "lr=0.001", "betas=0.9,0.9"]).check()
+    adam = usual.with_values(["optimizer=adam", "lr=0.001", "betas=0.9,0.9"]).checked()
     shown = {name for name, _, _ in protocol(adam, usual)}
     assert {"optimizer", "betas", "eps", "weight_decay"} <= shown and not {"momentum", "nesterov", "alpha"} & shown
     assert {"momentum", "nesterov"} <= {name for name, _, _ in protocol(usual, usual)}

@@ -119,7 +119,7 @@ def stage_file(folder: Path, bench, name: str) -> Case:
     stage = lab.mask(0, 0, 1).stage
     shutil.copytree(bench.store.root, folder / "store")
     store = Store(folder / "store")
-    file = next(iter(stage.needs.values()))
+    file = next(iter(stage.inputs.values()))
     path = store.folder(file.stage) / name
 
     def read():

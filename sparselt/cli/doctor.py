@@ -27,7 +27,7 @@ def doctor(given: Sequence[str], prog: str = "sparselt doctor") -> int:
     if asked.setting is not None:
         from sparselt.reproduce import load_setting
 
-        setting = load_setting(asked.setting, asked.scale).check()
+        setting = load_setting(asked.setting, asked.scale).checked()
     missing = [*_machine(asked.device)]
     if asked.self_test:
         missing += _self_tests(asked.device)

@@ -98,9 +98,9 @@ class Reproduce:
 
         setting = load_setting(self.setting, self.scale)
         if "main" in self.experiments:
-            setting = setting.changed(**setting.main)
+            setting = setting.changed(**setting.main_values)
         values = {name: value for name in ("replicates", "seed", "ranks") if (value := getattr(self, name)) is not None}
-        setting = dataclasses.replace(setting, **values).with_values(self.set).check()
+        setting = dataclasses.replace(setting, **values).with_values(self.set).checked()
         told = any(assignment.startswith("threads=") for assignment in self.set)
         if told and self.threads is not None:
             raise SettingError("threads is given twice, by --threads and by --set; expected one value")

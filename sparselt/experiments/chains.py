@@ -34,7 +34,7 @@ def chain(lab: Lab, name: str, replicate: int, step: int, levels: int) -> Iterat
     train = _TRAIN[name](lab, replicate, step)
     network, mask = lab.ticket(replicate, step, 0), None
     for level in range(1, levels + 1):
-        mask = lab.pruned(network, mask, f"{name} mask, replicate {replicate}, level {level}", **how)
+        mask = lab.pruned_mask(network, mask, f"{name} mask, replicate {replicate}, level {level}", **how)
         network = train(network, mask, level)
         yield mask, network
 

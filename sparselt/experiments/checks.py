@@ -10,7 +10,7 @@ from sparselt.errors import SettingError
 from sparselt.experiments.trials import check_criterion
 from sparselt.experiments.values import Rule
 from sparselt.models import build_model, check_model, least_weights
-from sparselt.optim import RECIPE_OPTIONS, check_optimizer, unread_options
+from sparselt.optim import RECIPE_OPTIONS, check_optimizer, options_of_other_optimizers
 from sparselt.scopes import Scope, check_fraction, check_rule, weights_left
 from sparselt.training.recipe import TECHNIQUES, training_side
 
@@ -47,8 +47,8 @@ def check_values(setting: "Setting") -> None:
         sides.append(training_side(setting.train_size, 0, setting.steps))
     for side in sides:
         check_model(setting.model, setting.channels, side, setting.classes)
-    if setting.batch_size > setting.fitted_count:
-        raise SettingError(f"batch_size is {setting.batch_size}, more than the {setting.fitted_count} training images")
+    if setting.batch_size > setting.trained_count:
+        raise SettingError(f"batch_size is {setting.batch_size}, more than the {setting.trained_count} training images")
     if setting.validation_count and setting.engine == "streaming":
         raise SettingError(
             f"validation_count is {setting.validation_count}, but images are held out in memory only, and "
@@ -79,7 +79,7 @@ def check_weights_left(setting: "Setting", name: str, levels: int, scope: Scope)
 def check_options_of_optimizer(setting: "Setting", given: Container[str]) -> None:
     """Raises a SettingError if an option that the optimizer does not have is among `given`, or is true."""
     check_optimizer(setting.optimizer)
-    for name in sorted(unread_options(setting.optimizer)):
+    for name in sorted(options_of_other_optimizers(setting.optimizer)):
         found = getattr(setting, name)
         if found is True or (name in given and found is not False):
             off = f"set {name}=false" if found is True else f"leave {name} out"
@@ -129,7 +129,7 @@ def _check_schedule(setting: "Setting") -> None:
 
 def check_room(setting: "Setting", values: Mapping[str, Any]) -> None:
     """Raises a SettingError if one of `values`, by name, is a step, level or count that the setting does not have:
-    `check` would drop it without a word."""
+    `Setting.checked` would drop it without a word."""
     known = setting.values()
     for name, given in values.items():
         rule = known[name][2] if name in known else Rule("")
@@ -167,7 +167,7 @@ def check_sparse(setting: "Setting", given: Mapping[str, Any]) -> None:
 
     A setting's own `sparse_up_to` counts where its trainings can follow it.
     """
-    if given.get("sparse_up_to") and (against := setting.reason_against_live):
+    if given.get("sparse_up_to") and (against := setting.reason_against_sparse_up_to):
         raise SettingError(f"sparse_up_to is {setting.sparse_up_to:g}, but {against}; leave it out")
 
 
@@ -189,7 +189,7 @@ def check_rewind_step(step: int, steps: int) -> None:
         raise SettingError(f"rewind step {step} is at or past the end of training ({steps} steps); expected less")
 
 
-def left_out(before: Mapping[str, tuple], after: Mapping[str, tuple]) -> list[str]:
+def steps_and_levels_removed(before: Mapping[str, tuple], after: Mapping[str, tuple]) -> list[str]:
     """The steps and levels that one setting has more than another, such as `stability_levels 8`."""
     gone = {
         name: [item for item in found if item not in after[name][0]]

@@ -15,11 +15,11 @@ def equal_epochs(lab: Lab, batch_size: int, **values: Any) -> Lab:
         SettingError: more images a step than there are, or a training that is too short for its milestones.
     """
     setting = lab.setting
-    if not 1 <= batch_size <= setting.fitted_count:
-        raise SettingError(f"batch size {batch_size}; expected 1 to the {setting.fitted_count} training images")
+    if not 1 <= batch_size <= setting.trained_count:
+        raise SettingError(f"batch size {batch_size}; expected 1 to the {setting.trained_count} training images")
 
     def scaled(step: int) -> int:
-        return round(step * (setting.fitted_count // batch_size) / setting.steps_per_epoch)
+        return round(step * (setting.trained_count // batch_size) / setting.steps_per_epoch)
 
     counted = {
         "steps": scaled(setting.steps),

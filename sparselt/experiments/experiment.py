@@ -17,8 +17,8 @@ class Experiment:
 
     Args:
         measure: yields the measurements of a lab. Where the next stage depends on an earlier result, it asks
-            `lab.found`, and yields what can be planned so far; it is asked again once that has run. It asks at once for
-            every checkpoint it may want (`lab.checkpoint(…).stage`): a training is repeated for new outputs.
+            `lab.read_if_made`, and yields what can be planned so far; it is asked again once that has run. It asks at
+            once for every checkpoint it may want (`lab.checkpoint(…).stage`): a training is repeated for new outputs.
         paper: authors and year.
         unsupported_reason: why a setting cannot run it, as the end of a sentence; empty if it can.
         options: the dataclass of the values that it varies; None if it varies none of its own.

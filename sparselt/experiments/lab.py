@@ -1,4 +1,4 @@
-"""Builds the stages of experiments for one setting. Equal questions give equal stages."""
+"""Builds the stages of experiments for one setting. Asked twice for one training, it gives stages of one key."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ from sparselt.stages.data import HoldOut, Pixels, PrepareDataset, ReadPixels
 from sparselt.stages.images import Crop, RandomCrop, Shift, WholeImages
 from sparselt.stages.masks import DrawMask, Prune, Shuffle
 from sparselt.stages.paths import EvaluatePath
-from sparselt.stages.stage import Result, StageFile
+from sparselt.stages.stage import JsonFile, StageFile
 from sparselt.stages.train import Train
 from sparselt.training.recipe import Seeds, derive_seed
 
-Found = Callable[[Result[Any]], Any]
+ReadIfMade = Callable[[JsonFile[Any]], Any]
 """Reads a JSON file of a stage; None if the stage has not run yet."""
 
 
@@ -34,8 +34,8 @@ class Lab:
         setting: the protocol, checked.
         device: `cpu` or `cuda`.
         data: a folder of betons to use instead of the setting's source.
-        found: reads results of finished stages, for experiments whose next stage depends on them (see `adaptive`); by
-            default no stage has run.
+        read_if_made: reads results of finished stages, for experiments whose next stage depends on them (see
+            `adaptive`). By default no stage has run.
     """
 
     def __init__(
@@ -43,35 +43,35 @@ class Lab:
         setting: Setting,
         device: str = "cpu",
         data: Path | None = None,
-        found: Found = lambda result: None,
+        read_if_made: ReadIfMade = lambda result: None,
     ):
         self.setting = setting
         self.device = device
-        self.found = found
+        self.read_if_made = read_if_made
         self._folder = data
         self._changes = ""
-        # Asked for thousands of times. A level needs the one before it twice, for weights and mask, so that without
-        # this memory the work doubles at each level.
+        # Each level asks for the level before it twice, for weights and mask. Without these two dictionaries the work
+        # would double at each level.
         self._dense: dict[int, Train] = {}
         self._masks: dict[tuple[int, int, int], StageFile] = {}
-        ready: dict[str, Any] = {"label": "data set", "work": setting.train_count + setting.test_count}
+        common: dict[str, Any] = {"label": "data set", "work": setting.train_count + setting.test_count}
         if data is None:
-            # A setting without a source needs the user's data; without it only a plan can be made.
+            # A setting without a source needs the user's data. Without the data it can be planned, but not run.
             source = None if setting.source is None else source_record(setting.source)
-            self.dataset = PrepareDataset(source=source, **ready)
+            self.dataset = PrepareDataset(source=source, **common)
         else:
             fingerprint = open_dataset(data).manifest.fingerprint
-            self.dataset = PrepareDataset(fingerprint=fingerprint, folder=str(data), **ready)
+            self.dataset = PrepareDataset(fingerprint=fingerprint, folder=str(data), **common)
 
     def changed(self, **values: Any) -> "Lab":
-        """The lab of the same setting with other values (`lr`, `batch_size`, …). Equal trainings are shared.
+        """The lab of the same setting with other values (`lr`, `batch_size`, …). Trainings of one key are made once.
 
         Raises:
             SettingError: an unknown name, or a value that cannot be run.
         """
-        lab = Lab(self.setting.changed(**values).check(), self.device, self._folder, self.found)
-        told = ", ".join(f"{name} {value}" for name, value in values.items() if isinstance(value, int | float | str))
-        lab._changes = self._changes + (f"; {told}" if told else "")
+        lab = Lab(self.setting.changed(**values).checked(), self.device, self._folder, self.read_if_made)
+        changes = ", ".join(f"{name} {value}" for name, value in values.items() if isinstance(value, int | float | str))
+        lab._changes = self._changes + (f"; {changes}" if changes else "")
         return lab
 
     def label(self, text: str) -> str:
@@ -79,7 +79,7 @@ class Lab:
         return text + self._changes
 
     def dense(self, replicate: int) -> Train:
-        """The dense network, trained from initialization without a stop. Rewind checkpoints are taken from it."""
+        """The dense network, trained from initialization to the end. Its checkpoints are what tickets rewind to."""
         if replicate not in self._dense:
             self._dense[replicate] = self.training(self.seeds(replicate, 0), label=f"dense, replicate {replicate}")
         return self._dense[replicate]
@@ -92,20 +92,23 @@ class Lab:
     def mask(self, replicate: int, rewind_step: int, level: int) -> StageFile:
         """The mask of IMP level `level` ≥ 1, from pruning the level before."""
         _check_level(level, 1)
-        known, place = self._masks, (replicate, rewind_step)
+        masks = self._masks
+        if (replicate, rewind_step, level) in masks:
+            return masks[replicate, rewind_step, level]
         # Level by level from below, because recursion would go as deep as there are levels.
-        for each in range(1, level + 1) if (*place, level) not in known else ():
-            if (*place, each) not in known:
+        for each in range(1, level + 1):
+            if (replicate, rewind_step, each) not in masks:
                 label = f"mask, replicate {replicate}, rewind {rewind_step}, level {each}"
                 network = self.ticket(replicate, rewind_step, each - 1)
-                known[*place, each] = self.pruned(network, known.get((*place, each - 1)), label)
-        return known[*place, level]
+                mask_before = masks.get((replicate, rewind_step, each - 1))
+                masks[replicate, rewind_step, each] = self.pruned_mask(network, mask_before, label)
+        return masks[replicate, rewind_step, level]
 
     def ticket(self, replicate: int, rewind_step: int, level: int) -> Train:
         """IMP with weight rewinding: the network of `level`, rewound to `rewind_step` and trained to the end.
 
-        Level 0 is the dense network, or with the setting's `level_0` rewound, the dense network trained on from the
-        rewind step.
+        Level 0 is the dense network. If the setting's `level_0` is `rewound`, it is the dense network trained on from
+        the rewind step.
 
         Raises:
             SettingError: a level below 0, or a rewind step outside the training.
@@ -119,17 +122,24 @@ class Lab:
         return self.rewound(replicate, rewind_step, mask, label, level=level)
 
     def rewound(
-        self, replicate: int, rewind_step: int, mask: StageFile | None, label: str, *, level: int = 1, copy: int = 0
+        self,
+        replicate: int,
+        rewind_step: int,
+        mask: StageFile | None,
+        label: str,
+        *,
+        level: int = 1,
+        data_order_copy: int = 0,
     ) -> Train:
         """The dense network's weights at `rewind_step`, under any mask, trained to the end.
 
         Args:
             mask: None: dense.
             level: decides the data order if `reshuffle` is `level`.
-            copy: above 0: another data order, see `seeds`.
+            data_order_copy: above 0, another data order and augmentation, see `seeds`.
         """
         check_rewind_step(rewind_step, self.setting.steps)
-        seeds = self.seeds(replicate, level, rewind_step, copy=copy)
+        seeds = self.seeds(replicate, level, rewind_step, data_order_copy=data_order_copy)
         if mask is None and rewind_step == 0:
             return self.training(seeds, label=label)
         restored = self.setting.rewound_momentum == "restored" and rewind_step > 0
@@ -156,12 +166,15 @@ class Lab:
 
     def reinit_control(self, replicate: int, rewind_step: int, level: int) -> Train:
         """The ticket's mask on a fresh initialization, trained in full, because there is no checkpoint to rewind to."""
-        seeds = self.seeds(replicate, level, rewind_step, initialization="reinitialization")
+        seeds = self.seeds(replicate, level, rewind_step, weight_stream="reinitialization")
         label = f"reinitialized control, replicate {replicate}, rewind {rewind_step}, level {level}"
         return self.training(seeds, mask=self.mask(replicate, rewind_step, level), label=label)
 
-    def shuffled(self, replicate: int, rewind_step: int, level: int) -> StageFile:
-        """The ticket's rewound weights, permuted among the live positions of each layer; momentum is not restored."""
+    def shuffled_weights(self, replicate: int, rewind_step: int, level: int) -> StageFile:
+        """The ticket's rewound weights, permuted among the live positions of each layer.
+
+        A training that starts from them begins with zero momentum.
+        """
         return Shuffle(
             seed=derive_seed(self.setting.seed, "shuffled weights", replicate, rewind_step, level),
             weights=self.checkpoint(replicate, rewind_step),
@@ -169,7 +182,7 @@ class Lab:
             label=self.label(f"shuffle of weights, replicate {replicate}, rewind {rewind_step}, level {level}"),
         ).shuffled
 
-    def pruned(
+    def pruned_mask(
         self,
         network: Train,
         mask: StageFile | None,
@@ -178,41 +191,41 @@ class Lab:
         fraction: float | None = None,
         scope: Scope | None = None,
         rule: Rule | None = None,
-        equal: StageFile | None = None,
+        as_many_as: StageFile | None = None,
     ) -> StageFile:
         """The mask after pruning a trained network by the setting's criterion. mask: the network's; None if dense.
 
-        `fraction`, `scope` and `rule` are the setting's unless given. With `equal`, a mask, exactly as many weights are
-        left as it has, whatever the rule. What a criterion draws (random scores, the images it scores on) differs
-        between networks of different initialization or data order.
+        `fraction`, `scope` and `rule` are the setting's unless given. `as_many_as` is a mask: exactly as many weights
+        are left as it has, whatever the fraction and the rule. What a criterion draws (random scores, the images it
+        scores on) differs between networks of different initialization or data order.
 
         Raises:
             SettingError: a fraction outside (0, 1), an unknown scope, a rule that does not go with the scope.
         """
-        check_stages("lab.pruned(network, …)", network)
+        check_stages("lab.pruned_mask(network, …)", network)
         setting = self.setting
         if setting.criterion != "magnitude":
             seed = derive_seed(setting.seed, "criterion", network.seeds.initialization, network.seeds.order)
-            return self._by_criterion(setting.criterion, network.final, mask, label, seed, fraction, scope, equal)
+            return self._by_criterion(setting.criterion, network.final, mask, label, seed, fraction, scope, as_many_as)
         fraction = setting.fraction if fraction is None else fraction
         scope = setting.scope if scope is None else scope
-        rule = "exact" if equal is not None else rule or setting.rule
+        rule = "exact" if as_many_as is not None else rule or setting.rule
         check_fraction(fraction)
         check_scope(scope)
         check_rule(rule, scope)
         stage = Prune(
-            fraction=float(fraction) if equal is None else None,
+            fraction=float(fraction) if as_many_as is None else None,
             scope=scope,
             rule=None if rule == "exact" else rule,
             weights=network.final,
             mask=mask,
-            equal=equal,
+            as_many_as=as_many_as,
             label=self.label(label),
-            **(self.shape if mask is None else {}),
+            **(self.network_arguments if mask is None else {}),
         )
-        return stage.want(stage.measured).made_mask  # the numbers name empty layers
+        return stage.want(stage.measured).made_mask  # with the numbers, by which the report names empty layers
 
-    def pruned_by(
+    def mask_by_criterion(
         self,
         criterion: str,
         weights: StageFile,
@@ -222,7 +235,7 @@ class Lab:
         replicate: int,
         fraction: float | None = None,
         scope: Scope | None = None,
-        equal: StageFile | None = None,
+        as_many_as: StageFile | None = None,
     ) -> StageFile:
         """The mask after pruning a checkpoint by a criterion, at initialization or after training.
 
@@ -232,7 +245,7 @@ class Lab:
             SettingError: a fraction outside (0, 1), an unknown scope or criterion.
         """
         seed = derive_seed(self.setting.seed, "criterion", replicate)
-        return self._by_criterion(criterion, weights, mask, label, seed, fraction, scope, equal)
+        return self._by_criterion(criterion, weights, mask, label, seed, fraction, scope, as_many_as)
 
     def _by_criterion(
         self,
@@ -243,7 +256,7 @@ class Lab:
         seed: int,
         fraction: float | None,
         scope: Scope | None,
-        equal: StageFile | None,
+        as_many_as: StageFile | None,
     ) -> StageFile:
         setting = self.setting
         fraction = setting.fraction if fraction is None else fraction
@@ -253,17 +266,17 @@ class Lab:
         stage = PruneByCriterion(
             criterion=criterion,
             criterion_source=_criterion_digest(criterion),
-            fraction=float(fraction) if equal is None else None,
+            fraction=float(fraction) if as_many_as is None else None,
             scope=scope,
-            samples=min(setting.criterion_images or 10 * setting.classes, setting.fitted_count),
+            samples=min(setting.criterion_images or 10 * setting.classes, setting.trained_count),
             batch_size=setting.batch_size,
             seed=seed,
             techniques=setting.recipe.techniques,
             weights=weights,
             mask=mask,
-            equal=equal,
+            as_many_as=as_many_as,
             initial=_initial(weights) if _needs_initial(criterion) else None,
-            **self.evaluating,
+            **self.evaluation_arguments,
             label=self.label(label),
         )
         return stage.want(stage.measured).made_mask
@@ -276,21 +289,25 @@ class Lab:
             points=points,
             first=first.final,
             second=second.final,
-            **self.evaluating,
+            **self.evaluation_arguments,
             label=self.label(label),
             work=points,
         )
         return stage.want(stage.measured)
 
     @cached_property
-    def shape(self) -> dict[str, Any]:
-        """The network's shape, as arguments of a stage."""
+    def network_arguments(self) -> dict[str, Any]:
+        """The architecture, as arguments of a stage: its name and sizes, and the digest of a user's own source file."""
         setting = self.setting
-        shape = {"model": setting.model, "classes": setting.classes, "channels": setting.channels}
-        return shape | {"model_source": model_digest(setting.model)}
+        return {
+            "model": setting.model,
+            "classes": setting.classes,
+            "channels": setting.channels,
+            "model_source": model_digest(setting.model),
+        }
 
     @cached_property
-    def images(self) -> dict[str, Any]:
+    def image_arguments(self) -> dict[str, Any]:
         """Data and device, as arguments of a stage that trains or evaluates (`sparselt.stages.images.OnImages`)."""
         setting, note = self.setting, self.dataset.note
         common = {
@@ -310,10 +327,17 @@ class Lab:
         return common | {"evaluated": WholeImages(), "train_pixels": pixels.train, "test_pixels": pixels.test}
 
     @property
-    def evaluating(self) -> dict[str, Any]:
-        """`images` and the network, as arguments of a stage that evaluates (`sparselt.stages.images.Evaluation`)."""
+    def evaluation_arguments(self) -> dict[str, Any]:
+        """`image_arguments`, `network_arguments`, precision and threads, as arguments of a stage that evaluates
+        (`sparselt.stages.images.Evaluation`).
+        """
         setting = self.setting
-        return {**self.images, **self.shape, "precision": setting.evaluated_in, "threads": setting.threads}
+        return {
+            **self.image_arguments,
+            **self.network_arguments,
+            "precision": setting.eval_dtype,
+            "threads": setting.threads,
+        }
 
     def training(
         self,
@@ -334,24 +358,25 @@ class Lab:
             repulsion, solutions: λ of the repelling loss and the networks that repel, see
                 `sparselt.training.repulsion.Repulsion`.
         """
-        setting = self.setting
+        setting, recipe = self.setting, self.setting.recipe
         repelled = bool(repulsion and solutions)
-        on_cpu = self.device == "cpu"
+        if self.device != "cpu":
+            recipe = dataclasses.replace(recipe, sparse_up_to=0.0)  # only the CPU has steps on live weights alone
         stage = Train(
-            recipe=setting.recipe if on_cpu else dataclasses.replace(setting.recipe, sparse_up_to=0.0),
+            recipe=recipe,
             seeds=seeds,
             start_step=start_step,
             augmentation=Shift(setting.padding, setting.flip)
             if setting.engine == "resident"
             else RandomCrop(setting.train_size, setting.flip),
-            eval_precision=None if setting.evaluated_in == setting.precision else setting.evaluated_in,
+            eval_precision=None if setting.eval_dtype == setting.precision else setting.eval_dtype,
             repulsion=repulsion if repelled else None,
             solutions=tuple(solutions) if repelled else (),
             weights=weights,
             mask=mask,
             momentum=momentum,
-            model_source=self.shape["model_source"],
-            **self.images,
+            model_source=self.network_arguments["model_source"],
+            **self.image_arguments,
             label=self.label(label),
             work=setting.steps - start_step,
         )
@@ -363,34 +388,36 @@ class Lab:
         level: int = 0,
         rewind_step: int = 0,
         *,
-        initialization: str = "initialization",
-        copy: int = 0,
+        weight_stream: str = "initialization",
+        data_order_copy: int = 0,
     ) -> Seeds:
         """The seeds of one training.
 
         Args:
-            initialization: another word gives other initial weights, different at each level.
-            copy: 0: the setting's own data order and augmentation. k > 0: the k-th alternative of this replicate, equal
-                at all levels, for the copies of LMC and for siblings.
+            weight_stream: names the stream of random numbers that initial weights come from. `initialization` gives
+                the replicate's own weights at every level; any other name gives other weights, different at each level.
+            data_order_copy: 0: the setting's own data order and augmentation. k > 0: the k-th alternative of this
+                replicate, the same at all levels, for the copies of LMC and for siblings.
         """
-        for name, number in (("replicate", replicate), ("copy", copy)):
+        for name, number in (("replicate", replicate), ("data_order_copy", data_order_copy)):
             if not isinstance(number, Integral) or number < 0:
                 raise SettingError(f"{name} is {number!r}; expected a whole number from 0")
         setting, seed = self.setting, self.setting.seed
-        # Level 0 is no training of its own unless it is rewound.
-        own = (replicate, rewind_step if level or setting.level_0 == "rewound" else 0, level)
-        varies: dict[str, tuple[tuple[int | str, ...], tuple[int | str, ...]]] = {
+        # The uninterrupted level 0 is one training for all rewind steps.
+        each_training = (replicate, rewind_step if level or setting.level_0 == "rewound" else 0, level)
+        Parts = tuple[int | str, ...]
+        parts_of_order_and_augmentation: dict[str, tuple[Parts, Parts]] = {
             "never": ((), ()),
             "lth_diet": ((), (replicate,)),
             "replicate": ((replicate,), (replicate,)),
-            "level": (own, own),
+            "level": (each_training, each_training),
         }
-        order, augmentation = varies[setting.reshuffle]
-        if copy:
-            order = augmentation = ("copy", copy, replicate)
-        initial = (replicate,) if initialization == "initialization" else (replicate, level)
+        order, augmentation = parts_of_order_and_augmentation[setting.reshuffle]
+        if data_order_copy:
+            order = augmentation = ("copy", data_order_copy, replicate)
+        initial = (replicate,) if weight_stream == "initialization" else (replicate, level)
         return Seeds(
-            initialization=derive_seed(seed, initialization, *initial),
+            initialization=derive_seed(seed, weight_stream, *initial),
             order=derive_seed(seed, "order", *order),
             augmentation=derive_seed(seed, "augmentation", *augmentation),
         )
@@ -402,7 +429,7 @@ def _check_level(level: int, least: int) -> None:
 
 
 def _initial(weights: StageFile) -> StageFile:
-    """The initialization that a checkpoint goes back to, through all rewinds."""
+    """The initial weights of the training that a checkpoint comes from, through all rewinds."""
     stage: Any = weights.stage
     while getattr(stage, "weights", None) is not None:
         stage = stage.weights.stage
@@ -412,12 +439,12 @@ def _initial(weights: StageFile) -> StageFile:
 
 
 def _needs_initial(criterion: str) -> bool:
-    from sparselt.criteria import find_criterion  # as below
+    from sparselt.criteria import find_criterion  # imports torch, which plans by magnitude do not need
 
     return find_criterion(criterion).needs == "initial"
 
 
 def _criterion_digest(name: str) -> str | None:
-    from sparselt.criteria import criterion_digest  # which needs torch; plans by magnitude do not
+    from sparselt.criteria import criterion_digest  # imports torch, which plans by magnitude do not need
 
     return criterion_digest(name)

@@ -9,7 +9,7 @@ from typing import Any
 from sparselt.errors import SettingError
 from sparselt.stages.masks import MakesMask
 from sparselt.stages.paths import EvaluatePath
-from sparselt.stages.stage import Read, Stage, StageFile, Value
+from sparselt.stages.stage import ReadJson, Stage, StageFile, Value
 from sparselt.stages.train import Train
 
 _CONDITION = re.compile(r"[^\s=]+=\S+")
@@ -75,7 +75,7 @@ class Measurement:
         alike = isinstance(self.stage, Train | EvaluatePath)
         return (self.experiment, *place, self.stage.kind, "" if alike else self.stage.key, self.metrics)
 
-    def rows(self, read: Read) -> Iterator[dict[str, Any]]:
+    def rows(self, read: ReadJson) -> Iterator[dict[str, Any]]:
         """The rows, without setting and scale. `read` returns the content of a stage's JSON file."""
         place = {
             "experiment": self.experiment,
@@ -115,8 +115,8 @@ def check_stages(taker: str, *found: object) -> None:
         if not isinstance(value, Stage):
             raise NotAStageError(
                 f"{taker} takes a Stage and got a {type(value).__name__}; lab.dense, ticket, rewound, training "
-                "and path give one, while lab.mask, checkpoint, pruned, random_mask and shuffled give a StageFile, one "
-                "file of a stage: its .stage is what made it"
+                "and path give one, while lab.mask, checkpoint, pruned_mask, random_mask and shuffled_weights give a "
+                "StageFile, one file of a stage: its .stage is what made it"
             )
 
 
@@ -124,7 +124,7 @@ def _cells(value: Value) -> dict[str, Any]:
     return {name: item for name in Value.__slots__ if (item := getattr(value, name)) is not None}
 
 
-def _empty_layers(network: Train, read: Read) -> Iterator[Value]:
+def _empty_layers(network: Train, read: ReadJson) -> Iterator[Value]:
     """The layers that pruning left empty in a training's mask, if its stage notes them."""
     mask: StageFile | None = network.mask
     if mask is not None and isinstance(mask.stage, MakesMask):

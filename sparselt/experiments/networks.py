@@ -83,11 +83,11 @@ def _trainings(stages: Iterable[Stage], seen: set[str]) -> Iterator[tuple[str, T
         seen.add(stage.key)
         if isinstance(stage, Train):
             yield name, stage
-        waiting.extend((need, file.stage) for need, file in stage.needs.items())
+        waiting.extend((need, file.stage) for need, file in stage.inputs.items())
 
 
 def _other(m: Measurement, name: str, network: Train) -> Place:
-    direct = any(network.key == file.stage.key for file in m.stage.needs.values())
+    direct = any(network.key == file.stage.key for file in m.stage.inputs.values())
     which = f"input={name}" if direct else f"training={network.key[:8]}"
     condition = " ".join(filter(None, (f"of={m.variant}", m.condition, which)))
     return OTHER, condition, m.replicate, m.rewind_step, _level(network)
@@ -97,10 +97,10 @@ def _level(network: Train) -> int:
     """How many prunings lie behind a network's mask."""
     level, mask = 0, network.mask
     while mask is not None:
-        pruned = mask.stage.needs.get("weights")
+        pruned = mask.stage.inputs.get("weights")
         if pruned is not None and isinstance(pruned.stage, Train):
             level, mask = level + 1, pruned.stage.mask
         else:  # drawn or combined from another mask, or made without a training
-            mask = mask.stage.needs.get("mask")
+            mask = mask.stage.inputs.get("mask")
             level += mask is None
     return level

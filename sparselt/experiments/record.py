@@ -9,7 +9,7 @@ from sparselt.experiments.setting import Setting
 from sparselt.report.data import DEFAULT_SOURCES
 from sparselt.runs.store import Store
 from sparselt.runs.versions import versions
-from sparselt.stages.stage import plain
+from sparselt.stages.stage import to_json
 
 if TYPE_CHECKING:
     from sparselt.data import Dataset
@@ -70,8 +70,8 @@ def protocol(setting: Setting, usual: Setting) -> list[tuple[str, Any, str]]:
         own = name in setting.__dataclass_fields__
         if rule.in_protocol and rule.shown(setting) and (own or value not in ((), 0, 0.0)):
             default = name not in setting.sources and value == defaults[name]
-            source = DEFAULT_SOURCES[rule.torch] if default else _source(setting, usual, name, value)
-            lines.append((name, plain(value), source))
+            source = DEFAULT_SOURCES[rule.torch_default] if default else _source(setting, usual, name, value)
+            lines.append((name, to_json(value), source))
     return lines
 
 

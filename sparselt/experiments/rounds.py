@@ -12,21 +12,23 @@ from sparselt.runs.ledger import Entry
 from sparselt.runs.plan import Plan
 from sparselt.runs.pool import Pool
 from sparselt.runs.store import Store
-from sparselt.stages.stage import Result, Stage
+from sparselt.stages.stage import JsonFile, Stage
 from sparselt.stages.train import Train
 
 
 class Finder:
-    """`lab.found` of a run: answers from the store, and remembers the questions since `forget`."""
+    """`lab.read_if_made` of a run: answers from the store, and remembers the questions since `forget`."""
 
     def __init__(self, store: Store):
         self._store = store
-        self._asked: dict[tuple[str, str], tuple[Result, bool]] = {}
+        self._asked: dict[tuple[str, str], tuple[JsonFile, bool]] = {}
 
-    def __call__(self, result: Result[Any]) -> Any:
+    def __call__(self, result: JsonFile[Any]) -> Any:
         """The content of a JSON file of a stage; None if the stage has not run yet."""
-        if not isinstance(result, Result):
-            raise SettingError(f"lab.found was asked for {result!r}; expected a result, such as lab.dense(0).measured")
+        if not isinstance(result, JsonFile):
+            raise SettingError(
+                f"lab.read_if_made was asked for {result!r}; expected a stage's file, such as lab.dense(0).measured"
+            )
         answered = self._store.has(result.stage)
         self._asked[result.stage.key, result.name] = result, answered
         return self._store.read(result) if answered else None
@@ -46,7 +48,7 @@ class Finder:
         for (key, name), (result, answered) in self._asked.items():
             if key in lost or (key in planned and answered):
                 continue
-            what = f"an experiment asks lab.found for {name} of '{result.stage.name}'"
+            what = f"an experiment asks lab.read_if_made for {name} of '{result.stage.name}'"
             if key in planned:
                 raise SettingError(f"{what}, which does not make it; a training makes measurements.json")
             raise SettingError(
@@ -83,7 +85,8 @@ def run_rounds(
         lost = {entry.stage for entry in entries.values() if entry.status in ("failed", "skipped")}
         plan = plan_of(m for m in measurements if not any(stage.key in lost for stage in m.stages))
         missing = plan.missing(store)
-        fresh = [stage for stage in missing if stage.key not in lost and not (stage.local and stage.key in entries)]
+        waiting = [stage for stage in missing if stage.key not in lost]
+        fresh = [stage for stage in waiting if not (stage.runs_in_every_plan and stage.key in entries)]
         if entries and not fresh:
             found.check(plan, lost)
             return measurements, list(entries.values())

@@ -34,7 +34,7 @@ from sparselt.runs.ledger import Entry, with_densities, write_ledger
 from sparselt.runs.loggers import check_installed
 from sparselt.runs.networks import NetworkRow, write_networks
 from sparselt.runs.store import Store
-from sparselt.stages.stage import digest, plain
+from sparselt.stages.stage import digest, to_json
 from sparselt.stages.train import Train
 from sparselt.stopping import directing
 
@@ -45,7 +45,7 @@ _NO_VALUES = {
     "differences",
     "title",
     "paper",
-    "main",
+    "main_values",
     "options",
     "explored_seeds",
     "wins_at_init",
@@ -130,7 +130,7 @@ def run(
                 return Outcome(None)
             if where.device == "cuda" and any(isinstance(stage, Train) for stage in missing):
                 check_gpu(setting, missing, pool)
-            if any(stage.cost_follows for stage in missing):
+            if any(stage.cost_depends_on for stage in missing):
                 with console.status("timing a few steps"):
                     speed = estimate(plan, store, setting.train_size, setting.evaluated_count, pool, where.cohort)
                 print_estimate(console, speed.total(missing, plan, pool.count), speed.basis, pool.count)
@@ -139,7 +139,7 @@ def run(
             presence.enter_context(store.present(name))
             store.sweep()
             note_plan(store, name, plan.stages, where.command, "stopped")
-            shown, config = RoundDisplay(console, speed, pool.count), plain(setting)
+            shown, config = RoundDisplay(console, speed, pool.count), to_json(setting)
             watcher = watching(shown, console, store, where.log, where.json, where.out / name, config)
             with contextlib.closing(watcher) as display:
                 measurements, entries = run_rounds(experiments, lab, found, store, pool, display)
@@ -235,12 +235,12 @@ def _advice(entries: Iterable[Entry]) -> str:
 
 def _hash(setting: Setting, device: str, experiments: Mapping[str, Experiment], lab: Lab) -> str:
     """What tells the run's folder from those of other values."""
-    values = {name: value for name, value in plain(setting).items() if name not in _NO_VALUES}
+    values = {name: value for name, value in to_json(setting).items() if name not in _NO_VALUES}
     # What an installed package varies counts only in runs of its own: installing one moves no other run's folder.
     kinds = {experiment.options for experiment in experiments.values()}
     counted = [o for o in setting.options if type(o) in kinds or type(o).__module__.startswith("sparselt.")]
     # Under this name since the first version, whose folders are found so.
-    values["grids"] = {name: value for options in counted for name, value in plain(options).items()}
+    values["grids"] = {name: value for options in counted for name, value in to_json(options).items()}
     return digest([values, device, list(experiments), lab.dataset.key])[:8]
 
 

@@ -18,13 +18,13 @@ from sparselt.experiments.checks import (
     check_square,
     check_values,
     check_weights_left,
-    left_out,
+    steps_and_levels_removed,
 )
 from sparselt.experiments.options import Options
 from sparselt.experiments.values import Rule, nearest, parse, rules, typed, value
 from sparselt.models import prunable_shapes, reason_against_live
 from sparselt.models.initialization import Initialization, NormScale
-from sparselt.optim import unread_options
+from sparselt.optim import options_of_other_optimizers
 from sparselt.scopes import Rule as PruningRule
 from sparselt.scopes import Scope
 from sparselt.training.live import reason_against
@@ -49,9 +49,9 @@ def _by_steps(setting: "Setting") -> bool:
     return setting.schedule == "step"
 
 
-def _read(name: str) -> Callable[["Setting"], bool]:
-    """Whether the optimizer has this option."""
-    return lambda setting: name not in unread_options(setting.optimizer)
+def _optimizer_has(name: str) -> Callable[["Setting"], bool]:
+    """A function that says whether a setting's optimizer has this option."""
+    return lambda setting: name not in options_of_other_optimizers(setting.optimizer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +66,15 @@ class Setting:
         title, paper: for the report: a headline, and the paper (authors, year) with this protocol.
         source: the data set to write; None if the user must bring it (`--data`).
         options: for each experiment the values that it varies; experiments without them use the defaults.
-        main: values under which `--experiments main` shows each paper's main finding.
+        main_values: values under which `--experiments main` shows each paper's main finding.
         sources: the source of each number, by field name: the paper, else the authors' code, else ours.
-        differences: what differs from paper and code beside these values, a sentence each.
-        explored_seeds: seeds on whose results its values, or the rules of the report, were chosen; a run of one of
-            them explores, a run of another seed confirms.
-        wins_at_init: whether the paper says that IMP succeeds on this network when it rewinds to initialization. The
-            report judges the finding that the paper has of such networks.
-        left_out: values that `check` took out, because they lie past the end of its training or its levels.
+        differences: what differs from paper and code besides the values of the setting, a sentence each.
+        explored_seeds: seeds whose results were known when its values, or the rules of the report, were chosen. A run
+            of one of them explores, a run of another seed confirms.
+        wins_at_init: whether the paper says that IMP succeeds on this network when it rewinds to initialization. This
+            decides which of the paper's findings the report judges.
+        left_out: the steps and levels that `checked` removed from its values, because they lie past the end of the
+            training or above the levels; such as `stability_levels 8`.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Setting:
     paper: str
     source: Source | None
     options: tuple[Options, ...] = ()
-    main: Mapping[str, Any] = field(default_factory=dict)
+    main_values: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
     explored_seeds: tuple[int, ...] = ()
@@ -105,8 +106,8 @@ class Setting:
         help="training images that are held out, and evaluated on instead of the test images, to choose values by",
     )
     model: str = value(help="a name of `sparselt.models.MODELS`, or a function of yours as package.module:function")
-    initialization: Initialization = value("torch", torch=True, help="see `sparselt.models.initialize_`")
-    norm_scale: NormScale = value("ones", torch=True, help="batch-norm scales at initialization")
+    initialization: Initialization = value("torch", torch_default=True, help="see `sparselt.models.initialize_`")
+    norm_scale: NormScale = value("ones", torch_default=True, help="batch-norm scales at initialization")
     techniques: Literal["none", "mild"] = value("none", help="a name of `sparselt.training.recipe.TECHNIQUES`")
     train_size: int = value(
         least=1, most=_LARGEST_SIDE, noun="pixels", help="side of the training crops (streaming) or images (resident)"
@@ -144,40 +145,53 @@ class Setting:
     optimizer: str = value(
         "sgd", omit_default=True, shown=lambda setting: setting.optimizer != "sgd", help="a module of `sparselt.optim`"
     )
-    momentum: float = value(0.9, least=0, below=1, shown=_read("momentum"), help="momentum of SGD and RMSprop")
+    momentum: float = value(0.9, least=0, below=1, shown=_optimizer_has("momentum"), help="momentum of SGD and RMSprop")
     weight_decay: float = value(1e-4, least=0, help="weight decay of the optimizer")
-    nesterov: bool = value(False, torch=True, shown=_read("nesterov"), help="Nesterov's momentum, of SGD")
+    nesterov: bool = value(
+        False, torch_default=True, shown=_optimizer_has("nesterov"), help="Nesterov's momentum, of SGD"
+    )
     decoupled_weight_decay: bool = value(
         False,
-        shown=_read("decoupled_weight_decay"),
+        shown=_optimizer_has("decoupled_weight_decay"),
         help="SGD decays by the rate over its peak, see `sparselt.MaskedSGD`",
     )
     betas: tuple[float, float] = value(
         (0.9, 0.999),
-        torch=True,
+        torch_default=True,
         omit_default=True,
         least=0,
         below=1,
         equal=True,
-        shown=_read("betas"),
+        shown=_optimizer_has("betas"),
         help="of Adam's averages",
     )
     eps: float = value(
-        1e-8, torch=True, omit_default=True, least=0, shown=_read("eps"), help="of the divisor of Adam and RMSprop"
+        1e-8,
+        torch_default=True,
+        omit_default=True,
+        least=0,
+        shown=_optimizer_has("eps"),
+        help="of the divisor of Adam and RMSprop",
     )
     alpha: float = value(
         0.99,
-        torch=True,
+        torch_default=True,
         omit_default=True,
         least=0,
         below=1,
-        shown=_read("alpha"),
+        shown=_optimizer_has("alpha"),
         help="of RMSprop's average of squares",
     )
     centered: bool = value(
-        False, torch=True, omit_default=True, shown=_read("centered"), help="RMSprop divides by the standard deviation"
+        False,
+        torch_default=True,
+        omit_default=True,
+        shown=_optimizer_has("centered"),
+        help="RMSprop divides by the standard deviation",
     )
-    precision: Literal["float32", "bfloat16"] = value("float32", torch=True, help="float32, or bfloat16 autocast")
+    precision: Literal["float32", "bfloat16"] = value(
+        "float32", torch_default=True, help="float32, or bfloat16 autocast"
+    )
     eval_precision: Literal["as_trained", "float32", "bfloat16"] = value(
         "as_trained",
         omit_default=True,
@@ -209,7 +223,9 @@ class Setting:
         help="training images that a criterion scores weights on; 0: ten a class",
     )
     rewind_steps: tuple[int, ...] = value(step=True, help="steps to rewind to")
-    rewound_momentum: Literal["zero", "restored"] = value("zero", help="what a rewound network starts with")
+    rewound_momentum: Literal["zero", "restored"] = value(
+        "zero", help="the momentum a rewound network starts with: zero, or that of the rewind step"
+    )
     level_0: Literal["uninterrupted", "rewound"] = value(
         "uninterrupted",
         omit_default=True,
@@ -236,7 +252,7 @@ class Setting:
         "in all trainings, and augmentation differs between replicates (lth_diet)",
     )
     control_levels: tuple[int, ...] = value(
-        least=1, levels_above=0, help="levels at which the two controls stand; above levels, levels itself"
+        least=1, levels_above=0, help="levels of the two controls; if all are above `levels`, `levels` itself"
     )
     control_rewind_step: int = value(step=True, help="the rewind step whose masks the controls take")
     path_points: int = value(11, least=3, most=_MOST_POINTS, help="points on each linear path, with both ends")
@@ -266,7 +282,7 @@ class Setting:
         least=0,
         most=1,
         shown=lambda setting: setting.recipe.sparse_up_to > 0,
-        help="on a CPU, trainings at most so dense compute their live weights alone, see "
+        help="on a CPU, networks of at most this density train on their live weights alone, see "
         "`sparselt.models.sparse_step`; 0: none, 1: all",
     )
     fused_norm: bool = value(
@@ -281,27 +297,27 @@ class Setting:
     def recipe(self) -> Recipe:
         """The hyperparameters of each training."""
         names = {f.name for f in dataclasses.fields(Recipe)} - {"schedule", "techniques"}
-        names -= unread_options(self.optimizer)
+        names -= options_of_other_optimizers(self.optimizer)
         schedule = Schedule(self.schedule, self.lr, self.milestones, self.lr_factor, self.warmup_steps, self.last_lr)
         values = {name: getattr(self, name) for name in names}
         recipe = Recipe(**values, schedule=schedule, techniques=TECHNIQUES[self.techniques])
-        return dataclasses.replace(recipe, sparse_up_to=0.0) if self.reason_against_live else recipe
+        return dataclasses.replace(recipe, sparse_up_to=0.0) if self.reason_against_sparse_up_to else recipe
 
     @cached_property
-    def reason_against_live(self) -> str:
-        """Why trainings cannot compute live weights alone, whatever `sparse_up_to` says; empty if they can."""
+    def reason_against_sparse_up_to(self) -> str:
+        """Why trainings cannot compute live weights alone, as `sparse_up_to` asks; empty if they can, or if it is 0."""
         if not self.sparse_up_to:
             return ""
-        of_recipe = reason_against(TECHNIQUES[self.techniques], self.micro_batches, self.ranks, self.compile)
-        return of_recipe or reason_against_live(self.model, self.classes, self.channels)
+        against_recipe = reason_against(TECHNIQUES[self.techniques], self.micro_batches, self.ranks, self.compile)
+        return against_recipe or reason_against_live(self.model, self.classes, self.channels)
 
     @property
-    def evaluated_in(self) -> Literal["float32", "bfloat16"]:
+    def eval_dtype(self) -> Literal["float32", "bfloat16"]:
         """The precision of test errors, paths and planes."""
         return self.precision if self.eval_precision == "as_trained" else self.eval_precision
 
     @property
-    def fitted_count(self) -> int:
+    def trained_count(self) -> int:
         """The training images that are not held out."""
         return self.train_count - self.validation_count
 
@@ -313,7 +329,7 @@ class Setting:
     @property
     def steps_per_epoch(self) -> int:
         """Full batches in an epoch."""
-        return self.fitted_count // self.batch_size
+        return self.trained_count // self.batch_size
 
     @property
     def prunable_weights(self) -> list[int]:
@@ -322,11 +338,11 @@ class Setting:
 
     def option(self, kind: type[Kind]) -> Kind:
         """The options of an experiment: from `options`, or the default."""
-        return next((given for given in self.options if isinstance(given, kind)), kind())
+        return next((options for options in self.options if isinstance(options, kind)), kind())
 
     def with_options(self, kinds: Iterable[type[Options]]) -> Self:
         """The setting with a value for each kind of options. Missing ones get their defaults."""
-        missing = tuple(kind() for kind in kinds if not any(isinstance(given, kind) for given in self.options))
+        missing = tuple(kind() for kind in kinds if not any(isinstance(options, kind) for options in self.options))
         return dataclasses.replace(self, options=self.options + missing)
 
     def with_source(self, source: Source) -> Self:
@@ -352,33 +368,37 @@ class Setting:
             for name, (kind, rule) in rules(owner).items()
         }
 
-    def check(self) -> Self:
-        """The setting itself, each value as its field's type, without steps and levels that its training has not.
+    def checked(self) -> Self:
+        """The setting that a run takes: each value has its field's type, and its steps and levels exist.
+
+        Steps and levels that the training does not have are removed and noted in `left_out`. If no control level is
+        left, the last level takes its place. A `control_rewind_step` that is no rewind step is replaced by the last
+        rewind step.
 
         Raises:
             SettingError: a value that cannot be run or has another type, named.
         """
-        return self._typed()._checked()
+        return self._typed()._within_training()
 
     def _typed(self) -> Self:
-        return self._replaced({name: typed(name, found, kind) for name, (found, kind, _) in self.values().items()})
+        return self._replaced({name: typed(name, item, kind) for name, (item, kind, _) in self.values().items()})
 
-    def _checked(self) -> Self:
+    def _within_training(self) -> Self:
         check_values(self)
         if self.control_rewind_step not in self.rewind_steps:
-            return dataclasses.replace(self, control_rewind_step=max(self.rewind_steps)).check()
-        for given in self.options:
-            given.check(self)
+            return dataclasses.replace(self, control_rewind_step=max(self.rewind_steps)).checked()
+        for options_of_one in self.options:
+            options_of_one.check(self)
         levels = tuple(level for level in self.control_levels if level <= self.levels)
         if self.control_levels and self.levels and not levels:
             levels = (self.levels,)
-        options = tuple(given.within(self) for given in self.options)
+        options = tuple(options_of_one.within(self) for options_of_one in self.options)
         checked = dataclasses.replace(self, control_levels=levels, options=options)
-        gone = dict.fromkeys([*self.left_out, *left_out(self.values(), checked.values())])
-        checked = dataclasses.replace(checked, left_out=tuple(gone))
+        left_out = dict.fromkeys([*self.left_out, *steps_and_levels_removed(self.values(), checked.values())])
+        checked = dataclasses.replace(checked, left_out=tuple(left_out))
         self.check_weights_left("levels", self.levels, self.scope)
-        for given in options:
-            given.check_pruning(checked)
+        for options_of_one in options:
+            options_of_one.check_pruning(checked)
         return checked
 
     def check_weights_left(self, name: str, levels: int, scope: Scope) -> None:
@@ -393,17 +413,17 @@ class Setting:
             SettingError: an unknown name (the nearest are offered), a value of another type, a step past the end.
         """
         values: dict[str, Any] = {}
-        known = self.values()
+        own_values = self.values()
         for assignment in assignments:
             name, equals, text = assignment.partition("=")
             if not equals:
                 raise SettingError(f"--set {assignment!r} is not understood; expected name=value, such as lr=0.1")
             if name in values:
                 raise SettingError(f"--set {name} is given twice; expected one value")
-            _, kind, rule = self._known(name, known)
+            _, kind, rule = self._value_of(name, own_values)
             batch_size = max(1, values.get("batch_size", self.batch_size))
-            fitted = self.train_count - values.get("validation_count", self.validation_count)
-            values[name] = parse(name, text, kind, rule, max(1, fitted // batch_size))
+            trained_count = self.train_count - values.get("validation_count", self.validation_count)
+            values[name] = parse(name, text, kind, rule, max(1, trained_count // batch_size))
         return self.changed(**values)
 
     def changed(self, **values: Any) -> Self:
@@ -411,33 +431,34 @@ class Setting:
 
         Raises:
             SettingError: an unknown name (the nearest are offered), a step past the end, a level above the last. Other
-                values are checked by `check`.
+                values are checked by `checked`.
         """
         changed = self._replaced(values)
         check_room(changed, values)
         check_options_of_optimizer(changed, values)
         check_sparse(changed, values)
         check_rate_of_optimizer(self, values)
-        told = changed.model != self.model and changed.title == self.title
-        return changed.retitled(f"model={changed.model}") if told else changed
+        title_is_stale = changed.model != self.model and changed.title == self.title
+        return changed.retitled(f"model={changed.model}") if title_is_stale else changed
 
     def retitled(self, change: str) -> Self:
         """The setting with a change, such as `model=resnet20`, named in its title."""
         return dataclasses.replace(self, title=f"{self.title} (changed: {change})")
 
     def _replaced(self, values: Mapping[str, Any]) -> Self:
-        own = {name: found for name, found in values.items() if name in self.__dataclass_fields__}
-        known = self.values() if len(own) < len(values) else {}
+        of_setting = {name: item for name, item in values.items() if name in self.__dataclass_fields__}
         options = []
-        for given in own.pop("options", self.options):
-            its = {name: found for name, found in values.items() if name in rules(given)}
-            options.append(dataclasses.replace(given, **its))
+        for options_of_one in of_setting.pop("options", self.options):
+            changes = {name: item for name, item in values.items() if name in rules(options_of_one)}
+            options.append(dataclasses.replace(options_of_one, **changes))
+        others = values.keys() - of_setting.keys() - {"options"}
+        own_values = self.values() if others else {}
         for name in values:
-            if name not in own and name != "options":
-                self._known(name, known)
-        return dataclasses.replace(self, options=tuple(options), **own)
+            if name in others:
+                self._value_of(name, own_values)  # raises for an unknown name
+        return dataclasses.replace(self, options=tuple(options), **of_setting)
 
-    def _known(self, name: str, known: Mapping[str, Any]) -> Any:
-        if name not in known:
-            raise SettingError(f"setting {self.name} has no value {name!r}{nearest(name, known)}")
-        return known[name]
+    def _value_of(self, name: str, values: Mapping[str, Any]) -> Any:
+        if name not in values:
+            raise SettingError(f"setting {self.name} has no value {name!r}{nearest(name, values)}")
+        return values[name]

@@ -33,7 +33,7 @@ class Rule:
         equal: values of a tuple may be equal.
         in_protocol: the field is part of the protocol of a run.
         shown: whether the protocol shows it for a setting.
-        torch: the default is that of torch.
+        torch_default: the default is that of torch.
     """
 
     help: str
@@ -49,7 +49,7 @@ class Rule:
     equal: bool = False
     in_protocol: bool = True
     shown: "Callable[[Setting], bool]" = lambda setting: True
-    torch: bool = False
+    torch_default: bool = False
 
     def check(self, name: str, value: Any) -> None:
         """Raises a SettingError unless `value`, of the field's type, keeps the bounds."""

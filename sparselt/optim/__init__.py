@@ -64,7 +64,7 @@ def check_optimizer(name: str) -> None:
         raise SettingError(f"there is no optimizer {name!r}; expected one of {', '.join(RECIPE_OPTIONS)}")
 
 
-def unread_options(optimizer: str) -> set[str]:
+def options_of_other_optimizers(optimizer: str) -> set[str]:
     """The options of other optimizers that this one does not have."""
     return set().union(*RECIPE_OPTIONS.values()).difference(RECIPE_OPTIONS[optimizer])
 

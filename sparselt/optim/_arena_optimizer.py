@@ -30,7 +30,7 @@ class ArenaOptimizer(torch.optim.Optimizer):
     _mask: Mapping[str, Tensor] | None = None
     _live_state = False
     _built: Arena | None = None
-    _last_written: tuple | None = None  # see `MaskedOptimizer._written`
+    _last_versions_and_addresses: tuple | None = None  # see `MaskedOptimizer._versions_and_addresses`
     _copies: Mapping[Tensor, Tensor] = {}  # by parameter, see `MaskedOptimizer.copy_to_bfloat16`
 
     @staticmethod
@@ -78,8 +78,8 @@ class ArenaOptimizer(torch.optim.Optimizer):
         self._hyperparameters = Hyperparameters(self.columns, self.numbers, self.param_groups, width, arena.device)
         self.state.clear()
         self.state.update(kept)
-        self._remember_state()
-        self._last_written = None
+        self._note_state_identity()
+        self._last_versions_and_addresses = None
         self._zeroed = [-1] * len(parameters)
         arena.write_copies()
         return arena
@@ -90,12 +90,12 @@ class ArenaOptimizer(torch.optim.Optimizer):
         found = [entry[key] for key in self.state_keys if entry.get(key) is not None]
         return found if len(found) == len(self.state_keys) else None
 
-    def _is_ours(self, i: int) -> bool:
+    def _state_is_in_arena(self, i: int) -> bool:
         """Whether `state` holds the arena's buffers of parameter i."""
         found = self._found(self._arena.parameters[i]) or []
         return bool(found) and all(a is b for a, b in zip(found, self._arena.buffers[i], strict=True))
 
-    def _hold(self, i: int) -> None:
+    def _point_state_at_arena(self, i: int) -> None:
         """Puts the arena's buffers of parameter i into `state`."""
         entry = self.state[self._arena.parameters[i]]
         entry.update(zip(self.state_keys, self._arena.buffers[i], strict=True))
@@ -111,7 +111,7 @@ class ArenaOptimizer(torch.optim.Optimizer):
         if arena is None or not kept:
             return kept
         for i, (p, steps) in enumerate(zip(arena.parameters, arena.step_counts(), strict=True)):
-            if self._is_ours(i):
+            if self._state_is_in_arena(i):
                 kept[p].update(zip(self.state_keys, arena.read(i), strict=True))
                 if self.counts_steps:
                     kept[p]["step"] = torch.tensor(float(steps))
@@ -129,31 +129,33 @@ class ArenaOptimizer(torch.optim.Optimizer):
                     raise SettingError(message.format(name=name, key=key, found=found, shape=shape))
 
     @torch.no_grad()
-    def _adopt_state(self, gradients: list[Tensor | None] | None = None) -> None:
-        """Copies tensors found in `state` into the arena. Parameters with a first gradient get an entry."""
+    def _copy_state_into_arena(self, gradients: list[Tensor | None] | None = None) -> None:
+        """Copies tensors that others put into `state` into the arena. Parameters with a first gradient get an entry."""
         arena = self._arena
-        for i in self._waiting():
+        for i in self._parameters_not_in_arena():
             found = self._found(arena.parameters[i])
             if found is not None:
                 arena.write(i, [tensor.detach() for tensor in found])
                 arena.set_steps(i, int(self.state[arena.parameters[i]].get("step", 1)))
-                self._last_written = None  # the copied state may be nonzero under the mask
+                self._last_versions_and_addresses = None  # the copied state may be nonzero under the mask
             elif gradients is None or gradients[i] is None:
                 continue
             else:
                 arena.set_steps(i, 0)
-            self._hold(i)
-        self._remember_state()
+            self._point_state_at_arena(i)
+        self._note_state_identity()
 
-    def _waiting(self) -> list[int]:
+    def _parameters_not_in_arena(self) -> list[int]:
         """The parameters that keep state, but whose entry in `state` does not hold the arena's buffers."""
         keeps = list(map(self.keeps_state, self.param_groups))
-        return [i for i in range(len(self._arena.parameters)) if keeps[self._group_of[i]] and not self._is_ours(i)]
+        with_state = [i for i in range(len(self._arena.parameters)) if keeps[self._group_of[i]]]
+        return [i for i in with_state if not self._state_is_in_arena(i)]
 
-    def _remember_state(self) -> None:
-        self._seen, self._without = self._state_now(), self._waiting()
+    def _note_state_identity(self) -> None:
+        """Notes what `state` holds, so that the next step sees whether somebody has changed it."""
+        self._noted_identity, self._noted_not_in_arena = self._state_identity(), self._parameters_not_in_arena()
 
-    def _state_now(self) -> tuple[list[int], list[bool]]:
+    def _state_identity(self) -> tuple[list[int], list[bool]]:
         # Called in every step, so it must not hash tensors, which is slow.
         held = [id(entry.get(key)) for key in self.state_keys for entry in self.state.values()]
         return held, list(map(self.keeps_state, self.param_groups))

@@ -42,12 +42,19 @@ class MaskedOptimizer(CopyingOptimizer):
 
     Raises SettingError and MaskError (both ValueError), naming the parameter, before anything is written.
 
-    A subclass sets these, and defines `columns`; `kernel` only if the first two depend on the options of groups:
+    A subclass sets these attributes:
     operation: the kernel, with its rule.
     state_keys: what torch calls the buffers of the state, in the order of the rule.
     counts_steps: whether `state_dict()` has "step" as well, the number of steps that a parameter has made.
     numbers: the options that are floats or tensors of one element. One on the GPU is read there, also in the replays
         of a CUDA graph.
+
+    A subclass defines these methods; only `columns` is required:
+    columns: a group's row of hyperparameters, as the kernel reads it.
+    check_group: raises for options of a group that make no sense.
+    complete_group: adds options that a group lacks, such as one that an earlier version saved.
+    keeps_state: whether weights of a group have state; by default if there are `state_keys`.
+    kernel: operation and `state_keys` that the present groups need, if these depend on the options of groups.
     """
 
     _step_supports_amp_scaling = True
@@ -59,13 +66,16 @@ class MaskedOptimizer(CopyingOptimizer):
         self.check_group(defaults, defaults)
         self._live_state = live_state
         super().__init__(params, defaults)
-        fitted_mask(mask, self._by_name())
+        fitted_mask(mask, self._by_name())  # raises MaskError if it does not fit, before anything is written
         self._mask = mask
         self._build()
         self.refresh()
 
-    def check_group(self, group: dict, asked: Collection[str]) -> None:
-        """Raises a SettingError for options that make no sense. asked: those that the group itself names."""
+    def check_group(self, group: dict, given_keys: Collection[str]) -> None:
+        """Raises a SettingError for options that make no sense.
+
+        group: all options, defaults included. given_keys: those that the group itself names; at construction all.
+        """
 
     @classmethod
     def of_networks(
@@ -80,14 +90,14 @@ class MaskedOptimizer(CopyingOptimizer):
         """
         networks = list(networks)
         defaults = {name: option.default for name, option in inspect.signature(cls).parameters.items()}
-        known = [name for name in defaults if name not in ("params", "mask")]
-        pairs = [name for name in known if isinstance(defaults[name], tuple)]
-        groups, shared = groups_of_networks(networks, options, known, pairs)
+        names = [name for name in defaults if name not in ("params", "mask")]
+        pairs = [name for name in names if isinstance(defaults[name], tuple)]
+        groups, shared = groups_of_networks(networks, options, names, pairs)
         return cls(groups, mask=mask_of_networks(networks, masks), **shared)
 
     @property
     def mask(self) -> Mapping[str, Tensor] | None:
-        """The mask as it was given; None: every weight lives. To assign another one is to call `set_mask`."""
+        """The mask as it was given; None: every weight lives. Assigning another one calls `set_mask`."""
         return self._mask
 
     @mask.setter
@@ -99,15 +109,15 @@ class MaskedOptimizer(CopyingOptimizer):
 
         A CUDA graph captured before keeps the old mask: capture it again.
         """
-        fitted_mask(mask, self._by_name())
+        fitted_mask(mask, self._by_name())  # raises MaskError if it does not fit, before anything is written
         arena = self._current_arena()
-        self._adopt_state()
-        ours = [i for i in range(len(arena.parameters)) if self._is_ours(i)]
+        self._copy_state_into_arena()
+        with_state = [i for i in range(len(arena.parameters)) if self._state_is_in_arena(i)]
         self._mask = mask
         arena.set_masks(self._masks())
-        for i in ours:
-            self._hold(i)
-        self._remember_state()
+        for i in with_state:
+            self._point_state_at_arena(i)  # with live state, `set_masks` gives new buffers
+        self._note_state_identity()
         self.refresh()
 
     @torch.no_grad()
@@ -122,13 +132,13 @@ class MaskedOptimizer(CopyingOptimizer):
         keeps = list(map(self.keeps_state, self.param_groups))
         for i, name in enumerate(self._names()):
             if keeps[self._group_of[i]]:
-                self._hold(i)
+                self._point_state_at_arena(i)
             if name in state:
                 arena.write(i, [state[name][key] for key in self.state_keys])
                 arena.set_steps(i, int(state[name].get("step", 1)))
-        bits = arena.mask
-        self.set_mask(mask)
-        arena.mask = bits.copy_(arena.mask)
+        captured_mask = arena.mask  # a captured CUDA graph reads this memory
+        self.set_mask(mask)  # puts the mask into new memory
+        arena.mask = captured_mask.copy_(arena.mask)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -146,7 +156,9 @@ class MaskedOptimizer(CopyingOptimizer):
         arena.write_copies()
         self._hyperparameters.send(self.param_groups)
         self._zeroed = [p._version for p in arena.parameters]
-        self._last_written = self._written(arena.addresses([None] * len(arena.parameters)))
+        self._last_versions_and_addresses = self._versions_and_addresses(
+            arena.addresses([None] * len(arena.parameters))
+        )
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]  # of torch's overloads
         """One step for every parameter that has a gradient. closure: evaluates the model again and returns the loss."""
@@ -173,7 +185,7 @@ class MaskedOptimizer(CopyingOptimizer):
         addresses = arena.addresses(gradients)
         if addresses is None:
             arena = self._current_arena()
-            gradients = [self._fitted(gradient, i) for i, gradient in enumerate(gradients)]
+            gradients = [self._in_parameter_order(gradient, i) for i, gradient in enumerate(gradients)]
             addresses = arena.addresses(gradients)
             assert addresses is not None, "every gradient has been laid out like its parameter"
         parameters = written = arena.parameters
@@ -190,13 +202,14 @@ class MaskedOptimizer(CopyingOptimizer):
         if arena.some_missing:
             self._zero_without_gradient(gradients)
         # A parameter's state must be in `state` before its first gradient arrives.
-        if self._state_now() != self._seen or any(gradients[i] is not None for i in self._without):
-            self._adopt_state(gradients)
+        has_first_gradient = any(gradients[i] is not None for i in self._noted_not_in_arena)
+        if has_first_gradient or self._state_identity() != self._noted_identity:
+            self._copy_state_into_arena(gradients)
         self._hyperparameters.send(self.param_groups)
         # On a GPU masked memory is not rewritten, unless somebody else wrote to the parameters since the last step.
         on_gpu = arena.device.type == "cuda"
-        remembers = on_gpu or bool(self._copies)
-        changed = remembers and self._changed(addresses)
+        tracks_writes = on_gpu or bool(self._copies)
+        changed = tracks_writes and self._changed(addresses)
         self.operation.launch(
             Launch(
                 layout=self._layout,
@@ -211,14 +224,14 @@ class MaskedOptimizer(CopyingOptimizer):
                 steps=arena.steps,
                 grad_scale=grad_scale,
                 found_inf=found_inf,
-                shadow=arena.shadow,
+                shadow=arena.shadow,  # the copies of `copy_to_bfloat16`
             )
         )
         torch.autograd.graph.increment_version(written)
         if self._copies and arena.some_missing and changed:
             arena.write_copies()  # the kernel has not visited all of them
-        if remembers:
-            self._last_written = self._written(addresses)
+        if tracks_writes:
+            self._last_versions_and_addresses = self._versions_and_addresses(addresses)
         return loss
 
     _observed_step = torch.optim.Optimizer.profile_hook_step(_step)
@@ -228,14 +241,15 @@ class MaskedOptimizer(CopyingOptimizer):
             if key in param_group:
                 raise SettingError(
                     f"a parameter group has {key!r}: give it to {type(self).__name__}, for all groups. "
-                    "ZeroRedundancyOptimizer gives it so: let it have torch's optimizer and sparselt.optim.keep_masked"
+                    "ZeroRedundancyOptimizer passes it in the group; wrap torch's optimizer and call "
+                    "sparselt.optim.keep_masked"
                 )
-        asked = set(param_group)
+        given_keys = set(param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
             check_numbers(group, self.numbers)
-            self.check_group(group, asked)
+            self.check_group(group, given_keys)
             if self._built is not None:
                 self._build()
         except SettingError:
@@ -256,7 +270,7 @@ class MaskedOptimizer(CopyingOptimizer):
             return None
         return torch.as_tensor(value, dtype=torch.float32).to(self._arena.device, non_blocking=True)
 
-    def _fitted(self, gradient: Tensor | None, i: int) -> Tensor | None:
+    def _in_parameter_order(self, gradient: Tensor | None, i: int) -> Tensor | None:
         """The gradient in its parameter's memory order; SettingError if it cannot be the parameter's gradient."""
         if gradient is None:
             return None

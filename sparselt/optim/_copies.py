@@ -43,7 +43,7 @@ class CopyingOptimizer(SavedOptimizer):
                     "parameters of this optimizer"
                 )
         self._current_arena()
-        self._adopt_state()
+        self._copy_state_into_arena()
         self._copies = {p: torch.empty(0, dtype=torch.bfloat16, device=p.device).requires_grad_() for p in parameters}
         self._build()
         self.refresh()
@@ -65,13 +65,13 @@ class CopyingOptimizer(SavedOptimizer):
             elif copy.grad is not None:
                 copy.grad.zero_()
 
-    def _written(self, addresses: np.ndarray | None) -> tuple:
+    def _versions_and_addresses(self, addresses: np.ndarray | None) -> tuple:
         """A value that changes when torch counts a write to a parameter, or a parameter gets other memory."""
         parameters = self._arena.parameters
         return [p._version for p in parameters], addresses is not None and addresses[: len(parameters)].tobytes()
 
     def _changed(self, addresses: np.ndarray | None) -> bool:
-        return self._written(addresses) != self._last_written
+        return self._versions_and_addresses(addresses) != self._last_versions_and_addresses
 
     def _check_copied(self) -> None:
         for p in self._copies:

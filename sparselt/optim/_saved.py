@@ -68,7 +68,7 @@ class SavedOptimizer(ArenaOptimizer):
         # Torch rounds buffers to the parameters' dtype; bfloat16 is too coarse for state.
         self.state.update({p: dict(entry) for p, entry in saved.items() if entry and p.dtype == torch.bfloat16})
         self._current_arena()
-        self._adopt_state()
+        self._copy_state_into_arena()
         self.refresh()
         self._meet(state_dict.get("mask"))
 

@@ -75,7 +75,7 @@ class MaskedAdam(MaskedOptimizer):
             sign=-1.0 if group["maximize"] else 1.0,
         )
 
-    def check_group(self, group: dict, asked: Collection[str]) -> None:
+    def check_group(self, group: dict, given_keys: Collection[str]) -> None:
         """Refuses the values that `torch.optim.Adam` refuses, and betas that are tensors."""
         check_not_negative(group, "lr", "eps", "weight_decay")
         betas = group["betas"]

@@ -74,7 +74,7 @@ class MaskedRMSprop(MaskedOptimizer):
             sign=-1.0 if group["maximize"] else 1.0,
         )
 
-    def check_group(self, group: dict, asked: Collection[str]) -> None:
+    def check_group(self, group: dict, given_keys: Collection[str]) -> None:
         """Refuses the values that `torch.optim.RMSprop` refuses, and an alpha of 1 or more, which averages nothing."""
         check_not_negative(group, "lr", "eps", "weight_decay", "momentum")
         if not isinstance(group["alpha"], int | float) or not 0 <= group["alpha"] < 1:

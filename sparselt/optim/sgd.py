@@ -72,7 +72,7 @@ class MaskedSGD(MaskedOptimizer):
         """Whether the group has momentum. A tensor counts as nonzero, so that the host need not wait for its value."""
         return isinstance(group["momentum"], Tensor) or group["momentum"] != 0
 
-    def check_group(self, group: dict, asked: Collection[str]) -> None:
+    def check_group(self, group: dict, given_keys: Collection[str]) -> None:
         """Refuses the values that `torch.optim.SGD` refuses.
 
         A group without momentum may inherit nesterov, without effect, but must not name it.
@@ -84,7 +84,7 @@ class MaskedSGD(MaskedOptimizer):
             raise SettingError(
                 "decoupled_weight_decay divides by the first lr, which is 0: give the base learning rate as lr"
             )
-        if "nesterov" in asked and group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+        if "nesterov" in given_keys and group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise SettingError("nesterov needs a momentum above 0 and dampening 0")
 
     def complete_group(self, group: dict) -> None:

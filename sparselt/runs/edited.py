@@ -24,17 +24,17 @@ def edited(store: Store, missing: Iterable[Stage]) -> dict[str, int]:
 
     found: dict[str, int] = {}
     for stage in missing:
-        digests = dict(_digests(stage.spec))
+        digests = dict(_digests(stage.identity_values))
         own = not type(stage).__module__.startswith("sparselt.")
         if not digests and not own:
             continue
-        values = _without(stage.spec)
+        values = _without(stage.identity_values)
         alike = [record for record in stored(stage.kind) if _without(record["spec"]) == values]
         # The store may have several versions. The one that differs in the fewest files tells what was edited.
         versions = [{what for what, digest in digests.items() if _changed(record, what, digest)} for record in alike]
         changed = min(versions, key=len, default=set[str]())
-        needs = {name: [file.stage.kind, file.stage.key, file.name] for name, file in stage.needs.items()}
-        if own and any(record.get("needs") == needs and record["spec"] == stage.spec for record in alike):
+        needs = {name: [file.stage.kind, file.stage.key, file.name] for name, file in stage.inputs.items()}
+        if own and any(record.get("needs") == needs and record["spec"] == stage.identity_values for record in alike):
             changed.add(f"stage {type(stage).__qualname__}")
         for what in changed:
             found[what] = found.get(what, 0) + 1

@@ -41,7 +41,7 @@ class Speed:
         units = self.seconds.get(stage.kind, 0.0) * stage.work
         if stage.kind not in self.besides:
             return units
-        return units + self.besides[stage.kind] + self.network * (_networks(stage) + stage.networks_besides)
+        return units + self.besides[stage.kind] + self.network * (_networks(stage) + stage.extra_weight_passes)
 
     def total(self, stages: list[Stage], plan: Plan, workers: int) -> float:
         """Estimated seconds on `workers` processes: an equal share of the sum, or the longest chain if it is longer."""
@@ -75,7 +75,7 @@ def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Pool
     training = plan.trainings()[0]
     examples = {stage.kind: stage for stage in plan.stages}
     known = {kind: cost for kind, stage in examples.items() if (cost := _known(store, stage)) is not None}
-    if all(kind in known for kind, stage in examples.items() if stage.cost_follows):
+    if all(kind in known for kind, stage in examples.items() if stage.cost_depends_on):
         return Speed(known, "what equal stages cost before")
     timing = asked(workers, "a few timed steps", _time, training, size)
     if timing is None:
@@ -88,7 +88,7 @@ def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Pool
     unit = {"steps": step, "points": image * test_count}
     measured = {kind: unit.get(stage.unit, 0.0) for kind, stage in examples.items()}
     gradient = timing.step / training.recipe.batch_size
-    besides = {kind: gradient * stage.gradients_besides for kind, stage in examples.items() if kind not in known}
+    besides = {kind: gradient * stage.extra_image_passes for kind, stage in examples.items() if kind not in known}
     if training.kind in besides:
         besides[training.kind] += image * test_count  # its test error
     side_by_side = together.get(training.kind, 1)
@@ -112,7 +112,9 @@ def _known(store: Store, stage: Stage) -> float | None:
     costs = []
     for path in (store.root / stage.kind).glob("*/stage.json"):
         record = read_record(path)
-        alike = record and all(record["spec"].get(name) == stage.spec[name] for name in stage.cost_follows)
+        alike = record and all(
+            record["spec"].get(name) == stage.identity_values[name] for name in stage.cost_depends_on
+        )
         if alike and record["steps"]:
             costs.append(record["seconds"] / record["steps"])
     return statistics.median(costs) if costs else None
@@ -120,7 +122,7 @@ def _known(store: Store, stage: Stage) -> float | None:
 
 def _networks(stage: Stage) -> int:
     """Files of weights that a stage reads and writes."""
-    names = [*(file.name for file in stage.needs.values()), *stage.outputs]
+    names = [*(file.name for file in stage.inputs.values()), *stage.outputs]
     return sum(_NETWORK.fullmatch(name) is not None for name in names)
 
 

@@ -25,7 +25,7 @@ __all__ = ["Outcome", "Watcher", "Workers", "default_workers", "execute", "resul
 STOP_SECONDS = 10
 _POLL = 0.2  # seconds
 _TRIES = 3
-_LOOK = 1.0  # seconds between two looks at what other runs work on
+_LOOK_SECONDS = 1.0  # seconds between two looks at what other runs work on
 SAVE_SECONDS = 600.0
 """The default time between two saves of a training: one of ResNet-50 takes a second or less."""
 
@@ -53,8 +53,8 @@ class Workers(Pool):
 
     Args:
         count: number of processes, at least 1.
-        cohort: how many equal trainings a process makes side by side, at least 1. Default: on a GPU the best number by
-            a short measurement, on a CPU one (see `sparselt.stages.train.Train`).
+        cohort: how many trainings of one recipe a process makes side by side, at least 1. Default: on a GPU the best
+            number by a short measurement, on a CPU one (see `sparselt.stages.train.Train`).
         devices: GPUs to assign to the processes in turn; each process sees only its own. Empty: all see the same as
             this process.
         save_seconds: how often trainings save their progress, above 0.
@@ -84,6 +84,7 @@ class Workers(Pool):
 
     @property
     def gpu_share(self) -> float:
+        """As `Pool.gpu_share`: the processes share the GPUs evenly."""
         return min(1.0, max(1, len(self._devices)) / self._count)
 
     def __exit__(self, kind, *_) -> None:
@@ -115,14 +116,14 @@ class Workers(Pool):
     def submit(self, function: Callable, *arguments) -> Future:
         """As `Pool.submit`; processes start on the first call."""
         if self._pool is None:
-            places = self._context.SimpleQueue()
-            for place in range(self.count):
-                places.put(self._devices[place % len(self._devices)] if self._devices else None)
+            devices = self._context.SimpleQueue()
+            for number in range(self.count):
+                devices.put(self._devices[number % len(self._devices)] if self._devices else None)
             self._pool = ProcessPoolExecutor(
                 self.count,
                 self._context,
                 initializer=start_worker,
-                initargs=(self._queue, places, self._save_seconds, self._patience),
+                initargs=(self._queue, devices, self._save_seconds, self._patience),
             )
         future = self._pool.submit(function, *arguments)
         future.add_done_callback(self._note)
@@ -132,8 +133,8 @@ class Workers(Pool):
         while not self._queue.empty():
             yield self._queue.get()
 
-    def lost_with(self, dead: Future, running: Iterable[Future]) -> list[Future]:
-        """As `Pool.lost_with`: a process that is killed takes all others with it."""
+    def restart_after(self, dead: Future, running: Iterable[Future]) -> list[Future]:
+        """As `Pool.restart_after`. All processes start anew: `ProcessPoolExecutor` ends them all when one is killed."""
         self.restart()
         return list(running)
 
@@ -150,9 +151,9 @@ class Workers(Pool):
 def execute(plan: Plan, store: Store, workers: Pool, watcher: Watcher) -> list[Entry]:
     """Runs the missing stages; returns the ledger of all stages, in the plan's order.
 
-    The stage that begins the longest chain runs first. If a stage fails, the stages that need it are skipped; all
-    others run. A stage on which another run works is left to it, and found when that run has made it. A stage whose
-    error may pass (a killed worker, a full disk) is tried three times.
+    Quick stages run first, then the stage that begins the longest chain of work. If a stage fails, the stages that
+    need it are skipped, and all others run. A stage on which another run works is left to it, and found in the store
+    once that run has made it. A stage whose error may be transient (a killed worker, a full disk) is tried three times.
 
     Raises:
         StoreError: the store has become read-only, or the workers cannot start (`Pool.can_start`). Finished stages are
@@ -160,41 +161,41 @@ def execute(plan: Plan, store: Store, workers: Pool, watcher: Watcher) -> list[E
     """
     missing = {stage.key: stage for stage in plan.missing(store)}
     entries = {stage.key: _found(stage, store) for stage in plan.stages if stage.key not in missing}
-    waits_for = {key: {file.stage.key for file in s.needs.values()} & missing.keys() for key, s in missing.items()}
+    waits_for = {key: {file.stage.key for file in s.inputs.values()} & missing.keys() for key, s in missing.items()}
     needed_by: dict[str, list[str]] = {}
-    for key, needs in waits_for.items():
-        for need in needs:
-            needed_by.setdefault(need, []).append(key)
+    for key, awaited in waits_for.items():
+        for awaited_key in awaited:
+            needed_by.setdefault(awaited_key, []).append(key)
     priority = _priorities(plan)
-    ready = [(priority[key], key) for key, needs in waits_for.items() if not needs]
+    ready = [(priority[key], key) for key, awaited in waits_for.items() if not awaited]
     heapq.heapify(ready)
     elsewhere: list[Stage] = []  # those that other runs work on
     running: dict[Future, list[Stage]] = {}
+    tries: dict[str, int] = {}
 
     def end(stage: Stage, entry: Entry) -> None:
         entries[stage.key] = entry
         watcher.finished(stage, entry)
         if entry.status == "failed":
-            for lost in _descendants(stage, missing.values()):
-                if lost.key not in entries:
-                    entries[lost.key] = _ledger_entry(lost, "skipped")
-                    watcher.finished(lost, entries[lost.key])
+            for skipped in _descendants(stage, missing.values()):
+                if skipped.key not in entries:
+                    entries[skipped.key] = _ledger_entry(skipped, "skipped")
+                    watcher.finished(skipped, entries[skipped.key])
         for key in needed_by.get(stage.key, ()):
-            needs = waits_for[key]
-            needs.discard(stage.key)
-            if not needs and key not in entries:
+            awaited = waits_for[key]
+            awaited.discard(stage.key)
+            if not awaited and key not in entries:
                 heapq.heappush(ready, (priority[key], key))
 
-    def try_again(stage: Stage, error: str, counts: bool = True) -> bool:
+    def try_again(stage: Stage, error: str, counts_as_try: bool = True) -> bool:
         """Makes the stage ready again, unless it has been tried three times. Returns whether it did."""
-        tries[stage.key] = tries.get(stage.key, 1) + counts
+        tries[stage.key] = tries.get(stage.key, 1) + counts_as_try
         if tries[stage.key] > _TRIES:
             return False
         watcher.tried(stage, error)
         heapq.heappush(ready, (priority[stage.key], stage.key))
         return True
 
-    tries: dict[str, int] = {}
     looked = time.monotonic()
     while ready or running or elsewhere:
         while ready and len(running) < workers.count:
@@ -202,8 +203,8 @@ def execute(plan: Plan, store: Store, workers: Pool, watcher: Watcher) -> list[E
             for stage in _take(ready, missing, workers, store, workers.count - len(running)):
                 (elsewhere if store.taken(stage) else stages).append(stage)
             if stages:
-                function, what = (run_cohort, stages) if len(stages) > 1 else (run_stage, stages[0])
-                running[workers.submit(function, what, str(store.root))] = stages
+                function, argument = (run_cohort, stages) if len(stages) > 1 else (run_stage, stages[0])
+                running[workers.submit(function, argument, str(store.root))] = stages
         if running:
             done, _ = wait(running, timeout=_POLL, return_when=FIRST_COMPLETED)
         else:
@@ -214,33 +215,35 @@ def execute(plan: Plan, store: Store, workers: Pool, watcher: Watcher) -> list[E
         watcher.idle()
         for future in done:
             if future not in running:
-                continue  # a process was killed, which ended this one, too
-            of_machine = isinstance(cause := future.exception(), NodeLost)  # which is no fault of the stage
-            if of_machine or (isinstance(cause, BrokenExecutor) and workers.can_start):
-                why = str(cause) if of_machine else "a worker process was killed while it ran (out of memory?)"
-                for stage in [s for lost in workers.lost_with(future, running) for s in running.pop(lost)]:
+                continue  # already tried again, because it was lost with another worker
+            # A lost node is no fault of the stage, so it does not count as one of its tries.
+            node_lost = isinstance(cause := future.exception(), NodeLost)
+            if node_lost or (isinstance(cause, BrokenExecutor) and workers.can_start):
+                why = str(cause) if node_lost else "a worker process was killed while it ran (out of memory?)"
+                lost_futures = workers.restart_after(future, running)
+                for stage in [stage for lost in lost_futures for stage in running.pop(lost)]:
                     error = f"{stage.name}: {why}"
-                    if not try_again(stage, error, counts=not of_machine):
+                    if not try_again(stage, error, counts_as_try=not node_lost):
                         end(stage, replace(_ledger_entry(stage, "failed"), label=error))
                 continue
             stages = running.pop(future)
-            outcomes = result_of(future, "', '".join(stage.name for stage in stages))
+            outcomes = result_of(future, *(stage.name for stage in stages))
             for stage, outcome in zip(stages, outcomes if isinstance(outcomes, list) else [outcomes], strict=True):
-                if outcome.passing:
+                if outcome.transient:
                     store.check_writable()
                 if outcome.by_another:
                     elsewhere.append(stage)
-                elif not (outcome.passing and try_again(stage, outcome.error)):
+                elif not (outcome.transient and try_again(stage, outcome.error)):
                     end(stage, _entry(stage, outcome))
-        if elsewhere and time.monotonic() - looked > _LOOK:
+        if elsewhere and time.monotonic() - looked > _LOOK_SECONDS:
             looked = time.monotonic()
             waiting, elsewhere[:] = list(elsewhere), []
             for stage in waiting:
-                if not stage.local and store.has(stage):
+                if not stage.runs_in_every_plan and store.has(stage):
                     end(stage, _found(stage, store))
                 elif store.taken(stage):
                     elsewhere.append(stage)
-                else:  # its run has ended, or shows no sign of life
+                else:  # the other run has ended, or shows no sign of life
                     heapq.heappush(ready, (priority[stage.key], stage.key))
     return [entries[stage.key] for stage in plan.stages]
 
@@ -251,15 +254,15 @@ def default_workers(threads: int) -> int:
 
 
 def _priorities(plan: Plan) -> dict[str, tuple[bool, float]]:
-    """The smallest first: quick stages, so that trainings get ready together; then by the longest chain of work."""
-    left = plan.remaining_work()
-    return {stage.key: (stage.unit not in ("masks", "networks"), -left[stage.key]) for stage in plan.stages}
+    """Sort keys by stage; the smallest runs first. Quick stages come first, then those of the longest chain of work."""
+    remaining = plan.remaining_work()
+    return {stage.key: (not stage.quick, -remaining[stage.key]) for stage in plan.stages}
 
 
 def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Pool, store: Store, free: int) -> list[Stage]:
     """Removes the first stage from the heap, and the stages to be trained together with it.
 
-    free: workers without a stage. Equal trainings are shared among them.
+    free: workers without a stage. Trainings of one recipe are shared among them.
     """
     stage = missing[heapq.heappop(ready)[1]]
     if not isinstance(stage, Train) or not workers.joins(stage):
@@ -268,10 +271,10 @@ def _take(ready: list[tuple], missing: Mapping[str, Stage], workers: Pool, store
     if not mates:
         return [stage]
     most, count = workers.cohort_of(stage, store.root), 1 + len(mates)
-    # Equal parts, because a step that was captured for so many networks serves the next part, too.
+    # Parts of one size, because a CUDA graph that was captured for one part serves the next part too.
     stages: list[Stage] = [stage, *mates[: equal_part(count, most, free) - 1]]
-    taken = {stage.key for stage in stages}
-    ready[:] = [entry for entry in ready if entry[1] not in taken]
+    keys = {stage.key for stage in stages}
+    ready[:] = [entry for entry in ready if entry[1] not in keys]
     heapq.heapify(ready)
     return stages
 
@@ -283,17 +286,19 @@ def _entry(stage: Stage, outcome: Outcome) -> Entry:
 
 def _found(stage: Stage, store: Store) -> Entry:
     record = store.record(stage)
-    return _ledger_entry(stage, "found", record["steps"], record["seconds"], record["finished"])
+    work = record["steps"]  # the work in the stage's own unit, whatever that is
+    return _ledger_entry(stage, "found", work, record["seconds"], record["finished"])
 
 
 def _ledger_entry(stage: Stage, status: Status, work: int = 0, seconds: float = 0.0, finished: str = "") -> Entry:
     return Entry(stage.key, stage.kind, stage.label, status, work, seconds, finished, stage.title, stage.unit)
 
 
-def _descendants(lost: Stage, stages: Iterable[Stage]) -> list[Stage]:
-    gone, found = {lost.key}, []
-    for stage in stages:  # in the plan's order: needs come first
-        if any(file.stage.key in gone for file in stage.needs.values()):
-            gone.add(stage.key)
-            found.append(stage)
-    return found
+def _descendants(failed: Stage, stages: Iterable[Stage]) -> list[Stage]:
+    """The stages that cannot run without `failed`. stages: in the plan's order, each after the stages of its inputs."""
+    keys, descendants = {failed.key}, []
+    for stage in stages:
+        if any(file.stage.key in keys for file in stage.inputs.values()):
+            keys.add(stage.key)
+            descendants.append(stage)
+    return descendants

@@ -48,12 +48,12 @@ class Plan:
                 order.append(stage)
                 continue
             stack.append((stage, True))
-            stack.extend((self._stages[file.stage.key], False) for file in stage.needs.values())
+            stack.extend((self._stages[file.stage.key], False) for file in stage.inputs.values())
         return order
 
     def missing(self, store: Store) -> list[Stage]:
         """The stages that have to run, because the store lacks a wanted output or they are local."""
-        return [stage for stage in self.stages if stage.local or not store.has(stage)]
+        return [stage for stage in self.stages if stage.runs_in_every_plan or not store.has(stage)]
 
     def totals(self, store: Store) -> list[KindTotal]:
         """One for each kind of stage, in the order in which the plan first runs them."""
@@ -76,7 +76,7 @@ class Plan:
         depth: dict[str, int] = {}
         found: dict[int, int] = {}
         for stage in self.stages:
-            before = max((depth[file.stage.key] for file in stage.needs.values()), default=0)
+            before = max((depth[file.stage.key] for file in stage.inputs.values()), default=0)
             depth[stage.key] = before + isinstance(stage, Train)
             if isinstance(stage, Train):
                 found[before] = found.get(before, 0) + 1
@@ -91,7 +91,7 @@ class Plan:
         longest: dict[str, float] = {}
         for stage in reversed(self.stages):
             longest[stage.key] = longest.get(stage.key, 0) + cost(stage)
-            for file in stage.needs.values():
+            for file in stage.inputs.values():
                 longest[file.stage.key] = max(longest.get(file.stage.key, 0), longest[stage.key])
         return longest
 
@@ -103,4 +103,4 @@ class Plan:
             if known is not None and stage.outputs <= known.outputs:
                 continue
             self._stages[stage.key] = stage if known is None else known.want(*stage.outputs)
-            stack.extend(file.stage for file in stage.needs.values())
+            stack.extend(file.stage for file in stage.inputs.values())

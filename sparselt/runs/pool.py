@@ -24,8 +24,8 @@ class Pool(ABC):
     SIGTERM does.
 
     Args:
-        cohort: how many equal trainings a worker makes side by side, at least 1. Default: on a GPU the best number by a
-            short measurement, on a CPU one (see `sparselt.stages.train.Train`).
+        cohort: how many trainings of one recipe a worker makes side by side, at least 1. Default: on a GPU the best
+            number by a short measurement, on a CPU one (see `sparselt.stages.train.Train`).
         save_seconds: how often trainings save their progress, above 0.
         patience: of the store, see `sparselt.runs.store.Store`.
     """
@@ -37,7 +37,7 @@ class Pool(ABC):
             raise SettingError(f"--save-minutes is {save_seconds / 60:g}; expected more than 0")
         self._cohort, self._save_seconds, self._patience = cohort, save_seconds, patience
         self._measured: dict[str | None, int] = {}
-        self.have_answered = False
+        self.ever_worked = False
 
     def __enter__(self) -> Self:
         return self
@@ -58,7 +58,7 @@ class Pool(ABC):
     @property
     def can_start(self) -> bool:
         """False if none has answered yet, and the user's script is run by each: it may start workers without end."""
-        return self.have_answered or not own_script()
+        return self.ever_worked or not own_script()
 
     @abstractmethod
     def submit(self, function: Callable, *arguments) -> Future:
@@ -73,8 +73,11 @@ class Pool(ABC):
         """Sends a signal to the workers, see `sparselt.stopping`."""
 
     @abstractmethod
-    def lost_with(self, dead: Future, running: Iterable[Future]) -> list[Future]:
-        """The futures of `running` that are lost because the worker of `dead` was killed; `dead` is one of them."""
+    def restart_after(self, dead: Future, running: Iterable[Future]) -> list[Future]:
+        """Makes the pool usable again after the worker of `dead` was killed.
+
+        Returns the futures of `running` that are lost with it; `dead` is one of them.
+        """
 
     def joins(self, stage: Train) -> bool:
         """Whether this training may be made side by side with others."""
@@ -90,7 +93,7 @@ class Pool(ABC):
         return self._measured[group]
 
     def _note(self, future: Future) -> None:
-        self.have_answered |= not future.cancelled() and not isinstance(future.exception(), BrokenExecutor)
+        self.ever_worked |= not future.cancelled() and not isinstance(future.exception(), BrokenExecutor)
 
 
 def asked(workers: Pool, what: str, function: Callable, *arguments) -> Any:
@@ -105,15 +108,15 @@ def asked(workers: Pool, what: str, function: Callable, *arguments) -> Any:
             return future.result()
         if not workers.can_start:
             return result_of(future, what)
-        workers.lost_with(future, [])
+        workers.restart_after(future, [])
     return None
 
 
-def result_of(future: Future, what: str) -> Any:
+def result_of(future: Future, *work: str) -> Any:
     """The return value of a worker.
 
     Args:
-        what: the name of its work, for the error.
+        work: the names of what it does, for the error.
 
     Raises:
         StoreError: the worker was killed, or could not start.
@@ -125,7 +128,8 @@ def result_of(future: Future, what: str) -> Any:
         hint = (
             f'; {script} is run by the workers too: call main under `if __name__ == "__main__":` only' if script else ""
         )
+        names = ", ".join(f"'{name}'" for name in work)
         raise StoreError(
-            f"a worker process was killed while it ran '{what}' (out of memory?); what had finished is kept: run the "
+            f"a worker process was killed while it ran {names} (out of memory?); what had finished is kept: run the "
             f"same command again, with fewer --workers{hint}"
         ) from error

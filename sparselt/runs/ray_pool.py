@@ -166,7 +166,7 @@ class RayWorkers(Pool):
     def signal(self, number: int) -> None:
         self._events.put((self._send, number))
 
-    def lost_with(self, dead: Future, running: Iterable[Future]) -> list[Future]:
+    def restart_after(self, dead: Future, running: Iterable[Future]) -> list[Future]:
         return [dead]
 
     def _shared(self, resources: Resources) -> Resources:
@@ -247,7 +247,7 @@ class RayWorkers(Pool):
         if slot not in self._slots:
             return
         if (error := answer.exception()) is None:
-            slot.node, self._failed_starts, self.have_answered = answer.result(), 0, True
+            slot.node, self._failed_starts, self.ever_worked = answer.result(), 0, True
             if slot.node in self._nodes.refused:
                 self._close(slot)
         else:

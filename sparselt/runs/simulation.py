@@ -46,10 +46,10 @@ def simulate(plan: Plan, cost: Callable[[Stage], float], workers: int, every: fl
 def _makespan(plan: Plan, cost: Callable[[Stage], float], workers: int) -> float:
     longest = plan.longest_chains(cost)
     stages = {stage.key: stage for stage in plan.stages}
-    waits = {key: len({file.stage.key for file in stage.needs.values()}) for key, stage in stages.items()}
+    waits = {key: len({file.stage.key for file in stage.inputs.values()}) for key, stage in stages.items()}
     needed_by: dict[str, list[str]] = {}
     for key, stage in stages.items():
-        for need in {file.stage.key for file in stage.needs.values()}:
+        for need in {file.stage.key for file in stage.inputs.values()}:
             needed_by.setdefault(need, []).append(key)
     ready = [(-longest[key], key) for key, count in waits.items() if not count]
     heapq.heapify(ready)

@@ -19,7 +19,7 @@ from sparselt.errors import StoreError
 from sparselt.files import NO_ROOM, PROGRESS, is_progress, move_folder, naming_errors
 from sparselt.runs.claims import PATIENCE, Claim, Claims
 from sparselt.runs.versions import check_format, note_format, versions
-from sparselt.stages.stage import Made, Result, Stage, StageFile
+from sparselt.stages.stage import JsonFile, Stage, StageFile, StageReference
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class Store:
         advice = "make it writable or make room, and run the same command again, or choose another with --out"
         return naming_errors(f"output folder {self.root}", advice=advice)
 
-    def folder(self, stage: Stage | Made) -> Path:
+    def folder(self, stage: Stage | StageReference) -> Path:
         """The folder of the stage's files, whether it exists or not."""
         return self.root / stage.kind / stage.key[:20]
 
@@ -115,7 +115,7 @@ class Store:
             raise StoreError(f"{path} was damaged after it was made; run the same command again, which makes it anew")
         return path
 
-    def record(self, stage: Stage | Made) -> dict:
+    def record(self, stage: Stage | StageReference) -> dict:
         """The stage's `stage.json`; empty if it is missing or not readable."""
         folder = self.folder(stage)
         return {} if folder.is_symlink() else read_record(folder / _DONE)  # a link may lead out of the store
@@ -125,7 +125,7 @@ class Store:
         folder = self.folder(stage)
         return (folder / _DONE).exists() and not self.has(replace(stage, outputs=frozenset()))
 
-    def read(self, result: Result[T]) -> T:
+    def read(self, result: JsonFile[T]) -> T:
         """The content of a JSON file of a finished stage.
 
         Raises:
@@ -222,8 +222,8 @@ class Store:
         record = {
             "kind": stage.kind,
             "key": stage.key,
-            "spec": stage.spec,
-            "needs": {name: [file.stage.kind, file.stage.key, file.name] for name, file in stage.needs.items()},
+            "spec": stage.identity_values,
+            "needs": {name: [file.stage.kind, file.stage.key, file.name] for name, file in stage.inputs.items()},
             "files": dict(sorted({**self.record(stage).get("files", {}), **made}.items())),
             "seconds": seconds,
             "steps": work,

@@ -34,7 +34,7 @@ class Outcome:
     """A worker's report on one stage: work done, seconds, UTC time of the end, and the error's text if it failed.
 
     Stages that ran side by side share the seconds equally. by_another: another run works on the stage, or has made it.
-    passing: the error may not come again, such as a full disk. repeats: it is known to come again: a divergence.
+    transient: the error may not come again, such as that of a full disk. repeats: it will come again, as a divergence.
     """
 
     work: int
@@ -42,7 +42,7 @@ class Outcome:
     finished: str
     error: str = ""
     by_another: bool = False
-    passing: bool = False
+    transient: bool = False
     repeats: bool = False
 
 
@@ -170,11 +170,11 @@ class _Job:
         try:
             folder = store.begin(stage)
         except OSError as error:
-            return Outcome(0, 0.0, _now(), f"{stage.name}: {_told(error, store.root)}", passing=True)
+            return Outcome(0, 0.0, _now(), f"{stage.name}: {_told(error, store.root)}", transient=True)
         if folder is None:
             return another
         job = cls(stage, store, folder, together)
-        if not stage.local and store.made_meanwhile(stage):
+        if not stage.runs_in_every_plan and store.made_meanwhile(stage):
             job.close()
             return another
         return job
@@ -212,9 +212,9 @@ class _Job:
                 "\nIt does not fit the memory: give fewer --workers, or compute each batch in parts with --set "
                 f"micro_batches={parts}, whose batch-norm statistics are of each part."
             )
-        passing = unwritable or isinstance(error, ChangedFileError) or not isinstance(error, SparseltError)
+        transient = unwritable or isinstance(error, ChangedFileError) or not isinstance(error, SparseltError)
         repeats = isinstance(error, TrainingError) and not isinstance(error, UnequalRanksError)
-        return Outcome(0, self._seconds(), _now(), f"{self._stage.name}: {text}", passing=passing, repeats=repeats)
+        return Outcome(0, self._seconds(), _now(), f"{self._stage.name}: {text}", transient=transient, repeats=repeats)
 
     def close(self) -> None:
         _signals.trainings = 0
@@ -232,7 +232,7 @@ def _told(error: BaseException, folder: Path) -> str:
 
 
 def _task(stage: Stage, store: Store, folder: Path) -> Task:
-    paths = {file: store.verify(file) for file in stage.needs.values()}
+    paths = {file: store.verify(file) for file in stage.inputs.values()}
     return Task(paths, stage.outputs, folder, _reporter(stage), _signals, _save_seconds)
 
 

@@ -10,7 +10,7 @@ from sparselt.stages.masks import DrawMask, MakesMask, Prune, PrunedMask, Shuffl
 from sparselt.stages.paths import EvaluatePairs, EvaluatePath, PathResult
 from sparselt.stages.planes import EvaluatePlane, EvaluateProjection
 from sparselt.stages.siblings import CombineMasks, CompareMasks
-from sparselt.stages.stage import Result, Stage, StageFile, Task, Value, Values
+from sparselt.stages.stage import JsonFile, MeasuredValues, Stage, StageFile, Task, Value
 from sparselt.stages.train import Measurements, Train
 
 __all__ = [
@@ -26,10 +26,12 @@ __all__ = [
     "EvaluatePlane",
     "EvaluateProjection",
     "Evaluation",
+    "JsonFile",
     "MakesMask",
     "MeasureAngles",
     "MeasureDistance",
     "MeasureFlatness",
+    "MeasuredValues",
     "Measurements",
     "OnImages",
     "PathResult",
@@ -40,7 +42,6 @@ __all__ = [
     "PrunedMask",
     "RandomCrop",
     "ReadPixels",
-    "Result",
     "Shift",
     "Shuffle",
     "Stage",
@@ -49,6 +50,5 @@ __all__ = [
     "Task",
     "Train",
     "Value",
-    "Values",
     "WholeImages",
 ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from sparselt.scopes import Rule, Scope
 from sparselt.stages.images import Evaluation, open_noted
 from sparselt.stages.masks import PrunedMask, live_weights
-from sparselt.stages.stage import Result, StageFile, Task, Value
+from sparselt.stages.stage import JsonFile, StageFile, Task, Value
 from sparselt.stages.train import Measurements
 from sparselt.training.recipe import Techniques
 
@@ -41,7 +41,7 @@ class Sweep(Evaluation):
     images: int
     weights: StageFile
     mask: StageFile | None = None
-    dense: Result[Measurements]
+    dense: JsonFile[Measurements]
 
     def training_images(self, task: Task) -> "ResidentEvalLoader | StreamingEvalLoader":
         """The subsample, without augmentation."""

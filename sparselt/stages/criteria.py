@@ -2,11 +2,12 @@
 
 import functools
 from dataclasses import dataclass
+from typing import Annotated
 
 from sparselt.scopes import Scope
 from sparselt.stages.images import Evaluation
 from sparselt.stages.masks import PrunedMask, fraction_of, live_weights
-from sparselt.stages.stage import StageFile, Task
+from sparselt.stages.stage import StageFile, Task, key_name
 from sparselt.training.recipe import Techniques
 
 
@@ -18,7 +19,7 @@ class PruneByCriterion(PrunedMask, Evaluation):
         criterion: a name that `sparselt.criteria.find_criterion` knows.
         criterion_source: digest of the user's file that defines it.
         fraction: share of the live weights to prune.
-        equal: a mask: keep as many weights as it has. Instead of `fraction`.
+        as_many_as: a mask: keep as many weights as it has. Instead of `fraction`.
         scope: see `sparselt.pruning.prune`.
         samples: number of training images to score on, a random subsample.
         batch_size: of these images.
@@ -31,7 +32,8 @@ class PruneByCriterion(PrunedMask, Evaluation):
     kind = "prune_by_criterion"
     title = "prune by a criterion"
     unit = "masks"
-    cost_follows = ()
+    quick = True
+    cost_depends_on = ()
 
     criterion: str
     criterion_source: str | None = None
@@ -43,7 +45,7 @@ class PruneByCriterion(PrunedMask, Evaluation):
     techniques: Techniques
     weights: StageFile
     mask: StageFile | None = None
-    equal: StageFile | None = None
+    as_many_as: Annotated[StageFile | None, key_name("equal")] = None
     initial: StageFile | None = None
 
     def run(self, task: Task) -> int:
@@ -54,7 +56,7 @@ class PruneByCriterion(PrunedMask, Evaluation):
 
         check_unedited(self.criterion, self.criterion_source)
         mask = live_weights(task, self)
-        fraction = fraction_of(task, mask, self.fraction, self.equal)
+        fraction = fraction_of(task, mask, self.fraction, self.as_many_as)
         model = self.network()
         model.load_state_dict(task.weights(self.weights))
         batches = None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sparselt.stages.images import open_noted
-from sparselt.stages.stage import Result, Stage, StageFile, Task, aside
+from sparselt.stages.stage import JsonFile, Stage, StageFile, Task, not_in_key
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,21 @@ class PrepareDataset(Stage):
 
     source: Mapping[str, Any] | None = None
     fingerprint: str | None = None
-    folder: str | None = aside(None)
+    folder: str | None = not_in_key(None)
 
     @property
-    def spec(self) -> dict[str, Any]:
+    def identity_values(self) -> dict[str, Any]:
         """The source, or the fingerprint. A plan without a source has a key as well."""
         return {"source": self.source} if self.fingerprint is None else {"fingerprint": self.fingerprint}
 
     @property
-    def local(self) -> bool:
+    def runs_in_every_plan(self) -> bool:
         """True for the user's betons, whose folder may have changed."""
         return self.folder is not None
 
     @property
-    def note(self) -> Result[DatasetNote]:
-        return self.result("dataset.json", DatasetNote)
+    def note(self) -> JsonFile[DatasetNote]:
+        return self.json_file("dataset.json", DatasetNote)
 
     def run(self, task: Task) -> int:
         """Writes or opens the betons. Each image is a unit of work."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
-from sparselt.stages.stage import Stage, StageFile, Task, Value, numbered
+from sparselt.stages.stage import Stage, StageFile, Task, Value, numbered_key_names
 
 if TYPE_CHECKING:
     from sparselt.masks import Mask
@@ -42,8 +42,8 @@ class OfRounds(Stage):
     """
 
     threads: int
-    weights: Annotated[tuple[StageFile, ...], numbered("weights")]
-    masks: Annotated[tuple[StageFile, ...], numbered("mask", 1)]
+    weights: Annotated[tuple[StageFile, ...], numbered_key_names("weights")]
+    masks: Annotated[tuple[StageFile, ...], numbered_key_names("mask", 1)]
 
     def load_masks(self, task: Task) -> "list[Mask]":
         """The mask of every round, beginning with the dense network's full one."""
@@ -99,6 +99,7 @@ class CountWeights(OfRounds):
     kind = "histograms"
     title = "count weights"
     unit = "networks"
+    quick = True
 
     bins: int
     fraction: float
@@ -138,6 +139,7 @@ class CompareRetrained(OfRounds):
     kind = "retraining"
     title = "compare weights before and after retraining"
     unit = "networks"
+    quick = True
 
     fraction: float
     bins: int

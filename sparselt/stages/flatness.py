@@ -40,12 +40,12 @@ class MeasureFlatness(Sweep):
     trace_samples: int
 
     @property
-    def gradients_besides(self) -> float:
+    def extra_image_passes(self) -> float:
         """A Hessian-vector product takes about as long as four gradients (ResNet-50 at 64 px, two EPYC cores)."""
         return 4 * (self.products + self.trace_samples) * self.images
 
     @property
-    def networks_besides(self) -> float:
+    def extra_weight_passes(self) -> float:
         """Beside its gradients, a product and what follows it take about as long as a network's files."""
         return self.products + self.trace_samples
 
@@ -103,6 +103,7 @@ class Perturb(Stage):
     kind = "perturb"
     title = "perturb rewound networks"
     unit = "networks"
+    quick = True
 
     scale: float
     seed: int

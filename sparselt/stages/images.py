@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from sparselt.stages.stage import Stage, StageFile, Task, named
+from sparselt.stages.stage import Stage, StageFile, Task, key_name
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -71,10 +71,10 @@ class OnImages(Stage):
     channels: int
     device: str
     engine: Literal["resident", "streaming"]
-    evaluated: Annotated[WholeImages | Crop, named("eval")]
+    evaluated: Annotated[WholeImages | Crop, key_name("eval")]
     dataset: StageFile
-    train_pixels: Annotated[StageFile | None, named("train")] = None
-    test_pixels: Annotated[StageFile | None, named("test")] = None
+    train_pixels: Annotated[StageFile | None, key_name("train")] = None
+    test_pixels: Annotated[StageFile | None, key_name("test")] = None
 
     def eval_images(
         self, task: Task, threads: int, *, split: str = "test", count: int = 0, seed: int = 0
@@ -135,7 +135,7 @@ class Evaluation(OnImages):
     """
 
     unit = "points"
-    cost_follows: ClassVar[tuple[str, ...]] = ("model", "device", "engine", "eval")
+    cost_depends_on: ClassVar[tuple[str, ...]] = ("model", "device", "engine", "eval")
 
     model: str
     model_source: str | None = None

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from sparselt.scopes import Rule, Scope
-from sparselt.stages.stage import Read, Stage, StageFile, Task, Value
+from sparselt.stages.stage import ReadJson, Stage, StageFile, Task, Value, key_name
 
 if TYPE_CHECKING:
     from sparselt.masks import Mask
@@ -22,7 +22,7 @@ class MakesMask(Stage):
     def made_mask(self) -> StageFile:
         return self.file("mask.safetensors")
 
-    def empty_layers(self, read: Read) -> Iterator[Value]:
+    def empty_layers(self, read: ReadJson) -> Iterator[Value]:
         """A value for each layer that the mask leaves without a weight."""
         yield from ()
 
@@ -45,11 +45,11 @@ class PrunedMask(MakesMask):
         mask.save(task.folder / self.made_mask.name)
         return [Value(EMPTY_LAYER, 1.0, density=mask.density, condition=f"layer={name}") for name in empty_layers(mask)]
 
-    def values(self, read: Read) -> Iterator[Value]:
+    def values(self, read: ReadJson) -> Iterator[Value]:
         """The numbers without the empty layers, which are reported with the trainings under the mask."""
         return (value for value in read(self.measured) if value.metric != EMPTY_LAYER)
 
-    def empty_layers(self, read: Read) -> Iterator[Value]:
+    def empty_layers(self, read: ReadJson) -> Iterator[Value]:
         """A value for each layer that the mask leaves without a weight."""
         return (value for value in read(self.measured) if value.metric == EMPTY_LAYER)
 
@@ -64,12 +64,13 @@ class Prune(PrunedMask):
         weights: the network.
         mask: the network's; None if it is dense.
         model, classes, channels, model_source: the network's shape; needed without a mask.
-        equal: a mask: keep as many weights as it has. Instead of `fraction`.
+        as_many_as: a mask: keep as many weights as it has. Instead of `fraction`.
     """
 
     kind = "prune"
     title = "prune by magnitude"
     unit = "masks"
+    quick = True
 
     fraction: float | None = None
     scope: Scope
@@ -80,13 +81,13 @@ class Prune(PrunedMask):
     model_source: str | None = None
     weights: StageFile
     mask: StageFile | None = None
-    equal: StageFile | None = None
+    as_many_as: Annotated[StageFile | None, key_name("equal")] = None
 
     def run(self, task: Task) -> int:
         from sparselt.pruning import magnitude_prune
 
         mask = live_weights(task, self)
-        fraction = fraction_of(task, mask, self.fraction, self.equal)
+        fraction = fraction_of(task, mask, self.fraction, self.as_many_as)
         weights = task.weights(self.weights)
         pruned = magnitude_prune(weights, mask, fraction, self.scope, rule=self.rule or "exact")
         task.write_values(self.save(task, pruned))
@@ -100,6 +101,7 @@ class DrawMask(MakesMask):
     kind = "random_mask"
     title = "draw random masks"
     unit = "masks"
+    quick = True
 
     seed: int
     mask: StageFile
@@ -110,7 +112,7 @@ class DrawMask(MakesMask):
         Mask.random_like(task.mask(self.mask), self.seed).save(task.folder / self.made_mask.name)
         return 1
 
-    def empty_layers(self, read: Read) -> Iterator[Value]:
+    def empty_layers(self, read: ReadJson) -> Iterator[Value]:
         """Those of the other mask, which has as many live weights in each layer."""
         if isinstance(self.mask.stage, MakesMask):
             yield from self.mask.stage.empty_layers(read)
@@ -126,6 +128,7 @@ class Shuffle(Stage):
     kind = "shuffle"
     title = "shuffle rewound weights"
     unit = "networks"
+    quick = True
 
     seed: int
     weights: StageFile
@@ -150,10 +153,10 @@ class Shuffle(Stage):
         return 1
 
 
-def fraction_of(task: Task, mask: "Mask", fraction: float | None, equal: StageFile | None) -> float:
-    """The share of live weights to prune: `fraction`, or the one that leaves as many as the mask `equal` has."""
-    if equal is not None:
-        return 1 - task.mask(equal).live / mask.live
+def fraction_of(task: Task, mask: "Mask", fraction: float | None, as_many_as: StageFile | None) -> float:
+    """The share of live weights to prune: `fraction`, or the one that leaves as many as the mask `as_many_as` has."""
+    if as_many_as is not None:
+        return 1 - task.mask(as_many_as).live / mask.live
     assert fraction is not None, "a fraction or a mask says how much to prune"
     return fraction
 

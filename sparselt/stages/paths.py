@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from sparselt.stages.images import Evaluation
-from sparselt.stages.stage import Read, Result, StageFile, Task, Value, numbered
+from sparselt.stages.stage import JsonFile, ReadJson, StageFile, Task, Value, numbered_key_names
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class EvaluatePath(OnLines):
     second: StageFile
 
     @property
-    def measured(self) -> Result[PathResult]:
-        return self.result("path.json", PathResult)
+    def measured(self) -> JsonFile[PathResult]:
+        return self.json_file("path.json", PathResult)
 
-    def values(self, read: Read) -> Iterator[Value]:
+    def values(self, read: ReadJson) -> Iterator[Value]:
         path = read(self.measured)
         for position, error, loss in zip(path.positions, path.errors, path.losses, strict=True):
             yield Value("path_error", error, position=position)
@@ -95,7 +95,7 @@ class EvaluatePairs(OnLines):
     kind = "heat_map"
     title = "evaluate the lines between all pairs"
 
-    networks: Annotated[tuple[StageFile, ...], numbered("network")]
+    networks: Annotated[tuple[StageFile, ...], numbered_key_names("network")]
 
     def run(self, task: Task) -> int:
         from sparselt import analysis

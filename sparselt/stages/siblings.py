@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from sparselt.scopes import Scope
 from sparselt.stages.masks import MakesMask
-from sparselt.stages.stage import Stage, StageFile, Task, Value, numbered
+from sparselt.stages.stage import Stage, StageFile, Task, Value, key_name, numbered_key_names
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,8 +18,9 @@ class CompareMasks(Stage):
     kind = "overlap"
     title = "compare masks of siblings"
     unit = "masks"
+    quick = True
 
-    masks: Annotated[tuple[StageFile, ...], numbered("mask")]
+    masks: Annotated[tuple[StageFile, ...], numbered_key_names("mask")]
 
     def run(self, task: Task) -> int:
         from sparselt.analysis.overlap import mask_overlap
@@ -33,7 +34,7 @@ class CompareMasks(Stage):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CombineMasks(MakesMask):
-    """Union or intersection of siblings' masks, with as many weights as the mask `equal`; its layerwise densities.
+    """Union or intersection of siblings' masks, with as many weights as the mask `as_many_as`; its layerwise densities.
 
     Siblings that were pruned before already have masks. An intersection may hold only weights that live in all of these
     masks, a union only weights that live in one of them.
@@ -43,19 +44,20 @@ class CombineMasks(MakesMask):
         condition: of the values, see `sparselt.stages.Value`.
         weights: the siblings' networks.
         worn: the masks that they already have.
-        equal: a mask.
+        as_many_as: a mask. The combined mask has as many live weights.
     """
 
     kind = "combine"
     title = "combine masks of siblings"
     unit = "masks"
+    quick = True
 
     how: Literal["union", "intersection"]
     scope: Scope
     condition: str
-    weights: Annotated[tuple[StageFile, ...], numbered("weights")]
-    worn: Annotated[tuple[StageFile, ...], numbered("worn")]
-    equal: StageFile
+    weights: Annotated[tuple[StageFile, ...], numbered_key_names("weights")]
+    worn: Annotated[tuple[StageFile, ...], numbered_key_names("worn")]
+    as_many_as: Annotated[StageFile, key_name("equal")]
 
     def run(self, task: Task) -> int:
         """Combines the masks.
@@ -70,7 +72,7 @@ class CombineMasks(MakesMask):
         from sparselt.siblings import combined_mask
 
         weights = [task.weights(file) for file in self.weights]
-        equal = task.mask(self.equal)
+        equal = task.mask(self.as_many_as)
         # Weights that a sibling has lost are zero, so they rank last.
         dense = Mask({name: torch.ones_like(layer) for name, layer in equal.items()})
         mask, sibling_density = combined_mask(weights, equal.density, self.how, dense, self.scope)

@@ -16,7 +16,7 @@ from sparselt.models import build_model
 from sparselt.stages.stage import Task
 from sparselt.stages.train import Train, equal_part
 from sparselt.training.captured import pinned_algorithms
-from sparselt.training.cohort import Cohort, Member, Network
+from sparselt.training.cohort import Cohort, Member, RunningMember
 from sparselt.training.cpu import cpu_threads
 from sparselt.training.joining import DifferentBits, reason_against
 from sparselt.training.timing import made_up_loader
@@ -124,10 +124,10 @@ def _member(stage: Train, task: Task, model: torch.nn.Module, mask: Mask | None)
     saved = progress.restore()
     first = stage.start_step if saved is None else saved.step
 
-    def on_step(step: int, network: Network) -> None:
+    def on_step(step: int, network: RunningMember) -> None:
         if step == first:
             task.signals.trainings += 1
-        stage.keep(task, step, network.model, network.momentum)
+        stage.keep(task, step, network.model, network.optimizer_state)
         if step == stage.recipe.steps:
             task.signals.trainings -= 1
             return
@@ -143,7 +143,7 @@ def _member(stage: Train, task: Task, model: torch.nn.Module, mask: Mask | None)
         model.state_dict(),
         start_step=stage.start_step,
         mask=mask,
-        momentum=None if stage.momentum is None else task.weights(stage.momentum),
+        optimizer_state=None if stage.momentum is None else task.weights(stage.momentum),
         on_step=on_step,
         saved=saved,
     )
@@ -181,7 +181,7 @@ def seconds_of_a_step(stage: Train, side: int, cohort: int | None, count: int) -
 def _cohort(stage: Train, loader: ResidentTrainLoader, size: int) -> Cohort:
     """A cohort of this size for the stage's group: the previous one if it fits."""
     key = (stage.shared, size)
-    if key not in _kept or not _kept[key].reads(loader):
+    if key not in _kept or not _kept[key].shares_data_with(loader):
         _kept.clear()
         _free_memory(loader.device)
         shape: dict[str, Any] = {"classes": stage.classes, "channels": stage.channels, "seed": 0}

@@ -41,27 +41,26 @@ T = TypeVar("T")
 class StageFile:
     """A file that a stage makes, as an input of another stage."""
 
-    stage: "Stage"
+    stage: "Stage"  # in a worker process a StageReference
     name: str
 
     def __reduce__(self):
-        # A worker only needs to find an input. A whole chain of levels would be too deep for pickle.
-        return type(self), (Made(self.stage.kind, self.stage.key), *self.__getstate__()[1:])
-
-    def __getstate__(self):
-        return tuple(getattr(self, f.name) for f in dataclasses.fields(self))
+        # A worker only needs to find an input. A whole chain of levels would be too deep for pickle. So the first
+        # field, `stage`, is replaced by a reference.
+        others = [getattr(self, f.name) for f in dataclasses.fields(self)[1:]]
+        return type(self), (StageReference(self.stage.kind, self.stage.key), *others)
 
 
 @dataclass(frozen=True)
-class Made:
-    """A finished stage, as far as a worker process needs it to find its files."""
+class StageReference:
+    """Kind and key of a finished stage: all that a worker process needs to find its files."""
 
     kind: str
     key: str
 
 
 @dataclass(frozen=True)
-class Result(StageFile, Generic[T]):
+class JsonFile(StageFile, Generic[T]):
     """A JSON file that a stage makes. `type` is the dataclass that it reads back as."""
 
     type: type[T]
@@ -76,8 +75,8 @@ class Result(StageFile, Generic[T]):
 class Value:
     """One number that a stage measured. The experiment adds the other columns of its row in the results.
 
-    None: the experiment gives the value, or the column is empty. `condition` is `name=value`, several with spaces
-    between.
+    A column that is None is filled in by the experiment, or stays empty. `condition` is `name=value`; several are
+    separated by spaces.
     """
 
     metric: str
@@ -91,8 +90,11 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Values:
-    """The content of `values.json`: the numbers, and other notes of the stage."""
+class MeasuredValues:
+    """The content of `values.json`: the numbers of a stage, and the density of its network or mask.
+
+    Other notes in the file are not read back.
+    """
 
     values: Sequence[Mapping[str, Any]]
     density: float = 1.0
@@ -106,11 +108,12 @@ class Task:
     """The arguments of a stage's `run`.
 
     Args:
-        paths: every input's path, its checksum compared.
+        paths: the path of each input. Its checksum has been compared.
         outputs: names of the files wanted.
         folder: where to write them.
-        report: to be called with the units of work done so far.
-        signals: what signals have asked of this process. A stage that heeds them counts in `trainings`.
+        report: the stage calls it with the units of work done so far.
+        signals: what signals have asked of this process. A stage that obeys them must count itself in
+            `signals.trainings` while it runs.
         save_seconds: how often a long stage saves its progress in `folder`, in files that begin with `files.PROGRESS`.
             A later run of the stage finds them there.
         written: SHA-256 of the files written by the methods of the task. They are compared when the stage is done.
@@ -128,9 +131,9 @@ class Task:
         """The path of an input."""
         return self.paths[file]
 
-    def read(self, result: Result[T]) -> T:
+    def read(self, file: JsonFile[T]) -> T:
         """Reads an input that is a JSON file."""
-        return result.decode(json.loads(self.path(result).read_text()))
+        return file.decode(json.loads(self.path(file).read_text()))
 
     def mask(self, file: StageFile) -> "Mask":
         """Reads an input that is a mask."""
@@ -144,13 +147,16 @@ class Task:
 
         return load_tensors(self.path(file))
 
-    def write(self, result: StageFile, content: object) -> None:
+    def write(self, file: StageFile, content: object) -> None:
         """Writes a JSON output: a dataclass, or a JSON object."""
-        self.write_bytes(result.name, json.dumps(plain(content), indent=1).encode())
+        self.write_bytes(file.name, json.dumps(to_json(content), indent=1).encode())
 
     def write_values(self, values: Sequence[Value], **notes: Any) -> None:
-        """Writes `values.json`, with `notes` beside the numbers."""
-        listed = [{name: item for name, item in plain(value).items() if item is not None} for value in values]
+        """Writes `values.json`: the numbers, and `notes` for whoever opens the file.
+
+        Of the notes, only `density` is read back (`MeasuredValues`).
+        """
+        listed = [{name: item for name, item in to_json(value).items() if item is not None} for value in values]
         self.write_bytes("values.json", json.dumps({"values": listed, **notes}, indent=1).encode())
 
     def write_weights(self, name: str, tensors: "Mapping[str, Tensor]") -> None:
@@ -166,71 +172,84 @@ class Task:
         self.written[name] = hashlib.sha256(data).hexdigest()
 
 
-Read = Callable[[Result[Any]], Any]
-"""Returns what a JSON file of a finished stage holds."""
+ReadJson = Callable[[JsonFile[Any]], Any]
+"""Returns the content of a JSON file of a finished stage."""
 
 
 @dataclass(frozen=True)
-class _Named:
+class _KeyName:
+    """The name of a field in the identity. A tuple of inputs has the number of its first input as well."""
+
     name: str
     first: int | None = None
 
 
-def named(name: str) -> _Named:
-    """In `Annotated[…]`: the name of a field in the stage's identity, where it is not the field's own."""
-    return _Named(name)
+def key_name(name: str) -> _KeyName:
+    """In `Annotated[…]`: the name of a field in the stage's identity, so that the field itself can be renamed."""
+    return _KeyName(name)
 
 
-def numbered(name: str, first: int = 0) -> _Named:
+def numbered_key_names(name: str, first: int = 0) -> _KeyName:
     """In `Annotated[tuple[StageFile, …], …]`: the inputs are `name_0`, `name_1`, …, counted from `first`."""
-    return _Named(name, first)
+    return _KeyName(name, first)
 
 
-_ASIDE = {"aside": True}
+_NOT_IN_KEY = {"not_in_key": True}
 
 
-def aside(default: Any) -> Any:
+def not_in_key(default: Any) -> Any:
     """A field that does not change the result. It is not part of the stage's identity."""
-    return field(default=default, metadata=_ASIDE)
+    return field(default=default, metadata=_NOT_IN_KEY)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stage:
-    """One step of a plan. A kind of stage is a subclass: its values, its inputs and `run`, which makes its files.
+    """One step of a plan. Each kind of stage is a subclass: its values, its inputs and `run`, which makes its files.
 
-    Fields annotated with `StageFile` are inputs; all others are values, which must turn into JSON (`plain`). Values and
-    inputs decide the result and form the stage's identity, without those that are None. Fields that do not decide the
-    result are `aside`. A stage with a field `threads` runs on so many CPU threads of torch.
+    A field annotated with `StageFile` is an input. Every other field is a value, which must turn into JSON (`to_json`).
+    The values and inputs that are not None decide the result and form the stage's identity. A field that does not
+    decide the result is declared with `not_in_key`.
 
-    Class attributes: `kind` names the stage's folder in a store; `version` rises when equal values and inputs would
-    give another result, so that old results are not found; `title` names the work in a plan; `unit` is the unit of
-    `work`; `cost_follows` names the values that decide the cost of a unit.
+    Some field names have a meaning for every stage. `threads` is the number of torch's CPU threads that it runs on.
+    `device` other than `cpu` takes a GPU. `recipe`, of a training, says `threads` and `ranks` for it (`resources`).
+
+    Class attributes:
+        kind: the name of the stage's folder in a store.
+        version: raise it when equal values and inputs would give another result, so that old results are not found.
+        title: the name of the work in a plan.
+        unit: the unit of `work`.
+        cost_depends_on: the values that decide the cost of a unit, by their names in the identity.
+        quick: whether it takes so little time that it runs before all other stages that are ready. Trainings that wait
+            for such stages then become ready together.
 
     Args:
         outputs: names of the wanted files. If two experiments want different checkpoints of one training, they share
             it, and the plan wants both.
         label: the name for a person.
         work: optimizer steps, evaluated points or the like; for estimates.
-        local: runs in every plan, because it depends on this machine (the user's data folder). Such a stage is cheap.
     """
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
     title: ClassVar[str]
     unit: ClassVar[str]
-    cost_follows: ClassVar[tuple[str, ...]] = ()
+    cost_depends_on: ClassVar[tuple[str, ...]] = ()
+    quick: ClassVar[bool] = False
 
-    outputs: frozenset[str] = aside(frozenset())
-    label: str = aside("")
-    work: int = aside(1)
+    outputs: frozenset[str] = not_in_key(frozenset())
+    label: str = not_in_key("")
+    work: int = not_in_key(1)
 
     def run(self, task: Task) -> int:
-        """Makes the files; returns the units of work done. Heavy imports are inside, so that planning is fast."""
+        """Makes the files; returns the units of work done. Imports heavy libraries inside, so that planning is fast."""
         raise NotImplementedError
 
     @property
-    def local(self) -> bool:
-        """Whether it runs in every plan."""
+    def runs_in_every_plan(self) -> bool:
+        """Whether it runs in every plan, because it depends on this machine (the user's data folder).
+
+        Such a stage must be cheap.
+        """
         return False
 
     @property
@@ -239,45 +258,44 @@ class Stage:
         return self.label or self.title
 
     @property
-    def gradients_besides(self) -> float:
-        """What the stage costs beside its units: forward and backward passes of an image. For estimates."""
+    def extra_image_passes(self) -> float:
+        """The cost beside the units of work, in forward and backward passes of one image. For estimates."""
         return 0.0
 
     @property
-    def networks_besides(self) -> float:
-        """How often it passes over the weights beside its units and files, each as long as to write and read them."""
+    def extra_weight_passes(self) -> float:
+        """The cost beside the units of work and the files, in passes over all weights. For estimates.
+
+        One pass costs as much as writing and reading a checkpoint.
+        """
         return 0.0
 
     @property
     def resources(self) -> Resources:
-        """What it takes while it runs; a training's recipe says it for the training."""
-        told = getattr(self, "recipe", self)
+        """CPU threads, GPUs and processes that the stage occupies. A training's recipe gives the threads and ranks."""
+        owner = getattr(self, "recipe", self)
         gpus = 0.0 if getattr(self, "device", "cpu") == "cpu" else 1.0
-        return Resources(getattr(told, "threads", 1), gpus, getattr(told, "ranks", 1))
+        return Resources(getattr(owner, "threads", 1), gpus, getattr(owner, "ranks", 1))
 
     @cached_property
-    def spec(self) -> dict[str, Any]:
-        """The values that decide the result, by their names in the identity, as JSON knows them."""
-        found = {}
-        kind: type = type(self)
-        for f, name, _ in _fields(kind)[0]:
-            value = getattr(self, f)
-            if value is not None:
-                found[name] = plain(value)
-        return found
+    def identity_values(self) -> dict[str, Any]:
+        """The values that decide the result, by their names in the identity, in types of JSON."""
+        stage_type: type = type(self)
+        values = {name: getattr(self, field_name) for field_name, name, _ in _fields(stage_type)[0]}
+        return {name: to_json(value) for name, value in values.items() if value is not None}
 
     @cached_property
-    def needs(self) -> dict[str, StageFile]:
-        """The inputs by name."""
-        found: dict[str, StageFile] = {}
-        kind: type = type(self)
-        for f, name, first in _fields(kind)[1]:
-            value = getattr(self, f)
+    def inputs(self) -> dict[str, StageFile]:
+        """The inputs by their names in the identity."""
+        inputs: dict[str, StageFile] = {}
+        stage_type: type = type(self)
+        for field_name, name, first in _fields(stage_type)[1]:
+            value = getattr(self, field_name)
             if first is not None:
-                found |= {f"{name}_{place}": file for place, file in enumerate(value, first)}
+                inputs |= {f"{name}_{number}": file for number, file in enumerate(value, first)}
             elif value is not None:
-                found[name] = value
-        return found
+                inputs[name] = value
+        return inputs
 
     @cached_property
     def key(self) -> str:
@@ -285,11 +303,12 @@ class Stage:
         identity = {
             "kind": self.kind,
             "version": self.version,
-            "spec": self.spec,
-            "needs": {name: [file.stage.key, file.name] for name, file in self.needs.items()},
+            "spec": self.identity_values,
+            "needs": {name: [file.stage.key, file.name] for name, file in self.inputs.items()},
         }
         if not type(self).__module__.startswith("sparselt."):
-            identity["source"] = source_digest(type(self))  # so that an edited stage of the user's has another key
+            # A stage of the user's gets another key when its source is edited.
+            identity["source"] = source_digest(type(self))
         return _digest_of_json(identity)
 
     def want(self, *files: StageFile | str) -> Self:
@@ -297,25 +316,25 @@ class Stage:
         names = {file if isinstance(file, str) else file.name for file in files}
         if names <= self.outputs:
             return self
-        wanted = dataclasses.replace(self, outputs=self.outputs | names)
-        # Neither depends on the outputs, and plans read both thousands of times.
-        wanted.__dict__.update(key=self.key, needs=self.needs)
-        return wanted
+        stage = dataclasses.replace(self, outputs=self.outputs | names)
+        # Fills the two cached properties: they do not depend on the outputs, and plans read them thousands of times.
+        stage.__dict__.update(key=self.key, inputs=self.inputs)
+        return stage
 
     def file(self, name: str) -> StageFile:
         """The file `name` of this stage, wanted."""
         return StageFile(self.want(name), name)
 
-    def result(self, name: str, kind: type[T]) -> Result[T]:
-        """The JSON file `name` of this stage, wanted."""
-        return Result(self.want(name), name, kind)
+    def json_file(self, name: str, type: type[T]) -> JsonFile[T]:
+        """The JSON file `name` of this stage, wanted. `type` is the dataclass that it reads back as."""
+        return JsonFile(self.want(name), name, type)
 
     @property
-    def measured(self) -> Result[Any]:
-        """The numbers of this stage."""
-        return self.result("values.json", Values)
+    def measured(self) -> JsonFile[Any]:
+        """The JSON file with the numbers of this stage."""
+        return self.json_file("values.json", MeasuredValues)
 
-    def values(self, read: Read) -> Iterator[Value]:
+    def values(self, read: ReadJson) -> Iterator[Value]:
         """The numbers of this stage, once it has run."""
         yield from read(self.measured)
 
@@ -326,19 +345,19 @@ class Stage:
         return hash(self.key)
 
 
-def plain(value: Any) -> Any:
-    """`value` in types of JSON: dataclasses as dictionaries, tuples as lists.
+def to_json(value: Any) -> Any:
+    """`value` in types of JSON: a dataclass becomes a dictionary, a tuple a list.
 
     A dataclass field with the metadata `omit_default` is left out if it has its default value, so that a new field does
     not change earlier digests.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [f for f in dataclasses.fields(value) if not _omitted(f, getattr(value, f.name))]
-        return {f.name: plain(getattr(value, f.name)) for f in fields}
+        return {f.name: to_json(getattr(value, f.name)) for f in fields}
     if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
+        return {str(name): to_json(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_json(item) for item in value]
     return value
 
 
@@ -348,26 +367,31 @@ def _omitted(f: dataclasses.Field, value: Any) -> bool:
 
 def digest(value: Any) -> str:
     """Hex SHA-256 of the canonical JSON of `value`."""
-    return _digest_of_json(plain(value))
+    return _digest_of_json(to_json(value))
 
 
 def _digest_of_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+_Field = tuple[str, str, int | None]
+"""A field's name, its name in the identity, and the number of its first input; None unless it is a numbered tuple."""
+
+
 @functools.cache
-def _fields(kind: type) -> tuple[list[tuple[str, str, int | None]], list[tuple[str, str, int | None]]]:
-    """Values and inputs of a kind of stage, each as field, name in the identity, and first number if numbered."""
-    hints = get_type_hints(kind, include_extras=True)
-    found: tuple[list, list] = ([], [])
-    for f in dataclasses.fields(kind):
-        if f.metadata.get("aside"):
+def _fields(stage_type: type) -> tuple[list[_Field], list[_Field]]:
+    """The values, then the inputs of a type of stage."""
+    hints = get_type_hints(stage_type, include_extras=True)
+    values: list[_Field] = []
+    inputs: list[_Field] = []
+    for f in dataclasses.fields(stage_type):
+        if f.metadata.get("not_in_key"):
             continue
-        hint, mark = hints[f.name], _Named(f.name)
+        hint, name_in_key = hints[f.name], _KeyName(f.name)
         if get_origin(hint) is Annotated:
-            hint, mark = get_args(hint)
-        found[_is_input(hint)].append((f.name, mark.name, mark.first))
-    return found
+            hint, name_in_key = get_args(hint)
+        (inputs if _is_input(hint) else values).append((f.name, name_in_key.name, name_in_key.first))
+    return values, inputs
 
 
 def _is_input(hint: Any) -> bool:

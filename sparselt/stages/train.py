@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sparselt.stages.gang import in_gang, train_in_gang
 from sparselt.stages.images import OnImages, RandomCrop, Shift
-from sparselt.stages.stage import Read, Result, Stage, StageFile, Task, Value, digest, named, numbered, plain
+from sparselt.stages.stage import (
+    JsonFile,
+    ReadJson,
+    Stage,
+    StageFile,
+    Task,
+    Value,
+    digest,
+    key_name,
+    numbered_key_names,
+    to_json,
+)
 from sparselt.training.recipe import Recipe, Seeds
 
 if TYPE_CHECKING:
@@ -66,16 +77,16 @@ class Train(OnImages):
     kind = "train"
     title = "train"
     unit = "steps"
-    cost_follows = ("recipe", "device", "train")
+    cost_depends_on = ("recipe", "device", "train")
 
     recipe: Recipe
     seeds: Seeds
     start_step: int
-    augmentation: Annotated[Shift | RandomCrop, named("train")]
+    augmentation: Annotated[Shift | RandomCrop, key_name("train")]
     eval_precision: Literal["float32", "bfloat16"] | None = None
     model_source: str | None = None
     repulsion: float | None = None
-    solutions: Annotated[tuple[StageFile, ...], numbered("solution")] = ()
+    solutions: Annotated[tuple[StageFile, ...], numbered_key_names("solution")] = ()
     weights: StageFile | None = None
     mask: StageFile | None = None
     momentum: StageFile | None = None
@@ -94,10 +105,10 @@ class Train(OnImages):
         return self.file(momentum_name(step))
 
     @property
-    def measured(self) -> Result[Measurements]:
-        return self.result("measurements.json", Measurements)
+    def measured(self) -> JsonFile[Measurements]:
+        return self.json_file("measurements.json", Measurements)
 
-    def values(self, read: Read) -> Iterator[Value]:
+    def values(self, read: ReadJson) -> Iterator[Value]:
         """Test error and loss, and the training loss of the last epoch."""
         measured = read(self.measured)
         for metric in ("test_error", "test_loss", "train_loss"):
@@ -111,7 +122,7 @@ class Train(OnImages):
         """
         if not self.joins:
             return None
-        data = {name: [f.stage.key, f.name] for name, f in self.needs.items() if name in _SHARED_INPUTS}
+        data = {name: [f.stage.key, f.name] for name, f in self.inputs.items() if name in _SHARED_INPUTS}
         return digest({"spec": self.shared, "data": data})
 
     def mates(self, others: "Iterable[Stage]") -> "list[Train]":
@@ -263,7 +274,7 @@ class Train(OnImages):
             and self.repulsion is None
             and self.recipe.ranks == 1
             and not self.recipe.sparse_up_to
-            and self.needs.keys() <= _SHARED_INPUTS | _OWN_INPUTS
+            and self.inputs.keys() <= _SHARED_INPUTS | _OWN_INPUTS
             and not techniques.progressive_resizing
             and not techniques.ema_half_life
         )
@@ -271,10 +282,10 @@ class Train(OnImages):
     @property
     def shared(self) -> str:
         """Digest of the values that the members of a group share."""
-        recipe = plain(self.recipe)
+        recipe = to_json(self.recipe)
         if not self.recipe.decoupled_weight_decay:
             del recipe["schedule"]
-        shared = {name: value for name, value in self.spec.items() if name not in _OWN_VALUES}
+        shared = {name: value for name, value in self.identity_values.items() if name not in _OWN_VALUES}
         return digest(shared | {"recipe": recipe})
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparselt.training.fused_convolution import fuse_convolutions_
-from sparselt.training.graphs import traced, without_cycle, writes_to_shared
+from sparselt.training.fx_graphs import traced, without_cycle, writes_to_shared
 
 
 class Folded:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sparselt.optim import MaskedOptimizer
-from sparselt.training.graphs import called_once, has_hooks
+from sparselt.training.fx_graphs import called_once_and_cast, has_hooks
 from sparselt.training.recipe import Recipe
 
 _CAST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -103,7 +103,7 @@ class TrainingForward:
         """Counts the batches of one step: the parts into which `Tensor.chunk` cuts the images."""
         self._counts.add(-(-images // -(-images // micro_batches)))
 
-    def write_counts(self) -> None:
+    def write_batch_counts(self) -> None:
         """Writes what has been counted to the norms' `num_batches_tracked`."""
         self._counts.write()
 
@@ -115,7 +115,7 @@ class TrainingForward:
 
     def end(self) -> None:
         """Writes the counts. The network is as it was."""
-        self.write_counts()
+        self.write_batch_counts()
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -161,7 +161,7 @@ def training_forwards(
         once: dict[str, nn.Module] = {}
         cast: set[str] = set()
         if not reason_against(model, recipe):
-            once, cast = called_once(model, next(model.parameters()).device.type, bfloat16)
+            once, cast = called_once_and_cast(model, next(model.parameters()).device.type, bfloat16)
         counted.append([module for module in once.values() if _counts_on_host(module)])
         layers = [module for name, module in once.items() if copying and name in cast and type(module) in _CAST]
         places.append([(held, name) for held, name in _castable(model, layers) if held[name] in known])

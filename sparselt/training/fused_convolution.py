@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from sparselt.training.graphs import erase_chain, followed_by, has_hooks
+from sparselt.training.fx_graphs import erase_chain, fusable_after, has_hooks
 
 Pair = Sequence[int]
 
@@ -25,7 +25,7 @@ def fuse_convolutions_(traced: fx.GraphModule) -> None:
         conv = modules.get(str(node.target)) if node.op == "call_module" else None
         if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             continue
-        last, residual, relu = followed_by(node, modules)
+        last, residual, relu = fusable_after(node, modules)
         if not relu or has_hooks(conv):
             continue
         with graph.inserting_before(last):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from sparselt.errors import SettingError
 from sparselt.kernels.norm_act import norm_act
-from sparselt.training.graphs import Tracer, erase_chain, followed_by, has_hooks, writes_to_shared
+from sparselt.training.fx_graphs import Tracer, erase_chain, fusable_after, has_hooks, writes_to_shared
 
 
 def fused_forward(model: nn.Module) -> fx.GraphModule:
@@ -76,7 +76,7 @@ class FusedNorm(nn.Module):
 
 def _fuse(traced: fx.GraphModule, node: fx.Node, norm: nn.BatchNorm2d, modules: dict[str, nn.Module]) -> None:
     """Replaces a norm, and an addition and a ReLU after it, by one module."""
-    last, residual, relu = followed_by(node, modules)
+    last, residual, relu = fusable_after(node, modules)
     name = f"{str(node.target).replace('.', '_')}_fused"
     while hasattr(traced, name):
         name += "_"

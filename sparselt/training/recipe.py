@@ -7,7 +7,7 @@ from typing import Literal
 
 from sparselt.errors import SettingError
 from sparselt.models.initialization import Initialization, NormScale
-from sparselt.optim import check_optimizer, unread_options
+from sparselt.optim import check_optimizer, options_of_other_optimizers
 from sparselt.training.schedule import Schedule
 
 Sent = Literal["all", "live"]
@@ -110,9 +110,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer)
-        unread = unread_options(self.optimizer)
+        others = options_of_other_optimizers(self.optimizer)
         for f in dataclasses.fields(self):
-            if f.name in unread and getattr(self, f.name) != f.default:
+            if f.name in others and getattr(self, f.name) != f.default:
                 raise SettingError(f"{f.name} is given, but {self.optimizer} has no such option: leave it out")
 
 

@@ -82,7 +82,7 @@ class Branch:
         places = torch.arange(saved.step - len(saved.losses), saved.step) % len(self._order)
         self._losses[places] = saved.losses.to(self._losses.device)
 
-    def idle(self) -> None:
+    def set_idle(self) -> None:
         """Takes the branch out of training. A captured step still computes it; the result is not used."""
         self.model.train()
         self._clock.zero_()

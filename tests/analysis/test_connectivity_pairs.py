@@ -68,7 +68,7 @@ def test_stages_measure_paths_and_heat_maps(bench):
     assert path["barrier"] >= 0 and path["loss_barrier"] >= 0
     networks = finals(trainings)
     for choice, more in (("interpolate", {}), ("reestimate", {"batch_norm_images": 200}), ("per_batch", {})):
-        stage = EvaluatePairs(points=3, batch_norm=choice, networks=networks, **lab.evaluating, **more)
+        stage = EvaluatePairs(points=3, batch_norm=choice, networks=networks, **lab.evaluation_arguments, **more)
         values = bench.json(stage, "values.json")["values"]
         assert len(values) == 3 * 3 + 3
         cell = {(v["metric"], v["level"], v["to_level"]): v["value"] for v in values}

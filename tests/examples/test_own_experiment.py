@@ -113,7 +113,7 @@ def plan(monkeypatch):
             context.syspath_prepend(package)
             experiments = {"one_shot": own.resolve("own_experiment.one_shot.experiment:EXPERIMENT")}
             setting = own.resolve_callable("own_experiment.settings:turned_digits")("smoke")
-            setting = setting.with_options(option_types(experiments)).check()
+            setting = setting.with_options(option_types(experiments)).checked()
             return plan_of(measured(experiments, Lab(setting)))
 
     yield planned

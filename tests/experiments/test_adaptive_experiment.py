@@ -14,7 +14,7 @@ from sparselt.experiments import EXPERIMENTS, Lab
 from sparselt.experiments.adaptive.experiment import fixed_levels
 from sparselt.models import build_model
 from sparselt.runs.plan import Plan
-from sparselt.stages import Values
+from sparselt.stages import MeasuredValues
 
 ADAPTIVE = EXPERIMENTS["adaptive"]
 GRIDS = dict(adaptive_density=0.6, adaptive_rewind_step=6, adaptive_images=80)
@@ -31,7 +31,7 @@ def finder(store):
 @pytest.fixture(scope="module")
 def finished(bench):
     """The measurements of one replicate that has gone all the way, round by round."""
-    lab = Lab(bench.setting(grids=GRIDS, replicates=1), found=finder(bench.store))
+    lab = Lab(bench.setting(grids=GRIDS, replicates=1), read_if_made=finder(bench.store))
     rounds = []
     while True:
         measurements = list(ADAPTIVE(lab))
@@ -63,13 +63,13 @@ def test_the_fixed_schedule_is_that_of_imp_where_its_rewind_step_is_one_of_their
 def test_levels_go_on_until_the_density_is_reached(bench, densities):
     def found(result):
         level = int(result.stage.label.rsplit(" ", 1)[1])
-        return Values([], density=densities[level])
+        return MeasuredValues([], density=densities[level])
 
-    measurements = [m for m in ADAPTIVE(Lab(bench.setting(grids=GRIDS, replicates=1), found=found))]
+    measurements = [m for m in ADAPTIVE(Lab(bench.setting(grids=GRIDS, replicates=1), read_if_made=found))]
     trained = [m for m in measurements if m.variant == "adaptive" and m.stage.kind == "train"]
     assert [m.level for m in trained] == list(range(1, len(densities) + 1))
     searches = [m.stage for m in measurements if m.stage.kind == "adaptive_prune"]
-    assert [m.stage.needs["mask"].stage.key for m in trained] == [search.key for search in searches]
+    assert [m.stage.inputs["mask"].stage.key for m in trained] == [search.key for search in searches]
     assert len(plan_of(measurements).trainings()) == 1 + 3 + len(densities)
 
 
@@ -90,14 +90,14 @@ def test_a_run_reaches_the_density_and_asks_for_nothing_more(bench, finished):
 def test_the_search_is_that_of_the_paper(bench, finished):
     """Threshold, losses along the paths, choice and mask, each by itself in plain torch."""
     first = next(m.stage for m in finished[0] if m.stage.kind == "adaptive_prune")
-    dense = first.needs["weights"].stage
+    dense = first.inputs["weights"].stage
     measured, state = bench.json(dense, "measurements.json"), bench.tensors(dense, "final.safetensors")
     values = bench.json(first, "values.json")["values"]
     found = {(value["metric"], value.get("position")): value["value"] for value in values}
     threshold = measured["train_loss"] + measured["train_loss_std"]
     assert found["threshold", None] == threshold
-    resident = ResidentData.open(bench.store.folder(first.needs["train"].stage))
-    chosen = subsample_indices(resident.count("train"), 80, first.spec["subsample_seed"])
+    resident = ResidentData.open(bench.store.folder(first.inputs["train"].stage))
+    chosen = subsample_indices(resident.count("train"), 80, first.identity_values["subsample_seed"])
     normal = resident.manifest.normalization
     images = (resident.images("train")[chosen].float() / normal.scale - normal.mean[0]) / normal.std[0]
     labels = resident.labels("train")[chosen]
@@ -125,7 +125,7 @@ def test_the_search_is_that_of_the_paper(bench, finished):
 
 def test_a_threshold_that_no_ratio_meets_prunes_the_least_and_says_so(bench, finished, tmp_path):
     search = next(m.stage for m in finished[0] if m.stage.kind == "adaptive_prune")
-    inputs = {name: bench.path(file) for name, file in search.needs.items()}
+    inputs = {name: bench.path(file) for name, file in search.inputs.items()}
     dense = tmp_path / "measurements.json"
     dense.write_text(
         json.dumps(bench.json(search.dense.stage, "measurements.json") | {"train_loss": 1e-9, "train_loss_std": 0.0})

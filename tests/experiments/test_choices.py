@@ -94,7 +94,7 @@ def test_lth_diets_order_is_one_for_all_and_its_augmentation_a_replicates(bench)
     assert [seed.augmentation for seed in seeds] == [
         derive_seed(lab.setting.seed, "augmentation", replicate) for replicate, *_ in places
     ]
-    assert lab.seeds(0, copy=1).order != lab.seeds(1, copy=1).order
+    assert lab.seeds(0, data_order_copy=1).order != lab.seeds(1, data_order_copy=1).order
 
 
 def _made(bench, file):
@@ -103,4 +103,4 @@ def _made(bench, file):
 
 
 def _paths(bench, stage):
-    return {name: bench.path(file) for name, file in stage.needs.items()}
+    return {name: bench.path(file) for name, file in stage.inputs.items()}

@@ -17,7 +17,7 @@ from sparselt.reproduce import load_setting
 from sparselt.reproduce.digits_resnet8 import MINI
 from sparselt.runs.plan import Plan
 from sparselt.scopes import erk_counts
-from sparselt.stages.stage import plain
+from sparselt.stages.stage import to_json
 
 CRITERIA = EXPERIMENTS["criteria"]
 GRIDS = dict(criteria=("magnitude", "random", "snip"), criteria_levels=(1, 2))
@@ -28,7 +28,7 @@ def plan_of(measurements) -> Plan:
 
 
 def mask_of(bench, network) -> Mask:
-    file = network.needs["mask"]
+    file = network.inputs["mask"]
     bench.run(file.stage.want(file.name))
     return Mask.load(bench.path(file))
 
@@ -55,14 +55,14 @@ def test_no_setting_runs_it_unless_asked_and_its_defaults_change_no_digest():
         assert "it has no criteria and no criteria_levels" in CRITERIA.unsupported_reason(
             load_setting("digits_resnet8", scale)
         )
-    assert plain(CriteriaOptions()) == {}
+    assert to_json(CriteriaOptions()) == {}
     setting = load_setting("digits_resnet8").changed(criteria=("snip",), criteria_levels=(3,))
     assert not CRITERIA.unsupported_reason(setting)
     assert list(CRITERIA(Lab(load_setting("digits_resnet8")))) == []
 
 
 def test_each_criterion_takes_two_trainings_a_level_beside_those_of_imp():
-    setting = with_grids(MINI, dict(GRIDS, criteria_levels=(3, 6)), replicates=2, dense_replicates=3).check()
+    setting = with_grids(MINI, dict(GRIDS, criteria_levels=(3, 6)), replicates=2, dense_replicates=3).checked()
     lab = Lab(setting)
     measurements = list(CRITERIA(lab))
     own = {t.key for t in plan_of(measurements).trainings()} - {t.key for t in plan_of(EXPERIMENTS["imp"](lab)).stages}
@@ -74,10 +74,10 @@ def test_networks_start_where_their_criterion_says_and_keep_the_data_order_of_th
     lab = bench.lab(grids=GRIDS, replicates=1)
     for when, step, scored in (("initialization", 0, "step-0.safetensors"), ("training", 6, "final.safetensors")):
         network = once(found, "snip", when, 2)
-        assert network.needs["weights"] == lab.checkpoint(0, step)
-        assert (network.spec["start_step"], network.work) == (step, 24 - step)
-        assert network.needs["mask"].stage.needs["weights"].name == scored
-        assert network.spec["seeds"] == lab.ticket(0, 6, 2).spec["seeds"]
+        assert network.inputs["weights"] == lab.checkpoint(0, step)
+        assert (network.identity_values["start_step"], network.work) == (step, 24 - step)
+        assert network.inputs["mask"].stage.inputs["weights"].name == scored
+        assert network.identity_values["seeds"] == lab.ticket(0, 6, 2).identity_values["seeds"]
 
 
 def test_all_masks_of_a_level_hold_as_many_weights_as_the_ticket(bench, found):
@@ -94,12 +94,12 @@ def test_all_masks_of_a_level_hold_as_many_weights_as_the_ticket(bench, found):
 @pytest.mark.parametrize("when", ["initialization", "training"])
 def test_masks_are_what_direct_computation_gives(bench, found, criterion, when):
     network = once(found, criterion, when, 2)
-    stage = network.needs["mask"].stage
+    stage = network.inputs["mask"].stage
     model = build_model("resnet8", classes=10, channels=1, seed=0)
-    model.load_state_dict(bench.load(stage.needs["weights"]))
+    model.load_state_dict(bench.load(stage.inputs["weights"]))
     dense = Mask.ones_like(model)
     share = 1 - mask_of(bench, found[-1].stage).live / dense.live
-    assert mask_of(bench, network) == prune(model, dense, share, criterion, seed=stage.spec["seed"])
+    assert mask_of(bench, network) == prune(model, dense, share, criterion, seed=stage.identity_values["seed"])
 
 
 def test_a_scope_distributes_the_number_of_weights(bench):
@@ -122,13 +122,13 @@ def test_the_user_s_own_criterion_is_tried_and_a_wrong_name_is_refused(tmp_path,
         "def nothing(network):\n    return {}\n"
     )
     setting = load_setting("digits_resnet8").changed(criteria_levels=(2,))
-    lab = Lab(setting.changed(criteria=("own_scores:small",)).check())
+    lab = Lab(setting.changed(criteria=("own_scores:small",)).checked())
     own = {m.condition for m in CRITERIA(lab) if m.variant == "one_shot"}
     assert own == {f"criterion=own_scores:small when={when}" for when in ("initialization", "training")}
     with pytest.raises(SettingError, match="pruning criterion is 'snp'; expected one of"):
-        setting.changed(criteria=("snip", "snp")).check()
+        setting.changed(criteria=("snip", "snp")).checked()
     with pytest.raises(CriterionError, match="'nothing': got no scores for layer"):
-        setting.changed(criteria=("snip", "own_scores:nothing")).check()
+        setting.changed(criteria=("snip", "own_scores:nothing")).checked()
     sys.modules.pop("own_scores")
 
 
@@ -138,7 +138,7 @@ def test_levels_that_the_setting_lacks_are_refused_or_fall_away():
         setting.with_values(["criteria=snip", "criteria_levels=13"])
     with pytest.raises(SettingError, match="criteria_scope is 'all'; expected one of global, layerwise, erk"):
         setting.with_values(["criteria_scope=all"])
-    shorter = setting.with_values(["criteria=snip", "criteria_levels=3,12"]).changed(levels=4).check()
+    shorter = setting.with_values(["criteria=snip", "criteria_levels=3,12"]).changed(levels=4).checked()
     assert shorter.option(CriteriaOptions).criteria_levels == (3,)
 
 

@@ -56,17 +56,17 @@ _KEY = ("variant", "replicate", "rewind_step", "level", "to_level", "metric", "p
 def test_the_spectrum_is_that_of_the_training_images(bench, finished):
     stage = stage_of(finished, "flatness", 1)
     values = {value["metric"]: value["value"] for value in bench.json(stage, "values.json")["values"]}
-    resident = ResidentData.open(bench.store.folder(stage.needs["train"].stage))
-    chosen = subsample_indices(resident.count("train"), 40, stage.spec["subsample_seed"])
+    resident = ResidentData.open(bench.store.folder(stage.inputs["train"].stage))
+    chosen = subsample_indices(resident.count("train"), 40, stage.identity_values["subsample_seed"])
     normal = resident.manifest.normalization
     images = (resident.images("train")[chosen].float() / normal.scale - normal.mean[0]) / normal.std[0]
     model = build_model("resnet8", classes=10, channels=1, seed=0)
-    model.load_state_dict(bench.tensors(stage.needs["weights"].stage, "final.safetensors"))
-    mask = Mask.load(bench.store.folder(stage.needs["mask"].stage) / "mask.safetensors")
+    model.load_state_dict(bench.tensors(stage.inputs["weights"].stage, "final.safetensors"))
+    mask = Mask.load(bench.store.folder(stage.inputs["mask"].stage) / "mask.safetensors")
     expected = hessian_eigenvalues(model, [(images, resident.labels("train")[chosen])], mask, 1, seed=5)
     assert values["eigenvalue_1"] == pytest.approx(expected.values[0], rel=0.02)
     assert values["eigenvalue_1"] >= values["eigenvalue_2"] and values["trace_standard_error"] > 0
-    measured = bench.json(stage.needs["dense"].stage, "measurements.json")
+    measured = bench.json(stage.inputs["dense"].stage, "measurements.json")
     assert values["threshold"] == measured["train_loss"] + measured["train_loss_std"]
     # The more a limit allows, the more can be pruned.
     wider = max(("largest_prunable_fraction", values["threshold"]), ("largest_own_fraction", _own(values, measured)),
@@ -82,9 +82,9 @@ def _own(values, measured) -> float:
 def test_a_perturbation_is_as_long_as_the_next_pruning_is_and_moves_live_weights_only(bench, finished, level):
     stage = stage_of(finished, "perturb", level)
     moved = bench.tensors(stage, "weights.safetensors")
-    start = bench.load(stage.needs["weights"])
-    load = {name: Mask.load(bench.store.folder(stage.needs[name].stage) / "mask.safetensors")
-            for name in ("mask", "next_mask") if name in stage.needs}  # fmt: skip
+    start = bench.load(stage.inputs["weights"])
+    load = {name: Mask.load(bench.store.folder(stage.inputs[name].stage) / "mask.safetensors")
+            for name in ("mask", "next_mask") if name in stage.inputs}  # fmt: skip
     following = load["next_mask"]
     mask = load.get("mask") or Mask({name: torch.ones_like(layer) for name, layer in following.items()})
     projection = math.hypot(*(float((start[n] * (mask[n] & ~following[n])).norm()) for n in mask))
@@ -97,7 +97,7 @@ def test_a_perturbation_is_as_long_as_the_next_pruning_is_and_moves_live_weights
 @pytest.mark.parametrize("kind", ["flatness", "perturb"])
 def test_equal_runs_give_equal_bytes(bench, finished, tmp_path, kind):
     stage = stage_of(finished, kind, 1)
-    inputs = {name: bench.path(file) for name, file in stage.needs.items()}
+    inputs = {name: bench.path(file) for name, file in stage.inputs.items()}
     stage.run(task(stage, tmp_path, inputs))
     for name in stage.outputs:
         assert (tmp_path / name).read_bytes() == (bench.store.folder(stage) / name).read_bytes()
@@ -111,7 +111,7 @@ def test_settings_that_cannot_run_it_say_why(bench):
 
 
 def test_networks_are_perturbed_at_the_steps_asked_for():
-    setting = load_setting("digits_resnet8").check()
+    setting = load_setting("digits_resnet8").checked()
     found = {m.rewind_step for m in EXPERIMENTS["flatness"](Lab(setting)) if m.variant.startswith("perturbed")}
     assert found == {0, 60, 200}
     found = {

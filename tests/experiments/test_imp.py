@@ -41,7 +41,7 @@ def network(found, variant, level, step=6):
 
 
 def mask_of(bench, stage) -> Mask:
-    need = stage.needs["mask"]
+    need = stage.inputs["mask"]
     bench.run(need.stage.want(need.name))
     return Mask.load(bench.store.folder(need.stage) / need.name)
 
@@ -49,26 +49,26 @@ def mask_of(bench, stage) -> Mask:
 def test_only_the_variants_asked_for_are_planned():
     two = with_grids(MINI, {}, replicates=1, dense_replicates=0, control_levels=(3, 6, 9, 12))
     every = two.changed(variants=VARIANTS)
-    trainings = [len(plan_of(IMP(Lab(setting.check()))).trainings()) for setting in (two, every)]
+    trainings = [len(plan_of(IMP(Lab(setting.checked()))).trainings()) for setting in (two, every)]
     # At four levels shuffled and one_shot; three chains down to level 12.
     assert trainings[1] - trainings[0] == 4 + 4 + 3 * 12
-    assert {m.variant for m in IMP(Lab(two.check()))} == {"dense", "imp", "random", "reinit"}
-    assert {m.variant for m in IMP(Lab(every.check()))} == {"dense", "imp", *VARIANTS}
+    assert {m.variant for m in IMP(Lab(two.checked()))} == {"dense", "imp", "random", "reinit"}
+    assert {m.variant for m in IMP(Lab(every.checked()))} == {"dense", "imp", *VARIANTS}
 
 
 def test_chains_begin_with_the_first_ticket_mask_and_stop_at_the_last_control_level():
-    setting = with_grids(MINI, ALL, replicates=1, control_levels=(2, 5)).check()
+    setting = with_grids(MINI, ALL, replicates=1, control_levels=(2, 5)).checked()
     lab = Lab(setting)
     measurements = list(IMP(lab))
     for variant in ("layerwise", "lr_rewinding", "fine_tuning"):
         chain = [m for m in measurements if m.variant == variant and m.stage.kind == "train"]
         assert [m.level for m in chain] == [1, 2, 3, 4, 5]
     for variant in ("lr_rewinding", "fine_tuning"):
-        assert network(measurements, variant, 1, 200).needs["mask"].stage.key == lab.mask(0, 200, 1).stage.key
+        assert network(measurements, variant, 1, 200).inputs["mask"].stage.key == lab.mask(0, 200, 1).stage.key
 
 
 def test_chains_stop_where_the_grid_says():
-    setting = with_grids(MINI, ALL, replicates=1).changed(variant_levels=3).check()
+    setting = with_grids(MINI, ALL, replicates=1).changed(variant_levels=3).checked()
     last = {m.variant: m.level for m in IMP(Lab(setting)) if m.stage.kind == "train"}
     assert [last[variant] for variant in ("layerwise", "lr_rewinding", "fine_tuning")] == [3, 3, 3]
     assert last["one_shot"] == max(MINI.control_levels)
@@ -94,7 +94,7 @@ def test_equal_weights_are_left_by_the_ticket_and_what_is_compared_with_it(bench
 
 def test_shuffled_weights_are_the_tickets_own_in_other_places(bench, found):
     stage = network(found, "shuffled", 2)
-    mask, need = mask_of(bench, stage), stage.needs["weights"]
+    mask, need = mask_of(bench, stage), stage.inputs["weights"]
     shuffled = bench.tensors(need.stage, need.name)
     before = bench.tensors(network(found, "dense", 0), "step-6.safetensors")
     assert mask == mask_of(bench, network(found, "imp", 2))
@@ -118,17 +118,19 @@ def test_layerwise_leaves_every_layer_the_same_share(bench, found):
 @pytest.mark.parametrize("variant", ["lr_rewinding", "fine_tuning"])
 def test_kept_networks_train_on_from_their_final_weights(bench, found, variant):
     first, second = network(found, variant, 1), network(found, variant, 2)
-    assert second.needs["weights"].stage.key == first.key and second.needs["weights"].name == "final.safetensors"
+    assert second.inputs["weights"].stage.key == first.key and second.inputs["weights"].name == "final.safetensors"
     expected = magnitude_prune(bench.tensors(first, "final.safetensors"), mask_of(bench, first), 0.2)
     assert mask_of(bench, second) == expected
     assert second.work == network(found, "imp", 2).work == 24 - 6
-    assert second.spec["start_step"] == 6
-    assert second.spec["seeds"] == network(found, "imp", 2).spec["seeds"]
+    assert second.identity_values["start_step"] == 6
+    assert second.identity_values["seeds"] == network(found, "imp", 2).identity_values["seeds"]
 
 
 def test_rates_are_rewound_or_stay_at_the_last(found):
-    rewound, tuned = (network(found, variant, 1).spec["recipe"] for variant in ("lr_rewinding", "fine_tuning"))
-    ticket = network(found, "imp", 1).spec["recipe"]
+    rewound, tuned = (
+        network(found, variant, 1).identity_values["recipe"] for variant in ("lr_rewinding", "fine_tuning")
+    )
+    ticket = network(found, "imp", 1).identity_values["recipe"]
     assert rewound == ticket
     assert tuned["schedule"] | {"peak": 0.1, "milestones": [12, 18]} == ticket["schedule"]
     assert tuned["schedule"]["peak"] == pytest.approx(0.1 / 100) and tuned["schedule"]["milestones"] == []
@@ -143,7 +145,7 @@ def test_fine_tuning_takes_the_last_rate_unless_that_is_all_but_zero(bench):
 
 def test_decoupled_decay_is_what_it_was_at_the_end_of_the_schedule(bench):
     lab = bench.lab(grids=ALL, replicates=1, decoupled_weight_decay=True)
-    tuned = network(list(IMP(lab)), "fine_tuning", 1).spec["recipe"]
+    tuned = network(list(IMP(lab)), "fine_tuning", 1).identity_values["recipe"]
     assert tuned["weight_decay"] == pytest.approx(lab.setting.weight_decay / 100)
 
 

@@ -20,7 +20,7 @@ from sparselt.reproduce import SCALES, SETTINGS, load_setting
 def test_pruning_that_cannot_be_done_is_refused_before_it_is_planned(bench, options, words):
     lab = bench.lab()
     with pytest.raises(SettingError, match=words):
-        lab.pruned(lab.dense(0), None, "mask", **options)
+        lab.pruned_mask(lab.dense(0), None, "mask", **options)
 
 
 @pytest.mark.parametrize(

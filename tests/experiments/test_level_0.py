@@ -42,7 +42,7 @@ def test_no_experiment_with_a_rewind_step_uses_the_uninterrupted_run_but_for_its
     measurements = measured(EVERYWHERE, planned)
     assert {m.experiment for m in measurements} == set(EVERYWHERE)
     dense = planned.dense(0).key
-    used = {f.name for stage in plan_of(measurements).stages for f in stage.needs.values() if f.stage.key == dense}
+    used = {f.name for stage in plan_of(measurements).stages for f in stage.inputs.values() if f.stage.key == dense}
     assert used == {"step-0.safetensors", "step-6.safetensors"}
     rows = {m.variant for m in measurements if m.stage.key == dense} | {
         m.variant for m in measurements if m.network is not None and m.network.key == dense
@@ -69,7 +69,7 @@ def test_it_starts_from_the_checkpoint_without_momentum_and_level_1_prunes_it(be
     network = lab(bench).ticket(0, 6, 0)
     assert (network.start_step, network.mask, network.momentum) == (6, None, None)
     assert network.weights == lab(bench).checkpoint(0, 6)
-    assert lab(bench).mask(0, 6, 1).stage.needs["weights"].stage.key == network.key
+    assert lab(bench).mask(0, 6, 1).stage.inputs["weights"].stage.key == network.key
 
 
 def test_with_restored_momentum_it_ends_with_the_bytes_of_the_uninterrupted_run(bench):

@@ -33,7 +33,7 @@ def test_equal_magnitudes_have_size_one_and_none_alive_are_refused():
 
 
 def test_digits_share_every_training_with_imp():
-    setting = load_setting("digits_resnet8").check()
+    setting = load_setting("digits_resnet8").checked()
     lab = Lab(setting)
     plan = Plan(stage for m in EXPERIMENTS["imp"](lab) for stage in m.stages)
     trainings = {stage.key for stage in plan.trainings()}

@@ -26,9 +26,9 @@ def plan(lab):
 
 def recipes(lab):
     return {
-        stage.spec["recipe"]["batch_size"]: stage.spec["recipe"]
+        stage.identity_values["recipe"]["batch_size"]: stage.identity_values["recipe"]
         for stage in plan(lab).trainings()
-        if stage.spec["recipe"]["schedule"]["peak"] == 0.05
+        if stage.identity_values["recipe"]["schedule"]["peak"] == 0.05
     }
 
 
@@ -41,12 +41,13 @@ def test_batch_sizes_train_for_the_same_epochs_at_one_learning_rate(bench):
 
 
 def test_every_round_trains_from_initialization(bench):
-    assert {stage.spec["start_step"] for stage in plan(bench.lab(grids=GRIDS)).trainings()} == {0}
+    assert {stage.identity_values["start_step"] for stage in plan(bench.lab(grids=GRIDS)).trainings()} == {0}
 
 
 def test_rounds_are_repelled_from_all_earlier_solutions(bench):
-    repelled = [s for s in plan(bench.lab(grids=GRIDS, replicates=1)).trainings() if s.spec.get("repulsion") == 2.0]
-    solutions = [sorted(name for name in s.needs if name.startswith("solution")) for s in repelled]
+    trainings = plan(bench.lab(grids=GRIDS, replicates=1)).trainings()
+    repelled = [s for s in trainings if s.identity_values.get("repulsion") == 2.0]
+    solutions = [sorted(name for name in s.inputs if name.startswith("solution")) for s in repelled]
     one, two = ["solution_0"], ["solution_0", "solution_1"]
     assert sorted(solutions) == [one, two, two]  # level 1, level 2, and the reinitialized control at level 2
 
@@ -55,9 +56,10 @@ def test_a_repelled_reinitialization_and_the_one_without_the_loss_differ_in_noth
     lab = bench.lab(grids=dict(GRIDS, init_batch_sizes=(256,)), replicates=1)
     found = {m.condition: m.stage for m in rewind_to_init(lab) if m.variant == "reinit"}
     plain, repelled = found[STABLE], found[f"{STABLE} repulsion=2"]
-    assert {name: value for name, value in repelled.spec.items() if name != "repulsion"} == plain.spec
-    others = {name: need for name, need in repelled.needs.items() if not name.startswith("solution")}
-    assert others == plain.needs and "mask" in others
+    values = {name: value for name, value in repelled.identity_values.items() if name != "repulsion"}
+    assert values == plain.identity_values
+    others = {name: need for name, need in repelled.inputs.items() if not name.startswith("solution")}
+    assert others == plain.inputs and "mask" in others
     rounds = {m.level: m.stage for m in rewind_to_init(lab) if m.condition == STABLE and m.stage.kind == "train"}
     assert [file.stage.key for file in repelled.solutions] == [rounds[level].key for level in (0, 1)]
 
@@ -69,7 +71,12 @@ def test_warm_ups_over_their_own_rounds_share_the_trainings_of_stability(bench):
     warm = [m.stage for m in rewind_to_init(lab) if "warmup_steps=8" in m.condition and m.stage.kind == "train"]
     stability = Plan(stage for m in EXPERIMENTS["stability"](lab) for stage in m.stages)
     assert len(warm) == 3 and {stage.key for stage in warm} <= {stage.key for stage in stability.trainings()}
-    masks = [need.stage.spec["fraction"] for stage in warm for name, need in stage.needs.items() if name == "mask"]
+    masks = [
+        need.stage.identity_values["fraction"]
+        for stage in warm
+        for name, need in stage.inputs.items()
+        if name == "mask"
+    ]
     assert masks == [lab.setting.fraction] * 2 and lab.setting.fraction != GRIDS["init_fraction"]
 
 
@@ -110,7 +117,7 @@ def solutions(bench, measured):
 
     found = [m.stage for m in measured[0] if m.condition == STABLE and m.variant in ("dense", "imp")]
     networks = [stage for stage in found if stage.kind == "train"]
-    masks = [Mask.load(bench.store.folder(n.needs["mask"].stage) / "mask.safetensors") for n in networks[1:]]
+    masks = [Mask.load(bench.store.folder(n.inputs["mask"].stage) / "mask.safetensors") for n in networks[1:]]
     return networks, [bench.tensors(network, "final.safetensors") for network in networks], masks
 
 
@@ -174,7 +181,7 @@ def test_barriers_and_errors_stand_for_each_round(measured):
     ],
 )
 def test_grids_that_cannot_be_run_are_refused_by_name(bench, values, named):
-    setting = bench.setting(grids=GRIDS).changed(**values).check()
+    setting = bench.setting(grids=GRIDS).changed(**values).checked()
     with pytest.raises(SettingError, match=named):
         list(rewind_to_init(Lab(setting)))
 
@@ -184,7 +191,7 @@ def test_a_setting_without_its_grids_says_why(bench):
 
 
 def test_copies_measure_the_instability_of_each_batch_sizes_dense_network():
-    setting = load_setting("digits_resnet8").check()
+    setting = load_setting("digits_resnet8").checked()
     found = [m for m in EXPERIMENTS["rewind_to_init"](Lab(setting)) if m.metrics == ("instability",)]
     assert len(found) == 2 * setting.replicates and {m.condition for m in found} == {
         "batch_size=16 lr=0.1",

@@ -38,39 +38,39 @@ def only(measurements, variant, level=1, count=2, kind="train"):
 
 def test_siblings_share_their_pretraining_and_differ_in_order_only(bench):
     lab, _, plan = planned(bench, sibling_levels=(1,))
-    dense = [t for t in plan.trainings() if "mask" not in t.needs]
+    dense = [t for t in plan.trainings() if "mask" not in t.inputs]
     # The dense network, two siblings from initialization and three from step 6.
     assert len(dense) == 6
-    assert len({t.spec["seeds"]["order"] for t in dense}) == 4
-    assert len({t.spec["seeds"]["initialization"] for t in dense}) == 1
-    pretrained = [t for t in dense if t.spec["start_step"] == 6]
-    assert {t.needs["weights"].stage.key for t in pretrained} == {lab.dense(0).key}
-    assert {t.needs["weights"].name for t in pretrained} == {"step-6.safetensors"}
+    assert len({t.identity_values["seeds"]["order"] for t in dense}) == 4
+    assert len({t.identity_values["seeds"]["initialization"] for t in dense}) == 1
+    pretrained = [t for t in dense if t.identity_values["start_step"] == 6]
+    assert {t.inputs["weights"].stage.key for t in pretrained} == {lab.dense(0).key}
+    assert {t.inputs["weights"].name for t in pretrained} == {"step-6.safetensors"}
 
 
 def test_no_sibling_has_the_data_order_in_which_masks_are_retrained(bench):
     lab, measurements, plan = planned(bench)
     retrained = {m.stage.key: m.stage for m in measurements if m.stage.kind == "train" and m.variant != "dense"}
-    orders = {t.spec["seeds"]["order"] for t in retrained.values()}
-    assert orders == {lab.dense(0).spec["seeds"]["order"]}
+    orders = {t.identity_values["seeds"]["order"] for t in retrained.values()}
+    assert orders == {lab.dense(0).identity_values["seeds"]["order"]}
     others = [t for t in plan.trainings() if t.key not in retrained and t.key != lab.dense(0).key]
-    assert orders.isdisjoint(t.spec["seeds"]["order"] for t in others)
+    assert orders.isdisjoint(t.identity_values["seeds"]["order"] for t in others)
 
 
 def test_an_iterative_sibling_keeps_its_order_through_all_levels(bench):
     _, measurements, _ = planned(bench)
     combine = only(measurements, "union", level=2, kind="combine")
     for k in range(2):
-        last = combine.needs[f"weights_{k}"].stage
-        assert last.needs["mask"] == combine.needs[f"worn_{k}"]
-        before = last.needs["mask"].stage.needs["weights"].stage
-        assert last.spec["seeds"] == before.spec["seeds"]
-        assert last.needs["weights"].name == before.needs["weights"].name == "step-6.safetensors"
+        last = combine.inputs[f"weights_{k}"].stage
+        assert last.inputs["mask"] == combine.inputs[f"worn_{k}"]
+        before = last.inputs["mask"].stage.inputs["weights"].stage
+        assert last.identity_values["seeds"] == before.identity_values["seeds"]
+        assert last.inputs["weights"].name == before.inputs["weights"].name == "step-6.safetensors"
 
 
 def test_densities_and_counts_share_the_siblings_trainings(bench):
     def dense_trainings(**changes):
-        return [t.key for t in planned(bench, sibling_levels=(1,), **changes)[2].trainings() if "mask" not in t.needs]
+        return [t.key for t in planned(bench, sibling_levels=(1,), **changes)[2].trainings() if "mask" not in t.inputs]
 
     assert dense_trainings(sibling_densities=(0.3, 0.2, 0.1)) == dense_trainings()
     assert set(dense_trainings(sibling_counts=(2,))) < set(dense_trainings())
@@ -90,8 +90,8 @@ def test_all_masks_hold_equally_many_weights_and_are_what_direct_computation_giv
 
     lab, measurements, plan = planned(bench)
     bench.run(*plan.stages)
-    weights = [bench.tensors(lab.rewound(0, 6, None, "", copy=k), "final.safetensors") for k in (1, 2, 3)]
-    names = list(Mask.load(bench.store.folder(only(measurements, "single", count=1).needs["mask"].stage) / MASK))
+    weights = [bench.tensors(lab.rewound(0, 6, None, "", data_order_copy=k), "final.safetensors") for k in (1, 2, 3)]
+    names = list(Mask.load(bench.store.folder(only(measurements, "single", count=1).inputs["mask"].stage) / MASK))
     dense = Mask({name: weights[0][name] == weights[0][name] for name in names})
     alone = [magnitude_prune(w, dense, 0.7) for w in weights]
 
@@ -107,7 +107,7 @@ def test_all_masks_hold_equally_many_weights_and_are_what_direct_computation_giv
     found = bench.json(only(measurements, "siblings", count=3, kind="overlap"), "values.json")["values"]
     assert {v["metric"]: v["value"] for v in found} == dataclasses.asdict(mask_overlap(alone))
     retrained = [m.stage for m in measurements if m.stage.kind == "train" and m.variant != "dense"]
-    masks = [loaded(bench, stage.needs["mask"].stage) for stage in retrained]
+    masks = [loaded(bench, stage.inputs["mask"].stage) for stage in retrained]
     assert len({mask.live for mask in masks if mask.density < 1}) <= 2  # one-shot and iterative, by rounding
     rows = [row for m in measurements for row in m.rows(bench.store.read)]
     keys = ("variant", "level", "metric", "condition", "position", "rewind_step")
@@ -129,7 +129,7 @@ def test_an_intersection_that_iterative_siblings_cannot_reach_fails_with_the_rea
         condition="siblings=2 density=0.25",
         weights=(given("a"), given("b")),
         worn=(given("c"), given("d")),
-        equal=given("equal"),
+        as_many_as=given("equal"),
     )
     Mask({"w": torch.tensor([True, True] + [False] * 6)}).save(inputs["equal"])
     for k, half in enumerate(halves):
@@ -155,7 +155,7 @@ def test_siblings_that_diverged_are_named(bench, tmp_path):
     from sparselt.errors import TrainingError
 
     weights = (given("a"), given("b"))
-    stage = CombineMasks(how="union", scope="global", condition="", weights=weights, worn=(), equal=given("equal"))
+    stage = CombineMasks(how="union", scope="global", condition="", weights=weights, worn=(), as_many_as=given("equal"))
     with pytest.raises(TrainingError, match="sibling 1"):
         stage.run(task(stage, tmp_path, inputs))
 

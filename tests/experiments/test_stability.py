@@ -69,8 +69,8 @@ def test_distances_are_those_of_the_live_weights(bench, measured, variant, kind)
     need = lab.mask(0, 6, 1) if variant == "imp" else lab.random_mask(0, 6, 1)
     bench.run(need.stage)
     mask = Mask.load(bench.store.folder(need.stage) / need.name)
-    networks = [lab.rewound(0, 6, need, "", copy=0)]
-    networks.append(lab.dense(0) if kind == "pruning" else lab.rewound(0, 6, need, "", copy=1))
+    networks = [lab.rewound(0, 6, need, "", data_order_copy=0)]
+    networks.append(lab.dense(0) if kind == "pruning" else lab.rewound(0, 6, need, "", data_order_copy=1))
     states = [bench.tensors(network, "final.safetensors") for network in networks]
     first, second = (torch.cat([s[name][layer] for name, layer in mask.items()]).double() for s in states)
     place = (variant, f"rate=standard stability={kind}")
@@ -96,7 +96,7 @@ def test_error_stands_at_the_same_points_as_distances(measured):
     ],
 )
 def test_grids_that_cannot_be_run_are_refused_by_name(bench, values, named):
-    setting = bench.setting(grids=GRIDS).changed(**values).check()
+    setting = bench.setting(grids=GRIDS).changed(**values).checked()
     with pytest.raises(SettingError, match=named):
         list(stability(Lab(setting)))
 
@@ -116,7 +116,7 @@ def test_settings_that_cannot_run_it_say_why(bench, changes, reason):
 
 
 def test_curves_take_every_level_of_every_rate_without_another_training():
-    setting = load_setting("digits_resnet8").check()
+    setting = load_setting("digits_resnet8").checked()
     without = setting.changed(stability_curves=False)
 
     def keys(setting):

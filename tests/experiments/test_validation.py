@@ -18,7 +18,7 @@ def test_a_network_is_trained_on_the_others_and_evaluated_on_the_held_out(bench)
     bench.run(trained)
     divided = ResidentData.open(bench.path(trained.test_pixels).parent)
     assert (divided.count("train"), divided.count("test")) == (1097, 200)
-    at_hand = task(trained, bench.store.root, {name: bench.path(file) for name, file in trained.needs.items()})
+    at_hand = task(trained, bench.store.root, {name: bench.path(file) for name, file in trained.inputs.items()})
     batches = list(trained.batches(at_hand).epoch(0))
     assert torch.cat([batch.indices for batch in batches]).max() < 1097
     assert len(batches) == lab.setting.steps_per_epoch == 1097 // 64
@@ -65,4 +65,4 @@ def test_more_held_out_images_than_there_are_are_refused_by_name(bench):
 
 def test_a_setting_that_streams_holds_out_nothing():
     with pytest.raises(SettingError, match="images are held out in memory only, and imagenet_resnet50 streams"):
-        load_setting("imagenet_resnet50", "smoke").changed(validation_count=64).check()
+        load_setting("imagenet_resnet50", "smoke").changed(validation_count=64).checked()

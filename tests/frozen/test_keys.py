@@ -35,8 +35,8 @@ def test_every_stage_of_the_first_round_has_the_key_that_it_had(plan):
     if scale == "smoke" and name in ("imagenet_resnet50", "imagenet_resnet50_mild"):
         setting = setting.changed(**LARGER_SMOKE)
     if main:
-        setting = setting.changed(**setting.main)
-    setting = setting.check()
+        setting = setting.changed(**setting.main_values)
+    setting = setting.checked()
     experiments, _ = chosen(main, {name: EXPERIMENTS[name] for name in OF_0_1_0}, setting)
     keys = defaultdict(list)
     for stage in plan_of(measured(experiments, Lab(setting))).stages:

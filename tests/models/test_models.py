@@ -130,6 +130,6 @@ def test_blurred_resnet50_takes_its_least_side():
 def test_images_that_progressive_resizing_makes_too_small_are_refused():
     setting = load_setting("imagenet_resnet50_mild", "smoke")
     with pytest.raises(SettingError, match="17 pixels a side or more, not 16"):
-        dataclasses.replace(setting, train_size=32).check()
+        dataclasses.replace(setting, train_size=32).checked()
     with pytest.raises(SettingError, match="micro_batches is 3"):
-        dataclasses.replace(setting, micro_batches=3).check()
+        dataclasses.replace(setting, micro_batches=3).checked()

@@ -190,11 +190,11 @@ def test_list_shows_settings_scales_and_experiments(capsys):
 @pytest.mark.parametrize("scale", ["paper", "mini", "smoke"])
 def test_every_setting_is_sound_at_every_scale(name, scale):
     setting = load_setting(name, scale)
-    assert isinstance(setting, Setting) and setting.check() == setting
+    assert isinstance(setting, Setting) and setting.checked() == setting
     assert (setting.name, setting.scale) == (name, scale)
     known = setting.values().keys()
-    assert setting.sources.keys() <= known and setting.main.keys() <= known
-    setting.changed(**setting.main).check()
+    assert setting.sources.keys() <= known and setting.main_values.keys() <= known
+    setting.changed(**setting.main_values).checked()
 
 
 def test_the_imagenet_paper_scale_is_the_papers_protocol():

@@ -106,7 +106,7 @@ def test_a_gpu_that_is_too_small_is_named_with_the_number_that_fits(capsys, tmp_
 def test_a_run_writes_what_is_reckoned(finished):
     folder, _ = finished
     values = SMALL[SMALL.index("--set") + 1 : SMALL.index("--experiments")]
-    setting = dataclasses.replace(load_setting("digits_resnet8", "smoke"), replicates=2).with_values(values).check()
+    setting = dataclasses.replace(load_setting("digits_resnet8", "smoke"), replicates=2).with_values(values).checked()
     experiments, _ = chosen(("imp", "connectivity"), known_experiments(), setting)
     plan = plan_of(measured(experiments, Lab(setting)))
     files = (folder / "runs" / "store").rglob("*")

@@ -9,7 +9,7 @@ from sparselt.reproduce import load_setting
 
 PAGE = (Path(__file__).parents[2] / "docs" / "exact.md").read_text()
 ROWS = dict(re.findall(r"^\| `(\w+)` \|.*\| ([^|]+?) \|$", PAGE, re.MULTILINE))
-SETTING = load_setting("cifar10_resnet20", "paper").check()
+SETTING = load_setting("cifar10_resnet20", "paper").checked()
 OTHER_PAPERS = ("sibling_", "stability_")
 
 

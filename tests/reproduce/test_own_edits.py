@@ -73,7 +73,7 @@ def test_an_edited_stage_is_another_one(file, bench):
     assert before.key == again.key
     file.write_text(OWN.replace('"live", 1.0', '"live", 2.0'))
     edited = type(before)(weights=dense.final)
-    assert edited.key != before.key and edited.needs == before.needs
+    assert edited.key != before.key and edited.inputs == before.inputs
 
 
 @pytest.mark.parametrize(("room", "name"), [(models, "own_edited:network"), (criteria, "own_edited:scores")])

@@ -27,7 +27,7 @@ def search(lab: Lab):
             # The dense network's first weights are asked for at once: later it would be trained again for them.
             stage = lab.ticket(replicate, 0, level) if level else lab.checkpoint(replicate, 0).stage
             yield Measurement("search", "imp", replicate, 0, level, stage)
-            if lab.found(stage.measured) is None:
+            if lab.read_if_made(stage.measured) is None:
                 break
 
 
@@ -58,7 +58,7 @@ def test_a_search_that_diverges_ends_and_what_was_measured_is_kept(searching, ca
     def breaking(lab: Lab):
         """Trains well, then at a rate at which training diverges."""
         yield Measurement("search", "imp", 0, 0, 0, lab.dense(0))
-        if lab.found(lab.dense(0).measured) is not None:
+        if lab.read_if_made(lab.dense(0).measured) is not None:
             yield Measurement("search", "imp", 0, 0, 1, lab.changed(lr=1e30).dense(0))
 
     experiments.EXPERIMENTS["search"] = Experiment(breaking, "nobody")
@@ -80,10 +80,10 @@ def test_an_experiment_that_a_setting_cannot_run_is_refused_by_name_and_left_out
 def test_grids_are_set_like_the_settings_own_values_and_hold_nothing_past_the_end():
     setting = MINI.with_values(
         ["sibling_densities=0.3,0.15", "sibling_pretraining=0,2ep", "sibling_retrained=0", "lr=0.1"]
-    ).check()
+    ).checked()
     assert grids_of(setting).sibling_densities == (0.3, 0.15) and grids_of(setting).sibling_pretraining == (0, 40)
     assert setting.lr == 0.1 and grids_of(setting).stability_levels == grids_of(MINI).stability_levels
-    short = dataclasses.replace(MINI, steps=100, milestones=(50,), levels=4, rewind_steps=(0, 40)).check()
+    short = dataclasses.replace(MINI, steps=100, milestones=(50,), levels=4, rewind_steps=(0, 40)).checked()
     assert grids_of(short).sibling_pretraining == (0, 20) and grids_of(short).stability_levels == ()
     assert "warmup" not in grids_of(short).stability_rates and grids_of(short).adaptive_rewind_step == 60
 
@@ -116,7 +116,7 @@ def test_grids_are_set_like_the_settings_own_values_and_hold_nothing_past_the_en
 )
 def test_a_grid_value_that_cannot_be_run_is_refused(value, words):
     with pytest.raises(SettingError, match=words):
-        MINI.with_values([value]).check()
+        MINI.with_values([value]).checked()
 
 
 @pytest.mark.parametrize(
@@ -131,22 +131,22 @@ def test_a_grid_value_that_cannot_be_run_is_refused(value, words):
     ],
 )
 def test_why_an_experiment_does_not_apply_says_what_to_give(experiment, value, words):
-    assert words in EXPERIMENTS[experiment].unsupported_reason(MINI.with_values([value]).check())
+    assert words in EXPERIMENTS[experiment].unsupported_reason(MINI.with_values([value]).checked())
 
 
 def test_chains_that_a_shorter_schedule_cuts_are_not_counted_beyond_it_and_controls_stand_at_its_end():
-    short = MINI.with_values(["levels=3", "fraction=0.9"]).check()
+    short = MINI.with_values(["levels=3", "fraction=0.9"]).checked()
     assert (grids_of(short).variant_levels, short.control_levels) == (3, (3,))
-    assert MINI.changed(control_levels=()).check().control_levels == ()
+    assert MINI.changed(control_levels=()).checked().control_levels == ()
 
 
 def test_a_plan_of_a_thousand_levels_asks_no_deeper_than_one_of_two():
-    setting = dataclasses.replace(MINI, levels=1000, fraction=0.005, rewind_steps=(0,), replicates=1).check()
-    assert Lab(setting).ticket(0, 0, 1000).needs["mask"].stage.needs["weights"].stage.kind == "train"
+    setting = dataclasses.replace(MINI, levels=1000, fraction=0.005, rewind_steps=(0,), replicates=1).checked()
+    assert Lab(setting).ticket(0, 0, 1000).inputs["mask"].stage.inputs["weights"].stage.kind == "train"
 
 
 def test_the_default_options_apply_to_nothing_but_imp_and_connectivity():
-    setting = with_grids(MINI, {}, control_levels=()).check()
+    setting = with_grids(MINI, {}, control_levels=()).checked()
     assert setting.options == with_grids(MINI, {}).options
     applies = {name for name, experiment in EXPERIMENTS.items() if not experiment.unsupported_reason(setting)}
     assert applies == {"imp", "connectivity"}
@@ -203,7 +203,7 @@ def yields_nothing(lab: Lab):
 
 def waits_for_nothing(lab: Lab):
     """Asks before it yields."""
-    if lab.found(lab.dense(0).measured) is not None:
+    if lab.read_if_made(lab.dense(0).measured) is not None:
         yield Measurement("search", "dense", 0, None, 0, lab.dense(0))
 
 
@@ -221,7 +221,10 @@ def counts_in_halves(lab: Lab):
         (counts_in_halves, "level is 0.5; expected a whole number from 0"),
         (says_no_name, "condition is '0.1'; expected name=value"),
         (yields_nothing, "search: no measurement is yielded, and so there is nothing to run"),
-        (waits_for_nothing, "asks lab.found for measurements.json of 'dense, replicate 0', but yields no measurement"),
+        (
+            waits_for_nothing,
+            "asks lab.read_if_made for measurements.json of 'dense, replicate 0', but yields no measurement",
+        ),
     ],
 )
 def test_a_driver_that_gives_no_measurements_of_its_own_is_refused_by_name(searching, capsys, driver, words):
@@ -274,12 +277,12 @@ def test_asking_for_what_nothing_makes_ends_the_run_with_an_error(searching, cap
     def unplanned(lab: Lab):
         """Asks for a training that it does not yield."""
         yield Measurement("search", "dense", 0, None, 0, lab.dense(0))
-        lab.found(lab.dense(1).measured)
+        lab.read_if_made(lab.dense(1).measured)
 
     def unmade(lab: Lab):
         """Asks for a file that its training does not make."""
         yield Measurement("search", "dense", 0, None, 0, lab.dense(0))
-        lab.found(lab.dense(0).result("measurement.json", Measurements))
+        lab.read_if_made(lab.dense(0).json_file("measurement.json", Measurements))
 
     EXPERIMENTS["search"] = Experiment(unplanned, "nobody")
     assert main([*SMALL, "--experiments", "search"]) == 2

@@ -119,9 +119,9 @@ def test_other_data_than_the_titles_are_named_in_it(tmp_path):
         (usual.changed(**counts), folder, "stripes"),
     ):
         console = Console(file=io.StringIO(), width=200)
-        experiments, left_out = chosen(["imp"], EXPERIMENTS, setting.check())
+        experiments, left_out = chosen(["imp"], EXPERIMENTS, setting.checked())
         where = Where(data=data, out=tmp_path / "none", workers=1)
-        run(setting.check(), usual, experiments, left_out, where, console, dry_run=True)
+        run(setting.checked(), usual, experiments, left_out, where, console, dry_run=True)
         assert f"{usual.title} (changed: data={named})" in " ".join(console.file.getvalue().split())
 
 

@@ -38,12 +38,12 @@ WITH_0_1_0 |= {"imagenet_resnet50", "imagenet_resnet50_mild"}
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_scale_runs_the_experiments_of_its_setting(name, scale):
-    setting = load_setting(name, scale).check()
+    setting = load_setting(name, scale).checked()
     assert (setting.name, setting.scale) == (name, scale)
     runs = {experiment for experiment, driver in EXPERIMENTS.items() if not driver.unsupported_reason(setting)}
     assert name in OF_THEIR_OWN, f"say above which experiments {name} runs, and whether it is no paper's own"
     assert runs == OF_THEIR_OWN[name] | {"imp", "connectivity"}
-    # What `check` left out of a grid would be a number in the setting's file that nothing runs.
+    # What `checked` left out of a grid would be a number in the setting's file that nothing runs.
     assert setting.options == load_setting(name, scale).options
 
 
@@ -53,16 +53,16 @@ def test_the_main_findings_take_no_more_trainings_than_all_experiments(name, sca
     setting = load_setting(name, scale)
 
     def trainings(setting, names):
-        lab = Lab(setting.check())
+        lab = Lab(setting.checked())
         return len(Plan(stage for n in names for m in EXPERIMENTS[n](lab) for stage in m.stages).trainings())
 
-    assert trainings(setting.changed(**setting.main), MAIN) <= trainings(setting, EXPERIMENTS)
+    assert trainings(setting.changed(**setting.main_values), MAIN) <= trainings(setting, EXPERIMENTS)
 
 
 def test_only_scale_paper_follows_the_authors_code_in_what_version_0_1_0_chose_itself():
     for name in set(SETTINGS) - NO_PAPERS_OWN:
         paper, mini, smoke = (load_setting(name, scale) for scale in ("paper", "mini", "smoke"))
-        assert (paper.rule, paper.evaluated_in) == ("open_lth", "float32"), name
+        assert (paper.rule, paper.eval_dtype) == ("open_lth", "float32"), name
         for scaled in (mini, smoke) if name in WITH_0_1_0 else ():
             assert {field: getattr(scaled, field) for field in OF_0_1_0} == OF_0_1_0
             assert "version 0.1.0" in scaled.sources["rule"]

@@ -50,8 +50,8 @@ def test_trainings_that_need_the_loop_stay_alone(bench):
 def test_a_size_is_measured_on_real_networks(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(side_by_side, "SIZES", (1, 2))
     stage = bench.lab(steps=20, milestones=(), batch_size=16).dense(0)
-    bench.run(*(file.stage for file in stage.needs.values()))
-    inputs = {name: bench.path(file) for name, file in stage.needs.items()}
+    bench.run(*(file.stage for file in stage.inputs.values()))
+    inputs = {name: bench.path(file) for name, file in stage.inputs.items()}
     assert best_group_size(stage, stage.batches(task(stage, tmp_path, inputs))) in (1, 2)
 
 

@@ -14,7 +14,7 @@ from sparselt.runs.executor import Workers, execute, run_stage
 from sparselt.runs.plan import Plan
 from sparselt.runs.store import Store
 from sparselt.stages import Stage, Value
-from sparselt.stages.stage import aside
+from sparselt.stages.stage import not_in_key
 
 
 class Quiet:
@@ -78,6 +78,19 @@ def test_a_stage_runs_on_the_threads_that_it_names(tmp_path, threads):
     assert value.value == threads and torch.get_num_threads() == before
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CountQuickly(CountThreads):
+    kind, quick = "quick_threads", True
+
+
+def test_quick_stages_run_before_those_with_more_work(tmp_path):
+    stages = [CountThreads(threads=1, work=100), CountQuickly(threads=1, work=1)]
+    plan, watcher = Plan(stage.want(stage.measured) for stage in stages), Quiet()
+    with Workers(1) as workers:
+        execute(plan, Store(tmp_path), workers, watcher)
+    assert [entry.kind for entry in watcher.entries] == ["quick_threads", "threads"]
+
+
 class Noting(Workers):
     """Workers that remember which stages ran as one unit."""
 
@@ -134,7 +147,7 @@ class Passing(Stage):
 
     how: str
     fails: int
-    folder: str = aside("")
+    folder: str = not_in_key("")
 
     def run(self, task):
         marks = Path(self.folder)

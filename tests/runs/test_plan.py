@@ -7,7 +7,7 @@ from sparselt.runs.plan import Plan
 
 
 def measurements(setting, *names):
-    lab = Lab(setting.check())
+    lab = Lab(setting.checked())
     return [m for name in names or EXPERIMENTS for m in EXPERIMENTS[name](lab)]
 
 
@@ -15,7 +15,7 @@ def plan_of(found):
     return Plan(stage for m in found for stage in m.stages)
 
 
-MAIN = MINI.changed(**MINI.main)
+MAIN = MINI.changed(**MINI.main_values)
 
 
 def test_the_digits_take_202_trainings_however_many_experiments_ask():
@@ -29,7 +29,7 @@ def test_the_digits_take_202_trainings_however_many_experiments_ask():
 
 def test_one_dense_training_serves_every_rewind_step():
     plan = plan_of(measurements(MAIN, "imp", "connectivity"))
-    dense = [stage for stage in plan.trainings() if "mask" not in stage.needs]
+    dense = [stage for stage in plan.trainings() if "mask" not in stage.inputs]
     assert len(dense) == MINI.dense_replicates == 12
     wanted = {
         "step-0.safetensors",
@@ -53,7 +53,7 @@ def test_no_two_measurements_of_all_experiments_stand_in_the_same_cells():
 def test_every_stage_comes_after_what_it_needs():
     seen = set()
     for stage in plan_of(measurements(MINI)).stages:
-        assert all(need.stage.key in seen for need in stage.needs.values())
+        assert all(need.stage.key in seen for need in stage.inputs.values())
         seen.add(stage.key)
 
 
@@ -61,7 +61,7 @@ def test_a_longer_chain_goes_first():
     plan = plan_of(measurements(MINI, "imp"))
     work = plan.remaining_work()
     for stage in plan.stages:
-        for need in stage.needs.values():
+        for need in stage.inputs.values():
             assert work[need.stage.key] > work[stage.key]
 
 

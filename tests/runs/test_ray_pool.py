@@ -23,7 +23,7 @@ from sparselt.runs.ray_pool import RayWorkers
 from sparselt.runs.store import Store
 from sparselt.stages import Stage, Value
 from sparselt.stages.resources import Resources
-from sparselt.stages.stage import aside
+from sparselt.stages.stage import not_in_key
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,7 @@ class Place(Stage):
     number: int
     threads: int = 1
     kills_holder: bool = False
-    folder: str = aside("")
+    folder: str = not_in_key("")
 
     def run(self, task):
         import torch

@@ -33,9 +33,9 @@ def test_a_checkpoint_that_was_damaged_while_its_training_stood_still_is_named_a
 ):
     lab = bench.lab(steps=25 + together)  # which no other test has made
     stage = lab.checkpoint(0, 6).stage.want("final.safetensors")
-    bench.run(*(file.stage for file in stage.needs.values()))
+    bench.run(*(file.stage for file in stage.inputs.values()))
     undisturbed = Store(tmp_path / "undisturbed")
-    for file in stage.needs.values():
+    for file in stage.inputs.values():
         shutil.copytree(bench.store.folder(file.stage), undisturbed.folder(file.stage), dirs_exist_ok=True)
 
     def run(store):

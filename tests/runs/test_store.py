@@ -12,7 +12,7 @@ from sparselt.errors import StoreError
 from sparselt.runs.inventory import Inventory
 from sparselt.runs.store import Store, is_intact
 from sparselt.runs.versions import FORMAT
-from sparselt.stages.stage import Stage, StageFile, Task, aside
+from sparselt.stages.stage import Stage, StageFile, Task, not_in_key
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ class Halve(Stage):
     fraction: float
     mask: StageFile | None = None
     weights: StageFile | None = None
-    folder: str = aside("")
+    folder: str = not_in_key("")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

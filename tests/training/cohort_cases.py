@@ -70,8 +70,8 @@ class Cases:
         if member.mask is not None:
             member.mask.apply_(model)
         optimizer = build_optimizer(recipe, model.named_parameters(), member.mask)
-        if member.momentum is not None:
-            load_state(model, optimizer, member.momentum)
+        if member.optimizer_state is not None:
+            load_state(model, optimizer, member.optimizer_state)
 
         trained = loop.train(
             model,
@@ -88,7 +88,7 @@ class Cases:
         found: list = [None] * len(members)
         seen = [Seen(wanted) for _ in members]
         watched = [
-            dataclasses.replace(member, on_step=lambda step, net, own=own: own(step, net.model, net.momentum))
+            dataclasses.replace(member, on_step=lambda step, net, own=own: own(step, net.model, net.optimizer_state))
             for member, own in zip(members, seen, strict=True)
         ]
         cohort = cohort or self.cohort(members)

@@ -112,7 +112,7 @@ def test_a_capture_serves_other_masks_weights_seeds_schedules_and_numbers_of_mem
     momentum = {name: torch.randn_like(p) * 0.01 for name, p in cases.network().named_parameters()}
     faster = dataclasses.replace(RECIPE, schedule=Schedule("step", 0.3, (20,)))
     others = [
-        cases.member(7, faster, mask=cases.mask(9, 0.9), momentum=momentum),
+        cases.member(7, faster, mask=cases.mask(9, 0.9), optimizer_state=momentum),
         cases.member(8, mask=cases.mask(8, 0.05), start_step=12),
     ]
     for _ in range(3):

@@ -43,7 +43,7 @@ def test_networks_trained_together_are_those_trained_alone(cases):
     members = [
         cases.member(0),
         cases.member(1, mask=cases.mask(1), start_step=3),
-        cases.member(2, steeper, mask=cases.mask(2, 0.8), start_step=20, momentum=momentum),
+        cases.member(2, steeper, mask=cases.mask(2, 0.8), start_step=20, optimizer_state=momentum),
     ]
     cases.assert_as_alone(members, wanted=(0, 3, 4, 20, 21, 26))
 
@@ -69,7 +69,7 @@ def test_a_restored_state_of_adam_goes_on_counting_its_steps(cases):
     recipe = dataclasses.replace(RECIPE, optimizer="adam")
     whole = cases.member(0, recipe)
     ((trained, _, seen),) = cases.together([whole], wanted=(20,))
-    resumed = dataclasses.replace(whole, state=seen.networks[20], start_step=20, momentum=seen.momentum[20])
+    resumed = dataclasses.replace(whole, state=seen.networks[20], start_step=20, optimizer_state=seen.momentum[20])
     cases.assert_as_alone([resumed, cases.member(1, recipe)], wanted=(21, 26))
     assert_same(cases.together([resumed])[0][0], trained)
 
@@ -214,8 +214,8 @@ def test_members_that_do_not_fit_are_refused_before_anything_is_trained(cases, s
         ({"state": {name: tensor for name, tensor in start.items() if name != "fc.bias"}}, "state lacks 'fc.bias'"),
         ({"state": {**start, "fc.scale": one}}, "state has 'fc.scale'"),
         ({"state": {**start, "fc.bias": one}}, r"state.* fc.bias has shape \(1,\), .*\(10,\)"),
-        ({"momentum": {"fc.scale": one}}, "momentum has 'fc.scale'"),
-        ({"momentum": {"fc.bias": one}}, r"momentum.* fc.bias has shape \(1,\), .*\(10,\)"),
+        ({"optimizer_state": {"fc.scale": one}}, "optimizer state has 'fc.scale'"),
+        ({"optimizer_state": {"fc.bias": one}}, r"optimizer state.* fc.bias has shape \(1,\), .*\(10,\)"),
     ):
         with pytest.raises(SettingError, match=f"^member 1: .*{reason}"):
             cohort.train([first, dataclasses.replace(first, **change)])
@@ -229,7 +229,7 @@ def test_members_that_do_not_fit_are_refused_before_anything_is_trained(cases, s
 
 def test_momentum_for_a_recipe_without_is_refused(cases):
     recipe = dataclasses.replace(RECIPE, momentum=0.0)
-    member = cases.member(0, recipe, momentum={"fc.bias": torch.zeros(10)})
+    member = cases.member(0, recipe, optimizer_state={"fc.bias": torch.zeros(10)})
     with pytest.raises(SettingError, match=r"member 0: .*momentum"):
         cases.cohort([member]).train([member])
 
@@ -345,7 +345,7 @@ def test_a_step_that_cannot_be_captured_runs_eagerly_and_says_so(cases, monkeypa
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     members = [cases.member(seed) for seed in range(2)]
     cohort = cases.cohort(members, captured=True)
-    assert "cannot be captured, so it runs eagerly" in capsys.readouterr().err
+    assert "cannot record the training step" in capsys.readouterr().err
     for (state, result, _), (its_state, its_result, _) in zip(
         cases.together(members, cohort=cohort), cases.together(members), strict=True
     ):

@@ -101,14 +101,14 @@ def test_stages_that_would_differ_are_trained_one_at_a_time(bench, tmp_path, une
     """To what they get alone."""
     lab = bench.lab(compile=True, steps=6, milestones=(), rewind_steps=(0,), control_rewind_step=0)
     stages = [lab.dense(0), lab.dense(1)]
-    bench.run(*(file.stage for stage in stages for file in stage.needs.values()))
+    bench.run(*(file.stage for stage in stages for file in stage.inputs.values()))
 
     def run(name, chosen):
         jobs = []
         for k, stage in enumerate(chosen):
             folder = tmp_path / name / str(k)
             folder.mkdir(parents=True)
-            jobs.append((stage, task(stage, folder, {n: bench.path(file) for n, file in stage.needs.items()})))
+            jobs.append((stage, task(stage, folder, {n: bench.path(file) for n, file in stage.inputs.items()})))
         results = dict(train_side_by_side(jobs))
         side_by_side.forget_cohort()
         return results, [(job.folder / "final.safetensors").read_bytes() for _, job in jobs]

@@ -38,7 +38,7 @@ def test_linear_schedule_falls_evenly_to_its_last_rate_after_a_warm_up():
 @pytest.mark.parametrize("values", [{"last_lr": 0.01}, {"schedule": "linear", "last_lr": 0.5}])
 def test_last_rate_of_another_schedule_or_above_the_peak_is_refused(values):
     with pytest.raises(SettingError, match="last_lr"):
-        load_setting("digits_resnet8").changed(**values).check()
+        load_setting("digits_resnet8").changed(**values).checked()
 
 
 @pytest.mark.parametrize(("text", "steps"), [("0", 0), (2000, 2000), ("2000it", 2000), ("4ep", 80), (" 7 ", 7)])

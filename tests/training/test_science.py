@@ -78,17 +78,19 @@ def test_rewinding_restores_exactly_mask_times_checkpoint_with_buffers(bench):
 def test_dense_training_is_textbook_sgd(bench):
     # A low rate: at 0.1 the first steps amplify a rounding difference by a hundred.
     lab = bench.lab(lr=0.01)
-    expected = plain_training(bench, lab, lab.dense(0).spec["seeds"], 0)
+    expected = plain_training(bench, lab, lab.dense(0).identity_values["seeds"], 0)
     assert_same_training(bench.tensors(lab.dense(0), "final.safetensors"), expected)
 
 
 def test_a_rewound_ticket_is_textbook_training_with_clock_and_data_at_the_rewind_step_and_zero_momentum(bench):
     lab, checkpoint, mask = ticket_inputs(bench)
     stage = lab.ticket(0, REWIND, 1)
-    expected = plain_training(bench, lab, stage.spec["seeds"], REWIND, checkpoint, mask)
+    expected = plain_training(bench, lab, stage.identity_values["seeds"], REWIND, checkpoint, mask)
     found = bench.tensors(stage, "final.safetensors")
     assert_same_training(found, expected)
-    late = plain_training(bench, lab, stage.spec["seeds"], 0, checkpoint, mask, until=lab.setting.steps - REWIND)
+    late = plain_training(
+        bench, lab, stage.identity_values["seeds"], 0, checkpoint, mask, until=lab.setting.steps - REWIND
+    )
     assert max((found[n] - late[n]).abs().max() for n in mask) > 0.01, "the test cannot tell where the clock stood"
 
 
@@ -98,8 +100,10 @@ def test_momentum_is_restored_only_if_the_switch_says_so(bench):
     momentum = {name: m * mask[name] if name in mask else m for name, m in momentum.items()}
     stage = lab.ticket(0, REWIND, 1)
     found = bench.tensors(stage, "final.safetensors")
-    assert_same_training(found, plain_training(bench, lab, stage.spec["seeds"], REWIND, checkpoint, mask, momentum))
-    zero = plain_training(bench, lab, stage.spec["seeds"], REWIND, checkpoint, mask)
+    assert_same_training(
+        found, plain_training(bench, lab, stage.identity_values["seeds"], REWIND, checkpoint, mask, momentum)
+    )
+    zero = plain_training(bench, lab, stage.identity_values["seeds"], REWIND, checkpoint, mask)
     assert max((found[n] - zero[n]).abs().max() for n in mask) > 0.01, "the test cannot tell the switch's sides apart"
 
 
@@ -132,7 +136,7 @@ def test_pruned_weights_are_zero_at_the_end_of_training(bench):
 def test_random_control_has_the_tickets_layerwise_densities_and_start(bench):
     lab = bench.lab()
     stage = lab.random_control(0, REWIND, 2)
-    drawn, like = mask_of(bench, stage.needs["mask"]), mask_of(bench, lab.mask(0, REWIND, 2))
+    drawn, like = mask_of(bench, stage.inputs["mask"]), mask_of(bench, lab.mask(0, REWIND, 2))
     assert drawn.layer_densities() == like.layer_densities() and drawn != like
     start = bench.tensors(stage, f"step-{REWIND}.safetensors")
     checkpoint = bench.tensors(lab.dense(0), f"step-{REWIND}.safetensors")
@@ -153,7 +157,7 @@ def test_reinitialized_control_has_the_tickets_mask_on_other_weights(bench):
 def test_seeds_differ_in_exactly_what_the_switch_says(bench, reshuffle):
     lab = bench.lab(reshuffle=reshuffle)
     trainings = {
-        (replicate, level): lab.ticket(replicate, REWIND, level).spec["seeds"]
+        (replicate, level): lab.ticket(replicate, REWIND, level).identity_values["seeds"]
         for replicate in (0, 1)
         for level in (0, 1, 2)
     }
@@ -220,6 +224,6 @@ def test_a_training_that_diverges_fails_with_the_reason(bench):
     from sparselt.runs.executor import run_stage
 
     lab = bench.lab(lr=1e30)
-    bench.run(*(need.stage for need in lab.dense(0).needs.values()))
+    bench.run(*(need.stage for need in lab.dense(0).inputs.values()))
     outcome = run_stage(lab.dense(0), str(bench.store.root))
     assert "diverged" in outcome.error and not bench.store.has(lab.dense(0))

@@ -102,7 +102,7 @@ def counted(loader, networks: int, **options) -> Counter[str]:
     models = [build_model("resnet20", classes=10, channels=3, seed=seed) for seed in range(networks)]
     cohort = Cohort([model.to(memory_format=torch.channels_last) for model in models], recipe, loader)
     for branch in cohort._branches:
-        branch.idle()
+        branch.set_idle()
     cohort._step(cohort._branches)
     with Kernels() as kernels:
         cohort._step(cohort._branches)

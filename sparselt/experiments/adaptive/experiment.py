@@ -78,9 +78,9 @@ def sweeping(
     """
     setting = lab.setting
     networks = 1 + len(fractions) * (setting.path_points - 1) + more_networks
-    evaluated = min(images or setting.fitted_count, setting.fitted_count)
+    evaluated = min(images or setting.trained_count, setting.trained_count)
     return {
-        **lab.evaluating,
+        **lab.evaluation_arguments,
         "fractions": tuple(fractions),
         "points": setting.path_points,
         "scope": setting.scope,
@@ -114,7 +114,7 @@ def _adaptive(lab: Lab, replicate: int, condition: str) -> Iterator[Measurement]
         sweep = sweeping(lab, replicate, step, network, mask, _TENTHS, options.adaptive_images)
         search = AdaptivePrune(**sweep, label=label)
         yield Measurement(*place, level, search, network=network, condition=condition)
-        found = lab.found(search.measured)
+        found = lab.read_if_made(search.measured)
         if found is None:
             return
         level, mask = level + 1, search.made_mask

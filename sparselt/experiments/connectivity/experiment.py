@@ -55,7 +55,7 @@ def _heat_map(lab: Lab, replicate: int, rewind_step: int) -> Measurement:
     stage = EvaluatePairs(
         points=points,
         networks=finals(networks),
-        **lab.evaluating,
+        **lab.evaluation_arguments,
         label=f"all pairs of levels, replicate {replicate}, rewind {rewind_step}",
         work=len(networks) + pairs * (points - 2),
     )
@@ -86,7 +86,9 @@ def _copies(lab: Lab, replicate: int, rewind_step: int) -> Iterator[Measurement]
             first = lab.ticket(replicate, rewind_step, 0)
             if mask is not None:
                 first = lab.rewound(replicate, rewind_step, mask, label, level=level)
-            copy = lab.rewound(replicate, rewind_step, mask, f"{label}, in another data order", level=level, copy=1)
+            copy = lab.rewound(
+                replicate, rewind_step, mask, f"{label}, in another data order", level=level, data_order_copy=1
+            )
             yield Measurement(
                 "connectivity",
                 variant,

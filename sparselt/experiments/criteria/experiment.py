@@ -50,14 +50,14 @@ def _one_shot(lab: Lab, criterion: str, replicate: int, level: int) -> Iterator[
     }
     for when, (weights, step) in scored.items():
         label = f"{criterion} at {when}, replicate {replicate}, level {level}"
-        mask = lab.pruned_by(
+        mask = lab.mask_by_criterion(
             criterion,
             weights,
             None,
             f"mask by {label}",
             replicate=replicate,
             scope=lab.setting.option(CriteriaOptions).criteria_scope,
-            equal=lab.mask(replicate, late, level),
+            as_many_as=lab.mask(replicate, late, level),
         )
         network = lab.rewound(replicate, step, mask, label, level=level)
         condition = f"criterion={criterion} when={when}"

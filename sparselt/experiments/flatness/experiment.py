@@ -68,7 +68,7 @@ def _perturbed(lab: Lab, replicate: int, step: int, level: int, scale: float) ->
     move = Perturb(
         scale=scale,
         seed=derive_seed(lab.setting.seed, "perturbation", replicate),
-        **lab.shape,
+        **lab.network_arguments,
         weights=lab.checkpoint(replicate, step),
         mask=mask,
         next_mask=lab.mask(replicate, step, level + 1),

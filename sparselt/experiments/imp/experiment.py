@@ -59,12 +59,12 @@ def _controls(lab: Lab, replicate: int, step: int, level: int, others: bool) -> 
     if "reinit" in variants:
         yield Measurement("imp", "reinit", replicate, step, level, lab.reinit_control(replicate, step, level))
     if "shuffled" in variants:
-        weights = lab.shuffled(replicate, step, level)
+        weights = lab.shuffled_weights(replicate, step, level)
         seeds = lab.seeds(replicate, level, step)
         network = lab.training(seeds, start_step=step, label=f"shuffled weights, {place}", weights=weights, mask=mask)
         yield Measurement("imp", "shuffled", replicate, step, level, network)
     if "one_shot" in variants:
-        once = lab.pruned(lab.ticket(replicate, step, 0), None, f"one-shot mask, {place}", equal=mask)
+        once = lab.pruned_mask(lab.ticket(replicate, step, 0), None, f"one-shot mask, {place}", as_many_as=mask)
         network = lab.rewound(replicate, step, once, f"one-shot, {place}", level=level)
         yield Measurement("imp", "one_shot", replicate, step, level, network)
 

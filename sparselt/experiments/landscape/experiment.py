@@ -52,7 +52,7 @@ def _lines(lab: Lab, replicate: int, step: int, level: int) -> Iterator[tuple[st
         points=points,
         first=first.final,
         mask=lab.mask(replicate, step, level + 1),
-        **lab.evaluating,
+        **lab.evaluation_arguments,
         label=f"path to the projection, {place}",
         work=points,
     )
@@ -69,7 +69,7 @@ def _plane(lab: Lab, replicate: int, step: int, level: int) -> Stage:
         first=lab.ticket(replicate, step, level).final,
         mask=lab.mask(replicate, step, level + 1),
         third=lab.ticket(replicate, step, level + 1).final,
-        **lab.evaluating,
+        **lab.evaluation_arguments,
         label=f"plane, replicate {replicate}, rewind {step}, level {level}",
         work=side * side + 3,
     )

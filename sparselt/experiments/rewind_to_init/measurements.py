@@ -39,7 +39,7 @@ def rounds(lab: Lab, condition: str, replicate: int) -> Iterator[Measurement]:
 def copies(lab: Lab, replicate: int) -> Measurement:
     """The line between the dense network and its copy in another data order."""
     first, name = lab.dense(replicate), f"dense, {condition_of(lab)}, replicate {replicate}"
-    copy = lab.rewound(replicate, 0, None, f"{name}, in another data order", level=0, copy=1)
+    copy = lab.rewound(replicate, 0, None, f"{name}, in another data order", level=0, data_order_copy=1)
     path = lab.path(first, copy, f"path between copies, {name}")
     place = ("rewind_to_init", "dense", replicate, 0, 0)
     return Measurement(*place, path, to_level=0, network=first, condition=condition_of(lab), metrics=("instability",))
@@ -58,7 +58,7 @@ def repelled(lab: Lab, strength: float, levels: int, replicate: int) -> Iterator
     masks: list[StageFile] = []
     for level in range(1, levels + 1):
         place = f"replicate {replicate}, level {level}"
-        masks.append(lab.pruned(networks[-1], masks[-1] if masks else None, f"mask, {condition}, {place}"))
+        masks.append(lab.pruned_mask(networks[-1], masks[-1] if masks else None, f"mask, {condition}, {place}"))
         repelled = lab.training(
             lab.seeds(replicate, level),
             label=f"{condition}, {place}",

@@ -64,7 +64,7 @@ class Family:
             condition=self._condition(count),
             weights=finals(sibling.network for sibling in first),
             worn=tuple(sibling.worn for sibling in first if sibling.worn is not None),
-            equal=first[0].mask,
+            as_many_as=first[0].mask,
             label=self._label(f"{how} of {count} siblings"),
         )
 
@@ -78,9 +78,9 @@ class Family:
         worn = None
         for level in range(1, self.levels + 1):
             label = self._label(f"sibling {copy}" + (f" at level {level - 1}" if level > 1 else ""))
-            network = self.lab.rewound(self.replicate, self.pretraining, worn, label, level=level, copy=copy)
+            network = self.lab.rewound(self.replicate, self.pretraining, worn, label, level=level, data_order_copy=copy)
             label = self._label(f"mask of sibling {copy}" + (f" at level {level}" if self.levels > 1 else ""))
-            mask = self.lab.pruned(network, worn, label, fraction=fraction, rule="exact")
+            mask = self.lab.pruned_mask(network, worn, label, fraction=fraction, rule="exact")
             found, worn = _Sibling(network, worn, mask), mask
         return found
 

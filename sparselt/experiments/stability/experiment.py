@@ -67,7 +67,9 @@ def _measured(
         return f"{what}, replicate {replicate}, rewind {step}, level {level}"
 
     network = lab.rewound(replicate, step, mask, label(f"{variant} subnetwork"), level=level)
-    copy = lab.rewound(replicate, step, mask, label(f"{variant} subnetwork in another data order"), level=level, copy=1)
+    copy = lab.rewound(
+        replicate, step, mask, label(f"{variant} subnetwork in another data order"), level=level, data_order_copy=1
+    )
     yield Measurement("stability", variant, replicate, step, level, network, condition=condition)
     for name, other in (("pruning", lab.ticket(replicate, step, 0)), ("order", copy)):
         stage = MeasureDistance(

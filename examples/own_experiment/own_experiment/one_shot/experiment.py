@@ -21,7 +21,7 @@ def one_shot(lab: Lab) -> Iterator[Measurement]:
             scored = lab.changed(criterion=criterion)
             for number, density in enumerate(options.one_shot_densities, 1):
                 name = f"{criterion}, density {density:g}, replicate {replicate}"
-                mask = scored.pruned(dense, None, f"mask by {name}", fraction=1 - density)
+                mask = scored.pruned_mask(dense, None, f"mask by {name}", fraction=1 - density)
                 ticket = lab.rewound(replicate, step, mask, f"pruned by {name}")
                 where = ("one_shot", "pruned", replicate, step, number)
                 yield Measurement(*where, ticket, condition=f"criterion={criterion}")

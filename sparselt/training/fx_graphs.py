@@ -1,4 +1,4 @@
-"""Networks as graphs of calls: finds operations that can be fused."""
+"""Networks as graphs of calls (torch.fx): finds operations that can be fused. CUDA graphs are in `captured`."""
 
 import copy
 import operator
@@ -16,36 +16,22 @@ _IN_PLACE = (
     *(operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod),
     *(operator.ipow, operator.iand, operator.ior, operator.ixor, operator.imatmul),
 )
-_SHARING = (nn.Flatten, nn.Unflatten, nn.Identity, nn.modules.dropout._DropoutNd)
-_VIEWS = {"view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "expand"}
-_VIEWS |= {
-    "expand_as",
-    "broadcast_to",
-    "transpose",
-    "permute",
-    "movedim",
-    "swapaxes",
-    "swapdims",
-    "t",
-    "getitem",
-    "diagonal",
-}
-_VIEWS |= {"detach", "chunk", "split", "unbind", "narrow", "select", "contiguous", "to", "float", "type_as", "getattr"}
-_VIEWS |= {
-    "dropout",
-    "dropout1d",
-    "dropout2d",
-    "dropout3d",
-    "alpha_dropout",
-    "unfold",
-    "as_strided",
-    "view_as_real",
-    "real",
+# The result of these modules, functions and methods may share memory with an argument: a view, or the argument itself.
+_MODULES_OF_VIEWS = (nn.Flatten, nn.Unflatten, nn.Identity, nn.modules.dropout._DropoutNd)
+_VIEWS = {
+    *("view", "view_as", "view_as_real", "real", "reshape", "reshape_as", "flatten", "unflatten", "ravel"),
+    *("squeeze", "unsqueeze", "expand", "expand_as", "broadcast_to", "unfold", "narrow", "select", "diagonal"),
+    *("transpose", "permute", "movedim", "swapaxes", "swapdims", "t", "chunk", "split", "unbind", "getitem", "getattr"),
+    *("as_strided", "detach", "contiguous", "to", "float", "type_as"),
+    *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
 }
 
 
 class _Proxy(fx.Proxy):
-    """Stands in for a tensor; fx's own takes `x += y` for `x = x + y`, which other readers of x would not see."""
+    """Stands in for a tensor, and records operations in place as such. The loop below gives it their methods.
+
+    The proxy of torch.fx records `x += y` as `x = x + y`, which other readers of x would not see.
+    """
 
 
 def _in_place(operation: Callable) -> Callable:
@@ -60,20 +46,20 @@ for _operation in _IN_PLACE:
 
 
 class Tracer(fx.Tracer):
-    """Sees every kind of convolution as one call, and operations in place as such.
+    """Records every kind of convolution as one call, and operations in place as such.
 
-    A graph does not show where the forward pass switches autocast or gradients, as `with torch.no_grad()` does. Tracing
-    such a network raises a TraceError.
+    A graph does not show where the forward pass switches autocast or gradients on or off, as `with torch.no_grad()`
+    does. So tracing such a network raises a TraceError, unless a subclass sets `may_switch`.
     """
 
     may_switch = False
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        self._outside = _switches()
+        self._outside = _autocast_and_gradients()
         return super().trace(root, concrete_args)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        if not self.may_switch and _switches() != self._outside:
+        if not self.may_switch and _autocast_and_gradients() != self._outside:
             raise fx.proxy.TraceError("a part of it switches autocast or gradients on or off")
         return super().create_node(*args, **kwargs)
 
@@ -84,8 +70,8 @@ class Tracer(fx.Tracer):
         return isinstance(module, nn.Conv2d) or super().is_leaf_module(module, name)
 
 
-def _switches() -> tuple:
-    """Whether gradients are on, and what autocast does."""
+def _autocast_and_gradients() -> tuple:
+    """Whether gradients and inference mode are on, and what autocast does on each type of device."""
     casts = [(torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in ("cpu", "cuda")]
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), casts
 
@@ -111,28 +97,31 @@ def without_cycle(module: fx.GraphModule) -> fx.GraphModule:
     return module
 
 
-class _Calls(Tracer):
-    """Notes the modules that are called while autocast casts to bfloat16."""
+class _AutocastTracer(Tracer):
+    """Collects in `cast_modules` the names of the modules that are called while autocast casts to bfloat16."""
 
     may_switch = True
 
     def __init__(self, device: str):
         super().__init__()
-        self._device, self.cast = device, set[str]()
+        self._device, self.cast_modules = device, set[str]()
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
         if torch.is_autocast_enabled(self._device) and torch.get_autocast_dtype(self._device) == torch.bfloat16:
-            self.cast.add(self.path_of_module(m))
+            self.cast_modules.add(self.path_of_module(m))
         return super().call_module(m, forward, args, kwargs)
 
 
-def called_once(model: nn.Module, device: str, bfloat16: bool) -> tuple[dict[str, nn.Module], set[str]]:
-    """The modules that a training forward pass calls exactly once, and whose parameters and buffers nothing else reads.
+def called_once_and_cast(model: nn.Module, device: str, bfloat16: bool) -> tuple[dict[str, nn.Module], set[str]]:
+    """Two facts about the modules of a training forward pass. Both are empty if it cannot be traced.
 
-    By name; then the names of all modules that are called while autocast casts to bfloat16. Empty if the forward pass
-    cannot be traced. bfloat16: whether it runs under autocast on this type of device.
+    bfloat16: whether the forward pass runs under autocast on this type of device.
+
+    Returns:
+        By name, the modules that are called exactly once, and whose parameters and buffers nothing else reads.
+        The names of all modules that are called while autocast casts to bfloat16.
     """
-    tracer = _Calls(device)
+    tracer = _AutocastTracer(device)
     try:
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             nodes = list(_trace(tracer, copy.deepcopy(model).train()).nodes)
@@ -141,7 +130,9 @@ def called_once(model: nn.Module, device: str, bfloat16: bool) -> tuple[dict[str
     modules = dict(model.named_modules())
     calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
     read = {str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"}
-    return {name: modules[name] for name, count in calls.items() if count == 1 and name not in read}, tracer.cast
+    return {
+        name: modules[name] for name, count in calls.items() if count == 1 and name not in read
+    }, tracer.cast_modules
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -151,9 +142,9 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def writes_to_shared(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether an operation in place writes to a tensor that something else reads too, or nothing reads its result.
+    """Whether an operation in place writes to a tensor with other readers, or has a result that nothing reads.
 
-    A graph does not show that the other reader gets the new numbers, so no operation of such a network may be moved,
+    A graph does not show that the other reader gets the new numbers. So no operation of such a network may be moved,
     replaced or left out.
     """
     for node in graph.nodes:
@@ -178,7 +169,7 @@ def _written(node: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node | None:
 
 
 def _only_reader_of_memory(written: fx.Node, reader: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether nothing but `reader` reads a tensor, or one whose memory it shares."""
+    """Whether nothing but `reader` reads `written`, or a tensor whose memory `written` shares."""
     while written.op not in ("placeholder", "get_attr") and set(written.users) == {reader}:
         if not _shares_memory(written, modules):
             return True
@@ -191,12 +182,12 @@ def _shares_memory(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     if not node.all_input_nodes:
         return False
     if node.op == "call_module":
-        return isinstance(modules.get(str(node.target)), _SHARING)
+        return isinstance(modules.get(str(node.target)), _MODULES_OF_VIEWS)
     return (str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")) in _VIEWS
 
 
 def erase_chain(graph: fx.Graph, first: fx.Node, last: fx.Node) -> None:
-    """Erases the nodes from `first` to `last`, each the only reader of the one before. Nothing reads `last` now."""
+    """Erases the nodes from `first` to `last`. Each is the only reader of the one before it; nothing reads `last`."""
     while last is not first:
         before = last.all_input_nodes
         graph.erase_node(last)
@@ -204,14 +195,16 @@ def erase_chain(graph: fx.Graph, first: fx.Node, last: fx.Node) -> None:
     graph.erase_node(first)
 
 
-def followed_by(node: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[fx.Node, fx.Node | None, bool]:
-    """What can be fused with a node: an addition that alone reads it, and a ReLU that alone reads the sum, or the node.
+def fusable_after(node: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[fx.Node, fx.Node | None, bool]:
+    """What can be fused with a node: an addition, its only reader, then a ReLU, the only reader of the sum.
+
+    Either may be missing; without an addition, the ReLU is the only reader of the node itself.
 
     Returns the last of these nodes, the other term of the addition (None: no addition), and whether there is a ReLU.
     """
     last, other = node, None
     reader = only_reader(last)
-    if reader is not None and (other := added_to(reader, last)) is not None:
+    if reader is not None and (other := other_term(reader, last)) is not None:
         last, reader = reader, only_reader(reader)
     if reader is None or not is_relu(reader, modules):
         return last, other, False
@@ -219,7 +212,7 @@ def followed_by(node: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[fx.Nod
 
 
 def only_reader(node: fx.Node) -> fx.Node | None:
-    """The node that reads the result, if there is one only, and it reads it once."""
+    """The node that reads the result of `node`, if a single node reads it, and only once; otherwise None."""
     if len(node.users) != 1:
         return None
     reader = next(iter(node.users))
@@ -236,7 +229,7 @@ def is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     )
 
 
-def added_to(node: fx.Node, term: fx.Node) -> fx.Node | None:
+def other_term(node: fx.Node, term: fx.Node) -> fx.Node | None:
     """The other term, if the node is the sum of `term` and one other node."""
     if node.op != "call_function" or node.target not in _ADDITIONS or len(node.args) != 2 or node.kwargs:
         return None
