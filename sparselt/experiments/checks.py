@@ -158,8 +158,11 @@ def _check_fused(setting: "Setting") -> None:
 
     from sparselt.training.fused_norm import fused_forward
 
-    with torch.device("meta"):
-        fused_forward(build_model(setting.model, classes=setting.classes, channels=setting.channels, seed=0))
+    try:
+        with torch.device("meta"):
+            fused_forward(build_model(setting.model, classes=setting.classes, channels=setting.channels, seed=0))
+    except SettingError as error:
+        raise SettingError(f"{error}; set fused_norm=false") from error
 
 
 def check_sparse(setting: "Setting", given: Mapping[str, Any]) -> None:

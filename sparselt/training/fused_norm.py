@@ -27,12 +27,10 @@ def fused_forward(model: nn.Module) -> fx.GraphModule:
         # Of a copy, because tracing stores the constants that it meets in the traced module.
         traced = fx.GraphModule(model, Tracer().trace(copy.deepcopy(model).train()))
     except Exception as error:  # a forward pass may do anything to the stand-in for its input
-        raise SettingError(f"fused_norm: {name} cannot be traced: {error}; train with its own forward pass") from error
+        raise SettingError(f"fused_norm: {name} cannot be traced: {error}") from error
     modules = dict(model.named_modules())
     if writes_to_shared(traced.graph, modules):
-        raise SettingError(
-            f"fused_norm: {name} writes in place to a tensor that something else reads; train with its own forward pass"
-        )
+        raise SettingError(f"fused_norm: {name} writes in place to a tensor that something else reads")
     calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
     fused = 0
     for node in list(traced.graph.nodes):
@@ -41,10 +39,7 @@ def fused_forward(model: nn.Module) -> fx.GraphModule:
             _fuse(traced, node, norm, modules)
             fused += 1
     if not fused:
-        raise SettingError(
-            f"fused_norm: {name} has no batch norm that is called once, with weight, bias and momentum; train with "
-            "its own forward pass"
-        )
+        raise SettingError(f"fused_norm: {name} has no batch norm that is called once, with weight, bias and momentum")
     traced.recompile()
     return traced
 
