@@ -9,6 +9,7 @@ from rich.table import Table
 
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import Setting
+from sparselt.report.wording import count
 from sparselt.runs.edited import edited
 from sparselt.runs.estimate import Speed
 from sparselt.runs.ledger import Entry
@@ -69,10 +70,10 @@ def print_plan(
             highlight=False,
             markup=False,
         )
-    for what, count in edited(store, missing).items():
-        stages = "1 stage" if count == 1 else f"{count} stages"
+    for what, stages in edited(store, missing).items():
+        number = count(stages, "stage")
         console.print(
-            f"Made anew, because the file of {what} was edited since: {stages}, and what takes their files.",
+            f"Made anew, because the file of {what} was edited since: {number}, and what takes their files.",
             highlight=False,
             markup=False,
         )
@@ -129,7 +130,7 @@ def print_schedules(
     table = Table(title="Simulated schedule", title_justify="left")
     for name in ("GPUs", "time", "at work", "GPU hours", "preempted every 4 h"):
         table.add_column(name, justify="right")
-    for schedule in (simulate(plan, cost, count, _PREEMPTED) for count in counts):
+    for schedule in (simulate(plan, cost, gpus, _PREEMPTED) for gpus in counts):
         hours = schedule.workers * schedule.seconds / 3600
         times = (duration(schedule.seconds), f"{schedule.busy:.0%}", f"{hours:,.0f}", duration(schedule.preempted))
         table.add_row(str(schedule.workers), *times)
@@ -171,7 +172,7 @@ class RoundDisplay:
         """A round begins."""
         self.close()
         if more_trainings is not None:
-            self._console.print(f"New results require {more_trainings} more trainings.", highlight=False)
+            self._console.print(f"New results require {count(more_trainings, 'more training')}.", highlight=False)
         display = ProgressDisplay(self._console, plan, missing, self._speed, self._workers)
         if shown:
             display.open()

@@ -122,9 +122,14 @@ def console_summary(folder: "str | Path | Run", console: "Console", sections: "S
         for table in section.lead.tables(data, console.width)
     ]
     tables += [table for section in sections.values() for table in section.tables(data)]
-    for table in [*tables, *others_tables(data, sections)]:
+    others = others_tables(data, sections)
+    for table in [*tables, *others]:
         console.print(table.rich(most=None if table in tables else 40))
         console.print()
+    if not tables and not others:
+        for section in (section for name, section in sections.items() if data.select(experiment=name)):
+            for text in section.findings(data):
+                console.print(run.labelled(text), highlight=False, markup=False)
     synthetic = "The data is synthetic: these numbers check the machinery and say nothing about lottery tickets."
     validation = "All errors are of validation images, held out of the training set; no test image was evaluated."
     below = [*(table.note for table in tables if table.note), *[synthetic] * run.record["synthetic"]]

@@ -93,7 +93,12 @@ def statement(record: Mapping) -> str:
         text += f" of {steps:,}" if isinstance(steps, int) else ""
     if isinstance(record.get("replicates"), int):
         text += f"; {count(record['replicates'], 'replicate')}"
-    text += f". {record['data']}"
+    text += "."
+    if isinstance(experiments := record.get("experiments"), Mapping) and experiments and "imp" not in experiments:
+        text += (
+            f" Of this protocol the run has {count(len(experiments), 'experiment')} only: {listing(list(experiments))}."
+        )
+    text += f" {record['data']}"
     if protocol := record.get("evaluation"):  # as sparselt.data.evaluation_record says it
         images = "validation images, held out of the training set," if on_validation(record) else "test images"
         text += f" Evaluated on {protocol['count']:,} {images}"

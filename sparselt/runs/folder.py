@@ -194,8 +194,15 @@ class Run:
         return found or [row for row in rows if (variant, row.variant, level) == ("imp", "dense", 0)]
 
     def _intact(self, name: str) -> Path:
-        path = self.place(name)
-        if not is_intact(path):
+        try:
+            path = self.place(name)
+            intact = is_intact(path)
+        except OSError as error:
+            raise StoreError(
+                f"{self.folder}/networks.csv names a file that cannot be read ({error.strerror}): {name:.200}; run the "
+                "run's command again"
+            ) from error
+        if not intact:
             raise StoreError(f"{path} is missing or damaged; run the run's command again, which makes it anew")
         return path
 

@@ -125,11 +125,11 @@ def result_of(future: Future, *work: str) -> Any:
         return future.result()
     except BrokenExecutor as error:
         script = own_script()
-        hint = (
-            f'; {script} is run by the workers too: call main under `if __name__ == "__main__":` only' if script else ""
+        cause = (
+            f'{script} is run by the workers too: call main under `if __name__ == "__main__":` only; ' if script else ""
         )
         names = ", ".join(f"'{name}'" for name in work)
         raise StoreError(
-            f"a worker process was killed while it ran {names} (out of memory?); what had finished is kept: run the "
-            f"same command again, with fewer --workers{hint}"
+            f"{cause}a worker process was killed while it ran {names} (out of memory?); what had finished is kept: run "
+            "the same command again, with fewer --workers"
         ) from error

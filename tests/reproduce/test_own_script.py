@@ -42,7 +42,7 @@ def test_the_record_names_the_module_otherwise(monkeypatch):
 def test_a_worker_that_dies_under_a_script_hints_at_the_guard(script):
     future = Future()
     future.set_exception(BrokenProcessPool())
-    with pytest.raises(StoreError, match=r'killed while it ran .timing.*transfer\.py .*`if __name__ == "__main__":`'):
+    with pytest.raises(StoreError, match=r'transfer\.py .*`if __name__ == "__main__":`.*killed while it ran .timing'):
         result_of(future, "timing")
 
 

@@ -39,7 +39,7 @@ def plain_training(bench, lab, seeds, start: int, weights=None, mask=None, momen
     for name, p in model.named_parameters():
         if momentum is not None:
             optimizer.state[p]["momentum_buffer"] = momentum[name].clone()
-    resident = ResidentData.open(bench.store.folder(lab.images["train_pixels"].stage))
+    resident = ResidentData.open(bench.store.folder(lab.image_arguments["train_pixels"].stage))
     normal = resident.manifest.normalization
     transform = PadCrop(setting.padding, setting.flip, normal.mean, normal.std, normal.scale)
     loader = ResidentTrainLoader(resident, setting.batch_size, seeds["order"], seeds["augmentation"], transform)
@@ -188,7 +188,7 @@ def test_evaluation_is_free_of_augmentation(bench):
     path = bench.json(strong.path(lab.dense(0), lab.dense(0), "to itself"), "path.json")
     measured = bench.json(lab.dense(0), "measurements.json")
     assert path["errors"] == [measured["test_error"]] * 3 and path["barrier"] == 0 and path["buffers"] == "interpolate"
-    resident = ResidentData.open(bench.store.folder(lab.images["test_pixels"].stage))
+    resident = ResidentData.open(bench.store.folder(lab.image_arguments["test_pixels"].stage))
     model = build_model("resnet8", classes=10, channels=1, seed=0).eval()
     model.load_state_dict(weights)
     pixels = resident.images("test").double()

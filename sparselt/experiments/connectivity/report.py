@@ -46,6 +46,8 @@ def drawings(data: Data) -> dict[str, Drawing]:
     found = {}
     if _pairs(data, "max_error"):
         epsilon = levels(data).epsilon
+        known = levels(data).threshold is not None
+        matching = "at the matching error, dense mean + ε, or below" if known else "at the smallest"
         darkest = f"{points(STABLE.value, 0)} points"
         if epsilon:
             darkest = (
@@ -55,9 +57,8 @@ def drawings(data: Data) -> dict[str, Drawing]:
             _heat_map(data),
             "Between all pairs of levels",
             "After Fig. 2 of Unmasking, right: the last rewind step, means over replicates. The largest error on the "
-            "straight line between the solutions of two levels; darkest at the matching error, dense mean + ε, or "
-            f"below. And the error barrier on that line; darkest up to {darkest}. Logarithmic colours; grey: not "
-            "measured, or diverged.",
+            f"straight line between the solutions of two levels; darkest {matching}. And the error barrier on that "
+            f"line; darkest up to {darkest}. Logarithmic colours; white: not measured, or diverged.",
         )
     if any(of.finite for curve in _instability(data).values() for of in curve.values()):
         figure, chart = _instability_figure(data)
@@ -194,8 +195,9 @@ def _far_pairs(data: Data) -> Iterator[str]:
     if summary.epsilon is not None:
         within = f", {sum(value < summary.epsilon for value in barriers.values())} below ε"
     last = max(row.rewind_step or 0 for row in data.select(experiment="connectivity", condition=PAIRS))
+    has = "has" if near == 1 else "have"
     text = (
-        f"Of {count(len(barriers), 'pair')} of levels, rewound to step {last:,}, {near} have a mean barrier below "
+        f"Of {count(len(barriers), 'pair')} of levels, rewound to step {last:,}, {near} {has} a mean barrier below "
         f"{points(STABLE.value, 0)} points on the straight line{within}; from level {farthest[0]} to "
         f"{farthest[1]} it is {points(barriers[farthest], 1)}, and it is largest, {points(barriers[worst], 1)}, from "
         f"level {worst[0]} to {worst[1]}."
@@ -217,7 +219,7 @@ def _heat_map(data: Data) -> "draw.Figure":
     maps = {label: values for label, values in maps.items() if values}
     figure, panels = draw.canvas(3.2, 1, len(maps), width=7.4)
     for axes, (label, values) in zip(panels, maps.items(), strict=True):
-        colours = matplotlib.colormaps["cividis"].with_extremes(bad="#b0b0b0")
+        colours = matplotlib.colormaps["cividis"].with_extremes(bad="white")
         size = max(map(max, values)) + 1
         picture = np.full((size, size), np.nan)
         for (first, second), value in values.items():
@@ -232,7 +234,7 @@ def _heat_map(data: Data) -> "draw.Figure":
         top = max(highest, 2 * floor)
         picture = np.ma.masked_invalid(np.where(picture < floor, floor, picture))
         if highest <= floor:
-            colours = ListedColormap([colours(0.0)]).with_extremes(bad="#b0b0b0")
+            colours = ListedColormap([colours(0.0)]).with_extremes(bad="white")
         norm = LogNorm(floor, top)
         shown = axes.imshow(picture, cmap=colours, norm=norm, origin="lower", interpolation="nearest")
         draw.ticks(axes, {level: str(level) for level in range(size)})

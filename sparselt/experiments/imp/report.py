@@ -105,6 +105,9 @@ def warnings(data: Data) -> Iterator[str]:
 SECTION = Section("Variants of iterative magnitude pruning", drawings, findings, claims, warnings, LEAD)
 
 
+_UNKNOWN = "which levels match cannot be judged"
+
+
 def _rewinding(data: Data) -> Iterator[Claim]:
     summary, dense = levels(data), dense_errors(data)
     steps = [step for step in summary.rewind_steps if step > 0]
@@ -112,24 +115,31 @@ def _rewinding(data: Data) -> Iterator[Claim]:
     late, start = summary.at("imp", step, level), summary.at("imp", 0, level)
     if data.wins_at_init and start and level:
         alike = [entry.level for entry in summary.select("imp", 0) if entry.matching]
+        matching = (
+            f"levels whose mean matches: {ranges(alike) or 'none'}" if summary.threshold is not None else _UNKNOWN
+        )
         yield below(_errors(data, start) - dense, epsilon(summary.dense)).claim(
             _STABILIZING,
             "IMP that rewinds to initialization finds subnetworks that err no more than the dense network",
             f"at {percent(start.density)} of the weights error {mean_and_std(start.error)}% (dense "
-            f"{mean_and_std(summary.dense)}%); levels whose mean matches: {ranges(alike) or 'none'}",
+            f"{mean_and_std(summary.dense)}%); {matching}",
         )
     if data.wins_at_init or not step or not level or not late or not start:
         return
     above_dense = [_errors(data, entry) - dense for entry in (start, late)]
     margin = epsilon(summary.dense)
-    matched = [ranges([entry.level for entry in summary.select("imp", at) if entry.matching]) for at in (step, 0)]
+    matching = _UNKNOWN
+    if summary.threshold is not None:
+        of_late, of_start = (
+            ranges([entry.level for entry in summary.select("imp", at) if entry.matching]) or "none" for at in (step, 0)
+        )
+        matching = f"levels whose mean matches: {of_late} rewound to step {step:,}, {of_start} to step 0"
     yield all_of(above(above_dense[0], margin), within(above_dense[1], margin)).claim(
         _STABILIZING,
         "IMP that rewinds to initialization does not find subnetworks that match the dense network; IMP that rewinds "
         "to a step early in training does",
         f"at {percent(late.density)} of the weights error {mean_and_std(late.error)}% rewound to step {step:,}, "
-        f"{mean_and_std(start.error)}% to step 0 (dense {mean_and_std(summary.dense)}%); levels whose mean matches: "
-        f"{matched[0] or 'none'} rewound to step {step:,}, {matched[1] or 'none'} to step 0",
+        f"{mean_and_std(start.error)}% to step 0 (dense {mean_and_std(summary.dense)}%); {matching}",
     )
 
 

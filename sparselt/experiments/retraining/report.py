@@ -72,11 +72,14 @@ def drawings(data: Data) -> dict[str, Drawing]:
             (look, [(densities(data)[n], sizes(data)[name, retrained, n]) for n in sorted(densities(data))])
             for look, retrained in ((_LOOKS[name], "yes"), (_WITHOUT, "no"))
         ]
-        draw.bars(axes, lines, move=lambda density, side: density * 1.012**side)
-        draw.density_axis(axes, densities(data).values(), max(densities(data).values()), min(densities(data).values()))
+        draw.bars(axes, lines, scale=1, move=lambda density, side: density * 1.012**side)
+        ends = max(densities(data).values()) * 1.06, min(densities(data).values()) / 1.06
+        draw.density_axis(axes, densities(data).values(), *ends)
+        axes.set_xlabel("")
         axes.set_title(_NAMES[name], fontsize=10)
-        axes.set_ylim(bottom=0)
-    panels[0].set_ylabel("size of what is pruned next")
+    panels[0].set_ylim(bottom=0)  # the panels share it, so it is set when all are drawn
+    panels[0].set_ylabel("size of what is pruned next,\nroot mean square of live weights = 1")
+    figure.supxlabel("weights remaining, % (log scale)", fontsize=10)
     found = {
         "retraining": Drawing(
             figure,
@@ -105,8 +108,8 @@ def _histograms(data: Data, drawn: list[str]) -> dict[str, Drawing]:
             heights = [100 * Statistic.of(values.values()).mean for _, values in points]
             axes.step([x for x, _ in points], heights, where="mid", color=look.colour, linestyle=look.line)
         axes.set_title(_NAMES[name], fontsize=10)
-        axes.set_xlabel("magnitude / root mean square")
-        axes.set_ylim(bottom=0)
+    figure.supxlabel("magnitude / root mean square", fontsize=10)
+    panels[0].set_ylim(bottom=0)  # the panels share it, so it is set when all are drawn
     panels[0].set_ylabel("live weights (%)")
     return {
         "retraining_histograms": Drawing(
