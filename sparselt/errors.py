@@ -46,7 +46,7 @@ class TrainingError(SparseltError):
 
 
 class UnequalRanksError(TrainingError):
-    """A training by several ranks whose networks came apart."""
+    """The networks of a training's ranks are no longer equal."""
 
 
 @contextmanager

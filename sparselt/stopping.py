@@ -5,8 +5,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any]
 
 STOPPED = 143  # exit code of a process that SIGTERM ended
 
@@ -69,28 +72,19 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def ending_with_its_code() -> Iterator[None]:
-    """In the block SIGTERM raises Terminated. Once that or Ctrl-C has ended the block, neither is heeded any more: the
-    process is about to end, with an exit code that says why.
+    """In the block SIGTERM raises Terminated. After SIGTERM or Ctrl-C has ended the block, the process ignores both.
 
-    Outside the main thread, where Python has no signals, nothing changes.
+    So it ends with an exit code that says why, however often it is asked to end. Outside the main thread, where Python
+    has no signals, nothing changes.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    except KeyboardInterrupt:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-        raise
-    finally:
-        if signal.getsignal(signal.SIGTERM) is end:
-            signal.signal(signal.SIGTERM, before)
+    with _handling({signal.SIGTERM: _terminate}):
+        try:
+            yield
+        except KeyboardInterrupt:
+            if _in_main_thread():
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(number, signal.SIG_IGN)
+            raise
 
 
 @contextlib.contextmanager
@@ -99,17 +93,28 @@ def directing(send: Callable[[int], None]) -> Iterator[None]:
 
     Outside the main thread, where Python has no signals, nothing changes.
     """
-    if threading.current_thread() is not threading.main_thread():
+    with _handling({signal.SIGTERM: _terminate, signal.SIGUSR1: lambda number, frame: send(number)}):
+        yield
+
+
+@contextlib.contextmanager
+def _handling(handlers: Mapping[int, Handler]) -> Iterator[None]:
+    """In the block these handlers are in place. After it come those of before, unless the block has set another."""
+    if not _in_main_thread():
         yield
         return
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise Terminated
-
-    handlers = {signal.SIGTERM: end, signal.SIGUSR1: lambda number, frame: send(number)}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is handlers[number]:
+                signal.signal(number, handler)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated

@@ -18,7 +18,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def packed(tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> bytes:
-    """The bytes of a safetensors file with `tensors`, stored contiguous, and `notes` as its metadata."""
+    """The content of a safetensors file: `tensors`, made contiguous, with `notes` as the file's metadata."""
     from safetensors.torch import save
 
     found = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
