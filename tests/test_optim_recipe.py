@@ -14,7 +14,7 @@ from sparselt.experiments.record import protocol
 from sparselt.optim import RECIPE_OPTIONS, build_optimizer
 from sparselt.optim._networks import mask_of_networks
 from sparselt.reproduce import load_setting
-from sparselt.stages.stage import digest, to_json
+from sparselt.stages.identity import digest, to_json
 from sparselt.training.recipe import Recipe
 from sparselt.training.schedule import Schedule
 

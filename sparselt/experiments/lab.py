@@ -2,21 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from sparselt.data import open_dataset, source_record
 from sparselt.errors import SettingError
+from sparselt.experiments.arguments import StageArguments
 from sparselt.experiments.checks import check_rewind_step
 from sparselt.experiments.measurement import check_stages
 from sparselt.experiments.setting import Setting
-from sparselt.models import model_digest
 from sparselt.scopes import Rule, Scope, check_fraction, check_rule, check_scope
 from sparselt.stages.criteria import PruneByCriterion
-from sparselt.stages.data import HoldOut, Pixels, PrepareDataset, ReadPixels
-from sparselt.stages.images import Crop, RandomCrop, Shift, WholeImages
+from sparselt.stages.images import RandomCrop, Shift
 from sparselt.stages.masks import DrawMask, Prune, Shuffle
 from sparselt.stages.paths import EvaluatePath
 from sparselt.stages.stage import JsonFile, StageFile
@@ -27,7 +24,7 @@ ReadIfMade = Callable[[JsonFile[Any]], Any]
 """Reads a JSON file of a stage; None if the stage has not run yet."""
 
 
-class Lab:
+class Lab(StageArguments):
     """Builds stages; runs nothing.
 
     Args:
@@ -45,23 +42,13 @@ class Lab:
         data: Path | None = None,
         read_if_made: ReadIfMade = lambda result: None,
     ):
-        self.setting = setting
-        self.device = device
+        super().__init__(setting, device, data)
         self.read_if_made = read_if_made
-        self._folder = data
         self._changes = ""
         # Each level asks for the level before it twice, for weights and mask. Without these two dictionaries the work
         # would double at each level.
         self._dense: dict[int, Train] = {}
         self._masks: dict[tuple[int, int, int], StageFile] = {}
-        common: dict[str, Any] = {"label": "data set", "work": setting.train_count + setting.test_count}
-        if data is None:
-            # A setting without a source needs the user's data. Without the data it can be planned, but not run.
-            source = None if setting.source is None else source_record(setting.source)
-            self.dataset = PrepareDataset(source=source, **common)
-        else:
-            fingerprint = open_dataset(data).manifest.fingerprint
-            self.dataset = PrepareDataset(fingerprint=fingerprint, folder=str(data), **common)
 
     def changed(self, **values: Any) -> "Lab":
         """The lab of the same setting with other values (`lr`, `batch_size`, …). Trainings of one key are made once.
@@ -69,7 +56,7 @@ class Lab:
         Raises:
             SettingError: an unknown name, or a value that cannot be run.
         """
-        lab = Lab(self.setting.changed(**values).checked(), self.device, self._folder, self.read_if_made)
+        lab = Lab(self.setting.changed(**values).checked(), self.device, self.data, self.read_if_made)
         changes = ", ".join(f"{name} {value}" for name, value in values.items() if isinstance(value, int | float | str))
         lab._changes = self._changes + (f"; {changes}" if changes else "")
         return lab
@@ -294,50 +281,6 @@ class Lab:
             work=points,
         )
         return stage.want(stage.measured)
-
-    @cached_property
-    def network_arguments(self) -> dict[str, Any]:
-        """The architecture, as arguments of a stage: its name and sizes, and the digest of a user's own source file."""
-        setting = self.setting
-        return {
-            "model": setting.model,
-            "classes": setting.classes,
-            "channels": setting.channels,
-            "model_source": model_digest(setting.model),
-        }
-
-    @cached_property
-    def image_arguments(self) -> dict[str, Any]:
-        """Data and device, as arguments of a stage that trains or evaluates (`sparselt.stages.images.OnImages`)."""
-        setting, note = self.setting, self.dataset.note
-        common = {
-            "classes": setting.classes,
-            "channels": setting.channels,
-            "device": self.device,
-            "engine": setting.engine,
-            "dataset": note,
-        }
-        if setting.engine == "streaming":
-            crop = Crop(setting.eval_size, setting.eval_ratio, setting.eval_interpolation, setting.batch_size)
-            return common | {"evaluated": crop}
-        pixels: Pixels = ReadPixels(dataset=note, label="pixels", work=self.dataset.work)
-        if count := setting.validation_count:
-            seed, work = derive_seed(setting.seed, "validation"), setting.train_count
-            pixels = HoldOut(count=count, seed=seed, pixels=pixels.train, label="validation images", work=work)
-        return common | {"evaluated": WholeImages(), "train_pixels": pixels.train, "test_pixels": pixels.test}
-
-    @property
-    def evaluation_arguments(self) -> dict[str, Any]:
-        """`image_arguments`, `network_arguments`, precision and threads, as arguments of a stage that evaluates
-        (`sparselt.stages.images.Evaluation`).
-        """
-        setting = self.setting
-        return {
-            **self.image_arguments,
-            **self.network_arguments,
-            "precision": setting.eval_dtype,
-            "threads": setting.threads,
-        }
 
     def training(
         self,

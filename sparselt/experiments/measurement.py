@@ -9,8 +9,9 @@ from typing import Any
 from sparselt.errors import SettingError
 from sparselt.stages.masks import MakesMask
 from sparselt.stages.paths import EvaluatePath
-from sparselt.stages.stage import ReadJson, Stage, StageFile, Value
+from sparselt.stages.stage import ReadJson, Stage, StageFile
 from sparselt.stages.train import Train
+from sparselt.stages.values import Value
 
 _CONDITION = re.compile(r"[^\s=]+=\S+")
 

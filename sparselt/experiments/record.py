@@ -9,7 +9,7 @@ from sparselt.experiments.setting import Setting
 from sparselt.report.data import DEFAULT_SOURCES
 from sparselt.runs.store import Store
 from sparselt.runs.versions import versions
-from sparselt.stages.stage import to_json
+from sparselt.stages.identity import to_json
 
 if TYPE_CHECKING:
     from sparselt.data import Dataset

@@ -34,7 +34,7 @@ from sparselt.runs.ledger import Entry, with_densities, write_ledger
 from sparselt.runs.loggers import check_installed
 from sparselt.runs.networks import NetworkRow, write_networks
 from sparselt.runs.store import Store
-from sparselt.stages.stage import digest, to_json
+from sparselt.stages.identity import digest, to_json
 from sparselt.stages.train import Train
 from sparselt.stopping import directing
 

@@ -10,8 +10,9 @@ from sparselt.stages.masks import DrawMask, MakesMask, Prune, PrunedMask, Shuffl
 from sparselt.stages.paths import EvaluatePairs, EvaluatePath, PathResult
 from sparselt.stages.planes import EvaluatePlane, EvaluateProjection
 from sparselt.stages.siblings import CombineMasks, CompareMasks
-from sparselt.stages.stage import JsonFile, MeasuredValues, Stage, StageFile, Task, Value
+from sparselt.stages.stage import JsonFile, Stage, StageFile, Task
 from sparselt.stages.train import Measurements, Train
+from sparselt.stages.values import MeasuredValues, Value
 
 __all__ = [
     "AdaptivePrune",

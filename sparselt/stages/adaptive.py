@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 from sparselt.scopes import Rule, Scope
 from sparselt.stages.images import Evaluation, open_noted
 from sparselt.stages.masks import PrunedMask, live_weights
-from sparselt.stages.stage import JsonFile, StageFile, Task, Value
+from sparselt.stages.stage import JsonFile, StageFile, Task
 from sparselt.stages.train import Measurements
+from sparselt.stages.values import Value
 from sparselt.training.recipe import Techniques
 
 if TYPE_CHECKING:

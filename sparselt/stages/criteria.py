@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from sparselt.scopes import Scope
+from sparselt.stages.identity import key_name
 from sparselt.stages.images import Evaluation
 from sparselt.stages.masks import PrunedMask, fraction_of, live_weights
-from sparselt.stages.stage import StageFile, Task, key_name
+from sparselt.stages.stage import StageFile, Task
 from sparselt.training.recipe import Techniques
 
 

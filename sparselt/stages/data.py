@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparselt.stages.identity import not_in_key
 from sparselt.stages.images import open_noted
-from sparselt.stages.stage import JsonFile, Stage, StageFile, Task, not_in_key
+from sparselt.stages.stage import JsonFile, Stage, StageFile, Task
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
-from sparselt.stages.stage import Stage, StageFile, Task, Value, numbered_key_names
+from sparselt.stages.identity import numbered_key_names
+from sparselt.stages.stage import Stage, StageFile, Task
+from sparselt.stages.values import Value
 
 if TYPE_CHECKING:
     from sparselt.masks import Mask

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from sparselt.stages.adaptive import Sweep
 from sparselt.stages.masks import live_weights
-from sparselt.stages.stage import Stage, StageFile, Task, Value
+from sparselt.stages.stage import Stage, StageFile, Task
+from sparselt.stages.values import Value
 
 if TYPE_CHECKING:
     from torch import Tensor

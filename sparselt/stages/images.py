@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from sparselt.stages.stage import Stage, StageFile, Task, key_name
+from sparselt.stages.identity import key_name
+from sparselt.stages.stage import Stage, StageFile, Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from sparselt.scopes import Rule, Scope
-from sparselt.stages.stage import ReadJson, Stage, StageFile, Task, Value, key_name
+from sparselt.stages.identity import key_name
+from sparselt.stages.stage import ReadJson, Stage, StageFile, Task
+from sparselt.stages.values import Value
 
 if TYPE_CHECKING:
     from sparselt.masks import Mask

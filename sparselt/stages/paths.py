@@ -5,8 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from sparselt.stages.identity import numbered_key_names
 from sparselt.stages.images import Evaluation
-from sparselt.stages.stage import JsonFile, ReadJson, StageFile, Task, Value, numbered_key_names
+from sparselt.stages.stage import JsonFile, ReadJson, StageFile, Task
+from sparselt.stages.values import Value
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sparselt.stages.paths import OnLines
-from sparselt.stages.stage import StageFile, Task, Value
+from sparselt.stages.stage import StageFile, Task
+from sparselt.stages.values import Value
 
 if TYPE_CHECKING:
     from torch import Tensor

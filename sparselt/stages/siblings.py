@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from sparselt.scopes import Scope
+from sparselt.stages.identity import key_name, numbered_key_names
 from sparselt.stages.masks import MakesMask
-from sparselt.stages.stage import Stage, StageFile, Task, Value, key_name, numbered_key_names
+from sparselt.stages.stage import Stage, StageFile, Task
+from sparselt.stages.values import Value
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,32 +1,27 @@
 """A stage: a pure function from files to files, identified by what decides its result."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
-    Annotated,
     Any,
     ClassVar,
     Generic,
     Self,
     TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
 )
 
 from sparselt.files import replacing
 from sparselt.own import source_digest
+from sparselt.stages.identity import digest_of_json, fields_in_key, not_in_key, to_json
 from sparselt.stages.resources import Resources
+from sparselt.stages.values import MeasuredValues, Value
 from sparselt.stopping import Signals
 
 if TYPE_CHECKING:
@@ -69,38 +64,6 @@ class JsonFile(StageFile, Generic[T]):
         """The dataclass from the JSON object. A key that is not one of its fields is ignored."""
         names = {f.name for f in dataclasses.fields(self.type)}  # type: ignore[arg-type]  # T is a dataclass
         return self.type(**{name: value for name, value in content.items() if name in names})
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """One number that a stage measured. The experiment adds the other columns of its row in the results.
-
-    A column that is None is filled in by the experiment, or stays empty. `condition` is `name=value`; several are
-    separated by spaces.
-    """
-
-    metric: str
-    value: float
-    level: int | None = None
-    to_level: int | None = None
-    density: float | None = None
-    position: float | None = None
-    position_2: float | None = None
-    condition: str | None = None
-
-
-@dataclass(frozen=True)
-class MeasuredValues:
-    """The content of `values.json`: the numbers of a stage, and the density of its network or mask.
-
-    Other notes in the file are not read back.
-    """
-
-    values: Sequence[Mapping[str, Any]]
-    density: float = 1.0
-
-    def __iter__(self) -> Iterator[Value]:
-        return (Value(**value) for value in self.values)
 
 
 @dataclass(frozen=True)
@@ -174,32 +137,6 @@ class Task:
 
 ReadJson = Callable[[JsonFile[Any]], Any]
 """Returns the content of a JSON file of a finished stage."""
-
-
-@dataclass(frozen=True)
-class _KeyName:
-    """The name of a field in the identity. A tuple of inputs has the number of its first input as well."""
-
-    name: str
-    first: int | None = None
-
-
-def key_name(name: str) -> _KeyName:
-    """In `Annotated[…]`: the name of a field in the stage's identity, so that the field itself can be renamed."""
-    return _KeyName(name)
-
-
-def numbered_key_names(name: str, first: int = 0) -> _KeyName:
-    """In `Annotated[tuple[StageFile, …], …]`: the inputs are `name_0`, `name_1`, …, counted from `first`."""
-    return _KeyName(name, first)
-
-
-_NOT_IN_KEY = {"not_in_key": True}
-
-
-def not_in_key(default: Any) -> Any:
-    """A field that does not change the result. It is not part of the stage's identity."""
-    return field(default=default, metadata=_NOT_IN_KEY)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -281,7 +218,7 @@ class Stage:
     def identity_values(self) -> dict[str, Any]:
         """The values that decide the result, by their names in the identity, in types of JSON."""
         stage_type: type = type(self)
-        values = {name: getattr(self, field_name) for field_name, name, _ in _fields(stage_type)[0]}
+        values = {name: getattr(self, field_name) for field_name, name, _ in fields_in_key(stage_type, StageFile)[0]}
         return {name: to_json(value) for name, value in values.items() if value is not None}
 
     @cached_property
@@ -289,7 +226,7 @@ class Stage:
         """The inputs by their names in the identity."""
         inputs: dict[str, StageFile] = {}
         stage_type: type = type(self)
-        for field_name, name, first in _fields(stage_type)[1]:
+        for field_name, name, first in fields_in_key(stage_type, StageFile)[1]:
             value = getattr(self, field_name)
             if first is not None:
                 inputs |= {f"{name}_{number}": file for number, file in enumerate(value, first)}
@@ -309,7 +246,7 @@ class Stage:
         if not type(self).__module__.startswith("sparselt."):
             # A stage of the user's gets another key when its source is edited.
             identity["source"] = source_digest(type(self))
-        return _digest_of_json(identity)
+        return digest_of_json(identity)
 
     def want(self, *files: StageFile | str) -> Self:
         """The same stage, with `files` among its wanted outputs."""
@@ -343,59 +280,3 @@ class Stage:
 
     def __hash__(self) -> int:
         return hash(self.key)
-
-
-def to_json(value: Any) -> Any:
-    """`value` in types of JSON: a dataclass becomes a dictionary, a tuple a list.
-
-    A dataclass field with the metadata `omit_default` is left out if it has its default value, so that a new field does
-    not change earlier digests.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [f for f in dataclasses.fields(value) if not _omitted(f, getattr(value, f.name))]
-        return {f.name: to_json(getattr(value, f.name)) for f in fields}
-    if isinstance(value, Mapping):
-        return {str(name): to_json(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
-    return value
-
-
-def _omitted(f: dataclasses.Field, value: Any) -> bool:
-    return bool(f.metadata.get("omit_default")) and value == f.default
-
-
-def digest(value: Any) -> str:
-    """Hex SHA-256 of the canonical JSON of `value`."""
-    return _digest_of_json(to_json(value))
-
-
-def _digest_of_json(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-_Field = tuple[str, str, int | None]
-"""A field's name, its name in the identity, and the number of its first input; None unless it is a numbered tuple."""
-
-
-@functools.cache
-def _fields(stage_type: type) -> tuple[list[_Field], list[_Field]]:
-    """The values, then the inputs of a type of stage."""
-    hints = get_type_hints(stage_type, include_extras=True)
-    values: list[_Field] = []
-    inputs: list[_Field] = []
-    for f in dataclasses.fields(stage_type):
-        if f.metadata.get("not_in_key"):
-            continue
-        hint, name_in_key = hints[f.name], _KeyName(f.name)
-        if get_origin(hint) is Annotated:
-            hint, name_in_key = get_args(hint)
-        (inputs if _is_input(hint) else values).append((f.name, name_in_key.name, name_in_key.first))
-    return values, inputs
-
-
-def _is_input(hint: Any) -> bool:
-    if get_origin(hint) in (Union, types.UnionType, tuple):
-        return any(_is_input(part) for part in get_args(hint))
-    origin = get_origin(hint) or hint
-    return isinstance(origin, type) and issubclass(origin, StageFile)

@@ -7,19 +7,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sparselt.stages.gang import in_gang, train_in_gang
+from sparselt.stages.identity import digest, key_name, numbered_key_names, to_json
 from sparselt.stages.images import OnImages, RandomCrop, Shift
-from sparselt.stages.stage import (
-    JsonFile,
-    ReadJson,
-    Stage,
-    StageFile,
-    Task,
-    Value,
-    digest,
-    key_name,
-    numbered_key_names,
-    to_json,
-)
+from sparselt.stages.stage import JsonFile, ReadJson, Stage, StageFile, Task
+from sparselt.stages.values import Value
 from sparselt.training.recipe import Recipe, Seeds
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from sparselt.reproduce import load_setting
 from sparselt.reproduce.digits_resnet8 import MINI
 from sparselt.runs.plan import Plan
 from sparselt.scopes import erk_counts
-from sparselt.stages.stage import to_json
+from sparselt.stages.identity import to_json
 
 CRITERIA = EXPERIMENTS["criteria"]
 GRIDS = dict(criteria=("magnitude", "random", "snip"), criteria_levels=(1, 2))

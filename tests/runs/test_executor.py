@@ -14,7 +14,7 @@ from sparselt.runs.executor import Workers, execute, run_stage
 from sparselt.runs.plan import Plan
 from sparselt.runs.store import Store
 from sparselt.stages import Stage, Value
-from sparselt.stages.stage import not_in_key
+from sparselt.stages.identity import not_in_key
 
 
 class Quiet:

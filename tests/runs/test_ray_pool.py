@@ -22,8 +22,8 @@ from sparselt.runs.plan import Plan
 from sparselt.runs.ray_pool import RayWorkers
 from sparselt.runs.store import Store
 from sparselt.stages import Stage, Value
+from sparselt.stages.identity import not_in_key
 from sparselt.stages.resources import Resources
-from sparselt.stages.stage import not_in_key
 
 pytestmark = pytest.mark.slow
 

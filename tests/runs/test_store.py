@@ -12,7 +12,8 @@ from sparselt.errors import StoreError
 from sparselt.runs.inventory import Inventory
 from sparselt.runs.store import Store, is_intact
 from sparselt.runs.versions import FORMAT
-from sparselt.stages.stage import Stage, StageFile, Task, not_in_key
+from sparselt.stages.identity import not_in_key
+from sparselt.stages.stage import Stage, StageFile, Task
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from sparselt.experiments.adaptive.options import AdaptiveOptions
 from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
-from sparselt.experiments.setting import MOST_LEVELS, Setting
+from sparselt.experiments.protocol import MOST_LEVELS
+from sparselt.experiments.setting import Setting
 from sparselt.models import least_weights
 from sparselt.stages.adaptive import AdaptivePrune
 from sparselt.stages.stage import StageFile
