@@ -1,5 +1,6 @@
 """A stage: a pure function from files to files, identified by what decides its result."""
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -253,9 +254,9 @@ class Stage:
         names = {file if isinstance(file, str) else file.name for file in files}
         if names <= self.outputs:
             return self
-        stage = dataclasses.replace(self, outputs=self.outputs | names)
-        # Fills the two cached properties: they do not depend on the outputs, and plans read them thousands of times.
-        stage.__dict__.update(key=self.key, inputs=self.inputs)
+        # The copy keeps the cached properties: they do not depend on the outputs, and plans read them thousands of times.
+        stage = copy.copy(self)
+        stage.__dict__.update(outputs=self.outputs | names, key=self.key, inputs=self.inputs)
         return stage
 
     def file(self, name: str) -> StageFile:
