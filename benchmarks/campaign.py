@@ -158,9 +158,9 @@ def hours(row: Mapping, workers: int, device: str) -> float:
     """Estimated hours of a row of `sharing` on this machine, as `python -m sparselt.reproduce` estimates them."""
     from sparselt.experiments import EXPERIMENTS, Lab
     from sparselt.runs.estimate import estimate
-    from sparselt.runs.executor import Workers
     from sparselt.runs.plan import Plan
     from sparselt.runs.store import Store
+    from sparselt.runs.workers import Workers
 
     setting = row["lab"].setting
     lab = Lab(setting, device)
@@ -193,7 +193,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     from sparselt.benchmarks.command import chosen_device, prefix
     from sparselt.benchmarks.machine import machine
     from sparselt.files import write_json
-    from sparselt.runs.executor import default_workers
+    from sparselt.runs.workers import default_workers
 
     if options.run is not None:
         adaptive_schedule(options.run)  # a wrong folder is refused before anything is measured

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from sparselt.models import build_model
-from sparselt.runs.executor import SAVE_SECONDS
+from sparselt.runs.workers import SAVE_SECONDS
 from sparselt.stopping import Signals
 from sparselt.training.progress import Progress, Saved
 

@@ -19,11 +19,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparselt.runs.executor import Workers, execute
+from sparselt.runs.executor import execute
 from sparselt.runs.inventory import Inventory, note_plan
 from sparselt.runs.plan import Plan
 from sparselt.runs.pool import Pool
 from sparselt.runs.store import Store
+from sparselt.runs.workers import Workers
 from sparselt.stages import Stage, Value
 from sparselt.stages.resources import Resources
 from sparselt.stages.stage import StageFile

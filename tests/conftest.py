@@ -14,9 +14,9 @@ from grid_values import with_grids
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.setting import Setting
 from sparselt.reproduce.digits_resnet8 import MINI
-from sparselt.runs.executor import run_stage
 from sparselt.runs.plan import Plan
 from sparselt.runs.store import Store
+from sparselt.runs.worker import run_stage
 from sparselt.stages import Stage
 from sparselt.stages.stage import JsonFile, StageFile
 

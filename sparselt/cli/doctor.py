@@ -158,8 +158,8 @@ def _needs(setting: "Setting", asked: argparse.Namespace) -> Iterator[str]:
     from sparselt.experiments.needs import check_gpu_memory, needs_of
     from sparselt.experiments.rounds import Finder, measured, plan_of
     from sparselt.experiments.run import chosen
-    from sparselt.runs.executor import default_workers
     from sparselt.runs.store import Store
+    from sparselt.runs.workers import default_workers
 
     try:
         dataset = check_data(asked.data, setting, dry_run=False)

@@ -10,9 +10,9 @@ from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.rounds import Finder, measured, plan_of
 from sparselt.experiments.setting import Setting
-from sparselt.runs.executor import default_workers
 from sparselt.runs.plan import Plan
 from sparselt.runs.store import Store
+from sparselt.runs.workers import default_workers
 
 if TYPE_CHECKING:
     from sparselt.experiments.where import Where

@@ -10,8 +10,8 @@ from sparselt.experiments.needs import check_gpu_memory
 from sparselt.experiments.setting import Setting
 from sparselt.runs.claims import PATIENCE
 from sparselt.runs.devices import cuda_devices, together
-from sparselt.runs.executor import SAVE_SECONDS, Workers, default_workers
 from sparselt.runs.pool import Pool, asked
+from sparselt.runs.workers import SAVE_SECONDS, Workers, default_workers
 from sparselt.stages.resources import Resources
 from sparselt.stages.stage import Stage
 

@@ -1,33 +1,23 @@
-"""Runs the missing stages of a plan in worker processes on this machine."""
+"""Runs the missing stages of a plan, on workers of any pool."""
 
 import heapq
-import multiprocessing
-import os
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
-from sparselt.errors import SettingError
-from sparselt.runs.claims import PATIENCE
 from sparselt.runs.ledger import Entry, Status
 from sparselt.runs.plan import Plan
 from sparselt.runs.pool import NodeLost, Pool, result_of
 from sparselt.runs.store import Store
-from sparselt.runs.worker import Outcome, run_cohort, run_stage, start_worker
+from sparselt.runs.worker import Outcome, run_cohort, run_stage
 from sparselt.stages.stage import Stage
 from sparselt.stages.train import Train, equal_part
 
-__all__ = ["Outcome", "Watcher", "Workers", "default_workers", "execute", "result_of", "run_stage"]
-
-STOP_SECONDS = 10
 _POLL = 0.2  # seconds
 _TRIES = 3
 _LOOK_SECONDS = 1.0  # seconds between two looks at what other runs work on
-SAVE_SECONDS = 600.0
-"""The default time between two saves of a training: one of ResNet-50 takes a second or less."""
 
 
 class Watcher(Protocol):
@@ -46,108 +36,6 @@ class Watcher(Protocol):
         """Called a few times a second."""
 
 
-class Workers(Pool):
-    """A pool of worker processes on this machine that keep their imports from stage to stage.
-
-    They are spawned, because the threads of Numba, FFCV and CUDA do not survive a fork.
-
-    Args:
-        count: number of processes, at least 1.
-        cohort: how many trainings of one recipe a process makes side by side, at least 1. Default: on a GPU the best
-            number by a short measurement, on a CPU one (see `sparselt.stages.train.Train`).
-        devices: GPUs to assign to the processes in turn; each process sees only its own. Empty: all see the same as
-            this process.
-        save_seconds: how often trainings save their progress, above 0.
-        patience: of the store, see `sparselt.runs.store.Store`.
-    """
-
-    def __init__(
-        self,
-        count: int,
-        cohort: int | None = None,
-        devices: Sequence[str] = (),
-        save_seconds: float = SAVE_SECONDS,
-        patience: float = PATIENCE,
-    ):
-        most = 8 * len(os.sched_getaffinity(0))
-        if not 1 <= count <= most:
-            raise SettingError(f"number of workers is {count}; expected at least 1 and at most {most}, 8 for each core")
-        super().__init__(cohort, save_seconds, patience)
-        self._count, self._devices = count, devices
-        self._context = multiprocessing.get_context("spawn")
-        self._queue = self._context.SimpleQueue()
-        self._pool: ProcessPoolExecutor | None = None
-
-    @property
-    def count(self) -> int:
-        return self._count
-
-    @property
-    def gpu_share(self) -> float:
-        """As `Pool.gpu_share`: the processes share the GPUs evenly."""
-        return min(1.0, max(1, len(self._devices)) / self._count)
-
-    def __exit__(self, kind, *_) -> None:
-        if self._pool is None:
-            return
-        if kind is not None:
-            self.stop()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def signal(self, number: int) -> None:
-        for process in self._processes():
-            if process.is_alive():
-                os.kill(process.pid, number)
-
-    def stop(self) -> None:
-        """Asks the processes to save and end, and kills those that take too long; all of them if it is interrupted."""
-        self.signal(signal.SIGTERM)
-        try:
-            deadline = time.monotonic() + STOP_SECONDS
-            for process in self._processes():
-                process.join(max(0.0, deadline - time.monotonic()))
-        finally:
-            for process in self._processes():
-                process.kill()
-
-    def _processes(self) -> list[Any]:
-        return list((self._pool._processes or {}).values()) if self._pool is not None else []
-
-    def submit(self, function: Callable, *arguments) -> Future:
-        """As `Pool.submit`; processes start on the first call."""
-        if self._pool is None:
-            devices = self._context.SimpleQueue()
-            for number in range(self.count):
-                devices.put(self._devices[number % len(self._devices)] if self._devices else None)
-            self._pool = ProcessPoolExecutor(
-                self.count,
-                self._context,
-                initializer=start_worker,
-                initargs=(self._queue, devices, self._save_seconds, self._patience),
-            )
-        future = self._pool.submit(function, *arguments)
-        future.add_done_callback(self._note)
-        return future
-
-    def progress(self) -> Iterator[tuple[str, int]]:
-        while not self._queue.empty():
-            yield self._queue.get()
-
-    def restart_after(self, dead: Future, running: Iterable[Future]) -> list[Future]:
-        """As `Pool.restart_after`. All processes start anew: `ProcessPoolExecutor` ends them all when one is killed."""
-        self.restart()
-        return list(running)
-
-    def restart(self) -> None:
-        """Ends all processes; the next call of `submit` starts new ones."""
-        if self._pool is not None:
-            for process in self._processes():
-                process.kill()
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
-            self._queue = self._context.SimpleQueue()  # a killed process may have held the lock of the old one
-
-
 def execute(plan: Plan, store: Store, workers: Pool, watcher: Watcher) -> list[Entry]:
     """Runs the missing stages; returns the ledger of all stages, in the plan's order.
 
@@ -159,98 +47,138 @@ def execute(plan: Plan, store: Store, workers: Pool, watcher: Watcher) -> list[E
         StoreError: the store has become read-only, or the workers cannot start (`Pool.can_start`). Finished stages are
             kept.
     """
-    missing = {stage.key: stage for stage in plan.missing(store)}
-    entries = {stage.key: _found(stage, store) for stage in plan.stages if stage.key not in missing}
-    waits_for = {key: {file.stage.key for file in s.inputs.values()} & missing.keys() for key, s in missing.items()}
-    needed_by: dict[str, list[str]] = {}
-    for key, awaited in waits_for.items():
-        for awaited_key in awaited:
-            needed_by.setdefault(awaited_key, []).append(key)
-    priority = _priorities(plan)
-    ready = [(priority[key], key) for key, awaited in waits_for.items() if not awaited]
-    heapq.heapify(ready)
-    elsewhere: list[Stage] = []  # those that other runs work on
-    running: dict[Future, list[Stage]] = {}
-    tries: dict[str, int] = {}
+    execution = _Execution(plan, store, workers, watcher)
+    execution.run()
+    return [execution.entries[stage.key] for stage in plan.stages]
 
-    def end(stage: Stage, entry: Entry) -> None:
-        entries[stage.key] = entry
-        watcher.finished(stage, entry)
-        if entry.status == "failed":
-            for skipped in _descendants(stage, missing.values()):
-                if skipped.key not in entries:
-                    entries[skipped.key] = _ledger_entry(skipped, "skipped")
-                    watcher.finished(skipped, entries[skipped.key])
-        for key in needed_by.get(stage.key, ()):
-            awaited = waits_for[key]
-            awaited.discard(stage.key)
-            if not awaited and key not in entries:
-                heapq.heappush(ready, (priority[key], key))
 
-    def try_again(stage: Stage, error: str, counts_as_try: bool = True) -> bool:
-        """Makes the stage ready again, unless it has been tried three times. Returns whether it did."""
-        tries[stage.key] = tries.get(stage.key, 1) + counts_as_try
-        if tries[stage.key] > _TRIES:
-            return False
-        watcher.tried(stage, error)
-        heapq.heappush(ready, (priority[stage.key], stage.key))
-        return True
+class _Execution:
+    """The state of `execute`: each missing stage waits for others, is ready, runs here or elsewhere, or has an entry.
 
-    looked = time.monotonic()
-    while ready or running or elsewhere:
-        while ready and len(running) < workers.count:
+    entries: the ledger so far, by key.
+    """
+
+    def __init__(self, plan: Plan, store: Store, workers: Pool, watcher: Watcher):
+        self._store, self._workers, self._watcher = store, workers, watcher
+        self._missing = {stage.key: stage for stage in plan.missing(store)}
+        self.entries = {stage.key: _found(stage, store) for stage in plan.stages if stage.key not in self._missing}
+        self._waits_for = {
+            key: {file.stage.key for file in stage.inputs.values()} & self._missing.keys()
+            for key, stage in self._missing.items()
+        }
+        self._needed_by: dict[str, list[str]] = {}
+        for key, awaited in self._waits_for.items():
+            for awaited_key in awaited:
+                self._needed_by.setdefault(awaited_key, []).append(key)
+        self._priority = _priorities(plan)
+        self._ready: list[tuple] = []  # a heap of priorities and keys
+        for key, awaited in self._waits_for.items():
+            if not awaited:
+                self._make_ready(key)
+        self._running: dict[Future, list[Stage]] = {}
+        self._elsewhere: list[Stage] = []  # those that other runs work on
+        self._looked_elsewhere = time.monotonic()
+        self._tries: dict[str, int] = {}
+
+    def run(self) -> None:
+        """Goes on until every stage has an entry."""
+        while self._ready or self._running or self._elsewhere:
+            self._submit_ready()
+            done = self._wait()
+            for key, work in self._workers.progress():
+                self._watcher.progressed(self._missing[key], work)
+            self._watcher.idle()
+            for future in done:
+                if future in self._running:  # else it was lost with another worker, and its stages are ready again
+                    self._receive(future)
+            if self._elsewhere and time.monotonic() - self._looked_elsewhere > _LOOK_SECONDS:
+                self._look_elsewhere()
+
+    def _submit_ready(self) -> None:
+        """Gives each free worker a stage, or trainings that go together."""
+        workers = self._workers
+        while self._ready and (free := workers.count - len(self._running)) > 0:
             stages: list[Stage] = []
-            for stage in _take(ready, missing, workers, store, workers.count - len(running)):
-                (elsewhere if store.taken(stage) else stages).append(stage)
+            for stage in _take(self._ready, self._missing, workers, self._store, free):
+                (self._elsewhere if self._store.taken(stage) else stages).append(stage)
             if stages:
                 function, argument = (run_cohort, stages) if len(stages) > 1 else (run_stage, stages[0])
-                running[workers.submit(function, argument, str(store.root))] = stages
-        if running:
-            done, _ = wait(running, timeout=_POLL, return_when=FIRST_COMPLETED)
-        else:
-            done = set()
-            time.sleep(_POLL)
-        for key, work in workers.progress():
-            watcher.progressed(missing[key], work)
-        watcher.idle()
-        for future in done:
-            if future not in running:
-                continue  # already tried again, because it was lost with another worker
-            # A lost node is no fault of the stage, so it does not count as one of its tries.
-            node_lost = isinstance(cause := future.exception(), NodeLost)
-            if node_lost or (isinstance(cause, BrokenExecutor) and workers.can_start):
-                why = str(cause) if node_lost else "a worker process was killed while it ran (out of memory?)"
-                lost_futures = workers.restart_after(future, running)
-                for stage in [stage for lost in lost_futures for stage in running.pop(lost)]:
-                    error = f"{stage.name}: {why}"
-                    if not try_again(stage, error, counts_as_try=not node_lost):
-                        end(stage, replace(_ledger_entry(stage, "failed"), label=error))
-                continue
-            stages = running.pop(future)
-            outcomes = result_of(future, *(stage.name for stage in stages))
-            for stage, outcome in zip(stages, outcomes if isinstance(outcomes, list) else [outcomes], strict=True):
-                if outcome.transient:
-                    store.check_writable()
-                if outcome.by_another:
-                    elsewhere.append(stage)
-                elif not (outcome.transient and try_again(stage, outcome.error)):
-                    end(stage, _entry(stage, outcome))
-        if elsewhere and time.monotonic() - looked > _LOOK_SECONDS:
-            looked = time.monotonic()
-            waiting, elsewhere[:] = list(elsewhere), []
-            for stage in waiting:
-                if not stage.runs_in_every_plan and store.has(stage):
-                    end(stage, _found(stage, store))
-                elif store.taken(stage):
-                    elsewhere.append(stage)
-                else:  # the other run has ended, or shows no sign of life
-                    heapq.heappush(ready, (priority[stage.key], stage.key))
-    return [entries[stage.key] for stage in plan.stages]
+                self._running[workers.submit(function, argument, str(self._store.root))] = stages
 
+    def _wait(self) -> Iterable[Future]:
+        """Waits a moment, or until a worker is done. Returns what is done."""
+        if self._running:
+            return wait(self._running, timeout=_POLL, return_when=FIRST_COMPLETED).done
+        time.sleep(_POLL)
+        return ()
 
-def default_workers(threads: int) -> int:
-    """The number of cores that this process may use, divided by the threads of each training."""
-    return max(1, len(os.sched_getaffinity(0)) // max(1, threads))
+    def _receive(self, future: Future) -> None:
+        """Takes the outcome of a worker that is done, or was lost."""
+        cause = future.exception()
+        if isinstance(cause, NodeLost) or (isinstance(cause, BrokenExecutor) and self._workers.can_start):
+            self._restart_workers(future, cause)
+            return
+        stages = self._running.pop(future)
+        outcomes = result_of(future, *(stage.name for stage in stages))
+        for stage, outcome in zip(stages, outcomes if isinstance(outcomes, list) else [outcomes], strict=True):
+            if outcome.transient:
+                self._store.check_writable()
+            if outcome.by_another:
+                self._elsewhere.append(stage)
+            elif not (outcome.transient and self._try_again(stage, outcome.error)):
+                self._end(stage, _entry(stage, outcome))
+
+    def _restart_workers(self, dead: Future, cause: BrokenExecutor) -> None:
+        """Makes the pool usable again, and what was lost with the dead worker ready again."""
+        # A lost node is no fault of the stage, so it does not count as one of its tries.
+        node_lost = isinstance(cause, NodeLost)
+        why = str(cause) if node_lost else "a worker process was killed while it ran (out of memory?)"
+        lost = self._workers.restart_after(dead, self._running)
+        for stage in [stage for future in lost for stage in self._running.pop(future)]:
+            error = f"{stage.name}: {why}"
+            if not self._try_again(stage, error, counts_as_try=not node_lost):
+                self._end(stage, replace(_ledger_entry(stage, "failed"), label=error))
+
+    def _look_elsewhere(self) -> None:
+        """Finds what other runs have made since, and makes ready what they have left."""
+        self._looked_elsewhere = time.monotonic()
+        waiting, self._elsewhere = self._elsewhere, []
+        for stage in waiting:
+            if not stage.runs_in_every_plan and self._store.has(stage):
+                self._end(stage, _found(stage, self._store))
+            elif self._store.taken(stage):
+                self._elsewhere.append(stage)
+            else:  # the other run has ended, or shows no sign of life
+                self._make_ready(stage.key)
+
+    def _end(self, stage: Stage, entry: Entry) -> None:
+        """Notes the end of a stage. Stages that waited for it alone become ready; if it failed, they are skipped."""
+        self._note(stage, entry)
+        if entry.status == "failed":
+            for skipped in _descendants(stage, self._missing.values()):
+                if skipped.key not in self.entries:
+                    self._note(skipped, _ledger_entry(skipped, "skipped"))
+        for key in self._needed_by.get(stage.key, ()):
+            awaited = self._waits_for[key]
+            awaited.discard(stage.key)
+            if not awaited and key not in self.entries:
+                self._make_ready(key)
+
+    def _note(self, stage: Stage, entry: Entry) -> None:
+        self.entries[stage.key] = entry
+        self._watcher.finished(stage, entry)
+
+    def _try_again(self, stage: Stage, error: str, counts_as_try: bool = True) -> bool:
+        """Makes the stage ready again, unless it has been tried three times. Returns whether it did."""
+        self._tries[stage.key] = self._tries.get(stage.key, 1) + counts_as_try
+        if self._tries[stage.key] > _TRIES:
+            return False
+        self._watcher.tried(stage, error)
+        self._make_ready(stage.key)
+        return True
+
+    def _make_ready(self, key: str) -> None:
+        heapq.heappush(self._ready, (self._priority[key], key))
 
 
 def _priorities(plan: Plan) -> dict[str, tuple[bool, float]]:

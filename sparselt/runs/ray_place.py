@@ -13,7 +13,7 @@ from concurrent.futures import BrokenExecutor
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-from sparselt.runs.executor import Workers
+from sparselt.runs.workers import Workers
 
 
 class Place:

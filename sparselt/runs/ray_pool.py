@@ -18,10 +18,10 @@ from typing import Any
 
 from sparselt.errors import SettingError, StoreError
 from sparselt.runs.claims import PATIENCE
-from sparselt.runs.executor import SAVE_SECONDS, STOP_SECONDS
 from sparselt.runs.pool import NodeLost, Pool
 from sparselt.runs.ray_nodes import Nodes, check_answers, connect, last_line
 from sparselt.runs.ray_place import Place
+from sparselt.runs.workers import SAVE_SECONDS, STOP_SECONDS
 from sparselt.stages.resources import Resources
 from sparselt.stages.stage import Stage
 

@@ -254,7 +254,7 @@ class Stage:
         names = {file if isinstance(file, str) else file.name for file in files}
         if names <= self.outputs:
             return self
-        # The copy keeps the cached properties: they do not depend on the outputs, and plans read them thousands of times.
+        # The copy keeps the cached properties, which do not depend on the outputs. Plans read them thousands of times.
         stage = copy.copy(self)
         stage.__dict__.update(outputs=self.outputs | names, key=self.key, inputs=self.inputs)
         return stage

@@ -12,7 +12,7 @@ from sparselt.errors import StoreError
 from sparselt.report.data import Data
 from sparselt.report.others import others_tables, others_titles
 from sparselt.report.results import Row
-from sparselt.runs.executor import result_of
+from sparselt.runs.pool import result_of
 from sparselt.runs.program import own_script
 
 RECORD = {

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 from stage_cases import task
 
-from sparselt.runs.executor import Workers, _take
+from sparselt.runs.executor import _take
+from sparselt.runs.workers import Workers
 from sparselt.stages import side_by_side
 from sparselt.stages.side_by_side import best_group_size, best_size
 

@@ -2,7 +2,7 @@ import os
 import time
 
 from sparselt.runs.devices import like_the_first
-from sparselt.runs.executor import Workers
+from sparselt.runs.workers import Workers
 
 
 def seen(seconds: float) -> tuple[int, str | None]:

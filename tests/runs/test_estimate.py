@@ -8,9 +8,9 @@ import torch
 
 from sparselt.experiments import EXPERIMENTS
 from sparselt.runs.estimate import Speed, estimate
-from sparselt.runs.executor import Workers
 from sparselt.runs.plan import Plan
 from sparselt.runs.store import Store
+from sparselt.runs.workers import Workers
 from sparselt.stages import side_by_side
 from sparselt.stages.side_by_side import best_group_size, seconds_of_a_step
 from sparselt.training.timing import Timing, made_up_loader

@@ -10,9 +10,11 @@ import torch
 
 from sparselt.errors import MaskError, SettingError, SparseltError
 from sparselt.files import naming_errors
-from sparselt.runs.executor import Workers, execute, run_stage
+from sparselt.runs.executor import execute
 from sparselt.runs.plan import Plan
 from sparselt.runs.store import Store
+from sparselt.runs.worker import run_stage
+from sparselt.runs.workers import Workers
 from sparselt.stages import Stage, Value
 from sparselt.stages.identity import not_in_key
 

@@ -193,9 +193,10 @@ def test_speed_is_measured_and_leaves_the_cohort_fit_for_training(cases):
 def test_stages_on_a_gpu_are_trained_side_by_side_with_the_bytes_they_have_alone(bench, tmp_path):
     pytest.importorskip("sklearn")
     from sparselt.experiments.lab import Lab
-    from sparselt.runs.executor import Workers, execute
+    from sparselt.runs.executor import execute
     from sparselt.runs.plan import Plan
     from sparselt.runs.store import Store
+    from sparselt.runs.workers import Workers
 
     class Quiet:
         def progressed(self, stage, steps): ...

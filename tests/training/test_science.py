@@ -221,7 +221,7 @@ def test_a_broken_checkpoint_is_named(tmp_path):
 
 
 def test_a_training_that_diverges_fails_with_the_reason(bench):
-    from sparselt.runs.executor import run_stage
+    from sparselt.runs.worker import run_stage
 
     lab = bench.lab(lr=1e30)
     bench.run(*(need.stage for need in lab.dense(0).inputs.values()))
