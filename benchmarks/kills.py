@@ -3,7 +3,8 @@
     python benchmarks/kills.py --kills 200 --out FOLDER
 
 Digits trainings, a save every two seconds. Prints, and writes to FOLDER/kills.json: whether results.csv is equal to the
-byte; how many kills fell into a training; and how many steps were made again for each kill, in steps and in seconds.
+byte; how many kills fell into a training; and what was made again for each kill, in steps, and in the seconds that
+these steps had taken when they were made in vain.
 Not a benchmark of `sparselt bench`: nothing is timed against a competitor.
 """
 
@@ -14,9 +15,11 @@ import random
 import runpy
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 SETTING = (
@@ -44,17 +47,36 @@ SAVE_SECONDS = 2.0
 COUNT = "SPARSELT_KILLS_COUNT"
 
 
+STEP = struct.Struct("<IId")
+"""A step in the file of steps: a checksum of its training's name, its number, the seconds since the step before."""
+
+
 def count_steps() -> None:
-    """Makes every training append a byte to a file before each step, in the workers too, which import this file."""
+    """Makes every training note each step in a file, in the workers too, which import this file."""
     from sparselt.training.progress import Progress
 
     kept, descriptor = Progress.keep, os.open(os.environ[COUNT], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    began: dict[Progress, float] = {}
 
     def keep(self, step, saved):
-        os.write(descriptor, b".")
+        now = time.monotonic()
+        training = zlib.crc32(self._folder.parent.name.encode())
+        os.write(descriptor, STEP.pack(training, step, now - began.get(self, now)))
+        began[self] = now
         kept(self, step, saved)
 
     Progress.keep = keep  # type: ignore[method-assign]
+
+
+def made_again(steps: bytes) -> tuple[int, float]:
+    """How many of the noted steps were made in vain, because they were made again later, and their seconds."""
+    latest: dict[tuple[int, int], float] = {}
+    count, total = 0, 0.0
+    for training, step, seconds in STEP.iter_unpack(steps):
+        if (training, step) in latest:
+            count, total = count + 1, total + latest[training, step]
+        latest[training, step] = seconds
+    return count, total
 
 
 if os.environ.get(COUNT):
@@ -77,12 +99,6 @@ def start(folder: Path) -> subprocess.Popen:
 def results(folder: Path) -> bytes:
     (found,) = folder.glob("digits*/results.csv")
     return found.read_bytes()
-
-
-def steps_of(folder: Path) -> int:
-    """Steps of all trainings, whichever run made them, as the store has them."""
-    records = (json.loads(path.read_text()) for path in folder.glob("store/train/*/stage.json"))
-    return sum(record["steps"] for record in records)
 
 
 def main() -> None:
@@ -120,14 +136,13 @@ def main() -> None:
         assert results(killed) == results(whole), f"after {kills} kills the results differ"
         (killed / "steps").rename(killed / f"steps-{rounds}")
         shutil.rmtree(killed / "store")
-    again = sum(path.stat().st_size for path in killed.glob("steps*")) - _ended(killed) * steps_of(whole)
-    rate = steps_of(whole) / _seconds(whole)
+    again = [made_again(path.read_bytes()) for path in killed.glob("steps*")]
     found = {
         "equal": results(killed) == results(whole),
         "kills": kills,
         "kills_in_training": in_training,
-        "steps_again_a_kill": again / max(1, kills),
-        "seconds_again_a_kill": again / max(1, kills) / rate,
+        "steps_again_a_kill": sum(count for count, _ in again) / max(1, kills),
+        "seconds_again_a_kill": sum(seconds for _, seconds in again) / max(1, kills),
         "half_an_interval_of_two_trainings_seconds": SAVE_SECONDS,
     }
     (options.out / "kills.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -136,15 +151,6 @@ def main() -> None:
 
 def _made(folder: Path) -> int:
     return (folder / "steps").stat().st_size if (folder / "steps").exists() else 0
-
-
-def _ended(folder: Path) -> int:
-    """How often the run came to its end."""
-    return len(list(folder.glob("steps*")))
-
-
-def _seconds(folder: Path) -> float:
-    return sum(json.loads(path.read_text())["seconds"] for path in folder.glob("store/train/*/stage.json"))
 
 
 if __name__ == "__main__":
