@@ -21,7 +21,7 @@ from sparselt.experiments.checks import (
     steps_and_levels_removed,
 )
 from sparselt.experiments.options import Options
-from sparselt.experiments.values import Rule, nearest, parse, rules, typed, value
+from sparselt.experiments.values import Rule, assigned, nearest_value, parse, rules, typed, value
 from sparselt.models import prunable_shapes, reason_against_live
 from sparselt.models.initialization import Initialization, NormScale
 from sparselt.optim import options_of_other_optimizers
@@ -415,9 +415,7 @@ class Setting:
         values: dict[str, Any] = {}
         own_values = self.values()
         for assignment in assignments:
-            name, equals, text = assignment.partition("=")
-            if not equals:
-                raise SettingError(f"--set {assignment!r} is not understood; expected name=value, such as lr=0.1")
+            name, text = assigned(assignment)
             if name in values:
                 raise SettingError(f"--set {name} is given twice; expected one value")
             _, kind, rule = self._value_of(name, own_values)
@@ -460,5 +458,5 @@ class Setting:
 
     def _value_of(self, name: str, values: Mapping[str, Any]) -> Any:
         if name not in values:
-            raise SettingError(f"setting {self.name} has no value {name!r}{nearest(name, values)}")
+            raise SettingError(f"setting {self.name} has no value {name!r}{nearest_value(name, values)}")
         return values[name]
