@@ -129,11 +129,11 @@ class Show:
             return 0
         counted = Counter((stage.stage.partition("/")[0], stage.state) for stage in stages)
         states = list(dict.fromkeys(stage.state for stage in stages))
-        lines = [
+        counts = [
             (kind, *(str(counted[kind, state] or "") for state in states))
             for kind in dict.fromkeys(kind for kind, _ in counted)
         ]
-        print_table(("kind", *states), lines, spare=(), cut="kind")
+        print_table(("kind", *states), counts, spare=(), cut="kind")
         print()
         say(f"{name}: {state}. --stages lists each; networks are shown once it is done.")
         return 0

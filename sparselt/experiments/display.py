@@ -117,7 +117,7 @@ def print_estimate(console: Console, seconds: float, basis: str, workers: int) -
 
 def print_places(console: Console, out: Path, name: str, protocol_shown: bool) -> None:
     """Says at the end of a dry run where a run would write, and how to see the protocol."""
-    text = f"Nothing was run. Results and report would go to {out / name}, networks and measurements to {out / 'store'}."
+    text = f"Nothing was run. Results and report would go to {out / name}, networks to {out / 'store'}."
     if not protocol_shown:
         text += " Every value with its source: the same command with --protocol."
     console.print(text, highlight=False, markup=False)

@@ -203,8 +203,8 @@ class Mask(Mapping[str, Tensor]):
             differing = [name for name in {**found[0], **layers} if layers.get(name) != found[0].get(name)]
             if differing:
                 raise MaskError(
-                    f"the ranks' masks are not equal: {differing[0]!r} of rank {rank} differs from that of rank 0; take "
-                    "that of rank 0 everywhere, mask = mask.broadcast(), or make it from weights that are equal"
+                    f"the ranks' masks are not equal: {differing[0]!r} of rank {rank} differs from that of rank 0; "
+                    "take that of rank 0 everywhere, mask = mask.broadcast(), or make it from weights that are equal"
                 )
 
     def live_values(self, tensors: Mapping[str, Tensor], names: Iterable[str] | None = None) -> Tensor:

@@ -99,7 +99,7 @@ def test_a_level_is_asked_for(finished):
 
 def test_what_is_not_there_is_named_with_what_is(finished, tmp_path, copied):
     run = sparselt.runs.open(run_in(finished[0] / "runs"))
-    with pytest.raises(StoreError, match=r"no network of replicate 7, .*replicates 0 · 1, counted from 0, rewind steps"):
+    with pytest.raises(StoreError, match=r"network of replicate 7, .*replicates 0 · 1, counted from 0, rewind steps"):
         run.weights(7, 20, 2)
     with pytest.raises(StoreError, match=r"rewind steps 20 and levels 2 of variant random; variants: dense · imp · "):
         run.weights(1, 0, 2, variant="random")
