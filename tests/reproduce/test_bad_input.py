@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from sparselt.cli.main import main as sparselt_command
 from sparselt.cli.reproduce import main
 from sparselt.data import Digits, SyntheticImages, write_dataset
 from sparselt.errors import SettingError
@@ -142,6 +143,14 @@ def test_what_is_no_number_is_named_with_what_was_expected(option, words, capsys
         main([DIGITS, option, "two"])
     said = capsys.readouterr().err
     assert f"{option}: it is 'two'; expected {words}" in said and "NoneType" not in said
+
+
+def test_every_command_names_what_is_no_number(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for command in (["data", "write", "digits", "out", "--workers", "two"], ["runs", "show", "out", "--level", "two"]):
+        with pytest.raises(SystemExit, match="2"):
+            sparselt_command(command)
+        assert f"{command[-2]}: it is 'two'; expected a whole number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", sorted(_OTHER_NAMES))
