@@ -1,6 +1,7 @@
 """Masked optimizers in the processes of torch.distributed: DistributedDataParallel, and what is refused by name."""
 
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from sparselt import Mask, MaskedSGD, magnitude_prune
-from sparselt.errors import SettingError
+from sparselt.errors import MaskError, SettingError
 from sparselt.optim import keep_masked
 
 
@@ -40,6 +41,16 @@ def one_rank(rank: int, folder: str) -> None:
     drawn = magnitude_prune(plain, Mask.ones_like(plain), fraction=0.5)  # before the ranks agree on the weights
     model = nn.parallel.DistributedDataParallel(plain)
     mask = drawn.broadcast()
+    try:
+        drawn.check_equal_across_ranks()
+    except MaskError as error:
+        found["unequal"] = str(error)
+    mask.check_equal_across_ranks(dist.group.WORLD)
+    layers = dict(list(mask.items())[: 1 + rank])
+    try:
+        Mask(layers).check_equal_across_ranks()
+    except MaskError as error:
+        found["fewer layers"] = str(error)
     found["drawn"], found["mask"] = digest(drawn.values()), digest(mask.values())
     optimizer = MaskedSGD(model.named_parameters(), lr=0.1, momentum=0.9, mask=mask)
     for seed in range(3):
@@ -66,6 +77,8 @@ def one_rank(rank: int, folder: str) -> None:
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
+    # FSDP's mesh still holds the group (torch 2.15): its threads would abort some exits of a busy machine (SIGABRT).
+    os._exit(0)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +101,17 @@ def test_masks_drawn_on_each_rank_are_made_one_and_the_ranks_stay_equal(ranks):
     assert first["drawn"] != second["drawn"], "the ranks drew one mask, and nothing is tested"
     assert first["mask"] == second["mask"] == first["drawn"]
     assert first["weights"] == second["weights"] and first["masked"] == second["masked"] == [0, 0]
+
+
+def test_masks_that_differ_between_ranks_are_named_on_every_rank(ranks):
+    for found in ranks:
+        assert found["unequal"].startswith("the ranks' masks are not equal: '0.weight' of rank 1 differs from that")
+        assert "mask = mask.broadcast()" in found["unequal"]
+        assert "'2.weight' of rank 1 differs" in found["fewer layers"]
+
+
+def test_a_single_process_has_nothing_to_compare():
+    Mask.ones_like(network()).check_equal_across_ranks()
 
 
 def test_sharded_parameters_are_refused_by_name(ranks):

@@ -15,6 +15,7 @@ from sparselt import Mask, MaskedSGD, magnitude_prune
 def train(steps: int = 30) -> torch.nn.Module:
     model = network()
     mask = magnitude_prune(model, Mask.ones_like(model), fraction=0.5).broadcast()  # that of rank 0, on every rank
+    mask.check_equal_across_ranks()  # also where each rank has made its mask by itself
     parallel = DistributedDataParallel(model)
     optimizer = MaskedSGD(parallel.named_parameters(), lr=0.1, momentum=0.9, mask=mask)  # "module." does not matter
     rank, ranks = dist.get_rank(), dist.get_world_size()

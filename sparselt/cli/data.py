@@ -12,9 +12,10 @@ import tyro
 
 def write(given: Sequence[str], prog: str) -> int:
     """Writes the data set of a source, which has its own options. Returns the exit code, 130 when interrupted."""
+    from sparselt.cli.parsing import NUMBERS
     from sparselt.data.cli import parse_write, write_command
 
-    asked = parse_write(given, prog)
+    asked = parse_write(given, prog, NUMBERS)
     # SIGTERM, sent by batch systems and `timeout`, is handled like Ctrl-C: unfinished files are removed.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparselt.cli.terminal import say
 from sparselt.errors import EXTRAS, SparseltError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 
 def _say(name: str, text: object) -> None:
-    print(f"{name:14} {text}")
+    say(f"{name:14} {text}", indent=" " * 15)
 
 
 def _machine(device: str | None) -> Iterator[str]:
@@ -115,7 +116,7 @@ def _ffcv() -> None:
     except SparseltError as error:
         _say("ffcv", f"betons are read by Pillow, the same but slower. {error}")
         for manager, line in install_lines().items():
-            _say(f"  with {manager}", f"{line} && pip install 'sparselt[ffcv]'")
+            print(f"  with {manager:7} {line} && pip install 'sparselt[ffcv]'")  # not folded: it is copied
 
 
 def install_lines() -> dict[str, str]:

@@ -55,7 +55,10 @@ def run_command(name: str, given: Sequence[str], prog: str) -> int:
                 return command(given, prog)
             import tyro
 
-            return tyro.cli(command, args=given, prog=prog, config=(tyro.conf.FlagCreatePairsOff,)).run(given)
+            from sparselt.cli.parsing import NUMBERS
+
+            off = (tyro.conf.FlagCreatePairsOff,)
+            return tyro.cli(command, args=given, prog=prog, config=off, registry=NUMBERS).run(given)
     except SparseltError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -63,7 +63,7 @@ class Compare:
             return 0
         console = Console(highlight=False)
         for table in (found.runs, found.verdicts, found.differences):
-            if table is not None:
+            if table is not None and table.lines:
                 console.print(table.rich())
                 console.print()
         for note in found.notes:

@@ -66,7 +66,9 @@ class Reproduce:
     json: bool = False
     """Print progress as lines of JSON, for scripts; the text for a person goes to standard error."""
     dry_run: bool = False
-    """Print the plan and stop."""
+    """Print the plan, how long it would take and where results would go, and stop."""
+    protocol: bool = False
+    """Print every value of the setting with its source, and stop; with --dry-run the plan, too."""
     list: bool = False
     """Show the settings and experiments and stop."""
 
@@ -99,6 +101,7 @@ class Reproduce:
         setting = load_setting(self.setting, self.scale)
         if "main" in self.experiments:
             setting = setting.changed(**setting.main_values)
+        _check_no_setting(self.set)
         values = {name: value for name in ("replicates", "seed", "ranks") if (value := getattr(self, name)) is not None}
         setting = dataclasses.replace(setting, **values).with_values(self.set).checked()
         told = any(assignment.startswith("threads=") for assignment in self.set)
@@ -127,7 +130,8 @@ class Reproduce:
         with leading(setting.ranks, self.workers) as first:
             if not first:
                 return 0
-            outcome = run(setting, usual, experiments, left_out, where, Console(stderr=self.json), self.dry_run)
+            console = Console(stderr=self.json)
+            outcome = run(setting, usual, experiments, left_out, where, console, self.dry_run, self.protocol)
             if self.json:
                 folder = None if outcome.folder is None else str(outcome.folder)
                 JsonLines().log({"event": "end", "folder": folder, "failed": outcome.failed})
@@ -145,6 +149,17 @@ def _command(given: Sequence[str]) -> str:
 
     script = own_script()
     return shlex.join(["python", script, *sys.argv[1:]] if script else ["python", "-m", "sparselt.reproduce", *given])
+
+
+def _check_no_setting(assignments: Sequence[str]) -> None:
+    """Raises a SettingError for a model that is called as a setting is."""
+    for assignment in assignments:
+        name = assignment.removeprefix("model=")
+        if name != assignment and name in SETTINGS:
+            raise SettingError(
+                f"--set {assignment}: {name} is a setting, which comes first, as in `sparselt reproduce {name}`; "
+                "expected a model, such as model=resnet20"
+            )
 
 
 def _list() -> int:

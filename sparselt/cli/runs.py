@@ -1,6 +1,7 @@
 """`sparselt runs`: what a folder of results holds, and what it could do without."""
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -9,6 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+
+from sparselt.cli.terminal import print_table, say
+
+_COLUMNS = ("experiment", "variant", "condition", "replicate", "rewind_step", "level", "weights")
 
 _OUT = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
 
@@ -35,13 +40,16 @@ class List:
         if self.json:
             _print_json({"runs": list(map(asdict, runs)), "at_work": list(map(asdict, busy)), "store_bytes": size})
             return 0
-        lines = [(run.name, run.state, f"{run.made} of {run.stages}", run.changed) for run in runs]
-        _print_table(("run", "state", "stages in the store", "changed (UTC)"), lines)
-        print(f"\nThe store, {inventory.root}, has {_size(size)}.")
+        lines = [
+            (run.name, run.state, f"{run.made} of {run.stages}", run.changed[:16].replace("T", " ")) for run in runs
+        ]
+        print_table(("run", "state", "stages made", "changed (UTC)"), lines, spare=("changed (UTC)",), cut="run")
+        print()
+        say(f"The store, {inventory.root}, has {_size(size)}.")
         for work in busy:
             job = f", job {work.job}" if work.job else ""
             what = f"directs {work.label}" if work.stage.startswith("run/") else f"works on {work.label or work.stage}"
-            print(f"process {work.process} on {work.host}{job} {what}")
+            say(f"process {work.process} on {work.host}{job} {what}", indent="  ")
         for run in runs:
             if run.state == "no report":
                 print(f"{run.name} has results and no report, which its command draws: {run.command}")
@@ -88,9 +96,7 @@ class Show:
             for path in dict.fromkeys(path for row in found for path in (row["weights"], row["mask"]) if path):
                 print(path)
         elif found:
-            columns = ("experiment", "variant", "condition", "replicate", "rewind_step", "level", "weights")
-            lines = [["" if row[name] is None else str(row[name]) for name in columns] for row in found]
-            _print_table(columns, lines)
+            self._print_networks(found)
         if not found:
             print("no network fits", file=sys.stderr)
         if missing:
@@ -99,6 +105,13 @@ class Show:
                 file=sys.stderr,
             )
         return 1 if missing or not found else 0
+
+    def _print_networks(self, found: Sequence[dict[str, Any]]) -> None:
+        rows = [{**row, "weights": os.path.relpath(row["weights"])} for row in found]
+        columns = [name for name in _COLUMNS if name != "condition" or any(row[name] for row in rows)]
+        lines = [["" if row[name] is None else str(row[name]) for name in columns] for row in rows]
+        print_table(columns, lines, spare=("weights",), cut="condition" if "condition" in columns else "variant")
+        say("The files of one network: --replicate, --rewind-step, --level and --variant.")
 
     def _show_stages(self) -> int:
         from sparselt.runs.inventory import Inventory
@@ -111,16 +124,18 @@ class Show:
             _print_json({"run": name, "state": state, "stages": list(map(asdict, stages))})
             return 0
         if self.stages:
-            _print_table(("state", "stage", "label"), [(stage.state, stage.stage, stage.label) for stage in stages])
+            lines = [(stage.state, stage.label, stage.stage) for stage in stages]
+            print_table(("state", "label", "stage"), lines, spare=("stage",), cut="label")
             return 0
         counted = Counter((stage.stage.partition("/")[0], stage.state) for stage in stages)
         states = list(dict.fromkeys(stage.state for stage in stages))
-        lines = [
+        counts = [
             (kind, *(str(counted[kind, state] or "") for state in states))
             for kind in dict.fromkeys(kind for kind, _ in counted)
         ]
-        _print_table(("kind", *states), lines)
-        print(f"\n{name}: {state}. --stages lists each; networks are shown once it is done.")
+        print_table(("kind", *states), counts, spare=(), cut="kind")
+        print()
+        say(f"{name}: {state}. --stages lists each; networks are shown once it is done.")
         return 0
 
 
@@ -219,7 +234,7 @@ class Gc:
         kinds = [folder.parent.name for folder in unneeded.stages]
         counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
         by = "by no run that has ended" if self.stopped else "by no run"
-        print(f"{len(kinds)} stages ({counted}) are needed {by}: {_size(unneeded.bytes)}.")
+        say(f"{len(kinds)} stages ({counted}) are needed {by}: {_size(unneeded.bytes)}.")
         if not self.yes and not _agreed():
             print("Nothing was deleted.")
             return 0
@@ -242,13 +257,6 @@ def _files(row: Any) -> tuple[tuple[str, str], ...]:
 
 def _print_json(content: Any) -> None:
     print(json.dumps(content, indent=1, ensure_ascii=False))
-
-
-def _print_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    # Never folded: names and paths are copied from here into other commands.
-    widths = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
-    for line in (headings, *lines):
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _size(count: int) -> str:

@@ -25,8 +25,10 @@ class Write:
     skip_unreadable: bool
 
 
-def parse_write(arguments: Sequence[str], prog: str = "sparselt data write") -> Write:
+def parse_write(arguments: Sequence[str], prog: str = "sparselt data write", registry: Any = None) -> Write:
     """Reads `SOURCE ... FOLDER`. SOURCE is one of `source_names`, or a reference; its fields are the options.
+
+    registry: how values are read, for `tyro.cli`.
 
     Prints help and exits if it is asked for, as tyro does. Raises a DataError for an unknown source, and for values
     that the source refuses.
@@ -40,7 +42,7 @@ def parse_write(arguments: Sequence[str], prog: str = "sparselt data write") -> 
             print(f"  {known:<12} {(find_source(known).__doc__ or '').partition(chr(10))[0]}")
         raise SystemExit(0)
     cls = find_source(name)
-    options: Any = tyro.cli(_options_of(cls), args=rest, prog=f"{prog} {name}")
+    options: Any = tyro.cli(_options_of(cls), args=rest, prog=f"{prog} {name}", registry=registry)
     source = cls(**{field.name: getattr(options, field.name) for field in dataclasses.fields(cls)})
     return Write(source, options.folder, options.workers, options.skip_unreadable)
 

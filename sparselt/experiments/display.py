@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -112,6 +113,14 @@ def print_estimate(console: Console, seconds: float, basis: str, workers: int) -
         return
     noun = "worker" if workers == 1 else "workers"
     console.print(f"Estimated time: {duration(seconds)} on {workers} {noun} (from {basis}).", highlight=False)
+
+
+def print_places(console: Console, out: Path, name: str, protocol_shown: bool) -> None:
+    """Says at the end of a dry run where a run would write, and how to see the protocol."""
+    text = f"Nothing was run. Results and report would go to {out / name}, networks to {out / 'store'}."
+    if not protocol_shown:
+        text += " Every value with its source: the same command with --protocol."
+    console.print(text, highlight=False, markup=False)
 
 
 def print_schedules(

@@ -13,7 +13,14 @@ from rich.console import Console
 
 from sparselt.errors import SettingError, StoreError
 from sparselt.experiments.data import check_data, titled
-from sparselt.experiments.display import RoundDisplay, print_estimate, print_plan, print_protocol, print_schedules
+from sparselt.experiments.display import (
+    RoundDisplay,
+    print_estimate,
+    print_places,
+    print_plan,
+    print_protocol,
+    print_schedules,
+)
 from sparselt.experiments.events import watching
 from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
@@ -24,7 +31,7 @@ from sparselt.experiments.sections import sections_of
 from sparselt.experiments.setting import Setting
 from sparselt.experiments.threads import with_threads
 from sparselt.experiments.values import nearest, rules
-from sparselt.experiments.where import Where, check_gpu, check_simulation, pool_of
+from sparselt.experiments.where import Where, check_gpu, check_out, check_simulation, pool_of
 from sparselt.report import report
 from sparselt.report.wording import count
 from sparselt.runs.devices import cpu_has_bfloat16
@@ -70,6 +77,7 @@ def run(
     where: Where,
     console: Console,
     dry_run: bool = False,
+    show_protocol: bool = False,
 ) -> Outcome:
     """Plans, runs and reports. Everything is checked before anything is written.
 
@@ -79,16 +87,23 @@ def run(
         experiments: to be run, by name.
         left_out: experiments that do not apply, and why.
         dry_run: print the plan and stop.
+        show_protocol: print every value with its source first; stop there, unless it is a dry run.
     """
     setting = dataclasses.replace(setting, left_out=_read_by(experiments, setting))
     sections = sections_of(experiments)  # a mistake in a section is named before anything trains
-    dataset = check_data(where.data, setting, dry_run)
+    dataset = check_data(where.data, setting, dry_run or show_protocol)
     setting = titled(setting, usual, dataset)
     for kind in where.log:
         check_installed(kind)
+    check_out(where.out)
     check_simulation(where, dry_run)
     named = setting.threads
     setting = with_threads(setting, where, experiments, None if dataset is None else dataset.folder)
+    if show_protocol:
+        print_protocol(console, protocol(setting, usual))
+        if not dry_run:
+            return Outcome(None)
+        console.print()
     pool = pool_of(where, setting, dry_run)
     store = Store(where.out / "store", writable=not dry_run, patience=where.patience)
     found = Finder(store)
@@ -106,9 +121,6 @@ def run(
     with contextlib.ExitStack() as presence:  # until nothing in the store is needed any more
         with directing(pool.signal), pool:
             missing = plan.missing(store)
-            if dry_run:
-                print_protocol(console, protocol(setting, usual))
-                console.print()
             print_plan(console, setting, plan, store, measurements, left_out)
             if setting.threads != named and where.threads is None:
                 console.print(
@@ -127,6 +139,7 @@ def run(
             if where.gpus is not None and where.images_per_second is not None:
                 assumed = assumed_speed(plan, setting.batch_size, setting.evaluated_count, where.images_per_second)
                 print_schedules(console, plan, missing, assumed, where.gpus, where.images_per_second)
+                print_places(console, where.out, name, show_protocol)
                 return Outcome(None)
             if where.device == "cuda" and any(isinstance(stage, Train) for stage in missing):
                 check_gpu(setting, missing, pool)
@@ -135,6 +148,7 @@ def run(
                     speed = estimate(plan, store, setting.train_size, setting.evaluated_count, pool, where.cohort)
                 print_estimate(console, speed.total(missing, plan, pool.count), speed.basis, pool.count)
             if dry_run:
+                print_places(console, where.out, name, show_protocol)
                 return Outcome(None)
             presence.enter_context(store.present(name))
             store.sweep()

@@ -20,7 +20,7 @@ from sparselt.experiments.checks import (
 )
 from sparselt.experiments.options import Options
 from sparselt.experiments.protocol import ProtocolValues
-from sparselt.experiments.values import Rule, nearest, parse, rules, typed
+from sparselt.experiments.values import Rule, assigned, nearest_value, parse, rules, typed
 from sparselt.scopes import Scope
 
 Kind = TypeVar("Kind", bound=Options)
@@ -140,9 +140,7 @@ class Setting(ProtocolValues):
         values: dict[str, Any] = {}
         own_values = self.values()
         for assignment in assignments:
-            name, equals, text = assignment.partition("=")
-            if not equals:
-                raise SettingError(f"--set {assignment!r} is not understood; expected name=value, such as lr=0.1")
+            name, text = assigned(assignment)
             if name in values:
                 raise SettingError(f"--set {name} is given twice; expected one value")
             _, kind, rule = self._value_of(name, own_values)
@@ -185,5 +183,5 @@ class Setting(ProtocolValues):
 
     def _value_of(self, name: str, values: Mapping[str, Any]) -> Any:
         if name not in values:
-            raise SettingError(f"setting {self.name} has no value {name!r}{nearest(name, values)}")
+            raise SettingError(f"setting {self.name} has no value {name!r}{nearest_value(name, values)}")
         return values[name]

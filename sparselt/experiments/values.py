@@ -5,6 +5,7 @@ import difflib
 import functools
 import math
 import numbers
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -16,6 +17,30 @@ if TYPE_CHECKING:
     from sparselt.experiments.setting import Setting
 
 _EXPECTED = {int: "a whole number", float: "a number"}
+
+_OTHER_NAMES = {
+    "lr": ("learning_rate", "eta", "step_size", "base_lr", "max_lr"),
+    "steps": ("epochs", "num_epochs", "iterations", "its", "max_steps", "num_steps", "training_steps"),
+    "batch_size": ("batch", "bs"),
+    "weight_decay": ("wd", "l2"),
+    "warmup_steps": ("warmup", "warmup_epochs"),
+    "schedule": ("scheduler", "lr_schedule"),
+    "milestones": ("lr_milestones", "lr_steps"),
+    "lr_factor": ("gamma", "lr_decay"),
+    "optimizer": ("optim", "opt"),
+    "model": ("arch", "architecture", "network", "net"),
+    "levels": ("pruning_levels", "prune_levels", "rounds", "pruning_rounds", "pruning_iterations"),
+    "fraction": ("amount", "pruning_fraction", "prune_fraction", "pruning_rate", "prune_rate", "prune_ratio"),
+    "criterion": ("pruning_strategy", "pruning_method"),
+    "rewind_steps": ("rewind_to", "rewind_epochs", "rewinding_steps", "late_rewinding"),
+    "replicates": ("runs", "repeats", "repetitions", "seeds", "num_seeds"),
+    "precision": ("dtype", "amp"),
+    "threads": ("num_threads", "cpu_threads"),
+    "initialization": ("init", "initializer"),
+}
+"""What other tools call a value of ours."""
+
+_ANOTHER = re.compile(r"[\s,;]\s*[A-Za-z_]\w*=")
 
 
 @dataclass(frozen=True)
@@ -113,6 +138,29 @@ def nearest(name: str, names: Iterable[str]) -> str:
     names = list(names)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(close)}?" if close else f"; expected one of {', '.join(names)}"
+
+
+def nearest_value(name: str, names: Iterable[str]) -> str:
+    """`nearest` for values of a setting: what other tools call so comes first."""
+    names = list(names)
+    meant = next((ours for ours, others in _OTHER_NAMES.items() if name.lower() in others and ours in names), "")
+    how = f", in optimizer steps (30 epochs: --set {meant}=30ep)" if "epoch" in name.lower() else ""
+    return f"; did you mean {meant}{how}?" if meant else nearest(name, names)
+
+
+def assigned(assignment: str) -> tuple[str, str]:
+    """Name and text of one `name=value` of `--set`.
+
+    Raises:
+        SettingError: it is not one such pair.
+    """
+    name, equals, text = assignment.partition("=")
+    if not equals or not name or _ANOTHER.search(text):
+        raise SettingError(
+            f"--set {assignment!r} is not understood; expected name=value without spaces, several with spaces between, "
+            "such as --set lr=0.1 levels=3"
+        )
+    return name, text
 
 
 def typed(name: str, value: Any, kind: Any) -> Any:

@@ -58,6 +58,13 @@ class Where:
     json: bool = False
 
 
+def check_out(out: Path) -> None:
+    """Raises a SettingError if a file stands where the folder for results would be."""
+    file = next((place for place in (out, *out.parents) if place.is_file()), None)
+    if file is not None:
+        raise SettingError(f"--out is {out}, but {file} is a file; expected a folder, which is made if it is missing")
+
+
 def check_simulation(where: Where, dry_run: bool) -> None:
     """Raises a SettingError unless the simulation that is asked for, if any, has all that it takes."""
     if where.gpus is None and where.images_per_second is None:

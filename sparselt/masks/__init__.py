@@ -185,6 +185,28 @@ class Mask(Mapping[str, Tensor]):
             layers[name] = bits.bool()
         return Mask(layers)
 
+    def check_equal_across_ranks(self, group: "torch.distributed.ProcessGroup | None" = None) -> None:
+        """Compares the masks of the ranks of `torch.distributed` by checksums; without a process group, does nothing.
+
+        Every rank of `group` (by default all ranks) calls it, once a mask is made: one that does not keeps the others
+        waiting. No optimizer calls it by itself, because ranks of a pipeline have masks of different layers.
+
+        Raises:
+            MaskError: on every rank of the group; it names the rank in the group and the first layer that differs.
+        """
+        if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+            return
+        own = {name: (tuple(layer.shape), _checksum(layer)) for name, layer in self.items()}
+        found: list[dict] = [{} for _ in range(torch.distributed.get_world_size(group))]
+        torch.distributed.all_gather_object(found, own, group)
+        for rank, layers in enumerate(found):
+            differing = [name for name in {**found[0], **layers} if layers.get(name) != found[0].get(name)]
+            if differing:
+                raise MaskError(
+                    f"the ranks' masks are not equal: {differing[0]!r} of rank {rank} differs from that of rank 0; "
+                    "take that of rank 0 everywhere, mask = mask.broadcast(), or make it from weights that are equal"
+                )
+
     def live_values(self, tensors: Mapping[str, Tensor], names: Iterable[str] | None = None) -> Tensor:
         """The values of `tensors` at the live weights, in layer and row-major order, as one vector.
 
@@ -258,6 +280,10 @@ class Mask(Mapping[str, Tensor]):
             raise MaskError(f"two masks over different layers cannot be combined: {odd!r} stands in only one of them")
         other.check_fits(self)
         return Mask({name: operation(self[name], other[name].to(self[name].device)) for name in self})
+
+
+def _checksum(layer: Tensor) -> str:
+    return hashlib.sha256(np.packbits(layer.cpu().numpy().reshape(-1)).data).hexdigest()
 
 
 def as_mask(mask: Mapping[str, Tensor]) -> Mask:

@@ -129,13 +129,13 @@ class Run:
         """The one network that fits. Arguments and errors as for `weights`."""
         for name, number in (("replicate", replicate), ("rewind_step", rewind_step), ("level", level)):
             if not isinstance(number, int) and not (number is None and name == "rewind_step"):
-                raise SettingError(f"{name} is {number!r}; expected a whole number")
+                raise SettingError(f"{name} is {number!r}; expected a whole number; {self._there(variant)}")
         fitting = self.fitting(replicate, rewind_step, level, variant, **others)
         step = "" if rewind_step is None else f"rewind step {rewind_step}, "
         wanted = f"replicate {replicate}, {step}level {level}, variant {variant}"
         wanted += "".join(f", {name} {value}" for name, value in others.items())
         if not fitting:
-            raise StoreError(f"{self.folder} has no network of {wanted}; {self._there()}")
+            raise StoreError(f"{self.folder} has no network of {wanted}; {self._there(variant)}")
         networks = list({row.weights: row for row in reversed(fitting)}.values())[::-1]
         if len(networks) > 1:
             columns = ("rewind_step", "experiment", "condition")
@@ -213,12 +213,16 @@ class Run:
             raise StoreError(f"{self.folder}/networks.csv names a file elsewhere, {path}; run the run's command again")
         return path.resolve()
 
-    def _there(self) -> str:
+    def _there(self, variant: str) -> str:
+        """What there is of a variant, or of all variants if there is nothing of it."""
+        rows = [row for row in self.networks if row.variant == variant]
+        whose = f" of variant {variant}" if rows else ""
+
         def values(name: str) -> str:
-            found = {getattr(row, name) for row in self.networks} - {None}
+            found = {getattr(row, name) for row in rows or self.networks} - {None}
             return " · ".join(map(str, sorted(found)))
 
         return (
-            f"it has replicates {values('replicate')}, rewind steps {values('rewind_step')}, levels {values('level')}, "
-            f"variants {values('variant')}"
+            f"the run has replicates {values('replicate')}, counted from 0, rewind steps {values('rewind_step')} and "
+            f"levels {values('level')}{whose}; variants: {' · '.join(sorted({row.variant for row in self.networks}))}"
         )

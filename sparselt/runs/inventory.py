@@ -289,7 +289,7 @@ class Inventory:
 
 
 def _printable(text: object) -> str:
-    return "".join(c if c.isprintable() else "?" for c in str(text))[:80]
+    return "".join(c if c.isprintable() else "?" for c in str(text))[:200]
 
 
 def _bytes(folder: Path) -> int:

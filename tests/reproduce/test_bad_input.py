@@ -4,10 +4,12 @@ from importlib.util import find_spec
 
 import pytest
 
+from sparselt.cli.main import main as sparselt_command
 from sparselt.cli.reproduce import main
 from sparselt.data import Digits, SyntheticImages, write_dataset
 from sparselt.errors import SettingError
 from sparselt.experiments.setting import Setting
+from sparselt.experiments.values import _OTHER_NAMES
 from sparselt.reproduce import SETTINGS, load_setting
 
 DIGITS = "digits_resnet8"
@@ -71,6 +73,13 @@ def empty_folder(tmp_path, monkeypatch):
         ([DIGITS, "--set", "fraction=0"], ["between 0 and 1"]),
         ([DIGITS, "--set", "fraction=nan"], ["between 0 and 1"]),
         ([DIGITS, "--set", "fraction"], ["name=value"]),
+        ([DIGITS, "--set", "levels", "3"], ["'levels' is not understood", "several with spaces between"]),
+        ([DIGITS, "--set", "levels=3,model=resnet20"], ["--set 'levels=3,model=resnet20' is not understood"]),
+        ([DIGITS, "--set", "model=resnet20 levels=3"], ["'model=resnet20 levels=3' is not understood"]),
+        ([DIGITS, "--set", "=3"], ["'=3' is not understood"]),
+        ([DIGITS, "--set", f"model={DIGITS}"], [f"{DIGITS} is a setting, which comes first", "such as model=resnet20"]),
+        ([DIGITS, "--set", "learning_rate=0.1"], ["no value 'learning_rate'; did you mean lr?"]),
+        ([DIGITS, "--set", "epochs=3"], ["did you mean steps, in optimizer steps (30 epochs: --set steps=30ep)?"]),
         ([DIGITS, "--set", "level=3"], ["no value 'level'", "levels"]),
         ([DIGITS, "--set", "levels=many"], ["levels=many", "a whole number"]),
         ([DIGITS, "--set", "lr=-1"], ["lr is -1.0", "positive"]),
@@ -117,8 +126,40 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, words, capsys, emp
 
 def test_an_output_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main([DIGITS, "--out", str(tmp_path / "file")]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        for more in ([], ["--dry-run"]):
+            assert main([DIGITS, "--out", str(out), *more]) == 2
+            said = capsys.readouterr().err
+            assert f"--out is {out}, but {tmp_path / 'file'} is a file; expected a folder" in said
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("--replicates", "a whole number, such as 3"), ("--patience", "a number, such as 0.5")],
+)
+def test_what_is_no_number_is_named_with_what_was_expected(option, words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit, match="2"):
+        main([DIGITS, option, "two"])
+    said = capsys.readouterr().err
+    assert f"{option}: it is 'two'; expected {words}" in said and "NoneType" not in said
+
+
+def test_every_command_names_what_is_no_number(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for command in (["data", "write", "digits", "out", "--workers", "two"], ["runs", "show", "out", "--level", "two"]):
+        with pytest.raises(SystemExit, match="2"):
+            sparselt_command(command)
+        assert f"{command[-2]}: it is 'two'; expected a whole number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(_OTHER_NAMES))
+def test_the_names_that_other_tools_have_lead_to_a_value_of_ours(name):
+    setting = load_setting(DIGITS)
+    assert name in setting.values()
+    for other in _OTHER_NAMES[name]:
+        with pytest.raises(SettingError, match=f"no value '{other}'; did you mean {name}"):
+            setting.changed(**{other: 1})
 
 
 @pytest.fixture(scope="module")

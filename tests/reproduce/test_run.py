@@ -127,7 +127,20 @@ def test_other_data_than_the_titles_are_named_in_it(tmp_path):
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     result = reproduce("digits_resnet8", "--experiments", "main", "--dry-run", cwd=tmp_path, check=True)
-    assert "322 trainings serve all curves" in result.stdout
+    said = " ".join(result.stdout.split())
+    places = [said.index(text) for text in ("322 trainings serve", "Estimated time", "Nothing was run")]
+    assert places == sorted(places) and "would go to runs/digits_resnet8-mini-" in said
+    assert "torch's default" not in said, "the protocol comes on request"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_protocol_is_printed_on_request_alone_or_before_the_plan(tmp_path):
+    asked = ("imagenet_resnet50", "--experiments", "imp", "--protocol")
+    alone = reproduce(*asked, cwd=tmp_path, check=True).stdout
+    assert "rewound_momentum" in alone and "torchvision's" in alone and "trainings serve" not in alone
+    simulated = ("--dry-run", "--gpus", "2", "--images-per-second", "1000")
+    both = reproduce(*asked, *simulated, cwd=tmp_path, check=True).stdout
+    assert both.startswith(alone) and "trainings serve" in both and "Nothing was run" in both
     assert not list(tmp_path.iterdir())
 
 

@@ -12,6 +12,7 @@ from typed_command import SMALL, reproduce
 
 import sparselt.runs
 from sparselt.cli.main import main
+from sparselt.cli.terminal import print_table
 from sparselt.errors import SettingError, StoreError
 from sparselt.models import build_model
 from sparselt.runs.claims import Claims
@@ -92,14 +93,18 @@ def test_several_networks_are_named_by_what_tells_them_apart(copied):
 
 
 def test_a_level_is_asked_for(finished):
-    with pytest.raises(SettingError, match="level is None; expected a whole number"):
+    with pytest.raises(SettingError, match=r"level is None; expected a whole number; the run has .* levels 1 · 2 of"):
         sparselt.runs.open(run_in(finished[0] / "runs")).weights(1, 20)
 
 
 def test_what_is_not_there_is_named_with_what_is(finished, tmp_path, copied):
     run = sparselt.runs.open(run_in(finished[0] / "runs"))
-    with pytest.raises(StoreError, match=r"no network of replicate 7, .*replicates 0 · 1, rewind steps 0 · 20, "):
+    with pytest.raises(StoreError, match=r"network of replicate 7, .*replicates 0 · 1, counted from 0, rewind steps"):
         run.weights(7, 20, 2)
+    with pytest.raises(StoreError, match=r"rewind steps 20 and levels 2 of variant random; variants: dense · imp · "):
+        run.weights(1, 0, 2, variant="random")
+    with pytest.raises(StoreError, match=r"rewind steps 0 · 20 and levels 0 · 1 · 2; variants: dense · imp · "):
+        run.weights(1, 0, 2, variant="randm")
     with pytest.raises(StoreError, match="not the folder of a finished run"):
         sparselt.runs.open(tmp_path)
     run = sparselt.runs.open(run_in(copied))
@@ -147,7 +152,41 @@ def test_show_gives_the_files_of_one_network(finished, capsys):
     assert main(["runs", "show", str(folder.parent)]) == 2
 
 
-def test_show_counts_and_lists_the_stages_of_a_run_that_has_not_ended(copied, capsys):
+@pytest.mark.parametrize("command", ["list", "show", "show --stages", "verify", "gc"])
+def test_lines_are_no_wider_than_the_terminal(command, finished, capsys, monkeypatch):
+    out = finished[0] / "runs"
+    name, *options = command.split()
+    asked = ["runs", name, str(run_in(out) if name == "show" else out), *options]
+    monkeypatch.chdir(finished[0])
+    said = {}
+    for columns in ("60", "80", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(asked) == 0
+        said[columns] = capsys.readouterr().out
+        assert max(map(len, said[columns].splitlines())) <= int(columns), said[columns]
+    if name == "show":
+        assert "train/" in said["200"] and "Not shown" not in said["200"]
+        assert "train/" not in said["60"] and "--json has all" in said["60"] and "0" in said["60"]
+
+
+def test_a_column_that_does_not_fit_is_cut_and_one_that_may_be_spared_is_named(capsys, monkeypatch):
+    lines = [("imp", "of=imp between=copies", "store/train/0123"), ("dense", "", "store/train/4567")]
+    given = ("variant", "condition", "weights"), lines, ("weights",), "condition"
+    shown = {}
+    for columns in ("48", "28", "20"):
+        monkeypatch.setenv("COLUMNS", columns)
+        print_table(*given)
+        shown[columns] = capsys.readouterr().out.splitlines()
+    assert shown["48"] == [
+        "variant  condition              weights",
+        "imp      of=imp between=copies  store/train/0123",
+        "dense                           store/train/4567",
+    ]
+    assert shown["28"][:3] == ["variant  condition", "imp      of=imp between=cop…", "dense"]
+    assert "Not shown" in shown["28"][3] and shown["20"][1] == "imp      of=imp bet…"
+
+
+def test_show_counts_and_lists_the_stages_of_a_run_that_has_not_ended(copied, capsys, monkeypatch):
     folder = run_in(copied)
     shutil.rmtree(copied / "store" / "path")
     training = sorted(copied.glob("store/train/*"))[0]
@@ -164,6 +203,7 @@ def test_show_counts_and_lists_the_stages_of_a_run_that_has_not_ended(copied, ca
     assert {state for stage, state in states.items() if stage.startswith("path/")} == {"to do"}
     (claim.folder / "progress-1").write_text("")
     claim.leave(keep=True)
+    monkeypatch.setenv("COLUMNS", "120")
     assert main(["runs", "show", str(folder), "--stages"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("begun")]
     assert len(lines) == 1 and f"train/{training.name}" in lines[0] and "replicate" in lines[0]
