@@ -53,6 +53,8 @@ def run_command(name: str, given: Sequence[str], prog: str) -> int:
             command = getattr(import_module(module), attribute)
             if not isinstance(command, type):  # a function that parses its own arguments
                 return command(given, prog)
+            if hasattr(command, "check_given"):
+                command.check_given(given)
             import tyro
 
             from sparselt.cli.parsing import NUMBERS

@@ -72,6 +72,24 @@ class Reproduce:
     list: bool = False
     """Show the settings and experiments and stop."""
 
+    @classmethod
+    def check_given(cls, given: Sequence[str]) -> None:
+        """Raises a SettingError for a value of a setting that is given as an option, such as `--lr 0.1`."""
+        options = {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(cls)}
+        for place, argument in enumerate(given):
+            option, equals, text = argument.partition("=")
+            if not option.startswith("--") or option.replace("_", "-") in options:
+                continue
+            from sparselt.experiments import known_experiments
+            from sparselt.experiments.setting import Setting
+            from sparselt.experiments.values import rules
+
+            name = option[2:].replace("-", "_")
+            kinds = [Setting, *(e.options for e in known_experiments().values() if e.options is not None)]
+            if any(name in rules(kind) for kind in kinds):
+                value = text if equals else " ".join(given[place + 1 : place + 2])
+                raise SettingError(f"{option} is a value of a setting; expected --set {name}={value}")
+
     def run(self, given: Sequence[str]) -> int:
         """Runs the command; returns the exit code: 1 for a stage that failed, 130 after Ctrl-C, 143 after SIGTERM."""
         if self.list:

@@ -104,6 +104,8 @@ def empty_folder(tmp_path, monkeypatch):
         ([DIGITS, "--workers", "10000"], ["workers is 10000"]),
         ([DIGITS, "--set", "scope=local"], ["scope is 'local'", "global, layerwise"]),
         ([DIGITS, "--set", "model=resnet9"], ["unknown model 'resnet9'"]),
+        ([DIGITS, "--lr", "0.1"], ["--lr is a value of a setting; expected --set lr=0.1"]),
+        ([DIGITS, "--stability-levels=3"], ["expected --set stability_levels=3"]),
         ([DIGITS, "--set", "model=resnet50"], ["resnet50", "3 channels"]),
         ([DIGITS, "--set", "batch_size=2000"], ["batch_size is 2000", "1297"]),
         ([DIGITS, "--set", "train_count=100"], ["train_count is 100", "1297"]),
