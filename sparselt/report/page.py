@@ -9,7 +9,7 @@ from typing import Any
 
 from sparselt.report.charts import chart_json, packed_plotly
 from sparselt.report.claims import claims, claims_table, counted, notes, standing
-from sparselt.report.data import DEFAULT_SOURCES, Drawing, Sections
+from sparselt.report.data import DEFAULT_SOURCES, Drawing, Sections, leads
 from sparselt.report.drawing import COLOURS, GREY, INK
 from sparselt.report.others import others_tables, others_titles
 from sparselt.report.run import SAMPLES, Run, costs, statement
@@ -122,7 +122,7 @@ def _contents(run: Run, sections: Sections) -> dict[str, Any]:
         "data": data,
         "record": record,
         "statement": statement(record),
-        "leads": [section.lead for section in sections.values() if section.lead and section.lead.concerns(data)],
+        "leads": leads(data, sections),
         "claims": claims_table(found),
         "verdicts": counted(found),
         "standing": standing(record) if found else "",

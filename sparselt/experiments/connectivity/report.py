@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from sparselt.experiments.imp.lead import LEAD
 from sparselt.experiments.imp.levels import agreements, levels
 from sparselt.report import drawing as draw
 from sparselt.report.data import Chart, Claim, Data, Drawing, Section, listed, once
@@ -115,7 +116,9 @@ def claims(data: Data) -> Iterator[Claim]:
         )
 
 
-SECTION = Section("Connectivity of distant levels, and of copies in another data order", drawings, findings, claims)
+SECTION = Section(
+    "Connectivity of distant levels, and of copies in another data order", drawings, findings, claims, lead=LEAD
+)
 
 
 def _coincidence(data: Data) -> Iterator[Claim]:

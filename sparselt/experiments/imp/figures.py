@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sparselt.experiments.imp.levels import CONTROLS, Level, levels
+from sparselt.experiments.imp.levels import CONTROLS, Level, levels, measured_by
 from sparselt.report import drawing as draw
 from sparselt.report.data import Chart, Data, Drawing
 from sparselt.report.rules import STABLE
@@ -41,7 +41,7 @@ def lead_drawings(data: Data) -> dict[str, Drawing]:
             "controls in grey. Grey line: the dense mean; grey band: up to ε above it. A mean in the band, or below, "
             "matches.",
             _chart_by_density(data, _rewound(data)),
-            "imp, metric test_error",
+            f"{measured_by(data)}, metric test_error",
         ),
         "error_along_path": (
             error_along_path(data),

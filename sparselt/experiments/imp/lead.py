@@ -127,8 +127,10 @@ def _coincidence(data: Data) -> str:
     found, summary = agreements(data), levels(data)
     if not found:
         takes = "no pair of levels above level 0 has all it takes."
-        if summary.threshold is None or not any(entry.barrier for entry in summary.levels):
-            takes = "it takes barriers and at least two dense runs."
+        if not any(entry.barrier for entry in summary.levels):
+            takes = "it takes barriers between levels, which the experiment connectivity measures."
+        elif summary.threshold is None:
+            takes = "it takes at least two dense runs, none of them diverged."
         return f"The finding of Paul et al. 2022, {claim}, cannot be judged here: {takes}"
     pairs, agreeing = sum(a.pairs for a in found), sum(a.agreeing for a in found)
     beside = sum(a.agreeing for a in agreements(data, STABLE.value))
