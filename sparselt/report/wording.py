@@ -7,6 +7,9 @@ from sparselt.report.statistic import Statistic
 
 DIVERGED_MARK = "†"
 
+DASHES = "Lines: means over replicates; short dashes, in the PNG and SVG: single replicates."
+"""The caption of lines drawn by `drawing.dashes`; true of their interactive version, too."""
+
 
 def percent(fraction: float) -> str:
     """A density as a percentage of weights remaining: 100%, 51.2%, 6.87%, 0.0123%, 0%."""

@@ -29,7 +29,7 @@ from sparselt.report.rules import (
     no_barrier,
 )
 from sparselt.report.statistic import Values, averaged
-from sparselt.report.wording import count, mean_and_std, percent, points
+from sparselt.report.wording import DASHES, count, mean_and_std, percent, points
 
 PAUL = "Paul et al. 2022 (Unmasking)"
 LMC = "Frankle et al. 2020 (Linear Mode Connectivity)"
@@ -68,7 +68,7 @@ def drawings(data: Data) -> dict[str, Drawing]:
             "Instability to SGD noise",
             "Two copies of a network start from the same step and differ in data order and augmentation. Instability: "
             "the largest error on the straight line between their solutions, minus the mean of their own errors. "
-            f"Lines: means; short dashes: replicates. Dashed line: the {points(STABLE.value, 0)} points below "
+            f"{DASHES} Dashed line: the {points(STABLE.value, 0)} points below "
             "which Linear Mode Connectivity (Frankle et al. 2020) speaks of stability.",
             chart,
         )
