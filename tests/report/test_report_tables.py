@@ -11,7 +11,7 @@ from rich.console import Console
 
 from sparselt.experiments import EXPERIMENTS
 from sparselt.experiments.sections import sections_of
-from sparselt.report import console_summary
+from sparselt.report import console_summary, write_report
 from sparselt.report.drawing import _apart
 from sparselt.report.wording import count, duration, listing, percent, points, ranges
 
@@ -96,3 +96,13 @@ def test_labels_move_apart_and_only_where_they_must(places, gap):
     assert sum(moved) == pytest.approx(sum(places))
     if all(after - before >= gap for before, after in pairwise(places)):
         assert moved == pytest.approx(places)
+
+
+def test_the_table_of_a_run_without_barriers_has_no_column_for_them(tmp_path, invent):
+    folder = invent.run(tmp_path, invent.rows(levels=2, replicates=2, connectivity=False))
+    text, page = printed(folder, 100), write_report(folder, sections_of(EXPERIMENTS)).read_text()
+    heading = next(line for line in text.splitlines() if line.startswith("level"))
+    assert heading.split() == ["level", "weights", *["error", "%"] * 3]
+    assert "the barrier is that to the next level" not in text and ">barrier, points<" not in page
+    with_barriers = invent.run(tmp_path / "both", invent.rows(levels=2, replicates=2))
+    assert "barrier" in next(line for line in printed(with_barriers, 100).splitlines() if line.startswith("level"))

@@ -172,7 +172,8 @@ def _controls(summary: Levels) -> list[str]:
 
 def _notes(summary: Levels) -> list[str]:
     """The dense error, what the marks mean, what cannot be judged."""
-    what = "Mean ± standard deviation over replicates; the barrier is that to the next level."
+    what = "Mean ± standard deviation over replicates"
+    what += "; the barrier is that to the next level." if any(entry.barrier for entry in summary.levels) else "."
     most = max((entry.error.n for entry in summary.levels if entry.level > 0), default=0)
     if 0 < most < summary.dense.n:
         what += f" Level 0 is of {summary.dense.n} dense networks, the others of {count(most, 'replicate')}."
@@ -193,7 +194,8 @@ def _level_table(summary: Levels, steps: Sequence[int], width: int | None) -> Ta
     names = ("error %", "barrier, points") if width is None else ("error %", "barrier")
     groups = [(f"rewound to {step:,}" if width is None else f"rewind {step}", 2) for step in steps]
     faint = range(3, 3 + 2 * len(steps), 2)
-    return Table(("level", "weights", *names * len(steps)), lines, groups=[("", 2), *groups], faint=faint)
+    table = Table(("level", "weights", *names * len(steps)), lines, groups=[("", 2), *groups], faint=faint)
+    return table.without_empty_columns()
 
 
 def _cells(entry: Level | None, width: int | None) -> tuple[str, str]:
@@ -219,4 +221,5 @@ def _control_table(summary: Levels, width: int | None) -> list[Table]:
         lines.append((str(control.level), percent(control.density), step, *errors))
     error = ", error %" if width is None else "\nerror %"
     names = [f"{name}{error}" for name in ("IMP", *(CONTROLS[variant] for variant in variants))]
-    return [Table(("level", "weights", "rewind", *names), lines, title="Controls")] if lines else []
+    table = Table(("level", "weights", "rewind", *names), lines, title="Controls")
+    return [table.without_empty_columns()] if lines else []
