@@ -62,6 +62,21 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
+def every(number: int, noun: str) -> str:
+    """`the only level`, `all 12 levels`."""
+    return f"the only {noun}" if number == 1 else f"all {count(number, noun)}"
+
+
+def verb(number: int, one: str, many: str) -> str:
+    """The form of a verb, or of a pronoun, after a number: `is` after 1, `are` after 0 and 12."""
+    return one if number == 1 else many
+
+
+def in_unit(number: int, unit: str) -> str:
+    """`1 mask`, `62,400 steps`, of a unit in the plural."""
+    return f"{number:,} {unit.removesuffix('s') if number == 1 else unit}"
+
+
 def duration(seconds: float) -> str:
     """`0.4 s`, `42 s`, `12 min 05 s`, `3 h 20 min`."""
     if seconds < 10:

@@ -13,7 +13,7 @@ from sparselt.experiments import EXPERIMENTS
 from sparselt.experiments.sections import sections_of
 from sparselt.report import console_summary, write_report
 from sparselt.report.drawing import _apart
-from sparselt.report.wording import count, duration, listing, percent, points, ranges
+from sparselt.report.wording import count, duration, every, in_unit, listing, percent, points, ranges, verb
 
 
 def printed(folder, width):
@@ -87,6 +87,12 @@ def test_numbers_read_as_in_the_papers():
         "12 min 05 s",
         "3 h 20 min",
     ]
+
+
+def test_words_follow_their_number():
+    assert [every(1, "pair"), every(12, "pair")] == ["the only pair", "all 12 pairs"]
+    assert [verb(n, "is", "are") for n in (0, 1, 2)] == ["are", "is", "are"]
+    assert [in_unit(1, "masks"), in_unit(2, "masks"), in_unit(62400, "steps")] == ["1 mask", "2 masks", "62,400 steps"]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8).map(sorted), st.floats(0.01, 0.2))

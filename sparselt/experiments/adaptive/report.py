@@ -14,7 +14,7 @@ from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
 from sparselt.report.results import conditions
 from sparselt.report.rules import LESS_COMPUTATION, below, dense_errors, epsilon, lower
 from sparselt.report.statistic import Statistic, Values
-from sparselt.report.wording import count, percent
+from sparselt.report.wording import count, every, percent
 
 PAPER = "Paul et al. 2022 (Unmasking)"
 _LOOKS = {"fixed": draw.Look("fixed", draw.COLOURS[1], "o"), "adaptive": draw.Look("adaptive", draw.COLOURS[0], "D")}
@@ -146,8 +146,7 @@ def _unmet(data: Data) -> Iterator[str]:
     pruned = {(row.replicate, row.level): row.value for row in data.select(experiment="adaptive", metric="fraction")}
     short = [row for row in largest if row.value < pruned.get((row.replicate, row.level), 0.0)]
     if largest and not short:
-        number = count(len(largest), "pruning")
-        yield f"At all {number} the fraction pruned keeps the training loss below the threshold."
+        yield f"At {every(len(largest), 'pruning')} the fraction pruned keeps the training loss below the threshold."
     elif largest:
         yield (
             f"At {len(short)} of {count(len(largest), 'pruning')} no fraction that high keeps the training loss below "

@@ -11,7 +11,7 @@ from sparselt.report import drawing as draw
 from sparselt.report.data import Chart, Data, Drawing
 from sparselt.report.rules import STABLE
 from sparselt.report.statistic import Statistic, Values
-from sparselt.report.wording import DASHES, listing, percent, points
+from sparselt.report.wording import DASHES, count, listing, percent, points
 
 VARIANTS = {
     "shuffled": draw.Look("shuffled weights", draw.GREY, "x", "none"),
@@ -247,8 +247,8 @@ def _unequal_numbers(data: Data) -> str:
     if dense.n in (0, len(paths)):
         return ""
     return (
-        f" The dense mean is that of {dense.n} networks, of which the paths start from {len(paths)}: they need not "
-        "start on the grey line."
+        f" The dense mean is that of {count(dense.n, 'network')}, of which the paths start from {len(paths)}: they "
+        "need not start on the grey line."
     )
 
 

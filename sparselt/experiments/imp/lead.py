@@ -11,7 +11,7 @@ from sparselt.report.data import Data, Lead
 from sparselt.report.rules import STABLE
 from sparselt.report.statistic import Statistic
 from sparselt.report.table import MARK, Table
-from sparselt.report.wording import DIVERGED_MARK, count, mean_and_std, percent, points, ranges
+from sparselt.report.wording import DIVERGED_MARK, count, every, mean_and_std, percent, points, ranges
 
 _WIDE = 108  # columns from which standard deviations stand apart and barriers have theirs
 
@@ -134,13 +134,14 @@ def _coincidence(data: Data) -> str:
         return f"The finding of Paul et al. 2022, {claim}, cannot be judged here: {takes}"
     pairs, agreeing = sum(a.pairs for a in found), sum(a.agreeing for a in found)
     beside = sum(a.agreeing for a in agreements(data, STABLE.value))
+    coincide = every(pairs, "pair") if agreeing == pairs else f"{agreeing} of {count(pairs, 'pair')}"
     separated = sum(len(a.matching_separated) + len(a.failing_separated) for a in found)
     failing = sum(len(a.failing_connected) + len(a.failing_separated) for a in found)
     text = (
         f"Paul et al. 2022 find {claim} (level 0 apart). Counting a mean barrier up to "
         f"ε = {points(summary.epsilon or 0.0)} points as none, the two coincide at "
-        f"{'all' if agreeing == pairs else f'{agreeing} of'} {count(pairs, 'pair')} of levels here (at {beside} if "
-        f"barriers up to the {STABLE.text} of Linear Mode Connectivity count as none)."
+        f"{coincide} of levels here (at {beside} if barriers up to the {STABLE.text} of Linear Mode Connectivity count "
+        "as none)."
     )
     text += _exceptions("Connected although not both match", {a.rewind_step: a.failing_connected for a in found})
     text += _exceptions("Separated although both match", {a.rewind_step: a.matching_separated for a in found})

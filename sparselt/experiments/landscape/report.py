@@ -31,7 +31,7 @@ from sparselt.report.rules import (
     judged_step,
 )
 from sparselt.report.statistic import Statistic, Values
-from sparselt.report.wording import count, percent, ranges
+from sparselt.report.wording import count, percent, ranges, verb
 
 PAPER = "Paul et al. 2022 (Unmasking)"
 SPARSE = 2 * DENSITY
@@ -117,8 +117,8 @@ def _next_solutions(data: Data) -> Iterator[Claim]:
     yield coincidence([*tables.values()], replicates).claim(
         PAPER,
         "the next solution lies in the LCS-set of w(L) if and only if IMP succeeds (here: level 0 apart; Fig. 3)",
-        f"of {count(both + outside, 'pair')} that match {both} inside, of {inside + neither} that do not {neither} "
-        "outside",
+        f"of {count(both + outside, 'pair')} that {verb(both + outside, 'matches', 'match')} {both} inside, of "
+        f"{inside + neither} that {verb(inside + neither, 'does', 'do')} not {neither} outside",
     )
 
 
