@@ -45,6 +45,8 @@ GLOSSARY = {
 }
 """Words of the papers that a page uses."""
 
+_LEAST_SCALE = 0.8  # pixels for each of a figure's points: narrower, its letters could not be read, so it scrolls
+
 _FILES = ("results.csv", "results.json", "ledger.csv", "record.json", "figures")
 
 
@@ -169,8 +171,9 @@ def _inline(name: str, drawing: str, label: str) -> str:
     """An SVG file as part of a page: in the page's colours, without a preamble, with ids of its own."""
     svg = drawing[drawing.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    size = re.findall(r'viewBox="[^"]*"', svg)[0]
-    svg = re.sub(r"<svg[^>]*>", f'<svg role="img" aria-label="{escape(label)}" {size}>', svg, count=1)
+    size, width = re.findall(r'(viewBox="0 0 ([\d.]+) [^"]*")', svg)[0]
+    least = f'style="min-width: {_LEAST_SCALE * float(width):.0f}px"'
+    svg = re.sub(r"<svg[^>]*>", f'<svg role="img" aria-label="{escape(label)}" {size} {least}>', svg, count=1)
     svg = re.sub(r'<g id="patch_1">.*?</g>', "", svg, count=1, flags=re.DOTALL)  # the white sheet behind the figure
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     for place, colour in enumerate(COLOURS):
