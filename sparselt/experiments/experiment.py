@@ -43,6 +43,10 @@ class Experiment:
         for name in ("measure", "unsupported_reason"):
             if not callable(found := getattr(self, name)):
                 raise SettingError(f"Experiment: {name} is {found!r}; expected a function")
+        if not (isinstance(self.rests_on, Mapping) and all(map(callable, self.rests_on.values()))):
+            raise SettingError(
+                f"Experiment: rests_on is {self.rests_on!r}; expected functions by name of an experiment"
+            )
         for name, kind in (("paper", str), ("report", str), ("order", int)):
             if not isinstance(found := getattr(self, name), kind):
                 raise SettingError(f"Experiment: {name} is {found!r}; expected a {kind.__name__}")

@@ -100,10 +100,14 @@ def notes(found: Sequence[Claim], data: Data) -> list[str]:
         "agrees: p < 0.05, the chance of measurements at least so favourable if the finding did not hold; does not "
         "agree: the contrary has p < 0.05; cannot be seen at this scale: neither, or both; not judged: nothing was "
         "tested, and the statistic says why. ± is the standard deviation over replicates, ε that of the dense error.",
-        f"Each verdict is that of its row alone. Corrected for {every(len(tests), 'test')} of this page, {kept[0]} of "
-        f"the {agreeing} that {verb(agreeing, 'agrees', 'agree')} {verb(kept[0], 'keeps', 'keep')} p < 0.05 by Holm, "
-        f"{kept[1]} by Benjamini and Hochberg (BH).",
+        "Each verdict is that of its row alone.",
     ]
+    if agreeing:
+        texts[-1] += (
+            f" Corrected for {every(len(tests), 'test')} of this page, {kept[0]} of the {agreeing} that "
+            f"{verb(agreeing, 'agrees', 'agree')} {verb(kept[0], 'keeps', 'keep')} p < 0.05 by Holm, {kept[1]} by "
+            "Benjamini and Hochberg (BH)."
+        )
     images, dense = (data.record.get("evaluation") or {}).get("count"), rules.dense_errors(data).mean
     if images:
         text = f"One of the {images:,} test images is {points(1 / images)} points"

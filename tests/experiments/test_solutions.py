@@ -2,7 +2,8 @@
 
 import pytest
 
-from sparselt.experiments import EXPERIMENTS
+from sparselt.errors import SettingError
+from sparselt.experiments import EXPERIMENTS, Experiment, Measurement
 from sparselt.experiments.rounds import measured
 from sparselt.stages.train import Train
 
@@ -39,3 +40,21 @@ def test_beside_imp_nothing_is_measured_twice(bench):
     lab = bench.lab(grids=GRIDS)
     own = [m for name in ("imp", "connectivity", "landscape", "flatness") for m in EXPERIMENTS[name](lab)]
     assert [m.cells for m in found] == [m.cells for m in own]
+
+
+def test_an_experiment_of_ones_own_rests_on_another_under_its_own_name(bench):
+    def driver(lab):
+        """Nothing of its own but the dense network's copy."""
+        yield Measurement("mine", "copy", 0, None, 0, lab.training(lab.seeds(0, 0, data_order_copy=1), label="copy"))
+
+    def ticket(lab, name):
+        yield Measurement(name, "imp", 0, 0, 1, lab.ticket(0, 0, 1))
+
+    mine = Experiment(driver, "nobody", rests_on={"imp": ticket})
+    alone = measured({"mine": mine}, bench.lab())
+    assert [(m.experiment, m.variant) for m in alone] == [("mine", "copy"), ("mine", "imp")]
+    beside = measured({"imp": EXPERIMENTS["imp"], "mine": mine}, bench.lab())
+    assert [m.variant for m in beside if m.experiment == "mine"] == ["copy"]
+    for wrong in ("imp", {"imp": "errors"}):
+        with pytest.raises(SettingError, match="rests_on is .*; expected functions by name"):
+            Experiment(driver, "nobody", rests_on=wrong)

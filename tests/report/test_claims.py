@@ -131,6 +131,7 @@ def test_each_p_stands_beside_those_corrected_for_the_tests_of_the_page_and_the_
     assert "for all 4 tests of this page, 1 of the 3 that agree keeps p < 0.05 by Holm, 3 by Benjamini" in many
     assert images.startswith("One of the 500 test images is 0.20 points. All replicates share")
     assert notes([claim(None, "not judged")], data) == [] == notes([], data)
+    assert notes([claim(0.5, "does not agree")], data)[1] == "Each verdict is that of its row alone."
     assert "Corrected for the only test of this page, 1 of the 1 that agrees keeps p" in notes([claim(0.01)], data)[1]
 
 
