@@ -56,5 +56,5 @@ def test_an_experiment_of_ones_own_rests_on_another_under_its_own_name(bench):
     beside = measured({"imp": EXPERIMENTS["imp"], "mine": mine}, bench.lab())
     assert [m.variant for m in beside if m.experiment == "mine"] == ["copy"]
     for wrong in ("imp", {"imp": "errors"}):
-        with pytest.raises(SettingError, match="rests_on is .*; expected functions by name"):
+        with pytest.raises(SettingError, match=r"rests_on is .*; expected functions by name"):
             Experiment(driver, "nobody", rests_on=wrong)
