@@ -41,8 +41,10 @@ def chart_json(drawing: Drawing) -> str:
         return ""
     traces = [trace for look, points in chart.lines for trace in _traces(look, points)]
     axes = drawing.figure.axes[0]
+    # Of panels one above the other the lowest has the names of the places.
+    below = max(axes.get_shared_x_axes().get_siblings(axes), key=drawing.figure.axes.index)
     layout = {
-        "xaxis": _axis(axes, "x") | {"unifiedhovertitle": {"text": " "}},
+        "xaxis": _axis(below, "x") | {"unifiedhovertitle": {"text": " "}},
         "yaxis": _axis(axes, "y"),
         "shapes": _shapes(chart),
         "hovermode": "x unified",

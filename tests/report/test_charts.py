@@ -72,6 +72,14 @@ def test_axes_and_the_matching_band_are_those_of_the_figure(rows):
     assert (line["type"], line["y0"], line["y1"]) == ("line", band["y0"], band["y0"]) and band["line"]["width"] == 0
 
 
+def test_a_chart_of_a_figure_in_two_panels_has_the_names_of_its_places(rows):
+    drawing = lead_drawings(Data(rows, {}))["error_along_path"]
+    assert len(drawing.figure.axes) == 2
+    axis = json.loads(chart_json(drawing))["layout"]["xaxis"]
+    assert axis["title"]["text"] == "level, with weights remaining in %"
+    assert axis["ticktext"] == ["0<br>100", "1<br>80.0", "2<br>64.0", "3<br>51.2"]
+
+
 def test_hollow_markers_are_hollow(rows):
     drawing = lead_drawings(Data(rows, {}))["barriers"]
     look, points = drawing.chart.lines[0]
