@@ -10,7 +10,7 @@ from rich.table import Table
 
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import Setting
-from sparselt.report.wording import count
+from sparselt.report.wording import count, in_unit, verb
 from sparselt.runs.edited import edited
 from sparselt.runs.estimate import Speed
 from sparselt.runs.ledger import Entry
@@ -40,26 +40,27 @@ def print_plan(
     table.add_column("units to do", justify="right")
     for total in plan.totals(store):
         to_do = total.stages - total.found
-        units = f"{total.work:,} {total.unit}" if to_do else "–"
+        units = in_unit(total.work, total.unit) if to_do else "–"
         table.add_row(total.title, str(total.stages), str(total.found), str(to_do), units)
     console.print(table)
     distinct, alone = len(plan.trainings()), trainings_alone(measurements)
     console.print(
-        f"{distinct} trainings serve all curves; each curve trained alone would take {alone} "
-        f"({alone - distinct} are shared).",
+        f"{count(distinct, 'training')} {verb(distinct, 'serves', 'serve')} all curves; each curve trained alone would "
+        f"take {alone} ({alone - distinct} {verb(alone - distinct, 'is', 'are')} shared).",
         highlight=False,
     )
     missing = plan.missing(store)
     again = sum(isinstance(stage, Train) and not stage.outputs <= _made(store, stage) for stage in missing)
     if again:
         console.print(
-            f"{again} of those to do were trained before, and are again for checkpoints that were not kept.",
+            f"{again} of those to do {verb(again, 'was trained before, and is', 'were trained before, and are')} again "
+            "for checkpoints that were not kept.",
             highlight=False,
         )
     started = sum(isinstance(stage, Train) and store.started(stage) for stage in missing)
     if started:
         console.print(
-            f"{started} of those to do {'goes' if started == 1 else 'go'} on where the training was stopped.",
+            f"{started} of those to do {verb(started, 'goes', 'go')} on where the training was stopped.",
             highlight=False,
         )
     damaged = [stage.name for stage in missing if store.damaged(stage)]
@@ -111,8 +112,7 @@ def print_estimate(console: Console, seconds: float, basis: str, workers: int) -
     if not basis:
         console.print("No estimate: the workers that timed a few steps were killed (out of memory?).", style="yellow")
         return
-    noun = "worker" if workers == 1 else "workers"
-    console.print(f"Estimated time: {duration(seconds)} on {workers} {noun} (from {basis}).", highlight=False)
+    console.print(f"Estimated time: {duration(seconds)} on {count(workers, 'worker')} (from {basis}).", highlight=False)
 
 
 def print_places(console: Console, out: Path, name: str, protocol_shown: bool) -> None:
@@ -149,8 +149,8 @@ def print_schedules(
     console.print(
         f"Assumed, not measured: {assumed:,.0f} images a second in training, three times as many in evaluation, one "
         f"training a GPU; a preemption loses {SAVE / 2 / 60:.0f} min of work and {RESTART / 60:.0f} min until work "
-        f"goes on. More GPUs help until {duration(chain)}, the longest chain: {one_by_one:.0f} trainings, each of "
-        "which needs the one before it.",
+        f"goes on. More GPUs help until {duration(chain)}, the longest chain: {count(int(one_by_one), 'training')}, "
+        "each of which needs the one before it.",
         highlight=False,
     )
 
@@ -234,7 +234,8 @@ class ProgressDisplay:
         self._progress.stop()
         spent = duration(time.monotonic() - self._began)
         others = f", {self._elsewhere} by other runs" if self._elsewhere else ""
-        self._console.print(f"{self._trained} of {self._trainings} trainings done in {spent}{others}.", highlight=False)
+        done = f"{self._trained} of {count(self._trainings, 'training')}"
+        self._console.print(f"{done} done in {spent}{others}.", highlight=False)
 
     def progressed(self, stage: Stage, work: int) -> None:
         """A running stage has done part of its work."""

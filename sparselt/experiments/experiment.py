@@ -1,7 +1,7 @@
 """What an experiment is: measurements of a lab, the values that it varies, and how it is reported."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from sparselt import own
 from sparselt.errors import SettingError
@@ -21,6 +21,8 @@ class Experiment:
             once for every checkpoint it may want (`lab.checkpoint(…).stage`): a training is repeated for new outputs.
         paper: authors and year.
         unsupported_reason: why a setting cannot run it, as the end of a sentence; empty if it can.
+        rests_on: by the name of another experiment, a function that yields those of its measurements that this one's
+            report needs, under the name that it is given. They are made in runs without the other experiment.
         options: the dataclass of the values that it varies; None if it varies none of its own.
         report: a module with a `SECTION` (`sparselt.report.data.Section`), its part of the report; empty: the report
             lists its errors and paths plainly.
@@ -35,11 +37,16 @@ class Experiment:
     report: str = ""
     order: int = 100
     main: bool = False
+    rests_on: Mapping[str, Callable[[Lab, str], Iterator[Measurement]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("measure", "unsupported_reason"):
             if not callable(found := getattr(self, name)):
                 raise SettingError(f"Experiment: {name} is {found!r}; expected a function")
+        if not (isinstance(self.rests_on, Mapping) and all(map(callable, self.rests_on.values()))):
+            raise SettingError(
+                f"Experiment: rests_on is {self.rests_on!r}; expected functions by name of an experiment"
+            )
         for name, kind in (("paper", str), ("report", str), ("order", int)):
             if not isinstance(found := getattr(self, name), kind):
                 raise SettingError(f"Experiment: {name} is {found!r}; expected a {kind.__name__}")
@@ -63,6 +70,12 @@ class Experiment:
                     "the table of results a stage's numbers stand"
                 )
             yield measurement
+
+    def supporting(self, name: str, lab: Lab, beside: Collection[str]) -> Iterator[Measurement]:
+        """What this experiment, called `name`, rests on and none of the experiments `beside` it measures."""
+        for other, measure in self.rests_on.items():
+            if other not in beside:
+                yield from measure(lab, name)
 
     def reason_against(self, setting: Setting) -> str:
         """`unsupported_reason` of a setting, checked. SettingError: it raises, or gives something else than a text."""

@@ -104,8 +104,8 @@ def measured(experiments: Mapping[str, Experiment], lab: Lab) -> list[Measuremen
     """
     found: list[Measurement] = []
     cells: set[tuple] = set()
-    for name, experiment in experiments.items():
-        for m in _yielded(name, experiment, lab):
+    for name in experiments:
+        for m in _yielded(name, experiments, lab):
             if m.experiment != name:
                 raise SettingError(
                     f"experiment {name} yields a Measurement of experiment {m.experiment!r}, whose figures would show "
@@ -129,10 +129,11 @@ def plan_of(measurements: Iterable[Measurement]) -> Plan:
     return Plan(stage for measurement in measurements for stage in measurement.stages)
 
 
-def _yielded(name: str, experiment: Experiment, lab: Lab) -> Iterator[Measurement]:
-    """The measurements of one experiment. An error in its driver names the experiment."""
+def _yielded(name: str, experiments: Mapping[str, Experiment], lab: Lab) -> Iterator[Measurement]:
+    """The measurements of one experiment, and what it rests on. An error in its driver names the experiment."""
     try:
-        yield from experiment(lab)
+        yield from experiments[name](lab)
+        yield from experiments[name].supporting(name, lab, experiments)
     except SparseltError:
         raise
     except Exception as error:

@@ -33,7 +33,7 @@ from sparselt.experiments.threads import with_threads
 from sparselt.experiments.values import nearest, rules
 from sparselt.experiments.where import Where, check_gpu, check_out, check_simulation, pool_of
 from sparselt.report import report
-from sparselt.report.wording import count
+from sparselt.report.wording import count, verb
 from sparselt.runs.devices import cpu_has_bfloat16
 from sparselt.runs.estimate import Speed, assumed_speed, estimate
 from sparselt.runs.inventory import note_plan
@@ -190,7 +190,8 @@ def run(
         if failed:
             skipped = sum(entry.status == "skipped" for entry in entries)
             console.print(
-                f"\n{count(len(failed), 'stage')} failed, and {skipped} that need them were skipped; the rest is kept. "
+                f"\n{count(len(failed), 'stage')} failed, and {skipped} that {verb(skipped, 'needs', 'need')} "
+                f"{verb(len(failed), 'it', 'them')} {verb(skipped, 'was', 'were')} skipped; the rest is kept. "
                 f"{_advice(entries)}",
                 style="red",
             )

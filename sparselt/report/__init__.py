@@ -110,17 +110,13 @@ def write_markdown(folder: str | Path, path: str | Path, sections: "Sections", f
 def console_summary(folder: "str | Path | Run", console: "Console", sections: "Sections") -> None:
     """Print the tables of a run and the papers' findings, as wide as the console allows, and where its files are."""
     from sparselt.report.claims import claims, claims_in_terminal, notes, standing
+    from sparselt.report.data import leads
     from sparselt.report.others import others_tables
     from sparselt.report.run import Run, on_validation, read_run
 
     run = folder if isinstance(folder, Run) else read_run(folder)
     data = run.data
-    tables = [
-        table
-        for section in sections.values()
-        if section.lead and section.lead.concerns(data)
-        for table in section.lead.tables(data, console.width)
-    ]
+    tables = [table for lead in leads(data, sections) for table in lead.tables(data, console.width)]
     tables += [table for section in sections.values() for table in section.tables(data)]
     others = others_tables(data, sections)
     for table in [*tables, *others]:

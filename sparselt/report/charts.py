@@ -41,8 +41,10 @@ def chart_json(drawing: Drawing) -> str:
         return ""
     traces = [trace for look, points in chart.lines for trace in _traces(look, points)]
     axes = drawing.figure.axes[0]
+    # Of panels one above the other the lowest has the names of the places.
+    below = max(axes.get_shared_x_axes().get_siblings(axes), key=drawing.figure.axes.index)
     layout = {
-        "xaxis": _axis(axes, "x") | {"unifiedhovertitle": {"text": " "}},
+        "xaxis": _axis(below, "x") | {"unifiedhovertitle": {"text": " "}},
         "yaxis": _axis(axes, "y"),
         "shapes": _shapes(chart),
         "hovermode": "x unified",
@@ -73,7 +75,7 @@ def _traces(look: Look, points: Mapping[float, Values]) -> Iterator[dict[str, An
         return
     colour = f"var(--series-{COLOURS.index(look.colour)})" if look.colour in COLOURS else "var(--grey)"
     means = {place: values.statistic for place, values in finite.items()}
-    symbol = _SYMBOLS.get(look.marker, "circle")
+    symbol = _SYMBOLS.get(look.marker, "circle") + ("-open" if look.hollow else "")
     style: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers" if look.line == "none" else "lines+markers" if look.marker else "lines",
@@ -127,13 +129,16 @@ def _axis(axes: "Axes", of: str) -> dict[str, Any]:
 
 
 def _shapes(chart: Chart) -> list[dict[str, Any]]:
-    """Behind the lines: the dense mean and the band up to ε above it; the limit."""
+    """Behind the lines: the dense mean, a line, and the band up to ε above it; the limit."""
     grey = {"xref": "paper", "x0": 0, "x1": 1, "layer": "below", "line": {"width": 1, "color": "var(--grey)"}}
     shapes: list[dict[str, Any]] = []
     if chart.dense is not None and chart.dense.n:
         low, high = chart.dense.mean, chart.dense.mean if chart.dense.limit is None else chart.dense.limit
         band = {"type": "rect", "y0": _number(low), "y1": _number(high), "fillcolor": "var(--grey)", "opacity": 0.3}
-        shapes.append(grey | band)
+        shapes += [
+            grey | band | {"line": {"width": 0}},
+            grey | {"type": "line", "y0": _number(low), "y1": _number(low)},
+        ]
     if chart.limit is not None:
         at = _number(chart.limit)
         shapes.append(grey | {"type": "line", "y0": at, "y1": at, "line": {"color": "var(--grey)", "dash": "dash"}})

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from sparselt.report import rules
 from sparselt.report.data import Claim, Data, Sections
 from sparselt.report.table import Table
-from sparselt.report.wording import count, listing, p_text, points
+from sparselt.report.wording import count, every, listing, p_text, points, verb
 
 _SHORT = {
     "agrees": ("agrees", "bold green"),
@@ -16,10 +16,10 @@ _SHORT = {
     "not judged": ("not judged", "dim"),
 }
 _COUNTED = {
-    "agrees": "agree with the paper",
-    "does not agree": "do not agree",
-    "cannot be seen at this scale": "cannot be seen at this scale",
-    "not judged": "were not judged",
+    "agrees": ("agrees with the paper", "agree with the paper"),
+    "does not agree": ("does not agree", "do not agree"),
+    "cannot be seen at this scale": ("cannot be seen at this scale",) * 2,
+    "not judged": ("was not judged", "were not judged"),
 }
 
 
@@ -50,7 +50,7 @@ def claims_table(found: Sequence[Claim]) -> Table:
 def counted(found: Sequence[Claim]) -> str:
     """How many claims have which verdict, in a sentence."""
     number = Counter[str](claim.verdict for claim in found)
-    kinds = [f"{number[name]} {text}" for name, text in _COUNTED.items() if number[name]]
+    kinds = [f"{number[name]} {verb(number[name], *forms)}" for name, forms in _COUNTED.items() if number[name]]
     return f"Of {count(len(found), 'finding')}, {listing(kinds)}."
 
 
@@ -100,9 +100,14 @@ def notes(found: Sequence[Claim], data: Data) -> list[str]:
         "agrees: p < 0.05, the chance of measurements at least so favourable if the finding did not hold; does not "
         "agree: the contrary has p < 0.05; cannot be seen at this scale: neither, or both; not judged: nothing was "
         "tested, and the statistic says why. ± is the standard deviation over replicates, ε that of the dense error.",
-        f"Each verdict is that of its row alone. Corrected for all {len(tests)} tests of this page, {kept[0]} of the "
-        f"{agreeing} that agree keep p < 0.05 by Holm, {kept[1]} by Benjamini and Hochberg (BH).",
+        "Each verdict is that of its row alone.",
     ]
+    if agreeing:
+        texts[-1] += (
+            f" Corrected for {every(len(tests), 'test')} of this page, {kept[0]} of the {agreeing} that "
+            f"{verb(agreeing, 'agrees', 'agree')} {verb(kept[0], 'keeps', 'keep')} p < 0.05 by Holm, {kept[1]} by "
+            "Benjamini and Hochberg (BH)."
+        )
     images, dense = (data.record.get("evaluation") or {}).get("count"), rules.dense_errors(data).mean
     if images:
         text = f"One of the {images:,} test images is {points(1 / images)} points"

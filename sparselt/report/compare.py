@@ -13,7 +13,7 @@ from sparselt.report.data import Claim, Sections
 from sparselt.report.run import Run, read_run
 from sparselt.report.statistic import Values
 from sparselt.report.table import Table
-from sparselt.report.wording import count, listing, p_text
+from sparselt.report.wording import count, listing, p_text, verb
 
 _COMPARED = ("test_error", "barrier")
 _MOST = 15
@@ -96,8 +96,10 @@ def _verdicts(names: Sequence[str], found: Sequence[Sequence[Claim]]) -> tuple[T
             opposite = {"agrees", "does not agree"} <= kinds
             counted["same" if len(kinds) == 1 else "opposite" if opposite else "other"] += 1
     text = (
-        f"Of {count(sum(counted.values()), 'finding')} that all judge, {counted['same']} have the same verdict in all, "
-        f"{counted['opposite']} agree in one and do not in another, and {counted['other']} can be seen in some only."
+        f"Of {count(sum(counted.values()), 'finding')} that all judge, {counted['same']} "
+        f"{verb(counted['same'], 'has', 'have')} the same verdict in all, {counted['opposite']} "
+        f"{verb(counted['opposite'], 'agrees in one and does', 'agree in one and do')} not in another, and "
+        f"{counted['other']} can be seen in some only."
     )
     return Table(("paper", "finding", *names), lines, text=2 + len(names)), text
 
@@ -134,9 +136,10 @@ def _differences(first: Run, second: Run) -> tuple[Table, str]:
     mean = math.fsum(b.mean - a.mean for _, _, a, b in tested) / len(tested)
     how = "Student's test of paired differences" if paired else "Welch's test"
     note = (
-        f"{len(tested):,} mean errors and barriers were compared, by {how}, two-sided; the table has the {len(lines)} "
-        f"of smallest p. {below} have p < 0.05, where chance gives about {0.05 * len(tested):.0f}; corrected for their "
-        f"number, {kept[0]} keep it by Holm and {kept[1]} by Benjamini and Hochberg. On average B − A is "
+        f"{len(tested):,} mean {verb(len(tested), 'error or barrier was', 'errors and barriers were')} compared, by "
+        f"{how}, two-sided; the table has the {len(lines)} of smallest p. {below} {verb(below, 'has', 'have')} p < "
+        f"0.05, where chance gives about {0.05 * len(tested):.0f}; corrected for their number, {kept[0]} "
+        f"{verb(kept[0], 'keeps', 'keep')} it by Holm and {kept[1]} by Benjamini and Hochberg. On average B − A is "
         f"{100 * mean:+.3f} points."
     )
     if few:

@@ -194,3 +194,9 @@ class Section:
 
 Sections = Mapping[str, Section]
 """The sections by the names of their experiments, in the order of the page."""
+
+
+def leads(data: Data, sections: Sections) -> list[Lead]:
+    """What the page of a run opens with. Sections may share a lead, which is shown once."""
+    found = dict.fromkeys(section.lead for section in sections.values() if section.lead)
+    return [lead for lead in found if lead.concerns(data)]

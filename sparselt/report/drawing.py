@@ -226,8 +226,8 @@ def error_axis(axes: "Axes", errors: Iterable[Statistic], tops: Sequence[float] 
 
 def axis_start(low: float, high: float) -> float:
     """Where an axis of errors starts that go from `low` to `high`: at zero, or a bit below `low` if all of them lie in
-    the upper half, where their differences would not show."""
-    return low - 0.25 * (high - low) if low > high / 2 else 0.0
+    the upper half, where their differences would not show. Equal ones have none to show."""
+    return low - 0.25 * (high - low) if high > low > high / 2 else 0.0
 
 
 def barrier_axis(axes: "Axes", largest: float, name: str = "error barrier") -> None:

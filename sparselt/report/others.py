@@ -44,7 +44,7 @@ def others_tables(data: Data, sections: Sections) -> list[Table]:
         Table((*_PLACE, "level", "weights", "n", "error %"), errors, text=3),
         Table((*_PLACE, "levels", "n", "largest error %", "barrier %"), paths, text=3),
     ]
-    return [table for table in tables if table.lines]
+    return [table.without_empty_columns() for table in tables if table.lines]
 
 
 def _number(rows: list[Row]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sparselt.report.charts import chart_json, packed_plotly
 from sparselt.report.claims import claims, claims_table, counted, notes, standing
-from sparselt.report.data import DEFAULT_SOURCES, Drawing, Sections
+from sparselt.report.data import DEFAULT_SOURCES, Drawing, Sections, leads
 from sparselt.report.drawing import COLOURS, GREY, INK
 from sparselt.report.others import others_tables, others_titles
 from sparselt.report.run import SAMPLES, Run, costs, statement
@@ -44,6 +44,8 @@ GLOSSARY = {
     "LCS-set": "the networks that a straight line from w reaches without an error above E(w) + ε",
 }
 """Words of the papers that a page uses."""
+
+_LEAST_SCALE = 0.8  # pixels for each of a figure's points: narrower, its letters could not be read, so it scrolls
 
 _FILES = ("results.csv", "results.json", "ledger.csv", "record.json", "figures")
 
@@ -122,7 +124,7 @@ def _contents(run: Run, sections: Sections) -> dict[str, Any]:
         "data": data,
         "record": record,
         "statement": statement(record),
-        "leads": [section.lead for section in sections.values() if section.lead and section.lead.concerns(data)],
+        "leads": leads(data, sections),
         "claims": claims_table(found),
         "verdicts": counted(found),
         "standing": standing(record) if found else "",
@@ -169,8 +171,9 @@ def _inline(name: str, drawing: str, label: str) -> str:
     """An SVG file as part of a page: in the page's colours, without a preamble, with ids of its own."""
     svg = drawing[drawing.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    size = re.findall(r'viewBox="[^"]*"', svg)[0]
-    svg = re.sub(r"<svg[^>]*>", f'<svg role="img" aria-label="{escape(label)}" {size}>', svg, count=1)
+    size, width = re.findall(r'(viewBox="0 0 ([\d.]+) [^"]*")', svg)[0]
+    least = f'style="min-width: {_LEAST_SCALE * float(width):.0f}px"'
+    svg = re.sub(r"<svg[^>]*>", f'<svg role="img" aria-label="{escape(label)}" {size} {least}>', svg, count=1)
     svg = re.sub(r'<g id="patch_1">.*?</g>', "", svg, count=1, flags=re.DOTALL)  # the white sheet behind the figure
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     for place, colour in enumerate(COLOURS):

@@ -18,7 +18,7 @@ from sparselt.report import rules
 from sparselt.report.data import Data
 from sparselt.report.results import Row, read_results, read_text
 from sparselt.report.table import Table
-from sparselt.report.wording import count, duration, listing
+from sparselt.report.wording import count, duration, in_unit, listing, verb
 from sparselt.runs.ledger import Entry
 
 SAMPLES = "samples.png"
@@ -126,7 +126,7 @@ def costs(ledger: Iterable[Entry]) -> Table:
         status = Counter(entry.status for entry in entries)
         seconds = math.fsum(entry.seconds for entry in entries)
         now = math.fsum(entry.seconds for entry in entries if entry.status != "found")
-        work = f"{sum(entry.steps for entry in entries):,} {entries[0].unit}"
+        work = in_unit(sum(entry.steps for entry in entries), entries[0].unit)
         numbers = [f"{status[name]:,}" for name in ("ran", "found", "failed", "skipped")]
         lines.append((entries[0].title, *numbers, work, duration(seconds), duration(now)))
         total, total_now = total + seconds, total_now + now
@@ -137,8 +137,8 @@ def costs(ledger: Iterable[Entry]) -> Table:
     if masked := [e for e in ledger if e.dense_seconds is not None and e.density != 1]:
         taken, dense = (math.fsum(times) for times in zip(*((e.seconds, e.dense_seconds) for e in masked), strict=True))
         note += (
-            f" The {len(masked):,} masked trainings on live weights alone took {duration(taken)}; at the pace of the "
-            f"dense ones they would have taken {duration(dense)}."
+            f" The {count(len(masked), 'masked training')} on live weights alone took {duration(taken)}; at the pace "
+            f"of the dense ones {verb(len(masked), 'it', 'they')} would have taken {duration(dense)}."
         )
     headings = ("stage", "ran", "found", "failed", "skipped", "done", "time", "in the last call")
     return Table(headings, lines, text=1, note=note)

@@ -1,7 +1,8 @@
 """A table of texts, made once, shown on the page (`templates/page.html.j2`), in the terminal and in Markdown."""
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
 
 MARK = "*"
 """What a cell of numbers ends in that stands out."""
+
+_EMPTY = ("–", "")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,20 @@ class Table:
     title: str = ""
     note: str = ""
     faint: Sequence[int] = ()
+
+    def without_empty_columns(self) -> "Table":
+        """The table without the columns that have no value in any line."""
+        kept = [k for k in range(len(self.headings)) if any(str(line[k]) not in _EMPTY for line in self.lines)]
+        ends = [0, *itertools.accumulate(size for _, size in self.groups)]
+        sizes = [sum(start <= k < end for k in kept) for start, end in itertools.pairwise(ends)]
+        return replace(
+            self,
+            headings=[self.headings[k] for k in kept],
+            lines=[tuple(line[k] for k in kept) for line in self.lines],
+            text=sum(k < self.text for k in kept),
+            groups=[(title, size) for (title, _), size in zip(self.groups, sizes, strict=True) if size],
+            faint=[kept.index(k) for k in self.faint if k in kept],
+        )
 
     def markdown(self) -> str:
         """The table in Markdown, without title, note and groups."""

@@ -7,6 +7,9 @@ from sparselt.report.statistic import Statistic
 
 DIVERGED_MARK = "†"
 
+DASHES = "Lines: means over replicates; short dashes, in the PNG and SVG: single replicates."
+"""The caption of lines drawn by `drawing.dashes`; true of their interactive version, too."""
+
 
 def percent(fraction: float) -> str:
     """A density as a percentage of weights remaining: 100%, 51.2%, 6.87%, 0.0123%, 0%."""
@@ -57,6 +60,21 @@ def ranges(numbers: Sequence[int]) -> str:
 def count(number: int, noun: str) -> str:
     """`1 level`, `12 levels`, `62,400 steps`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def every(number: int, noun: str) -> str:
+    """`the only level`, `all 12 levels`."""
+    return f"the only {noun}" if number == 1 else f"all {count(number, noun)}"
+
+
+def verb(number: int, one: str, many: str) -> str:
+    """The form of a verb, or of a pronoun, after a number: `is` after 1, `are` after 0 and 12."""
+    return one if number == 1 else many
+
+
+def in_unit(number: int, unit: str) -> str:
+    """`1 mask`, `62,400 steps`, of a unit in the plural."""
+    return f"{number:,} {unit.removesuffix('s') if number == 1 else unit}"
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,10 @@ from importlib import resources
 import pytest
 from plotly.offline import get_plotlyjs
 
+from sparselt.experiments import EXPERIMENTS
 from sparselt.experiments.imp.figures import lead_drawings
+from sparselt.experiments.sections import sections_of
+from sparselt.report import write_report
 from sparselt.report.charts import chart_json
 from sparselt.report.data import Data, Drawing
 from sparselt.report.results import Row
@@ -63,9 +66,35 @@ def test_axes_and_the_matching_band_are_those_of_the_figure(rows):
     assert layout["xaxis"]["range"] == [pytest.approx(math.log10(x)) for x in drawing.figure.axes[0].get_xlim()]
     assert layout["xaxis"]["ticktext"] == ["100", "80.0", "64.0", "51.2"]
     dense = [100 * row.value for row in rows if row.variant == "dense" and row.metric == "test_error"]
-    (band,) = layout["shapes"]
+    band, line = layout["shapes"]
     assert band["y0"] == pytest.approx(statistics.mean(dense), abs=1e-4)
     assert band["y1"] == pytest.approx(statistics.mean(dense) + statistics.stdev(dense), abs=1e-4)
+    assert (line["type"], line["y0"], line["y1"]) == ("line", band["y0"], band["y0"]) and band["line"]["width"] == 0
+
+
+def test_a_chart_of_a_figure_in_two_panels_has_the_names_of_its_places(rows):
+    drawing = lead_drawings(Data(rows, {}))["error_along_path"]
+    assert len(drawing.figure.axes) == 2
+    axis = json.loads(chart_json(drawing))["layout"]["xaxis"]
+    assert axis["title"]["text"] == "level, with weights remaining in %"
+    assert axis["ticktext"] == ["0<br>100", "1<br>80.0", "2<br>64.0", "3<br>51.2"]
+
+
+def test_hollow_markers_are_hollow(rows):
+    drawing = lead_drawings(Data(rows, {}))["barriers"]
+    look, points = drawing.chart.lines[0]
+    chart = replace(drawing.chart, lines=[(look._replace(hollow=True), points), (look, points)])
+    symbols = [trace["marker"]["symbol"] for trace in json.loads(chart_json(replace(drawing, chart=chart)))["data"][1:]]
+    assert {*symbols[:4]} == {"circle-open"} and {*symbols[4:]} == {"circle"}
+
+
+def test_captions_of_interactive_figures_say_what_only_the_files_show(rows):
+    captions = {name: drawing.caption for name, drawing in lead_drawings(Data(rows, {})).items()}
+    assert "thin, in the PNG and SVG: single replicates, and below" in captions["error_along_path"]
+    assert "short dashes, in the PNG and SVG: single replicates." in captions["barriers"]
+    assert "controls in grey" in captions["error_against_density"]
+    alone = [row for row in rows if row.variant not in ("random", "reinit")]
+    assert "controls" not in lead_drawings(Data(alone, {}))["error_against_density"].caption
 
 
 def test_what_diverged_is_left_out(rows):
@@ -92,11 +121,38 @@ def test_the_page_holds_plotly_as_it_is_installed_and_takes_its_own_colours(repo
         assert {*re.findall(r"var\((--[\w-]+)\)", html.unescape(chart))} <= {*re.findall(r"(--[\w-]+):", style)}
 
 
-def test_a_page_without_charts_carries_no_plotly(tmp_path, invent):
-    from sparselt.report import write_report
-
+def test_a_page_without_charts_carries_no_plotly_and_no_hint(tmp_path, invent):
     folder = invent.run(tmp_path, invent.rows(levels=1))
-    assert len(write_report(folder, {}).read_text()) < 50_000
+    text = write_report(folder, {}).read_text()
+    assert len(text) < 50_000 and 'id="hint"' not in text
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory, invent):
+    """The page of a run that has no figures of levels: two copies of the dense network at two rewind steps."""
+    place = {"setting": "invented", "scale": "paper", "experiment": "connectivity", "variant": "dense", "level": 0}
+    place |= {"to_level": 0, "density": 1.0, "condition": "between=copies", "metric": "instability"}
+    found = [
+        place | {"rewind_step": step, "replicate": k, "value": 0.3 + 0.1 * k - 0.001 * step}
+        for step in (0, 60)
+        for k in (0, 1)
+    ]
+    return write_report(invent.run(tmp_path_factory.mktemp("copies"), found), sections_of(EXPERIMENTS))
+
+
+def test_a_page_of_charts_without_figures_of_levels_says_how_to_read_them(copies):
+    text = copies.read_text(encoding="utf-8")
+    assert text.count('<script type="application/json">') == 1 and 'id="error_against_density"' not in text
+    assert re.search(r'<p class="note" id="hint" hidden>Point at a place on a figure, or tap it,', text)
+    assert text.index('id="hint"') < text.index('<figure id="instability">')
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_chromium_shows_the_hint_once_a_chart_is_drawn(copies, tmp_path):
+    how = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--virtual-time-budget=10000"]
+    done = subprocess.run([CHROMIUM, *how, "--dump-dom", copies.as_uri()], capture_output=True, text=True, timeout=120)
+    assert '<p class="note" id="hint">' in done.stdout and 'class="chart js-plotly-plot"' in done.stdout
 
 
 @pytest.mark.slow

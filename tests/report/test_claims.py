@@ -11,7 +11,7 @@ from sparselt.errors import StoreError
 from sparselt.experiments import EXPERIMENTS
 from sparselt.experiments.sections import sections_of
 from sparselt.report import console_summary, rules, write_markdown, write_report
-from sparselt.report.claims import claims_table, notes
+from sparselt.report.claims import claims_table, counted, notes
 from sparselt.report.data import Claim, Data, Section
 from sparselt.report.results import Row, condition_text, conditions
 from sparselt.report.run import rules_record
@@ -128,9 +128,23 @@ def test_each_p_stands_beside_those_corrected_for_the_tests_of_the_page_and_the_
     assert lines[:3] == [("0.03", "0.06", "0.04"), ("–", "–", "–"), ("0.01", "0.04", "0.04")]
     data = Data([], {"evaluation": {"count": 500}})
     _, many, images = notes(found, data)
-    assert "for all 4 tests of this page, 1 of the 3 that agree keep p < 0.05 by Holm, 3 by Benjamini" in many
+    assert "for all 4 tests of this page, 1 of the 3 that agree keeps p < 0.05 by Holm, 3 by Benjamini" in many
     assert images.startswith("One of the 500 test images is 0.20 points. All replicates share")
     assert notes([claim(None, "not judged")], data) == [] == notes([], data)
+    assert notes([claim(0.5, "does not agree")], data)[1] == "Each verdict is that of its row alone."
+    assert "Corrected for the only test of this page, 1 of the 1 that agrees keeps p" in notes([claim(0.01)], data)[1]
+
+
+def test_verdicts_are_counted_in_sentences():
+    def of(*verdicts):
+        return [Claim("paper", "claim", "here", "t", 5, None, verdict) for verdict in verdicts]
+
+    kinds = ("agrees", "does not agree", "cannot be seen at this scale", "not judged")
+    one = "1 agrees with the paper, 1 does not agree, 1 cannot be seen at this scale and 1 was not judged."
+    assert counted(of(*kinds)) == f"Of 4 findings, {one}"
+    two = "2 agree with the paper, 2 do not agree, 2 cannot be seen at this scale and 2 were not judged."
+    assert counted(of(*kinds, *kinds)) == f"Of 8 findings, {two}"
+    assert counted(of("not judged")) == "Of 1 finding, 1 was not judged."
 
 
 def test_what_the_number_of_test_images_allows_is_computed_from_it():

@@ -88,3 +88,16 @@ def test_one_table_is_shown_in_markdown_and_in_the_terminal():
 def test_the_renderer_imports_no_experiment():
     files = [*Path(sparselt.report.__file__).parent.glob("*.py")]
     assert len(files) > 10 and not [path.name for path in files if "sparselt.experiments" in path.read_text()]
+
+
+def test_a_column_without_a_value_in_any_line_is_left_out_of_a_table():
+    headings, lines = (
+        ("level", "error", "barrier", "error", "barrier"),
+        [("0", "1.0", "–", "2.0", ""), ("1", "–", *"–––")],
+    )
+    table = Table(headings, lines, text=1, groups=[("", 1), ("rewind 0", 2), ("rewind 60", 2)], faint=(1, 2, 3))
+    left = table.without_empty_columns()
+    assert list(left.headings) == ["level", "error", "error"] and left.lines == [("0", "1.0", "2.0"), ("1", "–", "–")]
+    assert (left.text, left.groups, left.faint) == (1, [("", 1), ("rewind 0", 1), ("rewind 60", 1)], [1, 2])
+    gone = Table(headings[:3], [("0", "–", "1.0")], text=2, groups=[("a", 2), ("b", 1)]).without_empty_columns()
+    assert (list(gone.headings), gone.text, gone.groups) == (["level", "barrier"], 1, [("a", 1), ("b", 1)])

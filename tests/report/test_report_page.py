@@ -81,7 +81,7 @@ CASES = {
     "one level": ({"levels": 1}, None, "The mean barrier from level 0 to 1 is"),
     "one rewind step": ({"rewind_steps": (200,)}, None, "Rewound to step 200"),
     "steps of ImageNet": ({"rewind_steps": (0, 1250, 5000), "dense": 0.24}, None, "Rewound to step 5,000"),
-    "no connectivity": ({"connectivity": False}, None, "it takes barriers and at least two dense runs"),
+    "no connectivity": ({"connectivity": False}, None, "barriers between levels, which the experiment connectivity"),
     "no controls": ({"controls": False}, None, "Rewound to step 200"),
     "diverged": ({}, diverged, "some replicates diverged"),
     "no error at all": ({}, zero_errors, "every level matches"),

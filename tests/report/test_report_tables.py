@@ -11,9 +11,9 @@ from rich.console import Console
 
 from sparselt.experiments import EXPERIMENTS
 from sparselt.experiments.sections import sections_of
-from sparselt.report import console_summary
+from sparselt.report import console_summary, write_report
 from sparselt.report.drawing import _apart
-from sparselt.report.wording import count, duration, listing, percent, points, ranges
+from sparselt.report.wording import count, duration, every, in_unit, listing, percent, points, ranges, verb
 
 
 def printed(folder, width):
@@ -89,6 +89,12 @@ def test_numbers_read_as_in_the_papers():
     ]
 
 
+def test_words_follow_their_number():
+    assert [every(1, "pair"), every(12, "pair")] == ["the only pair", "all 12 pairs"]
+    assert [verb(n, "is", "are") for n in (0, 1, 2)] == ["are", "is", "are"]
+    assert [in_unit(1, "masks"), in_unit(2, "masks"), in_unit(62400, "steps")] == ["1 mask", "2 masks", "62,400 steps"]
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8).map(sorted), st.floats(0.01, 0.2))
 def test_labels_move_apart_and_only_where_they_must(places, gap):
     moved = _apart(places, gap)
@@ -96,3 +102,13 @@ def test_labels_move_apart_and_only_where_they_must(places, gap):
     assert sum(moved) == pytest.approx(sum(places))
     if all(after - before >= gap for before, after in pairwise(places)):
         assert moved == pytest.approx(places)
+
+
+def test_the_table_of_a_run_without_barriers_has_no_column_for_them(tmp_path, invent):
+    folder = invent.run(tmp_path, invent.rows(levels=2, replicates=2, connectivity=False))
+    text, page = printed(folder, 100), write_report(folder, sections_of(EXPERIMENTS)).read_text()
+    heading = next(line for line in text.splitlines() if line.startswith("level"))
+    assert heading.split() == ["level", "weights", *["error", "%"] * 3]
+    assert "the barrier is that to the next level" not in text and ">barrier, points<" not in page
+    with_barriers = invent.run(tmp_path / "both", invent.rows(levels=2, replicates=2))
+    assert "barrier" in next(line for line in printed(with_barriers, 100).splitlines() if line.startswith("level"))

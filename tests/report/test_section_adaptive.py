@@ -98,6 +98,25 @@ def test_diverged_trainings_are_drawn_around(variant):
     assert SECTION.claims(data(rows))[1].verdict != "agrees" or variant == "dense"
 
 
+def test_ticks_go_on_at_the_pace_of_the_fixed_schedule_to_the_sparsest_network_and_are_round_without_it():
+    def densities(rows):
+        bottom = SECTION.drawings(data(rows))["adaptive_pruning"].figure.axes[1]
+        return [100 * place for place in bottom.get_xticks()]
+
+    schedule = (0.7, 0.8, 0.3)  # to 4.2 and 3.4% of the weights, where the fixed schedule ends at 8.6%
+    rows = invented(replicates=2, schedule=schedule)
+    assert densities(rows) == pytest.approx([100 * 0.8**level for level in range(16)])
+    assert densities([r for r in rows if r.variant != "fixed"]) == pytest.approx([100, 70, 50, 30, 20, 10, 7, 5])
+
+
+def test_the_legend_counts_one_training_and_covers_no_line():
+    top = SECTION.drawings(data(invented(replicates=1, schedule=(0.95,))))["adaptive_pruning"].figure.axes[0]
+    labels = {text.get_text() for text in top.get_legend().get_texts()}
+    assert labels == {"fixed, 11 trainings", "adaptive, 1 training"}
+    top.figure.draw_without_rendering()
+    assert top.get_legend().get_window_extent().y0 >= top.get_window_extent().y1
+
+
 def test_ticks_are_the_densities_of_the_fixed_schedule_and_hollow_markers_are_seen_over_its_line():
     densities = {level: 0.8**level - 0.0001 * level for level in range(12)}
     rows = [
@@ -106,7 +125,7 @@ def test_ticks_are_the_densities_of_the_fixed_schedule_and_hollow_markers_are_se
     ]
     bottom = SECTION.drawings(data(rows))["adaptive_pruning"].figure.axes[1]
     expected = [f"{100 * density:.3g}" for density in densities.values()]
-    assert [float(text.get_text()) for text in bottom.get_xticklabels()] == [float(text) for text in expected]
+    assert [float(text.get_text()) for text in bottom.get_xticklabels()][:12] == [float(text) for text in expected]
     hollow = [line for line in bottom.lines if line.get_markerfacecolor() == "white"]
     (fixed,) = [line for line in bottom.lines if len(line.get_xdata()) > 1]
     # Those of level 0, of either replicate, where the largest fraction is below the one that was pruned.

@@ -7,7 +7,8 @@ import pytest
 
 from sparselt.experiments.connectivity.report import SECTION
 from sparselt.experiments.imp.levels import levels
-from sparselt.report.data import Data
+from sparselt.experiments.imp.report import SECTION as IMP
+from sparselt.report.data import Data, leads
 from sparselt.report.results import Row
 
 LEVELS = 8
@@ -183,3 +184,25 @@ def test_of_a_network_that_wins_at_initialization_no_barrier_and_stable_copies_a
     assert told == ["agrees"] * 3
     rough = SECTION.claims(Data(invented(), {"wins_at_init": True}))
     assert [c.verdict for c in rough if "initialization" in c.claim] == ["does not agree"] * 3
+
+
+def alone(rows) -> list[Row]:
+    """The rows as a run of `connectivity` alone leaves them, which measures the errors itself."""
+    return [dataclasses.replace(r, experiment="connectivity") for r in rows]
+
+
+def test_a_run_of_connectivity_alone_opens_with_its_barriers_and_judges_what_it_would_beside_imp():
+    beside, own = Data(invented(), {}), Data(alone(invented()), {})
+    assert SECTION.claims(own) == SECTION.claims(beside) and SECTION.findings(own) == SECTION.findings(beside)
+    assert levels(own) == levels(beside)
+    (lead,) = leads(own, {"connectivity": SECTION})
+    drawn = lead.drawings(own)
+    assert {"barriers", "error_against_density"} <= drawn.keys()
+    assert drawn["error_against_density"].rows == "connectivity, metric test_error"
+    assert any("barrier" in heading for heading in lead.tables(own, None)[0].headings)
+
+
+def test_a_lead_that_sections_share_is_shown_once():
+    sections = {"imp": IMP, "connectivity": SECTION}
+    assert leads(Data(invented(), {}), sections) == [IMP.lead]
+    assert leads(Data([], {}), sections) == []

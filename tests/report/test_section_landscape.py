@@ -83,6 +83,17 @@ def test_next_solutions_inside_where_imp_fails_do_not_agree():
     assert verdicts(invented(far=0.0, near=0.3, rising=False, replicates=6)) == ["does not agree", "does not agree"]
 
 
+@pytest.mark.parametrize(("levels", "verdict"), [(4, "not judged"), (5, "not judged"), (6, "agrees")])
+def test_a_projection_that_may_leave_the_set_at_sparser_levels_than_were_measured_is_not_judged(levels, verdict):
+    rows = [r for r in invented(planes=False) if r.level < levels or (r.experiment, r.level) == ("imp", levels)]
+    claim = SECTION.claims(Data(rows, {}))[1]
+    assert claim.claim.startswith("at first the projection") and claim.verdict == verdict
+    assert f"at level {levels - 1} ({100 * 0.8 ** (levels - 1):.1f}% of the weights)" in claim.here
+    if verdict == "not judged":
+        assert claim.statistic.startswith(f"the levels end at {100 * 0.8 ** (levels - 1):.1f}% of the weights, and")
+        assert (claim.n, claim.p) == (5, None)
+
+
 def test_one_replicate_is_judged_by_nobody():
     data = Data(invented(replicates=1), {})
     assert [claim.verdict for claim in SECTION.claims(data)] == ["not judged"]
@@ -110,6 +121,18 @@ def test_planes_are_drawn_where_there_are_some():
     for axes in found["rise_along_lines"].figure.axes:
         assert axes.get_yscale() == "symlog" and "linear to 1" in axes.get_ylabel()
     assert set(SECTION.drawings(Data(invented(planes=False), {}))) == {"rise_along_lines"}
+
+
+def test_planes_of_a_single_level_stand_side_by_side_and_fill_their_figure():
+    one_level = SECTION.drawings(Data(invented(), {}))["planes"].figure
+    one_step = [r for r in invented() if r.condition != "plane=grid" or r.rewind_step]
+    for figure in (one_level, SECTION.drawings(Data(one_step, {}))["planes"].figure):
+        figure.draw_without_rendering()
+        *panels, bar = figure.axes
+        assert len({round(panel.get_position().y0, 6) for panel in panels}) == 1
+        # What is left of the width beside the colour bar.
+        taken = panels[-1].get_position().x1 - panels[0].get_position().x0
+        assert taken > 0.85 * (bar.get_position().x0 - 0.12)
 
 
 def test_a_plane_that_lies_in_the_set_as_a_whole_says_so_for_it_has_no_outline():

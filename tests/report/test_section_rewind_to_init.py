@@ -96,6 +96,14 @@ def test_the_same_region_is_judged_at_medium_sparsity():
     assert "from 41.0% down to 10.7%" in claim.here
 
 
+def test_distances_of_successive_rounds_and_of_all_pairs_are_told_apart():
+    texts = [text for text in SECTION.findings(data()) if "angular distance" in text]
+    assert texts
+    for text in texts:
+        successive = "of successive rounds the mean barrier is" in text
+        assert successive != ("the mean angular distance of all pairs of rounds, not of successive ones only," in text)
+
+
 CASES = {
     "one replicate": {"replicates": 1},
     "one batch size": {"batches": BATCHES[:1]},

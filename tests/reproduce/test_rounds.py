@@ -293,4 +293,4 @@ def test_asking_for_what_nothing_makes_ends_the_run_with_an_error(searching, cap
     EXPERIMENTS["search"] = Experiment(search, "nobody")
     # The dense network was made without its first checkpoint, which tickets start from.
     assert main([*SMALL, "--experiments", "search", "--dry-run"]) == 0
-    assert "1 of those to do were trained before" in " ".join(capsys.readouterr().out.split())
+    assert "1 of those to do was trained before" in " ".join(capsys.readouterr().out.split())

@@ -14,7 +14,7 @@ from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
 from sparselt.report.results import conditions
 from sparselt.report.rules import LESS_COMPUTATION, below, dense_errors, epsilon, lower
 from sparselt.report.statistic import Statistic, Values
-from sparselt.report.wording import count, percent
+from sparselt.report.wording import count, every, percent
 
 PAPER = "Paul et al. 2022 (Unmasking)"
 _LOOKS = {"fixed": draw.Look("fixed", draw.COLOURS[1], "o"), "adaptive": draw.Look("adaptive", draw.COLOURS[0], "D")}
@@ -37,9 +37,8 @@ def drawings(data: Data) -> dict[str, Drawing]:
     figure, (top, bottom) = draw.canvas(5.2, 2, sharex=True, height_ratios=(3, 2))
     drawn = _errors(top, fixed, adaptive, _dense(data))
     _fractions(bottom, data, fixed)
-    # Ticks are those that the fixed schedule has, as the other figures have them; the adaptive one's differ.
-    longest = max((fixed or adaptive).values(), key=len)
-    draw.density_axis(bottom, [1.0, *(density for density, _ in longest)], 1.04, min([1.0, *drawn]) / 1.08)
+    sparsest = min([1.0, *drawn])
+    draw.density_axis(bottom, _ticks(fixed, sparsest), 1.04, sparsest / 1.08)
     caption = (
         "After Fig. 4 of Unmasking: a marker is a training. Above: test error; the fixed schedule's mean and standard "
         "deviation, and every replicate of the adaptive one, thin, for their densities differ. Grey: the dense mean "
@@ -147,8 +146,7 @@ def _unmet(data: Data) -> Iterator[str]:
     pruned = {(row.replicate, row.level): row.value for row in data.select(experiment="adaptive", metric="fraction")}
     short = [row for row in largest if row.value < pruned.get((row.replicate, row.level), 0.0)]
     if largest and not short:
-        number = count(len(largest), "pruning")
-        yield f"At all {number} the fraction pruned keeps the training loss below the threshold."
+        yield f"At {every(len(largest), 'pruning')} the fraction pruned keeps the training loss below the threshold."
     elif largest:
         yield (
             f"At {len(short)} of {count(len(largest), 'pruning')} no fraction that high keeps the training loss below "
@@ -181,6 +179,18 @@ def _ratios(data: Data) -> Values:
     return Values({k: (searches[k] + adaptive[k]) / fixed[k] for k in fixed if fixed[k]})
 
 
+def _ticks(fixed: Chains, sparsest: float) -> list[float]:
+    """The densities of the fixed schedule, as the other figures have them, and on at its pace to the sparsest network;
+    round ones without it, for those of adaptive chains lie anywhere."""
+    if not fixed:
+        return [1.0, *(number / 100 for number in draw.round_numbers(100 * sparsest, 99, (1, 2, 3, 5, 7)))]
+    places = [1.0, *(density for density, _ in max(fixed.values(), key=len))]
+    pace = places[-1] / places[-2]
+    while pace < 1 and places[-1] * pace >= sparsest:
+        places.append(places[-1] * pace)
+    return places
+
+
 def _errors(axes: "draw.Axes", fixed: Chains, adaptive: Chains, dense: Statistic) -> list[float]:
     """Draws both schedules; the densities drawn."""
     levels: dict[int, list[tuple[float, float]]] = defaultdict(list)
@@ -189,8 +199,8 @@ def _errors(axes: "draw.Axes", fixed: Chains, adaptive: Chains, dense: Statistic
             levels[level].append(point)
     means = {points[0][0]: Statistic.of(error for _, error in points) for _, points in sorted(levels.items())}
     means = {density: error for density, error in means.items() if error.n}
-    draw.bars(axes, [(_LOOKS["fixed"]._replace(label=f"fixed, {_lengths(fixed)} trainings"), means.items())], zorder=3)
-    look, label = _LOOKS["adaptive"], f"adaptive, {_lengths(adaptive)} trainings"
+    draw.bars(axes, [(_LOOKS["fixed"]._replace(label=f"fixed, {_lengths(fixed)}"), means.items())], zorder=3)
+    look, label = _LOOKS["adaptive"], f"adaptive, {_lengths(adaptive)}"
     points: list[tuple[float, float]] = []
     for chain in adaptive.values():
         own = [(density, error) for density, error in chain if error == error]
@@ -203,13 +213,15 @@ def _errors(axes: "draw.Axes", fixed: Chains, adaptive: Chains, dense: Statistic
         axes.axhspan(100 * dense.mean, top, color=draw.GREY, alpha=0.25, linewidth=0)
     drawn = [*means.values(), *(Statistic.of([error]) for _, error in points)]
     draw.error_axis(axes, drawn or [Statistic.of([0.01])], tops)
-    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    # Above the axes: inside, it would hide lines.
+    axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return [*means, *(density for density, _ in points)]
 
 
 def _lengths(chains: Chains) -> str:
+    """`11 trainings`, `4–5 trainings`."""
     lengths = [len(chain) for chain in chains.values()] or [0]
-    return f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)}–{max(lengths)}"
+    return ("" if min(lengths) == max(lengths) else f"{min(lengths)}–") + count(max(lengths), "training")
 
 
 def _fractions(axes: "draw.Axes", data: Data, fixed: Chains) -> None:

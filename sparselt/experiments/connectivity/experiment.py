@@ -6,6 +6,7 @@ from sparselt.experiments.connectivity.options import ConnectivityOptions
 from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
+from sparselt.experiments.solutions import all_errors
 from sparselt.stages.paths import EvaluatePairs
 from sparselt.stages.stage import StageFile
 from sparselt.stages.train import finals
@@ -25,6 +26,9 @@ def connectivity(lab: Lab) -> Iterator[Measurement]:
     `dense` (level 0), `imp` (the ticket of the level), `random` (a mask of its layerwise densities). A copy starts with
     a fresh optimizer; so does the first copy of the dense network with `level_0` rewound, else it is the dense network
     itself, which was never interrupted.
+
+    In a run without `imp` also the test errors of the dense networks and the tickets: they say which levels match, and
+    give ε.
     """
     setting = lab.setting
     for replicate in range(setting.replicates):
@@ -106,6 +110,7 @@ EXPERIMENT = Experiment(
     connectivity,
     "Paul et al. 2022",
     options=ConnectivityOptions,
+    rests_on={"imp": all_errors},
     report="sparselt.experiments.connectivity.report",
     order=2,
     main=True,

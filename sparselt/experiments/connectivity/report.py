@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from sparselt.experiments.imp.lead import LEAD
 from sparselt.experiments.imp.levels import agreements, levels
 from sparselt.report import drawing as draw
 from sparselt.report.data import Chart, Claim, Data, Drawing, Section, listed, once
@@ -28,7 +29,7 @@ from sparselt.report.rules import (
     no_barrier,
 )
 from sparselt.report.statistic import Values, averaged
-from sparselt.report.wording import count, mean_and_std, percent, points
+from sparselt.report.wording import DASHES, count, mean_and_std, percent, points, verb
 
 PAUL = "Paul et al. 2022 (Unmasking)"
 LMC = "Frankle et al. 2020 (Linear Mode Connectivity)"
@@ -67,7 +68,7 @@ def drawings(data: Data) -> dict[str, Drawing]:
             "Instability to SGD noise",
             "Two copies of a network start from the same step and differ in data order and augmentation. Instability: "
             "the largest error on the straight line between their solutions, minus the mean of their own errors. "
-            f"Lines: means; short dashes: replicates. Dashed line: the {points(STABLE.value, 0)} points below "
+            f"{DASHES} Dashed line: the {points(STABLE.value, 0)} points below "
             "which Linear Mode Connectivity (Frankle et al. 2020) speaks of stability.",
             chart,
         )
@@ -115,7 +116,9 @@ def claims(data: Data) -> Iterator[Claim]:
         )
 
 
-SECTION = Section("Connectivity of distant levels, and of copies in another data order", drawings, findings, claims)
+SECTION = Section(
+    "Connectivity of distant levels, and of copies in another data order", drawings, findings, claims, lead=LEAD
+)
 
 
 def _coincidence(data: Data) -> Iterator[Claim]:
@@ -124,15 +127,17 @@ def _coincidence(data: Data) -> Iterator[Claim]:
         return
     tables = [[len(pairs) for pairs in agreement.cells] for agreement in found]
     both, separated, connected, neither = (sum(cells) for cells in zip(*tables, strict=True))
+    matching, failing = both + separated, connected + neither
     beside = sum(agreement.agreeing for agreement in agreements(data, STABLE.value))
     replicates = data.values(experiment="connectivity", variant="imp", metric="barrier")
     yield coincidence(tables, len(replicates)).claim(
         PAUL,
         "at higher sparsities (here: level 0 apart) successive levels are linearly connected without a barrier if and "
         "only if both match (Fig. 2)",
-        f"both or neither at {both + neither} of {count(both + separated + connected + neither, 'pair')}: of "
-        f"{both + separated} that match {both} without a barrier, of {connected + neither} that do not {neither} with "
-        f"one; at {beside} if barriers up to the {STABLE.text} of Linear Mode Connectivity count as none",
+        f"both or neither at {both + neither} of {count(matching + failing, 'pair')}: of {matching} that "
+        f"{verb(matching, 'matches', 'match')} {both} without a barrier, of {failing} that "
+        f"{verb(failing, 'does', 'do')} not {neither} with one; at {beside} if barriers up to the {STABLE.text} of "
+        "Linear Mode Connectivity count as none",
     )
 
 
@@ -162,8 +167,8 @@ def _piecewise(data: Data) -> Iterator[Claim]:
         yield no_barrier(values, limit).claim(
             PAUL,
             "between successive levels that both match there is no error barrier (Fig. 2)",
-            f"mean barrier {values:.2p} points over {count(len(matching), 'pair')} that match, rewound to step "
-            f"{step:,}",
+            f"mean barrier {values:.2p} points over {count(len(matching), 'pair')} that "
+            f"{verb(len(matching), 'matches', 'match')}, rewound to step {step:,}",
         )
     yield from _pairwise(data, limit)
 
@@ -195,12 +200,11 @@ def _far_pairs(data: Data) -> Iterator[str]:
     if summary.epsilon is not None:
         within = f", {sum(value < summary.epsilon for value in barriers.values())} below ε"
     last = max(row.rewind_step or 0 for row in data.select(experiment="connectivity", condition=PAIRS))
-    has = "has" if near == 1 else "have"
     text = (
-        f"Of {count(len(barriers), 'pair')} of levels, rewound to step {last:,}, {near} {has} a mean barrier below "
-        f"{points(STABLE.value, 0)} points on the straight line{within}; from level {farthest[0]} to "
-        f"{farthest[1]} it is {points(barriers[farthest], 1)}, and it is largest, {points(barriers[worst], 1)}, from "
-        f"level {worst[0]} to {worst[1]}."
+        f"Of {count(len(barriers), 'pair')} of levels, rewound to step {last:,}, {near} {verb(near, 'has', 'have')} a "
+        f"mean barrier below {points(STABLE.value, 0)} points on the straight line{within}; from level {farthest[0]} "
+        f"to {farthest[1]} it is {points(barriers[farthest], 1)}, and it is largest, {points(barriers[worst], 1)}, "
+        f"from level {worst[0]} to {worst[1]}."
     )
     if summary.threshold is not None:
         errors = _pairs(data, "max_error").items()

@@ -16,7 +16,7 @@ from sparselt.report.results import conditions
 from sparselt.report.rules import dense_errors, judged_level, lower, matches
 from sparselt.report.statistic import Statistic, Values
 from sparselt.report.table import MARK, Table
-from sparselt.report.wording import count, mean_and_std, percent, points, ranges
+from sparselt.report.wording import count, mean_and_std, percent, points, ranges, verb
 
 PAPER = "Frankle et al. 2021 (Missing the Mark)"
 _JUDGED = ("magnitude", "snip", "grasp", "synflow")
@@ -119,8 +119,9 @@ def tables(data: Data) -> Iterator[Table]:
         lines.append((name, _WHEN.get(method[1], "level by level"), *cells))
     numbers = sorted({len(values) for of in errors(data).values() for values in of.values()})
     note = (
-        f"Test error in %, mean ± standard deviation over {ranges(numbers)} replicates; the dense network: "
-        f"{mean_and_std(dense(data))} ({count(dense(data).n, 'run')})."
+        f"Test error in %, mean ± standard deviation over {ranges(numbers)} "
+        f"{verb(numbers[-1], 'replicate', 'replicates')}; the dense network: {mean_and_std(dense(data))} "
+        f"({count(dense(data).n, 'run')})."
     )
     if (limit := dense(data).limit) is not None:
         note += f" {MARK} matching: at most {points(limit)}, the dense mean plus ε, the deviation of the dense runs."

@@ -8,6 +8,7 @@ from sparselt.experiments.flatness.options import FlatnessOptions
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import Setting
+from sparselt.experiments.solutions import dense_errors
 from sparselt.stages.flatness import MeasureFlatness, Perturb
 from sparselt.training.recipe import derive_seed
 
@@ -25,6 +26,8 @@ def flatness(lab: Lab) -> Iterator[Measurement]:
     rewound network moved in a random direction by `scale` times what the next pruning moves it by, trained, and the
     path between its solution and the unperturbed one. The dense network's is at scale 1, as in appendix D. Unless
     `level_0` is rewound, its unperturbed solution is the dense training's own, which did not stop at the rewind step.
+
+    In a run without `imp` also the test errors of the dense networks, which give ε.
     """
     setting, options = lab.setting, lab.setting.option(FlatnessOptions)
     for replicate in range(setting.replicates):
@@ -90,6 +93,7 @@ EXPERIMENT = Experiment(
     "Paul et al. 2023",
     unsupported_reason,
     FlatnessOptions,
+    rests_on={"imp": dense_errors},
     report="sparselt.experiments.flatness.report",
     order=5,
 )

@@ -9,7 +9,7 @@ from sparselt.report import drawing as draw
 from sparselt.report.data import Chart, Data, Drawing, once
 from sparselt.report.rules import STABLE
 from sparselt.report.statistic import Values
-from sparselt.report.wording import percent
+from sparselt.report.wording import DASHES, percent
 
 FRACTIONS = {
     "largest_prunable_fraction": "below the dense training loss + ε",
@@ -173,7 +173,7 @@ def _perturbation(data: Data) -> Drawing:
             for number, step in enumerate(steps)
             for of, look in (
                 (pruned, draw.look(number, f"rewind {step:,}")),
-                (dense, draw.look(number, "", "none", hollow=True)),
+                (dense, draw.look(number, f"rewind {step:,}, dense", "none", hollow=True)),
             )
         ]
     else:
@@ -189,11 +189,11 @@ def _perturbation(data: Data) -> Drawing:
     ends, highest = draw.dashes(axes, lines, 0.06, size=4.5)
     draw.barrier_axis(axes, highest)
     draw.place_axis(axes, [f"{place:,g}" for place in places], name, margin=0.4)
-    draw.label_ends(axes, ends)
+    draw.label_ends(axes, [end for end in ends if not end[0].endswith(", dense")])  # hollow, in the colour of its step
     caption = (
         "After appendix D of Unmasking. The rewound network is moved in a random direction and trained; the barrier "
-        "between its solution and the unperturbed one. Markers: means; short dashes: replicates; hollow: the dense "
-        "network under the projection of level 1. Dashed line: the 2 points of Linear Mode Connectivity."
+        f"between its solution and the unperturbed one. {DASHES} Hollow markers: the dense network under the "
+        "projection of level 1. Dashed line: the 2 points of Linear Mode Connectivity."
     )
     names = {at: f"{'norm' if len(scales) > 1 else 'step'} {place:,g}" for at, place in enumerate(places)}
     return Drawing(figure, "Perturbed at the rewind step", caption, Chart(lines, names, limit=STABLE.value))

@@ -25,7 +25,7 @@ from sparselt.report.rules import (
     no_barrier,
 )
 from sparselt.report.statistic import Statistic, Values
-from sparselt.report.wording import count, listing, p_text, percent
+from sparselt.report.wording import count, every, listing, p_text, percent, verb
 
 PAPER = "Paul et al. 2023 (Unmasking, ICLR)"
 
@@ -41,14 +41,15 @@ def findings(data: Data) -> Iterator[str]:
                 "Rank correlation of the largest eigenvalue of the Hessian with the largest fraction that one level "
                 f"can prune with a training loss {limit}: "
                 + (within if rhos else f"not judged, no replicate has {figures.NETWORKS} networks that differ")
-                + f"; {number_text(pooled)} over all {count(number, 'network')} together, which are not independent."
+                + f"; {number_text(pooled)} over {every(number, 'network')}"
+                + (" together, which are not independent." if number > 1 else ".")
                 + _at_a_level(given_level(data, metric))
             )
     tied = [value == 0 for value in by_network(data, "largest_prunable_fraction").values()]
     if any(tied):
         yield (
-            f"At {sum(tied)} of {len(tied)} networks not even 5% can be pruned below the dense training loss + ε, so "
-            "their fractions are tied at 0."
+            f"At {sum(tied)} of {count(len(tied), 'network')} not even 5% can be pruned below the dense training loss "
+            f"+ ε, so {verb(sum(tied), 'its fraction is 0', 'their fractions are tied at 0')}."
         )
     residuals = by_network(data, "eigenvalue_residual")
     values = {key: value for key, value in by_network(data, "eigenvalue_1").items() if value and key in residuals}
@@ -70,7 +71,7 @@ def claims(data: Data) -> Iterator[Claim]:
             "the flatness of the error landscape at the end of training limits the fraction of weights that can be "
             "pruned at each level",
             f"Spearman's correlation of largest eigenvalue and largest prunable fraction within replicates "
-            f"{rhos:.2f} (over all {number} networks {number_text(pooled)}), at a given level "
+            f"{rhos:.2f} (over {every(number, 'network')} {number_text(pooled)}), at a given level "
             f"{given:.2f}; with the solution's own loss as the limit {own:.2f}",
         )
     barriers = barriers_of(data, "perturbed")

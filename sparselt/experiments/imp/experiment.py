@@ -7,6 +7,7 @@ from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.imp.options import ImpOptions
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
+from sparselt.experiments.solutions import dense_errors, ticket_errors
 
 
 def imp(lab: Lab) -> Iterator[Measurement]:
@@ -32,12 +33,9 @@ def imp(lab: Lab) -> Iterator[Measurement]:
     none of a layer's weights.
     """
     setting, options = lab.setting, lab.setting.option(ImpOptions)
-    for replicate in range(max(setting.replicates, setting.dense_replicates)):
-        yield Measurement("imp", "dense", replicate, None, 0, lab.dense(replicate))
+    yield from dense_errors(lab, "imp")
     for replicate in range(setting.replicates):
-        for step in setting.rewind_steps:
-            for level in range(0 if setting.level_0 == "rewound" else 1, setting.levels + 1):
-                yield Measurement("imp", "imp", replicate, step, level, lab.ticket(replicate, step, level))
+        yield from ticket_errors(lab, "imp", replicate)
         step = setting.control_rewind_step
         others = replicate < (options.variant_replicates or setting.replicates)
         for level in setting.control_levels:

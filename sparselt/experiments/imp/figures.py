@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sparselt.experiments.imp.levels import CONTROLS, Level, levels
+from sparselt.experiments.imp.levels import CONTROLS, Level, levels, measured_by
 from sparselt.report import drawing as draw
 from sparselt.report.data import Chart, Data, Drawing
 from sparselt.report.rules import STABLE
 from sparselt.report.statistic import Statistic, Values
-from sparselt.report.wording import listing, percent, points
+from sparselt.report.wording import DASHES, count, listing, percent, points
 
 VARIANTS = {
     "shuffled": draw.Look("shuffled weights", draw.GREY, "x", "none"),
@@ -37,19 +37,19 @@ def lead_drawings(data: Data) -> dict[str, Drawing]:
         "error_against_density": (
             error_against_density(data),
             "Test error against weights remaining",
-            "After Fig. 5 of Unmasking. Mean and standard deviation over replicates, a line for each rewind step, "
-            "controls in grey. Grey line: the dense mean; grey band: up to ε above it. A mean in the band, or below, "
-            "matches.",
+            "After Fig. 5 of Unmasking. Mean and standard deviation over replicates, a line for each rewind step"
+            + (", controls in grey" if any(levels(data).select(variant) for variant in CONTROLS) else "")
+            + ". Grey line: the dense mean; grey band: up to ε above it. A mean in the band, or below, matches.",
             _chart_by_density(data, _rewound(data)),
-            "imp, metric test_error",
+            f"{measured_by(data)}, metric test_error",
         ),
         "error_along_path": (
             error_along_path(data),
             "Test error along the path through the levels",
-            "After Fig. 2 of Unmasking, left (and, enlarged, middle). The straight lines from the solution of each "
-            "level to that of the next, all parameters interpolated. Thin: replicates; thick: their mean; what is "
-            "above the enlarged part is cut off. Grey line: the dense mean; grey band: up to ε above it."
-            + _unequal_numbers(data),
+            "After Fig. 2 of Unmasking, left. The straight lines from the solution of each level to that of the next, "
+            "all parameters interpolated. Lines: means over replicates; thin, in the PNG and SVG: single replicates, "
+            "and below, where lines lie close to each other, this part enlarged (Fig. 2, middle). Grey line: the dense "
+            "mean; grey band: up to ε above it." + _unequal_numbers(data),
             Chart([(look._replace(marker=""), of) for look, of in _drawn(data, paths)], on_path, dense),
             "connectivity, metric path_error",
         ),
@@ -57,7 +57,7 @@ def lead_drawings(data: Data) -> dict[str, Drawing]:
             barriers(data),
             "Error barriers between successive levels",
             "The barrier of Unmasking, Def. A.1, at each line of the path above: how far the error rises over the "
-            "straight line between the errors of its ends. Lines: means; short dashes: replicates. Dashed line: the "
+            f"straight line between the errors of its ends. {DASHES} Dashed line: the "
             f"{points(STABLE.value, 0)} points below which Linear Mode Connectivity (Frankle et al. 2020) speaks "
             "of stability.",
             Chart(_drawn(data, between), lines, limit=STABLE.value),
@@ -247,8 +247,8 @@ def _unequal_numbers(data: Data) -> str:
     if dense.n in (0, len(paths)):
         return ""
     return (
-        f" The dense mean is that of {dense.n} networks, of which the paths start from {len(paths)}: they need not "
-        "start on the grey line."
+        f" The dense mean is that of {count(dense.n, 'network')}, of which the paths start from {len(paths)}: they "
+        "need not start on the grey line."
     )
 
 

@@ -11,7 +11,7 @@ from sparselt.report.data import Data, Lead
 from sparselt.report.rules import STABLE
 from sparselt.report.statistic import Statistic
 from sparselt.report.table import MARK, Table
-from sparselt.report.wording import DIVERGED_MARK, count, mean_and_std, percent, points, ranges
+from sparselt.report.wording import DIVERGED_MARK, count, every, mean_and_std, percent, points, ranges
 
 _WIDE = 108  # columns from which standard deviations stand apart and barriers have theirs
 
@@ -127,18 +127,21 @@ def _coincidence(data: Data) -> str:
     found, summary = agreements(data), levels(data)
     if not found:
         takes = "no pair of levels above level 0 has all it takes."
-        if summary.threshold is None or not any(entry.barrier for entry in summary.levels):
-            takes = "it takes barriers and at least two dense runs."
+        if not any(entry.barrier for entry in summary.levels):
+            takes = "it takes barriers between levels, which the experiment connectivity measures."
+        elif summary.threshold is None:
+            takes = "it takes at least two dense runs, none of them diverged."
         return f"The finding of Paul et al. 2022, {claim}, cannot be judged here: {takes}"
     pairs, agreeing = sum(a.pairs for a in found), sum(a.agreeing for a in found)
     beside = sum(a.agreeing for a in agreements(data, STABLE.value))
+    coincide = every(pairs, "pair") if agreeing == pairs else f"{agreeing} of {count(pairs, 'pair')}"
     separated = sum(len(a.matching_separated) + len(a.failing_separated) for a in found)
     failing = sum(len(a.failing_connected) + len(a.failing_separated) for a in found)
     text = (
         f"Paul et al. 2022 find {claim} (level 0 apart). Counting a mean barrier up to "
         f"ε = {points(summary.epsilon or 0.0)} points as none, the two coincide at "
-        f"{'all' if agreeing == pairs else f'{agreeing} of'} {count(pairs, 'pair')} of levels here (at {beside} if "
-        f"barriers up to the {STABLE.text} of Linear Mode Connectivity count as none)."
+        f"{coincide} of levels here (at {beside} if barriers up to the {STABLE.text} of Linear Mode Connectivity count "
+        "as none)."
     )
     text += _exceptions("Connected although not both match", {a.rewind_step: a.failing_connected for a in found})
     text += _exceptions("Separated although both match", {a.rewind_step: a.matching_separated for a in found})
@@ -170,7 +173,8 @@ def _controls(summary: Levels) -> list[str]:
 
 def _notes(summary: Levels) -> list[str]:
     """The dense error, what the marks mean, what cannot be judged."""
-    what = "Mean ± standard deviation over replicates; the barrier is that to the next level."
+    what = "Mean ± standard deviation over replicates"
+    what += "; the barrier is that to the next level." if any(entry.barrier for entry in summary.levels) else "."
     most = max((entry.error.n for entry in summary.levels if entry.level > 0), default=0)
     if 0 < most < summary.dense.n:
         what += f" Level 0 is of {summary.dense.n} dense networks, the others of {count(most, 'replicate')}."
@@ -191,7 +195,8 @@ def _level_table(summary: Levels, steps: Sequence[int], width: int | None) -> Ta
     names = ("error %", "barrier, points") if width is None else ("error %", "barrier")
     groups = [(f"rewound to {step:,}" if width is None else f"rewind {step}", 2) for step in steps]
     faint = range(3, 3 + 2 * len(steps), 2)
-    return Table(("level", "weights", *names * len(steps)), lines, groups=[("", 2), *groups], faint=faint)
+    table = Table(("level", "weights", *names * len(steps)), lines, groups=[("", 2), *groups], faint=faint)
+    return table.without_empty_columns()
 
 
 def _cells(entry: Level | None, width: int | None) -> tuple[str, str]:
@@ -217,4 +222,5 @@ def _control_table(summary: Levels, width: int | None) -> list[Table]:
         lines.append((str(control.level), percent(control.density), step, *errors))
     error = ", error %" if width is None else "\nerror %"
     names = [f"{name}{error}" for name in ("IMP", *(CONTROLS[variant] for variant in variants))]
-    return [Table(("level", "weights", "rewind", *names), lines, title="Controls")] if lines else []
+    table = Table(("level", "weights", "rewind", *names), lines, title="Controls")
+    return [table.without_empty_columns()] if lines else []

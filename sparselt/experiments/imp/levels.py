@@ -8,6 +8,9 @@ from sparselt.report.data import Data, once
 from sparselt.report.rules import allowed, dense_errors, matches
 from sparselt.report.statistic import Statistic, Values
 
+MEASURED_BY = ("imp", "connectivity", "landscape")
+"""The experiments that measure the errors of dense networks and tickets; the latter two in runs without `imp`."""
+
 CONTROLS = {"random": "random mask", "reinit": "reinitialized"}
 """The controls by variant: the layerwise densities with a random mask; the IMP mask on fresh weights."""
 
@@ -122,7 +125,7 @@ def concerns(data: Data) -> bool:
 @once
 def levels(data: Data) -> Levels:
     """The levels of a run: by variant, rewind step and level, in ascending order."""
-    columns = {"experiment": ("imp", "connectivity"), "condition": {}}
+    columns = {"experiment": MEASURED_BY, "condition": {}}
     rows = data.select(metric="test_error", to_level=None, **columns)
     errors = data.by("variant", "rewind_step", "level", metric="test_error", to_level=None, **columns)
     densities = {(row.variant, row.rewind_step, row.level): row.density for row in reversed(rows)}
@@ -139,6 +142,12 @@ def levels(data: Data) -> Levels:
         matching = matches(errors[key].statistic, dense) if level else None
         found.append(Level(variant, step, level, densities[key], errors[key], matching, barriers.get(key)))
     return Levels(dense, tuple(found))
+
+
+def measured_by(data: Data) -> str:
+    """The experiment that measured the errors of dense networks and tickets; `imp` where none did."""
+    found = {row.experiment for row in data.select(metric="test_error", variant=("dense", "imp"), condition={})}
+    return next((name for name in MEASURED_BY if name in found), "imp")
 
 
 @once

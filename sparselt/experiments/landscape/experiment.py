@@ -7,6 +7,7 @@ from sparselt.experiments.lab import Lab
 from sparselt.experiments.landscape.options import LandscapeOptions
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.setting import Setting
+from sparselt.experiments.solutions import all_errors
 from sparselt.stages.planes import EvaluatePlane, EvaluateProjection
 from sparselt.stages.stage import Stage
 
@@ -24,6 +25,9 @@ def landscape(lab: Lab) -> Iterator[Measurement]:
     position_2), coordinates in the plane through the three in units of distance between parameters; solution_error,
     projection_error and next_solution_error at theirs. Outside their triangle only prunable parameters are
     extrapolated (appendix C).
+
+    In a run without `imp` also the test errors of the dense networks and the tickets: they say which levels match, and
+    give ε.
     """
     setting, options = lab.setting, lab.setting.option(LandscapeOptions)
     drawn = {min(setting.rewind_steps), max(setting.rewind_steps)}
@@ -97,6 +101,7 @@ EXPERIMENT = Experiment(
     "Paul et al. 2022",
     unsupported_reason,
     LandscapeOptions,
+    rests_on={"imp": all_errors},
     report="sparselt.experiments.landscape.report",
     order=3,
 )

@@ -23,8 +23,8 @@ def findings(data: Data) -> Iterator[str]:
         warm = "" if c.warmup_steps is None else f", {c.name}"
         yield (
             f"Batch {c.batch_size:,}, lr {c.learning_rate}{warm}: dense error {c.errors('dense'):.2%}, "
-            f"{c.errors():.2%} at {weights(c)} of the weights, rewound to step 0; mean barrier of successive "
-            f"rounds {c.barrier():.2p} points, mean angular distance {c.successive():.2f}."
+            f"{c.errors():.2%} at {weights(c)} of the weights, rewound to step 0; of successive rounds "
+            f"the mean barrier is {c.barrier():.2p} points and the mean angular distance {c.successive():.2f}."
         )
     if len(run.plain) > 1:
         first, last = run.extremes
@@ -36,8 +36,8 @@ def findings(data: Data) -> Iterator[str]:
     for c, base in run.repelled:
         yield (
             f"With λ = {c.repulsion:g} at {base.name}, IMP errs on {c.errors():.2%} at {weights(c)} of the "
-            f"weights, without on {base.errors('imp', c.last):.2%}; the mean angular distance of its rounds is "
-            f"{c.between():.2f} against {base.between():.2f} without."
+            f"weights, without on {base.errors('imp', c.last):.2%}; the mean angular distance of all pairs of "
+            f"rounds, not of successive ones only, is {c.between():.2f} against {base.between():.2f} without."
         )
 
 

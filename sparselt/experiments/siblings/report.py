@@ -16,7 +16,7 @@ from sparselt.report.data import Claim, Data, Section, listed
 from sparselt.report.results import conditions
 from sparselt.report.rules import NEAR_CHANCE, Limit, all_of, below, dense_errors, epsilon, lower, within
 from sparselt.report.statistic import Values
-from sparselt.report.wording import count, listing, mean_and_std, percent, points
+from sparselt.report.wording import count, listing, mean_and_std, percent, points, verb
 
 PAPER = "Movva et al. 2021"
 
@@ -39,13 +39,14 @@ def findings(data: Data) -> Iterator[str]:
     errors = table(data, "test_error")
     steps = {step for _, step in overlaps(data, "jaccard")}
     if unseen := sorted(steps - {place.pretraining for place in errors}):
-        yield f"Masks after {listing(unseen)} steps of shared pretraining were compared, not retrained."
+        steps_text = f"{listing(unseen)} {verb(unseen[-1], 'step', 'steps')}"
+        yield f"Masks after {steps_text} of shared pretraining were compared, not retrained."
     empty = data.select(experiment="siblings", metric="layer_density", value=0.0)
     if layers := sorted(Counter(conditions(row.condition).get("layer") for row in empty).items()):
         texts = [f"{layer} ({count(times, 'mask')})" for layer, times in layers]
         yield f"Combined masks left no weight in {listing(texts)}."
     if lost := sum(values.statistic.diverged for values in errors.values()):
-        yield f"{count(lost, 'retraining')} diverged and {'is' if lost == 1 else 'are'} left out."
+        yield f"{count(lost, 'retraining')} diverged and {verb(lost, 'is', 'are')} left out."
 
 
 @listed
