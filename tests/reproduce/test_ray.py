@@ -14,6 +14,11 @@ from typed_command import SMALL, reproduce
 pytest.importorskip("ray", reason="Ray is an extra")
 
 OPTIONS = (*SMALL, "--executor", "ray", "--workers", "2")
+LONG = (
+    *("digits_resnet8", "--scale", "smoke", "--experiments", "imp", "--replicates", "1", "--executor", "ray"),
+    *("--workers", "1", "--set", "steps=200000", "milestones=100000", "levels=1", "control_levels=1"),
+    *("dense_replicates=1", "rewind_steps=0", "control_rewind_step=0", "variants=random"),
+)
 
 
 def contents(folder):
@@ -70,3 +75,38 @@ def test_a_killed_driver_leaves_nothing_running_and_its_command_ends_with_the_by
     assert f"{14 - done} of {14 - done} trainings done" in result.stdout
     assert contents(tmp_path) == contents(finished[0])
     assert not list((tmp_path / "runs" / "store" / "unfinished").iterdir())
+
+
+def saved_steps(folder):
+    """The steps of the saves of the training that has not ended."""
+    return sorted(int(p.name.split("-")[1]) for p in folder.glob("runs/store/unfinished/train-*/work-*/progress-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("send", "number", "code"), [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGTERM, 143)])
+def test_a_driver_that_is_asked_to_end_has_its_training_saved_and_says_which_command_goes_on(
+    tmp_path, send, number, code
+):
+    # The training is too long to end. Ctrl-C reaches all processes of a terminal, SIGTERM the one that it is sent to.
+    mark = uuid.uuid4().hex
+    command, environment = [sys.executable, "-m", "sparselt.reproduce", *LONG], {**os.environ, "MARK": mark}
+    with (tmp_path / "screen").open("w") as screen:
+        run = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=screen, stderr=screen, start_new_session=True
+        )
+    deadline = time.monotonic() + 120
+    while not saved_steps(tmp_path):
+        assert time.monotonic() < deadline and run.poll() is None
+        if list(tmp_path.glob("runs/store/unfinished/train-*")):
+            run.send_signal(signal.SIGUSR1)
+        time.sleep(0.2)
+    before = saved_steps(tmp_path)[-1]
+    send(run.pid, number)
+    assert run.wait(60) == code, (tmp_path / "screen").read_text()
+    words = (tmp_path / "screen").read_text()
+    assert "this command goes on from there:\npython -m sparselt.reproduce digits_resnet8" in words
+    assert "Traceback" not in words
+    assert saved_steps(tmp_path)[-1] > before, "saved when asked to end, too"
+    while list(processes(mark)):
+        assert time.monotonic() < deadline + 60
+        time.sleep(0.1)
