@@ -67,9 +67,7 @@ def test_a_killed_driver_leaves_nothing_running_and_its_command_ends_with_the_by
     assert listening(mark) and listening(mark) <= loopback
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    while list(processes(mark)):
-        assert time.monotonic() < deadline + 60
-        time.sleep(0.1)
+    wait_until_gone(mark)
     done = len(list(tmp_path.glob("runs/store/train/*/stage.json")))
     result = reproduce(*OPTIONS, cwd=tmp_path, check=True)
     assert f"{14 - done} of {14 - done} trainings done" in result.stdout
@@ -82,24 +80,37 @@ def saved_steps(folder):
     return sorted(int(p.name.split("-")[1]) for p in folder.glob("runs/store/unfinished/train-*/work-*/progress-*"))
 
 
+def in_a_long_training(folder, mark):
+    """A run in a training that is too long to end, and that has been saved because a signal asked for it."""
+    command, environment = [sys.executable, "-m", "sparselt.reproduce", *LONG], {**os.environ, "MARK": mark}
+    with (folder / "screen").open("w") as screen:
+        run = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=screen, stderr=screen, start_new_session=True
+        )
+    deadline = time.monotonic() + 120
+    while not saved_steps(folder):
+        assert time.monotonic() < deadline and run.poll() is None, (folder / "screen").read_text()
+        if list(folder.glob("runs/store/unfinished/train-*")):
+            run.send_signal(signal.SIGUSR1)
+        time.sleep(0.2)
+    return run
+
+
+def wait_until_gone(mark):
+    deadline = time.monotonic() + 60
+    while list(processes(mark)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("send", "number", "code"), [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGTERM, 143)])
 def test_a_driver_that_is_asked_to_end_has_its_training_saved_and_says_which_command_goes_on(
     tmp_path, send, number, code
 ):
-    # The training is too long to end. Ctrl-C reaches all processes of a terminal, SIGTERM the one that it is sent to.
+    # Ctrl-C reaches all processes of a terminal, SIGTERM the one that it is sent to.
     mark = uuid.uuid4().hex
-    command, environment = [sys.executable, "-m", "sparselt.reproduce", *LONG], {**os.environ, "MARK": mark}
-    with (tmp_path / "screen").open("w") as screen:
-        run = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=screen, stderr=screen, start_new_session=True
-        )
-    deadline = time.monotonic() + 120
-    while not saved_steps(tmp_path):
-        assert time.monotonic() < deadline and run.poll() is None
-        if list(tmp_path.glob("runs/store/unfinished/train-*")):
-            run.send_signal(signal.SIGUSR1)
-        time.sleep(0.2)
+    run = in_a_long_training(tmp_path, mark)
     before = saved_steps(tmp_path)[-1]
     send(run.pid, number)
     assert run.wait(60) == code, (tmp_path / "screen").read_text()
@@ -107,6 +118,16 @@ def test_a_driver_that_is_asked_to_end_has_its_training_saved_and_says_which_com
     assert "this command goes on from there:\npython -m sparselt.reproduce digits_resnet8" in words
     assert "Traceback" not in words
     assert saved_steps(tmp_path)[-1] > before, "saved when asked to end, too"
-    while list(processes(mark)):
-        assert time.monotonic() < deadline + 60
-        time.sleep(0.1)
+    wait_until_gone(mark)
+
+
+@pytest.mark.slow
+def test_signals_to_end_that_do_not_cease_end_the_driver_as_one_does(tmp_path):
+    mark = uuid.uuid4().hex
+    run = in_a_long_training(tmp_path, mark)
+    while run.poll() is None:
+        run.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
+    assert run.returncode in (143, -signal.SIGTERM), "to a shell both are 143"
+    assert saved_steps(tmp_path)
+    wait_until_gone(mark)
