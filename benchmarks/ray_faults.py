@@ -16,6 +16,7 @@ more than an interval was made again. Not a benchmark of `sparselt bench`: nothi
 import argparse
 import json
 import os
+import platform
 import random
 import runpy
 import shutil
@@ -23,6 +24,8 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 ARGUMENTS = (
@@ -219,7 +222,8 @@ def failures(found: dict) -> list[str]:
     kills, least = found["kills"], found["kills_asked"] // len(KINDS)
     wrong = [f"{kind}: {count} kills; expected {least} or more" for kind, count in kills.items() if count < least]
     if sum(kills.values()) < found["kills_asked"]:
-        wrong.append(f"{sum(kills.values())} of {found['kills_asked']} kills happened; give more --seconds")
+        # The last run was stopped then, and there is nothing else to judge.
+        return [*wrong, f"{sum(kills.values())} of {found['kills_asked']} kills happened in time; give more --seconds"]
     if found["trainings_taken_up_again"] < found["trainings_killed"]:
         wrong.append(
             f"{found['trainings_killed']} trainings were killed, and {found['trainings_taken_up_again']} taken up again"
@@ -252,14 +256,16 @@ def main() -> int:
     os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0", STEPS: str(faulty / "steps")}
     from ray.cluster_utils import Cluster
 
+    from sparselt.benchmarks.machine import commit, processor
+
     cluster = Cluster()
     for place in range(NODES):
         cluster.add_node(
             num_cpus=CORES, node_name=f"node-{place}", **({"include_dashboard": False} if not place else {})
         )
-    faults, equal = Faults(options, cluster, faulty), True
+    faults, equal = Faults(options, cluster, faulty), []
     while faults.left and faults.run_once():
-        equal &= results(faulty) == results(local)
+        equal.append(results(faulty) == results(local))
     cluster.shutdown()
     found = {
         "kills_asked": options.kills,
@@ -269,10 +275,22 @@ def main() -> int:
         "most_seconds_made_again": max(faults.lost, default=0.0),
         "longest_step_seconds": faults.longest,
         "save_seconds": SAVE_SECONDS,
-        "equal": equal,
+        "runs_to_the_end": len(equal),
+        "equal": all(equal),
     }
     wrong = failures(found)
-    (options.out / "ray_faults.json").write_text(json.dumps(vars(options) | found, indent=1, default=str) + "\n")
+    about = {
+        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "commit": commit(),
+        "command": f"python benchmarks/ray_faults.py --kills {options.kills} --steps {options.steps} --out FOLDER",
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "ray")},
+        "nodes": NODES,
+        "every": options.every,
+        "seed": options.seed,
+        "step_seconds_at_least": STEP_SECONDS,
+    }
+    (options.out / "ray_faults.json").write_text(json.dumps(about | found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
     for sentence in wrong:
         print(f"failed: {sentence}", file=sys.stderr)
