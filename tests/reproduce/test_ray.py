@@ -97,7 +97,7 @@ def in_a_long_training(folder, mark):
 
 
 def wait_until_gone(mark):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180  # an agent of Ray's waits a minute for a cluster that is not there any more
     while list(processes(mark)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
