@@ -98,6 +98,23 @@ def directing(send: Callable[[int], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def holding_back() -> Iterator[None]:
+    """In the block SIGTERM and Ctrl-C wait, for work that must not be left half done. After it the first one is raised.
+
+    Outside the main thread, where Python has no signals, nothing changes.
+    """
+    came: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    with _handling({signal.SIGTERM: hold, signal.SIGINT: hold}):
+        yield
+    if came:
+        signal.raise_signal(came[0])
+
+
+@contextlib.contextmanager
 def _handling(handlers: Mapping[int, Handler]) -> Iterator[None]:
     """In the block these handlers are in place. After it come those of before, unless the block has set another."""
     if not _in_main_thread():

@@ -3,7 +3,12 @@
 import dataclasses
 import json
 import os
+import signal
 from pathlib import Path
+
+# A script's shell starts what stands before `&` with Ctrl-C ignored, and so would be all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # One thread a process: the suite runs several, and results are compared to the bit.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

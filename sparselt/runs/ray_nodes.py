@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from sparselt.errors import SettingError
 from sparselt.runs.versions import versions
 from sparselt.stages.resources import Resources
+from sparselt.stopping import holding_back
 
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: Ray listens on 127.0.0.1 only, which is its default on a Mac
 _ANSWER_SECONDS = 5.0
@@ -86,6 +88,20 @@ def connect(address: str | None, cores: int) -> None:
             f"Ray was imported before sparselt could keep it to loopback, and listens on {listens}; set {_LOOPBACK}=0 "
             "in the environment, or =1 if that is meant"
         )
+
+
+def disconnect(actors: Iterable[Any]) -> None:
+    """Kills actors, and ends the connection, or the cluster of this process's own.
+
+    Signals to end wait meanwhile: a Ray that is left half shut down ends this process with an exit code of its own. Ray
+    sets SIGTERM to the system's default as it shuts down. A SIGTERM in that second still ends the process at once.
+    """
+    import ray
+
+    with holding_back():
+        for actor in actors:
+            ray.kill(actor)
+        ray.shutdown()
 
 
 def check_answers(address: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from sparselt.errors import SettingError, StoreError
 from sparselt.runs.claims import PATIENCE
 from sparselt.runs.pool import NodeLost, Pool
-from sparselt.runs.ray_nodes import Nodes, check_answers, connect, last_line
+from sparselt.runs.ray_nodes import Nodes, check_answers, connect, disconnect, last_line
 from sparselt.runs.ray_place import Place
 from sparselt.runs.workers import SAVE_SECONDS, STOP_SECONDS
 from sparselt.stages.resources import Resources
@@ -99,8 +99,6 @@ class RayWorkers(Pool):
     def __enter__(self) -> "RayWorkers":
         own = max(len(os.sched_getaffinity(0)), (self._wanted or 1) * self._each.all_cores)
         connect(self._address, own)
-        import ray
-
         try:
             self._nodes.admit()
             if not self.count:
@@ -110,7 +108,7 @@ class RayWorkers(Pool):
                     "--workers N if the cluster grows on demand"
                 )
         except BaseException:
-            ray.shutdown()
+            disconnect(())
             raise
         self._thread.start()
         return self
@@ -126,9 +124,7 @@ class RayWorkers(Pool):
                 if stopping:
                     ray.wait(stopping, num_returns=len(stopping), timeout=STOP_SECONDS + 2)
         finally:
-            for slot in self._slots:
-                ray.kill(slot.actor)
-            ray.shutdown()
+            disconnect(slot.actor for slot in self._slots)
 
     @property
     def gpu_share(self) -> float:

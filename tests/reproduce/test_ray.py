@@ -14,6 +14,11 @@ from typed_command import SMALL, reproduce
 pytest.importorskip("ray", reason="Ray is an extra")
 
 OPTIONS = (*SMALL, "--executor", "ray", "--workers", "2")
+LONG = (
+    *("digits_resnet8", "--scale", "smoke", "--experiments", "imp", "--replicates", "1", "--executor", "ray"),
+    *("--workers", "1", "--set", "steps=200000", "milestones=100000", "levels=1", "control_levels=1"),
+    *("dense_replicates=1", "rewind_steps=0", "control_rewind_step=0", "variants=random"),
+)
 
 
 def contents(folder):
@@ -62,11 +67,67 @@ def test_a_killed_driver_leaves_nothing_running_and_its_command_ends_with_the_by
     assert listening(mark) and listening(mark) <= loopback
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    while list(processes(mark)):
-        assert time.monotonic() < deadline + 60
-        time.sleep(0.1)
+    wait_until_gone(mark)
     done = len(list(tmp_path.glob("runs/store/train/*/stage.json")))
     result = reproduce(*OPTIONS, cwd=tmp_path, check=True)
     assert f"{14 - done} of {14 - done} trainings done" in result.stdout
     assert contents(tmp_path) == contents(finished[0])
     assert not list((tmp_path / "runs" / "store" / "unfinished").iterdir())
+
+
+def saved_steps(folder):
+    """The steps of the saves of the training that has not ended."""
+    return sorted(int(p.name.split("-")[1]) for p in folder.glob("runs/store/unfinished/train-*/work-*/progress-*"))
+
+
+def in_a_long_training(folder, mark):
+    """A run in a training that is too long to end, and that has been saved because a signal asked for it."""
+    command, environment = [sys.executable, "-m", "sparselt.reproduce", *LONG], {**os.environ, "MARK": mark}
+    with (folder / "screen").open("w") as screen:
+        run = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=screen, stderr=screen, start_new_session=True
+        )
+    deadline = time.monotonic() + 120
+    while not saved_steps(folder):
+        assert time.monotonic() < deadline and run.poll() is None, (folder / "screen").read_text()
+        if list(folder.glob("runs/store/unfinished/train-*")):
+            run.send_signal(signal.SIGUSR1)
+        time.sleep(0.2)
+    return run
+
+
+def wait_until_gone(mark):
+    deadline = time.monotonic() + 180  # an agent of Ray's waits a minute for a cluster that is not there any more
+    while list(processes(mark)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("send", "number", "code"), [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGTERM, 143)])
+def test_a_driver_that_is_asked_to_end_has_its_training_saved_and_says_which_command_goes_on(
+    tmp_path, send, number, code
+):
+    # Ctrl-C reaches all processes of a terminal, SIGTERM the one that it is sent to.
+    mark = uuid.uuid4().hex
+    run = in_a_long_training(tmp_path, mark)
+    before = saved_steps(tmp_path)[-1]
+    send(run.pid, number)
+    assert run.wait(60) == code, (tmp_path / "screen").read_text()
+    words = (tmp_path / "screen").read_text()
+    assert "this command goes on from there:\npython -m sparselt.reproduce digits_resnet8" in words
+    assert "Traceback" not in words
+    assert saved_steps(tmp_path)[-1] > before, "saved when asked to end, too"
+    wait_until_gone(mark)
+
+
+@pytest.mark.slow
+def test_signals_to_end_that_do_not_cease_end_the_driver_as_one_does(tmp_path):
+    mark = uuid.uuid4().hex
+    run = in_a_long_training(tmp_path, mark)
+    while run.poll() is None:
+        run.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
+    assert run.returncode in (143, -signal.SIGTERM), "to a shell both are 143"
+    assert saved_steps(tmp_path)
+    wait_until_gone(mark)

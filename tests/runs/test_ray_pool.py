@@ -4,7 +4,8 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from sparselt.runs.store import Store
 from sparselt.stages import Stage, Value
 from sparselt.stages.identity import not_in_key
 from sparselt.stages.resources import Resources
+from sparselt.stages.train import Train
 
 pytestmark = pytest.mark.slow
 
@@ -107,28 +109,107 @@ def test_a_killed_worker_takes_only_its_own_stage_which_is_tried_again(workers, 
     assert len(watcher.again) == 2 and all("a worker process was killed" in error for error in watcher.again)
 
 
+PAUSE = 0.5  # seconds
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SlowTrain(Train):
+    """A training that writes down its steps, and makes a pause in each until `hurry` exists in the folder.
+
+    400 steps take longer than all that a test waits for. So the training is there when the test stops it, however fast
+    the machine is.
+    """
+
+    folder: str = not_in_key("")
+
+    @classmethod
+    def like(cls, stage, folder):
+        return cls(**{f.name: getattr(stage, f.name) for f in fields(stage)}, folder=str(folder))
+
+    @property
+    def log(self):
+        return Path(self.folder) / f"steps-{self.key[:20]}"
+
+    def steps(self):
+        """The steps that each process has begun, by its number, the first process first."""
+        made = {}
+        for line in self.log.read_text().splitlines() if self.log.exists() else ():
+            process, step = map(int, line.split())
+            made.setdefault(process, []).append(step)
+        return made
+
+    def run(self, task):
+        def report(step):
+            task.report(step)
+            with self.log.open("a") as log:
+                log.write(f"{os.getpid()} {step}\n")
+            if not (Path(self.folder) / "hurry").exists():
+                time.sleep(PAUSE)
+
+        return super().run(replace(task, report=report))
+
+
+@dataclass
+class Beside:
+    """Runs `act` in a thread during the block.
+
+    Once it has ended, also by an error, the trainings hurry. The block raises that error.
+    """
+
+    act: Callable[[], None]
+    folder: Path
+
+    def __enter__(self):
+        self._error = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self):
+        try:
+            self.act()
+        except BaseException as error:
+            self._error = error
+        finally:
+            (self.folder / "hurry").touch()
+
+    def __exit__(self, *_):
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
+def ended(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def saved_steps(store, stage):
+    """The steps of the saves of a training that has not ended."""
+    return sorted(
+        int(path.name.split("-")[1]) for path in store.root.glob(f"unfinished/train-{stage.key[:20]}/work-*/progress-*")
+    )
+
+
 def test_signals_make_trainings_save_and_a_pool_that_is_interrupted_leaves_their_progress(bench, workers, tmp_path):
-    stage = bench.lab(steps=3000, milestones=()).dense(0).want("final.safetensors")
+    stage = SlowTrain.like(bench.lab(steps=400, milestones=()).dense(0).want("final.safetensors"), tmp_path)
     store = Store(tmp_path / "store")
-    found = (tmp_path / "store" / "unfinished").glob
+    when_asked = []
 
     def interrupt():
-        def saved():
-            pool.signal(signal.SIGUSR1)
-            time.sleep(0.2)
-            return list(found("train-*/work-*/progress-*"))
-
-        wait_for(lambda: list(found("train-*")))
-        wait_for(saved)
+        wait_for(stage.steps)
+        pool.signal(signal.SIGUSR1)
+        wait_for(lambda: saved_steps(store, stage))
+        when_asked.extend(saved_steps(store, stage))
         os.kill(os.getpid(), signal.SIGINT)
 
     pool = workers(count=1)
-    thread = threading.Thread(target=interrupt)
-    with pytest.raises(KeyboardInterrupt), pool:
-        thread.start()
+    with pytest.raises(KeyboardInterrupt), Beside(interrupt, tmp_path), pool:
         execute(Plan([stage]), store, pool, Quiet())
-    thread.join()
-    assert len(list(found("train-*/work-*/progress-*"))) == 2, "one when asked to, one when stopped"
+    (asked,) = when_asked
+    earlier, stopped = saved_steps(store, stage)
+    assert earlier == asked < stopped, "one when asked to, one when stopped"
     wait_for(lambda: not store.taken(stage))
     assert store.started(stage)
 
@@ -175,38 +256,35 @@ def test_a_killed_node_loses_at_most_an_interval_and_the_bytes_are_those_of_this
     bench, cluster, workers, tmp_path
 ):
     lab = bench.lab(steps=400, milestones=())
-    trainings = [lab.dense(replicate).want("final.safetensors") for replicate in range(2)]
+    plain = [lab.dense(replicate).want("final.safetensors") for replicate in range(2)]
+    trainings = [SlowTrain.like(stage, tmp_path) for stage in plain]
     store, watcher = Store(tmp_path / "store"), Quiet()
-    told: dict[str, list[int]] = {}
-    watcher.progressed = lambda stage, work: told.setdefault(f"{stage.key} {len(watcher.again)}", []).append(work)
-
-    def saved():
-        """The last saved step of each training that has two saves, by the beginning of its key."""
-        files = (tmp_path / "store").glob("unfinished/train-*/work-*/progress-*")
-        steps = [(file.parts[-3].removeprefix("train-"), int(file.name.split("-")[1])) for file in files]
-        return {key: max(step for other, step in steps if other == key) for key, _ in steps}
+    told, saved = set(), {}
+    watcher.progressed = lambda stage, work: told.add(stage.key)
 
     def kill():
-        wait_for(lambda: len(saved()) == 2)
+        wait_for(lambda: all(saved_steps(store, stage) for stage in trainings))
+        wait_for(lambda: told >= {stage.key for stage in trainings})
+        saved.update({stage.key: saved_steps(store, stage)[-1] for stage in trainings})
         cluster.remove_node(second, allow_graceful=False)
-        at_the_kill.update(saved())
+        processes = [process for stage in trainings for process in stage.steps()]
+        wait_for(lambda: 1 <= sum(map(ended, processes)) == len(watcher.again))
 
-    at_the_kill: dict[str, int] = {}
     (second,) = cluster.worker_nodes
-    thread = threading.Thread(target=kill)
-    with workers(count=2, save_seconds=0.5) as pool:
+    with workers(count=2, save_seconds=2 * PAUSE) as pool:
         warm = [pool.submit(time.monotonic) for _ in range(2)]
         wait_for(lambda: all(f.done() for f in warm) and sum(bool(slot.node) for slot in pool._slots) == 2)
-        thread.start()
-        entries = execute(Plan(trainings), store, pool, watcher)
-        thread.join()
+        with Beside(kill, tmp_path):
+            entries = execute(Plan(trainings), store, pool, watcher)
     assert {entry.status for entry in entries} == {"ran"}
-    assert watcher.again and all("its node was lost" in error for error in watcher.again)
-    for stage in trainings:
-        if any(stage.name in error for error in watcher.again):
-            after = told[f"{stage.key} {len(watcher.again)}"]
-            assert min(after) >= at_the_kill[stage.key[:20]] > 0, "it went on from its last save"
-    for stage in trainings:
-        bench.run(stage)
-        ours, theirs = (s.folder(stage) / "final.safetensors" for s in (bench.store, store))
+    lost = [stage for stage in trainings if len(stage.steps()) > 1]
+    assert len(watcher.again) == len(lost) >= 1, "the other node has one core, so one training at least was lost"
+    assert all("its node was lost" in error for error in watcher.again)
+    for stage in lost:
+        until_the_kill, after = stage.steps().values()
+        assert 0 < saved[stage.key] <= after[0] <= until_the_kill[-1], "it went on from its last save"
+        assert after == list(range(after[0], 401))
+    for stage, same in zip(trainings, plain, strict=True):
+        bench.run(same)
+        ours, theirs = (bench.store.folder(same) / "final.safetensors", store.folder(stage) / "final.safetensors")
         assert ours.read_bytes() == theirs.read_bytes()
