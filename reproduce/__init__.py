@@ -113,7 +113,7 @@ def run(
 
     from sparselt.errors import SettingError, StoreError
     from sparselt.experiments import known_experiments, option_types
-    from sparselt.experiments.run import chosen
+    from sparselt.experiments.planning import chosen
     from sparselt.experiments.run import run as run_setting
     from sparselt.experiments.setting import Setting
     from sparselt.experiments.where import Where

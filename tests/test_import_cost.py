@@ -30,7 +30,7 @@ from sparselt.cli.reproduce import Reproduce
 from sparselt.experiments import known_experiments
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.rounds import Finder, measured, plan_of
-from sparselt.experiments.run import chosen
+from sparselt.experiments.planning import chosen
 from sparselt.reproduce import SCALES, SETTINGS, load_setting
 from sparselt.runs.store import Store
 

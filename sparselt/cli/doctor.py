@@ -157,8 +157,8 @@ def _needs(setting: "Setting", asked: argparse.Namespace) -> Iterator[str]:
     from sparselt.experiments.data import check_data
     from sparselt.experiments.lab import Lab
     from sparselt.experiments.needs import check_gpu_memory, needs_of
+    from sparselt.experiments.planning import chosen
     from sparselt.experiments.rounds import Finder, measured, plan_of
-    from sparselt.experiments.run import chosen
     from sparselt.runs.store import Store
     from sparselt.runs.workers import default_workers
 

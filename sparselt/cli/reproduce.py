@@ -112,7 +112,8 @@ class Reproduce:
 
         from sparselt.experiments import known_experiments
         from sparselt.experiments.events import JsonLines
-        from sparselt.experiments.run import chosen, run
+        from sparselt.experiments.planning import chosen
+        from sparselt.experiments.run import run
         from sparselt.experiments.where import Where
         from sparselt.stages.gang import leading
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from sparselt.experiments import EXPERIMENTS, Lab
+from sparselt.experiments.planning import chosen
 from sparselt.experiments.rounds import measured, plan_of
-from sparselt.experiments.run import chosen
 from sparselt.reproduce import load_setting
 
 OF_0_1_0 = (*("imp", "connectivity", "landscape", "adaptive", "flatness", "stability", "rewind_to_init", "siblings"),)

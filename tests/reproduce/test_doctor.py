@@ -10,8 +10,8 @@ from sparselt.cli.main import main
 from sparselt.experiments import known_experiments
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.needs import needs_of
+from sparselt.experiments.planning import chosen
 from sparselt.experiments.rounds import measured, plan_of
-from sparselt.experiments.run import chosen
 from sparselt.kernels import self_test
 from sparselt.reproduce import load_setting
 from sparselt.runs.devices import cpu_has_bfloat16

@@ -13,7 +13,7 @@ from sparselt.errors import SettingError
 from sparselt.experiments import Experiment, Options, option_types
 from sparselt.experiments.display import print_plan
 from sparselt.experiments.lab import Lab
-from sparselt.experiments.run import _hash
+from sparselt.experiments.planning import _hash
 from sparselt.experiments.values import value
 from sparselt.reproduce import digits_resnet8
 from sparselt.runs.edited import edited

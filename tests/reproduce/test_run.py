@@ -15,7 +15,8 @@ from typed_command import SMALL, reproduce
 
 from sparselt.data import SyntheticImages, write_dataset
 from sparselt.experiments import EXPERIMENTS
-from sparselt.experiments.run import chosen, run
+from sparselt.experiments.planning import chosen
+from sparselt.experiments.run import run
 from sparselt.experiments.where import Where
 from sparselt.report import rules
 from sparselt.reproduce import load_setting
