@@ -6,6 +6,12 @@
 results.csv has to be equal to the byte. So has record.json, but for versions, command and machine, and for the changes
 listed in CHANGES. The key of a run is setting, scale and experiments.
 
+Version 0.1.0 computed masked weights, too: on the digits that is `--set sparse_up_to=0` now, and its experiments are
+those named in results.json:
+
+    python -m sparselt.reproduce digits_resnet8 --scale smoke --set sparse_up_to=0 \\
+        --experiments adaptive connectivity flatness imp landscape rewind_to_init siblings stability
+
 Bits hold on one kind of CPU. The frozen runs were made on an AMD EPYC with AVX-512; on an Intel Xeon with AVX-512 the
 libraries round otherwise, and results.csv differs.
 """
