@@ -3,7 +3,8 @@
 import re
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from concurrent.futures import wait
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sparselt.runs.plan import Plan
@@ -77,7 +78,7 @@ def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Pool
     known = {kind: cost for kind, stage in examples.items() if (cost := _known(store, stage)) is not None}
     if all(kind in known for kind, stage in examples.items() if stage.cost_depends_on):
         return Speed(known, "what equal stages cost before")
-    timing = asked(workers, "a few timed steps", _time, training, size)
+    timing = _timed(workers, min(workers.count, plan.width()), training, size)
     if timing is None:
         return Speed(known, "")
     step, image, together = timing.step, timing.image, {}
@@ -93,7 +94,9 @@ def estimate(plan: Plan, store: Store, size: int, test_count: int, workers: Pool
         besides[training.kind] += image * test_count  # its test error
     side_by_side = together.get(training.kind, 1)
     basis = f"a few timed steps of {side_by_side} networks side by side" if side_by_side > 1 else "a few timed steps"
-    return Speed(measured | known, f"{basis}, without reading data", besides, together, timing.network, timing.start)
+    if training.engine == "streaming":
+        basis += ", without reading data"
+    return Speed(measured | known, basis, besides, together, timing.network, timing.start)
 
 
 def assumed_speed(plan: Plan, batch_size: int, test_count: int, images_per_second: float) -> Speed:
@@ -126,11 +129,26 @@ def _networks(stage: Stage) -> int:
     return sum(_NETWORK.fullmatch(name) is not None for name in names)
 
 
+def _timed(workers: Pool, count: int, training: Train, size: int) -> "Timing | None":
+    """The mean of what `count` workers measure at a time: cores that share caches slow each other down."""
+    from sparselt.training.timing import Timing
+
+    beside = [workers.submit(_time, training, size) for _ in range(count - 1)]
+    timing = asked(workers, "a few timed steps", _time, training, size)
+    wait(beside)
+    found = [future.result() for future in beside if not future.cancelled() and future.exception() is None]
+    if timing is None:
+        return None
+    return Timing(*(statistics.mean(values) for values in zip(*map(astuple, [timing, *found]), strict=True)))
+
+
 def _time(training: Train, size: int) -> "Timing":
     from sparselt.data.streaming import picture_reader
     from sparselt.training.timing import time_training
 
-    timing = time_training(training.recipe, training.classes, training.channels, size, training.device)
+    resident = training.engine == "resident"
+    augmentation = asdict(training.augmentation) if resident else None
+    timing = time_training(training.recipe, training.classes, training.channels, size, training.device, augmentation)
     compiles = training.engine == "streaming" and picture_reader() == "ffcv"
     return replace(timing, start=FFCV_SECONDS if compiles else 0.0)
 

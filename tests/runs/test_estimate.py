@@ -16,6 +16,10 @@ from sparselt.stages.side_by_side import best_group_size, seconds_of_a_step
 from sparselt.training.timing import Timing, made_up_loader
 
 
+class Threads(ThreadPoolExecutor):
+    count = 1
+
+
 def finish(store, stage, seconds):
     folder = store.begin(stage)
     for name in stage.outputs:
@@ -42,7 +46,7 @@ def test_what_a_stage_does_beside_its_units_is_estimated_too(bench, tmp_path, mo
     plan = Plan(stage for m in measurements for stage in m.stages)
     (flat, *_) = [stage for stage in plan.stages if stage.kind == "flatness"]
     monkeypatch.setattr("sparselt.runs.estimate._time", lambda training, size: Timing(0.5, 0.01, 0.0))
-    with ThreadPoolExecutor(1) as pool:
+    with Threads(1) as pool:
         speed = estimate(plan, Store(tmp_path), 8, 500, pool)
     training = lab.dense(0)
     assert speed.of(training) == pytest.approx(0.5 * training.work + 0.01 * 500)
@@ -51,7 +55,7 @@ def test_what_a_stage_does_beside_its_units_is_estimated_too(bench, tmp_path, mo
     assert speed.of(flat) == pytest.approx(0.01 * 500 * flat.work + gradients * per_image)
 
 
-@pytest.mark.parametrize(("kills", "basis"), [(1, "a few timed steps, without reading data"), (9, "")])
+@pytest.mark.parametrize(("kills", "basis"), [(1, "a few timed steps"), (9, "")])
 def test_a_killed_worker_leaves_the_estimate_to_the_next_and_at_worst_out(bench, tmp_path, kills, basis):
     plan = Plan([bench.lab().dense(0)])
     with Workers(1) as workers:
@@ -76,7 +80,7 @@ def test_a_killed_worker_leaves_the_estimate_to_the_next_and_at_worst_out(bench,
 
 
 def estimated(plan, tmp_path, **options):
-    with ThreadPoolExecutor(1) as pool:
+    with Threads(1) as pool:
         return estimate(plan, Store(tmp_path), 8, 500, pool, **options)
 
 
