@@ -26,9 +26,10 @@ class Signals:
         self._saved = 0
 
     def listen(self) -> None:
-        """Takes over both signals of this process."""
+        """Takes over both signals of this process. A SIGUSR1 that came while it was starting counts."""
         signal.signal(signal.SIGUSR1, self._on_save)
         signal.signal(signal.SIGTERM, self._on_stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
 
     def saved(self) -> None:
         """A training has been saved. If the process is to end, it does when all are."""
@@ -48,6 +49,19 @@ class Signals:
         self.stop = True
         if not self.trainings:
             self.end()
+
+
+@contextlib.contextmanager
+def starting_processes() -> Iterator[None]:
+    """SIGUSR1 does not end a process that is started in the block: it waits until the process listens, if ever.
+
+    Batch systems send it to every process of a job, also to those that are still importing.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def follow_parent(signals: Signals) -> None:
@@ -74,10 +88,11 @@ class Terminated(KeyboardInterrupt):
 def ending_with_its_code() -> Iterator[None]:
     """In the block SIGTERM raises Terminated. After SIGTERM or Ctrl-C has ended the block, the process ignores both.
 
-    So it ends with an exit code that says why, however often it is asked to end. Outside the main thread, where Python
-    has no signals, nothing changes.
+    So it ends with an exit code that says why, however often it is asked to end. SIGUSR1, which asks trainings to save,
+    does nothing where none runs (`directing` passes it on). Outside the main thread, where Python has no signals,
+    nothing changes.
     """
-    with _handling({signal.SIGTERM: _terminate}):
+    with _handling({signal.SIGTERM: _terminate, signal.SIGUSR1: lambda number, frame: None}):
         try:
             yield
         except KeyboardInterrupt:

@@ -1,9 +1,11 @@
-"""Signals to end that reach a process while it does what must not be left half done."""
+"""Signals that reach a process at a bad moment: while it starts, outside its trainings, or in what must not be cut."""
 
 import signal
+import time
 
 import pytest
 
+from sparselt.runs.workers import Workers
 from sparselt.stopping import Terminated, ending_with_its_code, holding_back
 
 
@@ -33,3 +35,17 @@ def test_a_block_that_holds_signals_back_leaves_the_handlers_of_before():
     with holding_back():
         pass
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_request_to_save_does_nothing_in_a_run_where_no_training_runs():
+    with ending_with_its_code():
+        signal.raise_signal(signal.SIGUSR1)
+
+
+def test_a_request_to_save_does_not_end_a_worker_that_is_starting():
+    with Workers(1) as workers:
+        answer = workers.submit(abs, -1)
+        while not answer.done():
+            workers.signal(signal.SIGUSR1)
+            time.sleep(0.05)
+        assert answer.result() == 1

@@ -108,8 +108,7 @@ class Reproduce:
             return STOPPED if isinstance(stopped, Terminated) else 130
 
     def _reproduce(self, command: str) -> int:
-        from rich.console import Console
-
+        from sparselt.cli.console import LastingConsole
         from sparselt.experiments import known_experiments
         from sparselt.experiments.events import JsonLines
         from sparselt.experiments.planning import chosen
@@ -149,7 +148,7 @@ class Reproduce:
         with leading(setting.ranks, self.workers) as first:
             if not first:
                 return 0
-            console = Console(stderr=self.json)
+            console = LastingConsole("nobody reads the output any more; the run goes on without it", self.json)
             outcome = run(setting, usual, experiments, left_out, where, console, self.dry_run, self.protocol)
             if self.json:
                 folder = None if outcome.folder is None else str(outcome.folder)
@@ -182,12 +181,12 @@ def _check_no_setting(assignments: Sequence[str]) -> None:
 
 
 def _list() -> int:
-    from rich.console import Console
     from rich.table import Table
 
+    from sparselt.cli.console import LastingConsole
     from sparselt.experiments import known_experiments
 
-    console = Console()
+    console = LastingConsole()
     table = Table(title="Settings", title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("setting", "scale", "steps", "levels", "rewind to", "runs", "data"):
         table.add_column(name, no_wrap=name != "rewind to", overflow="fold")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sparselt.errors import SettingError, naming_extras
+from sparselt.stopping import starting_processes
 
 _CLOSE_SECONDS = 15.0
 _LOOK_SECONDS = 2.0
@@ -133,7 +134,8 @@ class LoggerProcess:
         self._errors = context.SimpleQueue()
         arguments = (self._events, self._errors, make, folder, name, config)
         self._process = context.Process(target=_work, args=arguments, daemon=True)
-        self._process.start()
+        with starting_processes():
+            self._process.start()
         self._dropped = False
 
     def log(self, event: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from sparselt.errors import SettingError
 from sparselt.runs.claims import PATIENCE
 from sparselt.runs.pool import Pool
 from sparselt.runs.worker import start_worker
+from sparselt.stopping import starting_processes
 
 STOP_SECONDS = 10
 SAVE_SECONDS = 600.0
@@ -97,7 +98,8 @@ class Workers(Pool):
                 initializer=start_worker,
                 initargs=(self._queue, devices, self._save_seconds, self._patience),
             )
-        future = self._pool.submit(function, *arguments)
+        with starting_processes():  # on demand
+            future = self._pool.submit(function, *arguments)
         future.add_done_callback(self._note)
         return future
 

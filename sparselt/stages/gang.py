@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparselt.errors import SettingError, SparseltError
 from sparselt.stages.stage import Stage, Task
-from sparselt.stopping import Signals, follow_parent
+from sparselt.stopping import Signals, follow_parent, starting_processes
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -82,7 +82,8 @@ class _Rank:
         self.written: dict[str, str] = {}
         self.error: Exception | None = None
         self.process = context.Process(target=_be_rank, args=(number, theirs), daemon=True)
-        self.process.start()
+        with starting_processes():
+            self.process.start()
         theirs.close()
 
     def train(self, count: int, place: _Place, stage: Stage, parts: dict[str, Any]) -> None:
