@@ -77,7 +77,7 @@ def load_setting(name: str, scale: str | None = None) -> "Setting":
 @naming_extras()
 def run(
     setting: "str | Setting",
-    experiments: "Iterable[str] | Mapping[str, Experiment]" = (),
+    experiments: "Iterable[str] | Mapping[str, Experiment] | None" = None,
     *,
     scale: str | None = None,
     data: str | Path | None = None,
@@ -98,8 +98,8 @@ def run(
 
     Args:
         setting: its name, as of `load_setting`, or a Setting of yours.
-        experiments: their names, `main` for each paper's main finding, none for all that apply; or experiments of
-            yours, a mapping from names.
+        experiments: their names, `main` for each paper's main finding; or experiments of yours, a mapping from names.
+            None: all that apply.
         scale, data, out, device, workers, threads, cohort, executor, ray_address, log: as the command's options.
         console: where to print; default: the terminal.
         values: other values of the setting, such as lr=0.1. A model or a criterion of yours may be the function itself;
@@ -123,7 +123,12 @@ def run(
         raise SettingError(f"experiments is {experiments!r}; expected several names, such as ({experiments!r},)")
     mine = dict(experiments) if isinstance(experiments, Mapping) else {}
     known = {**known_experiments(), **mine}
-    named = list(mine or experiments)
+    named = list(() if experiments is None else experiments)
+    if experiments is not None and not named:
+        raise SettingError(
+            f"experiments is empty; expected one or more of {', '.join(known)}, or main; leave it out to run all that "
+            "apply"
+        )
     usual, wanted = (load_setting(setting, s) if isinstance(setting, str) else setting for s in (None, scale))
     if not isinstance(wanted, Setting):
         raise SettingError(f"setting is {wanted!r}; expected a name, or a sparselt.experiments.setting.Setting")
@@ -134,7 +139,7 @@ def run(
         wanted = wanted.changed(**wanted.main_values)
     if "source" in values:
         wanted = wanted.with_source(values.pop("source"))
-    wanted = wanted.changed(**{name: _by_reference(value) for name, value in values.items()}).checked()
+    wanted = wanted.changed(**{name: _by_reference(name, value) for name, value in values.items()}).checked()
     folder = None if data is None else Path(data)
     where = Where(
         *(folder, Path(out), device, workers, cohort, "sparselt.reproduce.run(…)"),
@@ -149,8 +154,11 @@ def run(
     return Run(outcome.folder)
 
 
-def _by_reference(value: object) -> object:
-    """A function as its reference, several values in a tuple each so; other values as they are."""
+def _by_reference(name: str, value: object) -> object:
+    """A function as its reference, several values in a tuple each so; other values as they are.
+
+    name: what messages call it.
+    """
     if isinstance(value, tuple | list):
-        return tuple(map(_by_reference, value))
-    return own.reference_to(value) if callable(value) else value
+        return tuple(_by_reference(name, item) for item in value)
+    return own.reference_to(value, name) if callable(value) else value

@@ -108,12 +108,13 @@ class MaskedNetwork:
         """One pass over the batches that hold samples: images and labels on the network's device.
 
         Raises:
-            SettingError: no batches were given, or none holds a sample.
+            SettingError: no batches were given, none holds a sample, or one is not (images, labels, …).
         """
         if self.batches is None:
             raise SettingError("this criterion needs data and got none; give batches of (images, labels)")
         found = False
-        for images, labels, *_ in self.batches:
+        for place, batch in enumerate(self.batches):
+            images, labels, *_ = _checked_batch(place, batch, ("images", "labels"))
             if len(labels):
                 found = True
                 yield images.to(self.device), labels.to(self.device)
@@ -127,15 +128,27 @@ class MaskedNetwork:
         """Channels, height and width of the batches' images. Labels are not read.
 
         Raises:
-            SettingError: no batch was given.
+            SettingError: no batch was given, or the first is not (images, …).
         """
-        for images, *_ in self.batches or ():
-            return images.shape[1:]
+        for batch in self.batches or ():
+            return _checked_batch(0, batch, ("images",))[0].shape[1:]
         raise SettingError("this criterion needs the shape of an image and got no batch; give batches of (images, …)")
 
     @property
     def _parameters(self) -> Mapping[str, Tensor]:
         return dict(self.model.named_parameters()) if isinstance(self.model, nn.Module) else self.model
+
+
+def _checked_batch(place: int, batch: Any, parts: tuple[str, ...]) -> tuple[Any, ...]:
+    """A batch in a tuple. parts: what it has to begin with, as tensors."""
+    # A tensor would unpack as well, into its rows, and a mapping into its keys.
+    found = () if isinstance(batch, Tensor | Mapping | str) or not isinstance(batch, Iterable) else tuple(batch)
+    if len(found) < len(parts) or not all(hasattr(part, "to") for part in found[: len(parts)]):
+        raise SettingError(
+            f"batches: batch {place} is a {type(batch).__name__}; expected ({', '.join(parts)}, …) of tensors: give a "
+            "DataLoader, or a list of such batches"
+        )
+    return found
 
 
 Scores = Callable[[MaskedNetwork], Mapping[str, Tensor]]

@@ -64,12 +64,20 @@ def resolve_callable(reference: str):
     return found
 
 
-def reference_to(thing: object) -> str:
+def reference_to(thing: object, what: str = "this") -> str:
     """The reference of a function or class, checked by resolving it.
 
+    what: how messages call it.
+
     Raises:
-        SettingError: it is defined where no other process can import it: in a function, in `__main__`, as a lambda.
+        SettingError: it is an object that a function or class has made; or it is defined where no other process can
+            import it: in a function, in `__main__`, as a lambda.
     """
+    if not hasattr(thing, "__qualname__"):
+        raise SettingError(
+            f"{what} is an object, a {type(thing).__name__}; expected the function or class that makes it, or its "
+            "reference package.module:name: other processes make their own"
+        )
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", "")
     reference = f"{module}:{name}"
     if module in (None, "__main__") or "<" in name or resolve(reference) is not thing:

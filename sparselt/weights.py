@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from sparselt.errors import SettingError
 
@@ -18,7 +19,11 @@ def prunable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
     Warns of layers that it leaves out: those whose weight is computed from other tensors, by a parametrization, weight
     normalization or `torch.nn.utils.prune`; and other layers with a matrix called `weight…`, such as an LSTM.
+
+    Raises:
+        SettingError: `model` is no network, or a lazy layer of it has no weights yet.
     """
+    check_network(model)
     weights: set[int] = set()
     hidden: list[str] = []
     others: list[tuple[str, nn.Parameter]] = []
@@ -45,6 +50,10 @@ def prunable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         )
     for name, parameter in model.named_parameters():
         if id(parameter) in weights:
+            if isinstance(parameter, UninitializedParameter):
+                raise SettingError(
+                    f"{name!r} of a lazy layer has no shape yet; call the model on one batch first, which gives it one"
+                )
             yield name, parameter
 
 
@@ -96,9 +105,25 @@ def _bare(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
+def check_network(model: object, what: str = "model") -> None:
+    """Raises a SettingError, calling it `what`, unless it is a network."""
+    if not isinstance(model, nn.Module):
+        raise SettingError(f"{what} is a {type(model).__name__}; expected a network, a torch.nn.Module")
+
+
 def check_weights(weights: object, what: str = "the weights") -> None:
     """Raises a SettingError, calling them `what`, unless `weights` are tensors by name, as a state dict."""
     if not isinstance(weights, Mapping):
         raise SettingError(
             f"{what} are a {type(weights).__name__}; expected tensors by parameter name: give model.state_dict()"
         )
+
+
+def pruned_by_torch(name: str) -> str:
+    """What to say of a mask's layer whose weight is no parameter, because `torch.nn.utils.prune` computes it."""
+    owner, _, own = name.rpartition(".")
+    module = f"model.get_submodule({owner!r})" if owner else "model"
+    return (
+        f"mask layer {name!r}: torch.nn.utils.prune has pruned this weight already, so that its parameter is called "
+        f"{own}_orig; call torch.nn.utils.prune.remove({module}, {own!r}) first"
+    )

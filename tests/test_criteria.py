@@ -418,3 +418,21 @@ def test_the_scores_of_pruned_weights_may_be_anything():
     mask = Mask({"a": torch.ones(3, 2) > 0, "b": torch.tensor([[True, True], [True, False]])})
     scores = WEIGHTS | {"b": torch.tensor([[1, 2], [3, torch.nan]])}
     assert prune(WEIGHTS, mask, 0.5, lambda network: scores).live == 4
+
+
+@pytest.mark.parametrize(
+    ("batches", "found"),
+    [
+        (data(8)[0], "batch 0 is a Tensor"),
+        ([{"images": data(8)[0][0]}], "batch 0 is a dict"),
+        ([*data(8), (data(8)[0][0],)], "batch 1 is a tuple"),
+        ([5], "batch 0 is a int"),
+    ],
+)
+def test_batches_that_are_not_images_and_labels_are_refused(batches, found):
+    model = resnet8()
+    with pytest.raises(SettingError, match=rf"batches: {found}; expected \(images, labels, …\) of tensors"):
+        prune(model, Mask.ones_like(model), 0.5, "snip", batches=batches)
+    if found.startswith("batch 0"):
+        with pytest.raises(SettingError, match=rf"batches: {found}; expected \(images, …\) of tensors"):
+            prune(model, Mask.ones_like(model), 0.5, "synflow", batches=batches)

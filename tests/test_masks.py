@@ -150,7 +150,9 @@ def test_the_current_folder_is_no_mask_file(tmp_path, monkeypatch):
 
 def test_a_file_of_weights_is_said_to_be_no_mask_file(tmp_path):
     save_file({"w": torch.ones(2)}, tmp_path / "weights.safetensors")
-    with pytest.raises(MaskError, match=r"weights\.safetensors is not a mask file; expected what Mask.save writes"):
+    with pytest.raises(
+        MaskError, match=r"weights\.safetensors is not a mask file; expected .* read_checkpoint\(path\)"
+    ):
         Mask.load(tmp_path / "weights.safetensors")
 
 
@@ -164,3 +166,31 @@ def test_plain_bool_tensors_serve_as_a_mask_and_a_list_does_not():
 def test_a_model_in_place_of_its_weights_is_told_how_to_give_them():
     with pytest.raises(SettingError, match=r"are a Linear; .* give model\.state_dict\(\)"):
         Mask({"weight": torch.ones(2, 4, dtype=torch.bool)}).check_fits(nn.Linear(4, 2))
+
+
+def test_what_is_no_network_is_named():
+    for method in (Mask.ones_like, Mask.from_pruned, Mask.ones_like(nn.Linear(2, 2)).apply_):
+        with pytest.raises(SettingError, match=r"model is a str; expected a network, a torch\.nn\.Module"):
+            method("x")
+
+
+def test_a_lazy_layer_without_weights_is_named():
+    model = nn.Sequential(nn.LazyLinear(2))
+    with pytest.raises(
+        SettingError, match=r"'0\.weight' of a lazy layer has no shape yet; call the model on one batch"
+    ):
+        Mask.ones_like(model)
+    model(torch.zeros(1, 3))
+    assert Mask.ones_like(model).size == 6
+
+
+def test_a_seed_that_is_no_whole_number_is_refused():
+    mask = Mask.ones_like(nn.Linear(2, 2))
+    with pytest.raises(SettingError, match="seed is 'a'; expected a whole number"):
+        Mask.random_like(mask, seed="a")
+
+
+def test_a_pickled_state_dict_is_told_who_reads_it(tmp_path):
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "state_dict.pt")
+    with pytest.raises(MaskError, match=r"state_dict\.pt does not read as a mask file .* read_checkpoint\(path\)"):
+        Mask.load(tmp_path / "state_dict.pt")

@@ -34,8 +34,11 @@ def test_a_mask_goes_into_torchs_prune_and_comes_back(pruned):
     mask.apply_as_prune(model)
     assert prune.is_pruned(model) and Mask.from_pruned(model) == mask
     assert all(torch.equal(model.get_submodule(n.removesuffix(".weight")).weight, weights[n]) for n in mask)
-    with pytest.raises(MaskError, match="is not a parameter of this model"):
-        mask.apply_as_prune(model)
+    for again in (mask.apply_as_prune, lambda model: MaskedSGD(model.named_parameters(), mask=mask)):
+        with pytest.raises(
+            MaskError, match=r"pruned this weight already.* call torch\.nn\.utils\.prune\.remove\(model\.get"
+        ):
+            again(model)
     for name in mask:
         prune.remove(model.get_submodule(name.removesuffix(".weight")), "weight")
     MaskedSGD(model.named_parameters(), lr=0.1, mask=mask)

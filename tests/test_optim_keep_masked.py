@@ -3,8 +3,9 @@
 import pytest
 import torch
 from optim_cases import give_gradients, network, random_mask
+from torch import nn
 
-from sparselt.errors import MaskError
+from sparselt.errors import MaskError, SettingError
 from sparselt.optim import keep_masked
 
 OPTIMIZERS = [
@@ -76,3 +77,14 @@ def test_a_mask_that_does_not_fit_is_refused_before_anything_is_written():
     with pytest.raises(MaskError, match=r"the mask of 0\.weight has shape \(3,\)"):
         keep_masked(optimizer, model, {"0.weight": torch.ones(3).bool()})
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+def test_no_mask_and_arguments_in_another_order_are_refused():
+    model = nn.Linear(2, 2)
+    optimizer, mask = torch.optim.SGD(model.parameters(), lr=0.1), {"weight": torch.ones(2, 2, dtype=torch.bool)}
+    with pytest.raises(MaskError, match=r"mask is None; expected a sparselt\.Mask"):
+        keep_masked(optimizer, model, None)
+    with pytest.raises(SettingError, match="optimizer is a Linear; expected a torch optimizer"):
+        keep_masked(model, optimizer, mask)
+    with pytest.raises(SettingError, match="model is a dict; expected a network"):
+        keep_masked(optimizer, mask, model)

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from optim_cases import assert_same_weights, give_gradients, network, random_mask
+from torch import nn
 
 from sparselt import MaskedSGD
 from sparselt.errors import MaskError, SettingError
@@ -106,3 +107,13 @@ def test_a_tensor_momentum_of_zero_keeps_a_buffer():
     optimizer.step()
     assert len(optimizer.state) == len(list(model.parameters()))
     torch.testing.assert_close(model[0].bias, before - 0.1 * model[0].bias.grad)
+
+
+def test_one_network_in_place_of_several_is_refused():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    mask = {"0.weight": torch.ones(2, 2, dtype=torch.bool)}
+    with pytest.raises(SettingError, match=r"networks is one network, a Sequential; expected several: give \[model\]"):
+        MaskedSGD.of_networks(model, mask)
+    with pytest.raises(SettingError, match="network 1 is a str; expected a network"):
+        MaskedSGD.of_networks([model, "x"])
+    assert len(MaskedSGD.of_networks(nn.ModuleList([model, nn.Linear(2, 2)])).param_groups) == 2

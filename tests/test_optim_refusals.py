@@ -224,3 +224,8 @@ def test_state_of_another_optimizer_is_refused_by_name(own, other):
 def test_betas_that_are_not_two_numbers_below_1_are_refused(betas):
     with pytest.raises(SettingError, match=r"betas is .*expected two numbers from 0 to below 1"):
         MaskedAdam(torch.nn.Linear(2, 2).named_parameters(), betas=betas)
+
+
+def test_a_network_in_place_of_its_parameters_is_refused():
+    with pytest.raises(SettingError, match=r"params is a Linear; expected its parameters: model\.named_parameters\(\)"):
+        MaskedSGD(nn.Linear(2, 2))

@@ -81,9 +81,15 @@ def test_what_no_other_process_can_import_is_refused():
     def inner():
         pass
 
-    for thing in (inner, lambda: 1, 5):
+    for thing in (inner, lambda: 1):
         with pytest.raises(SettingError, match="define it at the top of a module"):
             own.reference_to(thing)
+
+
+def test_an_object_in_place_of_what_makes_it_is_refused():
+    for thing in (5, functools.partial(int, "5")):
+        with pytest.raises(SettingError, match=f"model is an object, a {type(thing).__name__}; expected the function"):
+            own.reference_to(thing, "model")
 
 
 def announce(tmp_path, package, points):

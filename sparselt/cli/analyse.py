@@ -206,6 +206,12 @@ def _show(names: Sequence[str], found: "Tickets") -> None:
         "Chance: random masks of these densities; by layer: of these densities in each layer, the honest baseline.",
         "L2 distance and angle (degrees) of all prunable weights, masked ones 0; shared: of those that live in both.",
     ]
+    without = [name for name, density in zip(names, found.densities, strict=True) if density is None]
+    if without:
+        notes.append(
+            f"No mask in {', '.join(without)}: taken as dense. If the mask stands in a file of its own, give "
+            f"{without[0]}+MASK."
+        )
     if found.errors is not None:
         notes.append(
             "Barrier (Paul et al. 2022, Def. A.1) and instability in points; stable: below 2 (Frankle et al. 2020)."

@@ -25,9 +25,16 @@ COMMANDS = {
 }
 """By command: module, dataclass or function in it, help. Only the module of the given command is imported."""
 
+TAKE_REFERENCES = ("reproduce", "data write", "runs export", "analyse", "doctor")
+"""The commands that import what a reference of the user's names."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 2 for bad input."""
+    """Runs a command; returns the exit code: 2 for bad input.
+
+    arguments: None: those of this process, which is the console script. A reference package.module:name of the user's
+        is then found in the current folder, too, as with `python -m sparselt`.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["--version"]:
         from sparselt import __version__
@@ -35,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     name = next((name for name in COMMANDS if given[: len(name.split())] == name.split()), "")
+    if arguments is None and name in TAKE_REFERENCES:
+        _find_here()
     try:
         if name:
             return run_command(name, given[len(name.split()) :], f"sparselt {name}")
@@ -64,6 +73,13 @@ def run_command(name: str, given: Sequence[str], prog: str) -> int:
     except SparseltError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _find_here() -> None:
+    """Modules are found in the current folder, too: `python -m` puts it on the path, a console script does not."""
+    here = os.getcwd()
+    if here not in sys.path and not sys.flags.safe_path:
+        sys.path.insert(0, here)
 
 
 def _usage(given: Sequence[str]) -> int:

@@ -84,6 +84,8 @@ def check_simulation(where: Where, dry_run: bool) -> None:
 
 def pool_of(where: Where, setting: Setting, dry_run: bool) -> Pool:
     """The workers that the run asks for; none has started yet."""
+    if where.device not in ("cpu", "cuda"):
+        raise SettingError(f"device is {where.device!r}; expected cpu or cuda")
     save_seconds = 60 * where.save_minutes
     if setting.ranks > 1 and (where.cohort or 1) > 1:
         raise SettingError(

@@ -1,6 +1,7 @@
 """Which weights of a network are alive: `Mask`, a mapping from parameter names to bool tensors."""
 
 import hashlib
+import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -8,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparselt.errors import MaskError
+from sparselt.errors import MaskError, SettingError
 from sparselt.masks.file import read_mask_file, write_mask_file
-from sparselt.weights import check_weights, names_among, prunable_parameters
+from sparselt.weights import check_network, check_weights, names_among, prunable_parameters, pruned_by_torch
 
 
 def random_generator(key: str) -> np.random.Generator:
@@ -46,16 +47,27 @@ class Mask(Mapping[str, Tensor]):
 
     @classmethod
     def ones_like(cls, model: nn.Module) -> "Mask":
-        """The dense mask: True for every prunable weight of `model` (see `sparselt.prunable_parameters`)."""
+        """The dense mask: True for every prunable weight of `model` (see `sparselt.prunable_parameters`).
+
+        Raises:
+            MaskError: no weight is prunable.
+            SettingError: `model` is no network, or a lazy layer of it has no weights yet.
+        """
         return cls({name: torch.ones_like(p, dtype=torch.bool) for name, p in prunable_parameters(model)})
 
     @classmethod
     def random_like(cls, mask: "Mask", seed: int = 0) -> "Mask":
         """A random mask with exactly as many live weights in each layer as `mask`: the papers' random control.
 
-        The draw of a layer depends on `seed` and the layer's name only.
+        The draw of a layer depends on `seed`, a whole number, and the layer's name only.
+
+        Raises:
+            MaskError: `mask` is none.
+            SettingError: `seed` is no whole number.
         """
-        layers = {}
+        if not isinstance(seed, numbers.Integral):
+            raise SettingError(f"seed is {seed!r}; expected a whole number")
+        layers, mask = {}, as_mask(mask)
         for name, layer in mask.items():
             order = random_generator(f"{seed}/{name}").permutation(layer.numel())
             flat = torch.zeros(layer.numel(), dtype=torch.bool)
@@ -93,7 +105,9 @@ class Mask(Mapping[str, Tensor]):
 
         Raises:
             MaskError: a layer that `model` lacks or has in another shape. Nothing is written then.
+            SettingError: `model` is no network.
         """
+        check_network(model)
         parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, layer in self.named_as(parameters).items():
@@ -107,7 +121,9 @@ class Mask(Mapping[str, Tensor]):
 
         Raises:
             MaskError: nothing of `model` is pruned so.
+            SettingError: `model` is no network.
         """
+        check_network(model)
         buffers = dict(model.named_buffers())
         parameters = dict(model.named_parameters())
         layers = {
@@ -126,7 +142,9 @@ class Mask(Mapping[str, Tensor]):
 
         Raises:
             MaskError: a layer that `model` lacks, also because it is pruned so already, or has in another shape.
+            SettingError: `model` is no network.
         """
+        check_network(model)
         from torch.nn.utils import prune
 
         for name, layer in self.named_as(dict(model.named_parameters())).items():
@@ -142,6 +160,8 @@ class Mask(Mapping[str, Tensor]):
         """
         check_weights(parameters)
         for name, layer in self.items():
+            if name not in parameters and f"{name}_orig" in parameters:
+                raise MaskError(pruned_by_torch(name))
             if name not in parameters:
                 raise MaskError(
                     f"mask layer {name!r} is not a parameter of this model; was the mask made for another one?"
@@ -240,6 +260,8 @@ class Mask(Mapping[str, Tensor]):
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Mask":
         """Reads a file that `save` wrote. The layers keep their order and are on the CPU.
+
+        `sparselt.masks.checkpoints` reads masks and weights of other tools, and of `Ticket.export`.
 
         Raises:
             MaskError: the file is missing, damaged (a checksum in it tells), or not a mask.

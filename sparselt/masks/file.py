@@ -15,6 +15,10 @@ from sparselt.errors import MaskError
 from sparselt.files import write_bytes
 
 _METADATA_KEY = "sparselt_mask"
+_ELSE = (
+    "expected what Mask.save writes; sparselt.masks.checkpoints reads files of other tools and of Ticket.export: "
+    "read_checkpoint(path).mask, or read_ticket(folder)"
+)
 
 
 def write_mask_file(layers: Mapping[str, Tensor], path: str | os.PathLike) -> None:
@@ -51,7 +55,7 @@ def read_mask_file(path: str | os.PathLike) -> dict[str, Tensor]:
         with safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             if _METADATA_KEY not in metadata:
-                raise MaskError(f"{os.fspath(path)} is not a mask file; expected what Mask.save writes")
+                raise MaskError(f"{os.fspath(path)} is not a mask file; {_ELSE}")
             shapes, digest = _shapes_and_digest(json.loads(metadata[_METADATA_KEY]))
             if set(file.keys()) != shapes.keys():
                 raise ValueError("its layers are not those of its shapes")
@@ -62,9 +66,7 @@ def read_mask_file(path: str | os.PathLike) -> dict[str, Tensor]:
     except MaskError:
         raise
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise MaskError(
-            f"{os.fspath(path)} does not read as a mask file ({error}); expected what Mask.save writes"
-        ) from error
+        raise MaskError(f"{os.fspath(path)} does not read as a mask file ({error}); {_ELSE}") from error
     return layers
 
 

@@ -24,7 +24,7 @@ from sparselt.kernels._optimizer.layout import (
     unpack_mask,
 )
 from sparselt.kernels._tensors import Siblings
-from sparselt.weights import names_among
+from sparselt.weights import names_among, pruned_by_torch
 
 
 class Arena:
@@ -198,6 +198,8 @@ def fitted_mask(
     names, fitted = names_among(parameters, mask), {}
     for name, layer in mask.items():
         if name not in names:
+            if f"{name}_orig" in parameters:
+                raise MaskError(pruned_by_torch(name))
             taken, shape = set(names.values()), getattr(layer, "shape", None)
             free = [known for known, p in parameters.items() if known not in taken and p.shape == shape]
             near = get_close_matches(name, free, n=1)

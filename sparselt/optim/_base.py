@@ -62,6 +62,10 @@ class MaskedOptimizer(CopyingOptimizer):
     def __init__(
         self, params: Iterable, defaults: dict, mask: Mapping[str, Tensor] | None = None, live_state: bool = False
     ):
+        if isinstance(params, nn.Module):
+            raise SettingError(
+                f"params is a {type(params).__name__}; expected its parameters: model.named_parameters()"
+            )
         check_numbers(defaults, self.numbers)
         self.check_group(defaults, defaults)
         self._live_state = live_state
@@ -88,6 +92,10 @@ class MaskedOptimizer(CopyingOptimizer):
         all. Network k is parameter group k, with the entry "network": k. Its parameters are called "k.name", also in
         `mask`. Raises SettingError and MaskError, naming the network.
         """
+        if isinstance(networks, nn.Module) and not isinstance(networks, nn.ModuleList):
+            raise SettingError(
+                f"networks is one network, a {type(networks).__name__}; expected several: give [model], and [mask]"
+            )
         networks = list(networks)
         defaults = {name: option.default for name, option in inspect.signature(cls).parameters.items()}
         names = [name for name in defaults if name not in ("params", "mask")]

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sparselt.errors import MaskError
+from sparselt.errors import MaskError, SettingError
 from sparselt.optim._arena import fitted_mask
+from sparselt.weights import check_network
 
 
 def keep_masked(optimizer: torch.optim.Optimizer, model: nn.Module, mask: Mapping[str, Tensor]) -> RemovableHandle:
@@ -20,13 +21,21 @@ def keep_masked(optimizer: torch.optim.Optimizer, model: nn.Module, mask: Mappin
     mask: bool tensors by parameter name (a `sparselt.Mask`), True where a weight lives; parameters without one are
         dense.
     Returns a handle; its `remove()` ends the masking. To change the mask, remove the handle and call this again.
-    Raises MaskError, before anything is written, if the mask does not fit the model, or has a layer whose parameter the
-    optimizer does not have.
+    Raises, before anything is written: MaskError if the mask is none, does not fit the model, or has a layer whose
+    parameter the optimizer does not have; SettingError for arguments of other kinds.
 
     >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     >>> keep_masked(optimizer, model, mask)
     """
+    if not hasattr(optimizer, "param_groups"):
+        raise SettingError(
+            f"optimizer is a {type(optimizer).__name__}; expected a torch optimizer, as in "
+            "keep_masked(optimizer, model, mask)"
+        )
+    check_network(model)
     parameters = dict(model.named_parameters())
+    if mask is None:
+        raise MaskError("mask is None; expected a sparselt.Mask, or bool tensors by parameter name")
     layers = fitted_mask(mask, parameters, "the model")
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for name in layers:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from sparselt.errors import MaskError, SettingError
 from sparselt.optim._arena import fitted_mask
+from sparselt.weights import check_network
 
 
 def groups_of_networks(
@@ -16,6 +17,8 @@ def groups_of_networks(
     options: a list or tuple holds one value for each network. known: allowed names. pairs: options whose value is a
         tuple, so that only a list holds one value for each network.
     """
+    for k, network in enumerate(networks):
+        check_network(network, f"network {k}")
     if not networks:
         raise SettingError("of_networks got no network: expected one or more")
     own: dict[str, Sequence] = {}

@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from functools import partial
 
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
@@ -17,6 +18,9 @@ def fused_forward(model: nn.Module) -> fx.GraphModule:
     A norm is fused with the addition after it and the ReLU after that, where nothing else reads what lies between. What
     has hooks stays as it is.
     Parameters and buffers are those of the network, whose own `forward` stays as it was. Results differ by rounding.
+
+    It is traced in training mode, so that a dropout in it stays on. A call while the network, or this forward pass, is
+    in eval mode raises a SettingError; single norms may be frozen. It takes images in channels last.
 
     Raises:
         SettingError: the network has no batch norm with weight and bias, or its forward pass cannot be traced, or
@@ -41,7 +45,18 @@ def fused_forward(model: nn.Module) -> fx.GraphModule:
     if not fused:
         raise SettingError(f"fused_norm: {name} has no batch norm that is called once, with weight, bias and momentum")
     traced.recompile()
+    traced.training = True
+    traced.register_forward_pre_hook(partial(_refuse_eval, model))
     return traced
+
+
+def _refuse_eval(model: nn.Module, traced: nn.Module, images: object) -> None:
+    if not (model.training and traced.training):
+        name = type(model).__name__
+        raise SettingError(
+            f"the fused forward pass of {name} is one of training, and {name} is in eval mode: evaluate with the "
+            "network itself, or call its train() first"
+        )
 
 
 class FusedNorm(nn.Module):

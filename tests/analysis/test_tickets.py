@@ -125,6 +125,15 @@ def test_masks_alone_are_compared_with_chance(levels, capsys):
     assert "union" in text and "error" in text and "barrier (paul" not in text.lower()
 
 
+def test_a_network_without_a_mask_is_said_to_count_as_dense(three, tmp_path, capsys):
+    bare = str(tmp_path / "w.safetensors")
+    assert main(["analyse", three[2], bare]) == 0
+    text = capsys.readouterr().out.replace("\n", "")
+    assert f"No mask in {bare}: taken as dense." in text and f"give {bare}+MASK." in text
+    assert main(["analyse", *three]) == 0
+    assert "No mask in" not in capsys.readouterr().out
+
+
 @pytest.fixture
 def three(levels, tmp_path):
     state, mask = masked(2, 0.6)

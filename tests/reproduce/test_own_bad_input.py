@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from torch import nn
 
 from sparselt import own
 from sparselt.cli.reproduce import main
@@ -227,6 +228,20 @@ def test_a_function_is_taken_where_other_processes_can_import_it(things):
     words = "eleven answers two images with [2, 11]"
     assert words in refused("digits_resnet8", ["imp"], scale="smoke", model=things.eleven)
     assert "define it at the top of a module" in refused("digits_resnet8", ["imp"], model=lambda classes, channels: 1)
+
+
+def test_a_network_in_place_of_the_function_that_makes_it_is_refused():
+    words = "model is an object, a Linear; expected the function or class that makes it"
+    assert words in refused("digits_resnet8", ["imp"], scale="smoke", model=nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize("none", [[], (), {}])
+def test_no_experiment_is_refused(none):
+    assert "experiments is empty; expected one or more of imp," in refused("digits_resnet8", none, scale="smoke")
+
+
+def test_an_unknown_device_is_refused():
+    assert "device is 'gpu'; expected cpu or cuda" in refused("digits_resnet8", ["imp"], scale="smoke", device="gpu")
 
 
 @pytest.mark.parametrize(

@@ -162,3 +162,26 @@ def test_norms_with_hooks_stay():
     images = torch.randn(4, 3, 5, 5).contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(graph(images), model(images), rtol=1e-4, atol=1e-5)
     assert len(seen) == 2 and sum(isinstance(module, FusedNorm) for module in graph.modules()) == 1
+
+
+class Drops(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return F.dropout(self.norm(x), 0.5, self.training)
+
+
+def test_a_call_in_eval_mode_is_refused_because_the_graph_is_one_of_training():
+    model = Drops().eval()
+    graph = fused_forward(model)
+    images = torch.randn(4, 3, 5, 5).contiguous(memory_format=torch.channels_last)
+    with pytest.raises(SettingError, match=r"of Drops is one of training, and Drops is in eval mode: evaluate with"):
+        graph(images)
+    model.train()
+    model.norm.eval()  # frozen, which is another thing
+    assert (graph(images) == 0).any()
+    graph.eval()
+    with pytest.raises(SettingError, match="in eval mode"):
+        graph(images)
