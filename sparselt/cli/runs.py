@@ -7,11 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from sparselt.cli.terminal import print_table, say
+
+if TYPE_CHECKING:
+    from sparselt.runs.inventory import Unneeded
 
 _COLUMNS = ("experiment", "variant", "condition", "replicate", "rewind_step", "level", "weights")
 
@@ -53,6 +56,8 @@ class List:
         for run in runs:
             if run.state == "no report":
                 print(f"{run.name} has results and no report, which its command draws: {run.command}")
+            elif run.state == "damaged" and run.command:
+                print(f"{run.name} is damaged; its command writes it again: {run.command}")
         return 0
 
 
@@ -205,14 +210,14 @@ class Verify:
 
 @dataclass(frozen=True)
 class Gc:
-    """Delete stored stages that no run in the folder needs. Says what it would free, and asks."""
+    """Delete stored stages and saves that no run in the folder needs. Says what it would free, and asks."""
 
     out: _OUT = field(default_factory=_runs)
     """The folder given to the runs as --out."""
     yes: bool = False
     """Do not ask."""
     stopped: bool = False
-    """Also delete what only stopped runs need. Their commands will then start from the beginning."""
+    """Also delete what only stopped runs need, and their saves. Their commands will then start from the beginning."""
     json: bool = False
     """Print JSON, for scripts. Without --yes nothing is deleted."""
 
@@ -224,23 +229,39 @@ class Gc:
         unneeded = inventory.unneeded(self.stopped)
         if self.json:
             if self.yes:
-                inventory.free(unneeded)
-            stages = list(map(str, unneeded.stages))
-            _print_json({"stages": stages, "bytes": unneeded.bytes, "deleted": self.yes})
+                unneeded = inventory.free(unneeded)
+            stages, begun = list(map(str, unneeded.stages)), list(map(str, unneeded.begun))
+            _print_json({"stages": stages, "begun": begun, "bytes": unneeded.bytes, "deleted": self.yes})
             return 0
-        if not unneeded.stages:
+        if not unneeded.stages and not unneeded.begun:
             print("Every stored stage is needed by a run.")
             return 0
-        kinds = [folder.parent.name for folder in unneeded.stages]
-        counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
-        by = "by no run that has ended" if self.stopped else "by no run"
-        say(f"{len(kinds)} stages ({counted}) are needed {by}: {_size(unneeded.bytes)}.")
+        which = "run that has ended" if self.stopped else "run"
+        say(f"No {which} needs {_counted(unneeded)}: {_size(unneeded.bytes)}.")
         if not self.yes and not _agreed():
             print("Nothing was deleted.")
             return 0
-        inventory.free(unneeded)
-        print("Deleted.")
+        freed = inventory.free(unneeded)
+        if (freed.stages, freed.begun) == (unneeded.stages, unneeded.begun):
+            print("Deleted.")
+        elif freed.stages or freed.begun:
+            say(f"Deleted {_counted(freed)}: {_size(freed.bytes)}. A run needs the rest by now.")
+        else:
+            print("Nothing was deleted: a run needs all of it by now.")
         return 0
+
+
+def _counted(unneeded: "Unneeded") -> str:
+    """Such as `3 stages (1 prune, 2 train) and the saves of 1 unfinished stage`."""
+    kinds = [folder.parent.name for folder in unneeded.stages]
+    by_kind = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
+    stages = [f"{_stages(len(kinds))} ({by_kind})"] if kinds else []
+    begun = [f"the saves of {_stages(len(unneeded.begun), 'unfinished ')}"] if unneeded.begun else []
+    return " and ".join(stages + begun)
+
+
+def _stages(count: int, which: str = "") -> str:
+    return f"{count} {which}stage{'' if count == 1 else 's'}"
 
 
 def _agreed() -> bool:

@@ -33,8 +33,16 @@ def network_rows(
         folder: of the run; the paths of the files start there.
     """
 
+    here = folder.resolve()
+    root = here.parent / "store"
+    if root.resolve() != store.root:
+        root = store.root
+
     def path(file: StageFile | None) -> str:
-        return "" if file is None else os.path.relpath(store.folder(file.stage) / file.name, folder.resolve())
+        if file is None:
+            return ""
+        place = root / store.folder(file.stage).relative_to(store.root) / file.name  # by the link, if the store is one
+        return os.path.relpath(place, here)
 
     def row(m: Measurement, network: Train, place: Place) -> NetworkRow:
         return NetworkRow(m.experiment, *place, path(network.final), path(network.mask))

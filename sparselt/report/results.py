@@ -70,7 +70,7 @@ def condition_text(values: Mapping[str, object]) -> str:
 def read_results(folder: str | Path) -> list[Row]:
     """The rows of `<folder>/results.csv`. StoreError, naming file and line, for a file that is missing or malformed."""
     path = Path(folder) / "results.csv"
-    text = read_text(path, "finish the run, or name the folder of one that has finished")
+    text = read_text(path, "run the run's command again, or name the folder of a finished run")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: dict[tuple, Row] = {}
     try:

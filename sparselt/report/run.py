@@ -146,7 +146,7 @@ def costs(ledger: Iterable[Entry]) -> Table:
 
 def _read_record(path: Path) -> dict:
     try:
-        record = json.loads(read_text(path, "finish the run, or name the folder of one that has finished"))
+        record = json.loads(read_text(path, "run the run's command again, or name the folder of a finished run"))
     except json.JSONDecodeError as error:
         raise StoreError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from None
     if not isinstance(record, dict):

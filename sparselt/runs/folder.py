@@ -207,9 +207,11 @@ class Run:
         return path
 
     def place(self, name: str) -> Path:
-        """The path of a file of networks.csv. StoreError if it is not in the folder of all results."""
-        path = self.folder / name
-        if "\0" in name or not path.resolve().is_relative_to(self.folder.resolve().parent):
+        """The path of a file of networks.csv. StoreError if it is not in the folder of all results, or in its store,
+        which may be a link."""
+        path, out = self.folder / name, self.folder.resolve().parent
+        allowed = out, (out / "store").resolve()
+        if "\0" in name or not any(path.resolve().is_relative_to(place) for place in allowed):
             raise StoreError(f"{self.folder}/networks.csv names a file elsewhere, {path}; run the run's command again")
         return path.resolve()
 

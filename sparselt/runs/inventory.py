@@ -20,6 +20,7 @@ from sparselt.stages.stage import Stage
 
 _PLANS, _UNFINISHED, _DONE = "plans", "unfinished", "stage.json"
 _PRESENCE = re.compile(r"run-(.+)-[0-9a-f]{8}")  # of `Store.present`
+_BEGUN = re.compile(r"(.+)-([0-9a-f]{20})")  # of `Store.begin`
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class RunState:
     name: of its folder.
     state: `at work`; `done`; `failed`, if some of its stages failed; `stopped` before its end; `no report`, if its
         results are written and report.html is not; `deleted`, if it had ended and its folder is gone; `damaged`, if its
-        record.json, ledger.csv or plan in the store cannot be read.
+        record.json, ledger.csv or plan in the store cannot be read, or if it has no results.csv.
     made, stages: how many of its stages are in the store, and how many it has.
     changed: UTC time.
     """
@@ -70,10 +71,17 @@ class AtWork:
 
 @dataclass(frozen=True)
 class Unneeded:
-    """Stages that no run needs, as paths, and the bytes of their files."""
+    """What no run needs.
+
+    stages: the folders of stored stages. begun: the folders of stages that were begun and not finished, with their
+        saves. bytes: of the files of both.
+    stopped: whether runs that were stopped before their end counted as needing nothing.
+    """
 
     stages: list[Path] = field(default_factory=list)
+    begun: list[Path] = field(default_factory=list)
     bytes: int = 0
+    stopped: bool = False
 
 
 State = Literal["done", "failed", "stopped"]
@@ -180,18 +188,24 @@ class Inventory:
         return _bytes(self.root)
 
     def unneeded(self, stopped: bool = False) -> Unneeded:
-        """What no run here needs. stopped: count runs that were stopped before their end, too, as needing nothing."""
+        """What no run here needs. stopped: count runs that were stopped before their end, too, as needing nothing.
+
+        Saves that no plan names stay while a stopped run counts: they may be of stages that its results will ask for.
+        """
         needed: set[str] = set()
+        asks_for_more = False
         for name, plan in self._plans().items():
-            if name in self._folders() or not (plan.get("state") == "done" or stopped):
+            if self._counts(name, plan, stopped):
                 needed |= self._needs(name)
+                asks_for_more |= plan.get("state") not in ("done", "failed")
         for name in self._folders():
             needed |= set(self._ledger(name))
         stages = [folder for folder in self.stages() if f"{folder.parent.name}/{folder.name}" not in needed]
-        return Unneeded(stages, sum(map(_bytes, stages)))
+        begun = [] if asks_for_more else [place for stage, place in self._begun() if stage not in needed]
+        return Unneeded(stages, begun, sum(map(_bytes, stages + begun)), stopped)
 
-    def free(self, unneeded: Unneeded, patience: float = PATIENCE) -> None:
-        """Deletes what `unneeded` found, and the plans of runs whose folders are gone.
+    def free(self, unneeded: Unneeded, patience: float = PATIENCE) -> Unneeded:
+        """Deletes what `unneeded` found and no run needs since, and the plans of such runs. Returns what was deleted.
 
         patience: seconds to wait for a sign of life from a process on another machine that has claimed something.
 
@@ -199,6 +213,39 @@ class Inventory:
             StoreError: a run is at work in the store, which may need it.
         """
         claims = Claims(self.root / _UNFINISHED, patience)
+        self._check_idle(claims)
+        now = self.unneeded(unneeded.stopped)  # a run may have ended since
+        stages = [folder for folder in now.stages if folder in unneeded.stages]
+        begun = [place for place in now.begun if place in unneeded.begun]
+        freed = Unneeded(stages, begun, sum(map(_bytes, stages + begun)), unneeded.stopped)
+        self._check_idle(claims)  # one may have begun while the folders were read
+        for folder in stages:
+            (folder / _DONE).unlink(missing_ok=True)  # first: what is left if this is interrupted counts as missing
+        for folder in stages:
+            shutil.rmtree(folder, ignore_errors=True)
+        for place in begun:
+            if claim := claims.take(place.name):
+                claim.leave(keep=False)
+        gone = {f"{folder.parent.name}/{folder.name}" for folder in stages}
+        for name, plan in self._plans().items():
+            planned = set(plan.get("stages") or ())
+            if not self._counts(name, plan, unneeded.stopped) and planned and planned <= gone | self._missing(planned):
+                self._plan_file(name).unlink(missing_ok=True)
+        return freed
+
+    def _counts(self, name: str, plan: dict[str, Any], stopped: bool) -> bool:
+        """Whether a run needs the stages of its plan: it has a folder, or goes on. stopped: as for `unneeded`."""
+        return name in self._folders() or not (plan.get("state") == "done" or stopped)
+
+    def _begun(self) -> Iterator[tuple[str, Path]]:
+        """The stages that were begun and that nobody works on, and their folders."""
+        for place in sorted(self.root.glob(f"{_UNFINISHED}/*-*")):
+            name = _BEGUN.fullmatch(place.name)
+            if name and not place.is_symlink() and any(place.glob("work-*")) and not holder(place):
+                yield f"{name[1]}/{name[2]}", place
+
+    def _check_idle(self, claims: Claims) -> None:
+        """Raises StoreError if somebody works in the store."""
         for place in sorted(self.root.glob(f"{_UNFINISHED}/*-*")):
             if claims.shows_life(place.name):
                 who = holder(place)
@@ -206,14 +253,6 @@ class Inventory:
                     f"process {who.get('process')} on {_printable(who.get('host'))} works on {place.name}; wait until "
                     "no run uses the store"
                 )
-        gone = {f"{folder.parent.name}/{folder.name}" for folder in unneeded.stages}
-        for folder in unneeded.stages:
-            (folder / _DONE).unlink(missing_ok=True)  # first: what is left if this is interrupted counts as missing
-            shutil.rmtree(folder, ignore_errors=True)
-        for name, plan in self._plans().items():
-            stages = set(plan.get("stages") or ())
-            if name not in self._folders() and stages and stages <= gone | self._missing(stages):
-                self._plan_file(name).unlink(missing_ok=True)
 
     def _state(self, name: str) -> RunState:
         folder, plan = self.out / name, self._plans().get(name)
@@ -222,10 +261,10 @@ class Inventory:
         command = str((record or plan or {}).get("command", ""))
         try:
             stages = set(self._ledger(name)) if name in self._folders() else self._needs(name)
-            state: Any = "done" if record else "damaged"
+            state: Any = "done" if record and (folder / "results.csv").is_file() else "damaged"
         except StoreError:
             stages, state = set(), "damaged"
-        if record.get("failed"):
+        if state == "done" and record.get("failed"):
             state = "failed"
         elif state == "done" and not (folder / "report.html").is_file():
             state = "no report"

@@ -19,7 +19,7 @@ from typing import Any
 from sparselt.errors import SettingError, StoreError
 from sparselt.runs.claims import PATIENCE
 from sparselt.runs.pool import NodeLost, Pool
-from sparselt.runs.ray_nodes import Nodes, check_answers, connect, disconnect, last_line
+from sparselt.runs.ray_nodes import Nodes, check_answers, check_installed, connect, disconnect, last_line
 from sparselt.runs.ray_place import Place
 from sparselt.runs.workers import SAVE_SECONDS, STOP_SECONDS
 from sparselt.stages.resources import Resources
@@ -84,6 +84,7 @@ class RayWorkers(Pool):
             raise SettingError(f"--gpu-share is {gpu_share:g}; expected more than 0 and at most 1")
         if address is not None:
             check_answers(address)
+        check_installed()  # before the folder for results is made
         self._share, self._address, self._wanted = gpu_share, address, count
         self._each = self._shared(each)
         self._nodes = Nodes(root, self._each, lambda: self._events.put((self._met,)))

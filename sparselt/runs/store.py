@@ -233,7 +233,7 @@ class Store:
         }
         (temporary / _DONE).write_text(json.dumps(record, indent=1))
         for path in progress:
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         move_folder(temporary, folder, last=_DONE)
 
     def sweep(self) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -20,8 +21,13 @@ from sparselt.training.checkpoint import packed
 from sparselt.training.ranks import Ranks
 
 _SUFFIX = ".safetensors"
+_NAME = re.compile(rf"{PROGRESS}\d{{12,}}-[0-9a-f]{{16}}{re.escape(_SUFFIX)}")
 _KEPT = 2  # if the newest is damaged, the one before it serves
 _SAVE, _STOP = 1, 2
+
+
+class _NoSaveError(Exception):
+    """A file that is named like a save, and is none."""
 
 
 @dataclass(frozen=True)
@@ -85,22 +91,25 @@ class Progress:
         return saved
 
     def _newest(self) -> Saved | None:
-        if not (saves := _saves(self._folder)):
+        saves, others = _saves(self._folder), _not_saves(self._folder)
+        if not saves and not others:
             return None
         found, intact = None, dict[str, str]()
-        damaged: dict[Path, None] = {}  # in the order in which they were found
+        # In the order in which they were found.
+        damaged: dict[Path, None] = dict.fromkeys(map(_set_aside, others))
         for path in reversed(saves):
-            step, digest = _step(path), path.stem.split("-")[2]
-            if _sha256(path)[: len(digest)] != digest:
-                aside = path.with_name(DAMAGED + path.name)
-                os.replace(path, aside)
-                damaged[aside] = None
+            step = _step(path)
+            try:
+                beside = _beside(path)
+                intact = {name: told for name, told in beside.items() if _sha256(self._folder / name) == told}
+                if self._usable(step, intact):
+                    found = _read(path, step)
+            except _NoSaveError:
+                intact = {}
+                damaged[_set_aside(path)] = None
                 continue
-            beside = _beside(path)
-            intact = {name: told for name, told in beside.items() if _sha256(self._folder / name) == told}
             damaged |= {self._folder / name: None for name in beside if name not in intact}
-            if self._usable(step, intact):
-                found = _read(path, step)
+            if found is not None:
                 break
             intact = {}
             path.unlink()
@@ -204,8 +213,14 @@ def losses_of(losses: Sequence[Tensor]) -> Tensor:
 
 
 def _beside(save: Path) -> dict[str, str]:
-    """SHA-256 of the checkpoints that stood beside a save, by their names."""
-    return json.loads(_notes(save).get("beside", "{}"))
+    """SHA-256 of the checkpoints that stood beside a save, by their names. _NoSaveError if the save is damaged."""
+    digest = save.stem.split("-")[2]
+    if not _sha256(save).startswith(digest):
+        raise _NoSaveError
+    try:
+        return dict(json.loads(_notes(save).get("beside", "{}")))
+    except (ValueError, TypeError) as error:
+        raise _NoSaveError from error
 
 
 def _notes(save: Path) -> dict[str, str]:
@@ -221,7 +236,23 @@ def _notes(save: Path) -> dict[str, str]:
 
 def _saves(folder: Path) -> list[Path]:
     """From the oldest to the newest."""
-    return sorted(folder.glob(f"{PROGRESS}*-*{_SUFFIX}"))
+    return sorted(path for path in folder.glob(f"{PROGRESS}*") if _is_named_as_save(path))
+
+
+def _not_saves(folder: Path) -> list[Path]:
+    """What is named like a save and cannot be one: another name, or a folder."""
+    return sorted(path for path in folder.glob(f"{PROGRESS}*") if not _is_named_as_save(path))
+
+
+def _is_named_as_save(path: Path) -> bool:
+    return _NAME.fullmatch(path.name) is not None and path.is_file()
+
+
+def _set_aside(path: Path) -> Path:
+    """Renames what is not a save, so that nothing reads it as one. Returns its new path."""
+    aside = path.with_name(DAMAGED + path.name)
+    os.replace(path, aside)
+    return aside
 
 
 def _step(path: Path) -> int:
@@ -229,23 +260,28 @@ def _step(path: Path) -> int:
 
 
 def _read(path: Path, step: int) -> Saved:
+    """Raises _NoSaveError for a file that holds something else."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}}
-    tensors = load_file(path)
-    losses = tensors.pop("losses")
-    for name, tensor in tensors.items():
-        part, _, name = name.partition("/")
-        parts[part][name] = tensor
+    try:
+        tensors = load_file(path)
+        losses = tensors.pop("losses")
+        for name, tensor in tensors.items():
+            part, _, name = name.partition("/")
+            parts[part][name] = tensor
+    except (SafetensorError, KeyError) as error:
+        raise _NoSaveError from error
     return Saved(step, parts["model"], parts["optimizer"], losses, parts["average"])
 
 
 def _sha256(path: Path) -> str:
-    """Empty if there is no such file."""
+    """Empty if there is no such file, or a folder in its place."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return ""
 
 

@@ -46,6 +46,11 @@ def empty_folder(tmp_path, monkeypatch):
         ([DIGITS, "--set", "sparse_up_to=1", "--ranks", "2"], ["ranks is 2; leave it out"]),
         ([DIGITS, "--ray-address", "auto"], ["--ray-address", "give --executor ray, too"]),
         ([DIGITS, "--executor", "ray", "--gpu-share", "2"], ["--gpu-share is 2; expected more than 0"]),
+        pytest.param(
+            [DIGITS, "--executor", "ray"],
+            ["Ray is not installed here; pip install"],
+            marks=pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed"),
+        ),
         ([DIGITS, "--executor", "ray", "--ray-address", "head"], ["--ray-address is 'head'; expected HOST:PORT"]),
         ([DIGITS, "--executor", "ray", "--ray-address", "ray://a:1"], ["the address of the cluster itself"]),
         (

@@ -251,6 +251,32 @@ def test_a_missing_report_is_named_with_the_command_that_draws_it(copied, capsys
     assert states[folder.name] == "done"
 
 
+def test_a_run_without_results_is_damaged_and_named_with_the_command_that_writes_them(copied, capsys):
+    folder = run_in(copied)
+    (folder / "results.csv").unlink()
+    assert main(["runs", "list", str(copied)]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if folder.name in line]
+    assert " damaged " in said[0] and "its command writes it again: python -m sparselt.reproduce" in said[1]
+    assert main(["report", str(folder)]) == 2
+    assert "results.csv does not exist: run the run's command again" in capsys.readouterr().err
+
+
+def test_a_store_behind_a_link_gives_its_networks_and_is_named_by_the_link(copied, capsys):
+    folder, store = run_in(copied), copied.parent / "elsewhere" / "store"
+    table = (folder / "networks.csv").read_bytes()
+    store.parent.mkdir()
+    (copied / "store").rename(store)
+    (copied / "store").symlink_to(store)
+    assert main(["runs", "show", str(folder), "--level", "2"]) == 0
+    weights = sparselt.runs.open(folder).weights(1, 20, 2)
+    capsys.readouterr()
+    # As an earlier version names files behind a link.
+    (folder / "networks.csv").write_bytes(table.replace(b"../store", b"../../elsewhere/store"))
+    assert torch.equal(sparselt.runs.open(folder).weights(1, 20, 2)["fc.weight"], weights["fc.weight"])
+    reproduce(*SMALL, cwd=copied.parent, check=True)
+    assert (folder / "networks.csv").read_bytes() == table
+
+
 def test_list_tells_who_directs_a_run_from_who_works_on_a_stage(copied, capsys):
     name = run_in(copied).name
     with Store(copied / "store").present(name):
@@ -289,6 +315,94 @@ def test_gc_deletes_what_no_run_needs_after_asking_and_not_beside_a_run(copied, 
     claim.leave(keep=False)
     assert main(["runs", "gc", str(copied), "--yes"]) == 0 and "Deleted." in capsys.readouterr().out
     assert not list(copied.glob("store/train/*")) and as_json(capsys, "list", copied)["runs"] == []
+
+
+def noted(out: Path, run: str, state: str) -> None:
+    """Notes the plan of a run that `out` holds, as the run itself does when it is in this state."""
+    path = out / "store" / "plans" / f"{run}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "state": state}))
+
+
+def begun(out: Path, stage: str) -> Path:
+    """The folder of a stage that was killed after its first save."""
+    claim = Claims(out / "store" / "unfinished").take(stage)
+    (claim.folder / "progress-000000000010-0123456789abcdef.safetensors").write_bytes(bytes(10_000))
+    claim.leave(keep=True)
+    return claim.folder.parent
+
+
+def test_gc_keeps_what_a_run_needs_that_ended_while_it_asked(copied, capsys, monkeypatch):
+    (folder,) = {path.parent for path in copied.glob("*/record.json")}
+    stages, aside = len(list(copied.glob("store/*/*/stage.json"))), copied.parent / "aside"
+    folder.rename(aside)
+
+    def agrees(text: str) -> str:
+        aside.rename(folder)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", agrees)
+    assert main(["runs", "gc", str(copied)]) == 0
+    said = capsys.readouterr().out
+    assert f"needs {stages} stages" in said and "Nothing was deleted: a run needs all of it by now." in said
+    (run,) = as_json(capsys, "list", copied)["runs"]
+    assert run["state"] == "done" and run["made"] == run["stages"] == stages
+
+
+def test_gc_deletes_the_rest_if_a_run_needs_a_part_by_now(copied, capsys, monkeypatch):
+    (folder,) = {path.parent for path in copied.glob("*/record.json")}
+    spare = copied / "store" / "train" / ("0" * 20)
+    shutil.copytree(next(copied.glob("store/train/*")), spare)
+    folder.rename(copied.parent / "aside")
+
+    def agrees(text: str) -> str:
+        (copied.parent / "aside").rename(folder)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", agrees)
+    assert main(["runs", "gc", str(copied)]) == 0
+    assert "Deleted 1 stage (1 train): " in capsys.readouterr().out
+    assert not spare.exists() and as_json(capsys, "gc", copied)["stages"] == []
+
+
+def test_gc_deletes_saves_that_no_run_needs_and_those_of_stopped_runs_if_asked(copied, capsys, monkeypatch):
+    (folder,) = {path.parent for path in copied.glob("*/record.json")}
+    training = sorted(copied.glob("store/train/*"))[0]
+    shutil.rmtree(training)
+    shutil.rmtree(folder)
+    planned, other = begun(copied, f"train-{training.name}"), begun(copied, f"train-{'0' * 20}")
+    noted(copied, folder.name, "stopped")
+    # A stopped run may ask for more trainings than its plan names.
+    assert as_json(capsys, "gc", copied, "--yes") == {"stages": [], "begun": [], "bytes": 0, "deleted": True}
+    assert planned.exists() and other.exists()
+    assert as_json(capsys, "list", copied)["runs"][0]["state"] == "stopped"
+    monkeypatch.setattr("builtins.input", lambda text: "n")
+    assert main(["runs", "gc", str(copied), "--stopped"]) == 0 and planned.exists()
+    assert "and the saves of 2 unfinished stages: " in capsys.readouterr().out
+    found = as_json(capsys, "gc", copied, "--stopped", "--yes")
+    assert set(found["begun"]) == {str(planned), str(other)} and found["stages"]
+    assert not planned.exists() and not other.exists() and not list(copied.glob("store/train/*"))
+    assert as_json(capsys, "list", copied)["runs"] == []
+    assert main(["runs", "gc", str(copied)]) == 0 and "is needed" in capsys.readouterr().out
+
+
+def test_gc_keeps_saves_of_a_run_with_a_folder_and_deletes_those_that_an_earlier_call_left(copied, capsys):
+    (folder,) = {path.parent for path in copied.glob("*/record.json")}
+    training = sorted(copied.glob("store/train/*"))[0]
+    shutil.rmtree(training)
+    planned, other = begun(copied, f"train-{training.name}"), begun(copied, f"train-{'0' * 20}")
+    assert as_json(capsys, "gc", copied, "--stopped", "--yes")["begun"] == [str(other)]
+    assert planned.exists() and not other.exists() and folder.exists()
+
+
+def test_gc_keeps_the_plan_of_a_stopped_run_that_has_only_saves(copied, capsys):
+    (folder,) = {path.parent for path in copied.glob("*/record.json")}
+    training = sorted(copied.glob("store/train/*"))[0]
+    plan = copied / "store" / "plans" / "other.json"
+    plan.write_text(json.dumps({"command": "", "state": "stopped", "stages": {f"train/{'0' * 20}": "dense"}}))
+    save = begun(copied, f"train-{'0' * 20}")
+    shutil.rmtree(folder)
+    assert str(training) in as_json(capsys, "gc", copied, "--yes")["stages"]
+    assert not training.exists() and plan.exists() and save.exists()
 
 
 @pytest.mark.slow

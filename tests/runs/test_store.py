@@ -115,6 +115,14 @@ def test_a_stage_whose_files_do_not_read_back_as_written_is_not_committed_and_ke
     assert store.has(STAGE) and {path.name for path in store.folder(STAGE).iterdir()} == {"a", "stage.json"}
 
 
+def test_a_folder_that_was_set_aside_is_no_file_of_the_stage(store):
+    folder = store.begin(STAGE)
+    (folder / "a").write_text("1")
+    (folder / "damaged-progress-1").mkdir()
+    store.commit(STAGE, folder, seconds=1, work=1, finished="")
+    assert store.has(STAGE) and {path.name for path in store.folder(STAGE).iterdir()} == {"a", "stage.json"}
+
+
 def test_what_a_killed_run_left_is_swept_and_never_counts(store):
     folder = store.begin(STAGE)
     (folder / "a").write_text("half")

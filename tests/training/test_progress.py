@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from test_loop import BATCH, STEPS, Loader, network
 from torch import nn
@@ -118,6 +119,36 @@ def test_a_training_whose_saves_are_all_damaged_says_that_it_begins_again(tmp_pa
     assert_equal(run(PLAIN, tmp_path), run(PLAIN))
     said = capsys.readouterr().err
     assert said.count("is damaged: the training begins again") == 2 and "goes on" not in said
+
+
+def named_by_its_checksum(data: bytes) -> str:
+    return f"progress-{30:012}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+
+
+GARBAGE, FOREIGN = b"garbage", safetensors.torch.save({"losses": torch.zeros(1), "others/weight": torch.zeros(1)})
+NO_NAMES = safetensors.torch.save({"losses": torch.zeros(1)}, {"beside": "[1"})
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("progress-abc-def.safetensors", GARBAGE),
+        ("progress-1", GARBAGE),
+        (named_by_its_checksum(GARBAGE), GARBAGE),
+        (named_by_its_checksum(FOREIGN), FOREIGN),
+        (named_by_its_checksum(NO_NAMES), NO_NAMES),
+        ("progress-000000000030-0123456789abcdef.safetensors", None),
+    ],
+    ids=["name", "short name", "garbage", "tensors of another kind", "damaged notes", "folder"],
+)
+@pytest.mark.parametrize("steps", [(), (10,)], ids=["alone", "beside a save"])
+def test_a_strangers_file_that_is_named_like_a_save_is_set_aside(steps, name, data, tmp_path, capsys):
+    stop(PLAIN, tmp_path, *steps)
+    (tmp_path / name).mkdir() if data is None else (tmp_path / name).write_bytes(data)
+    assert_equal(run(PLAIN, tmp_path), run(PLAIN))
+    assert not (tmp_path / name).exists()
+    whence = "goes on from step 10" if steps else "begins again"
+    assert f"damaged-{name} is damaged: the training {whence}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cut", [1, 300], ids=["flipped", "cut short"])
