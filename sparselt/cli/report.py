@@ -51,12 +51,13 @@ class Compare:
         """Runs the command; returns the exit code."""
         from rich.console import Console
 
-        from sparselt.experiments import known_experiments
+        from sparselt.experiments import known_experiments, varied_by
         from sparselt.experiments.sections import sections_of
         from sparselt.report.compare import compare
         from sparselt.report.results import write_text
 
-        found = compare(self.folders, sections_of(known_experiments()))
+        experiments = known_experiments()
+        found = compare(self.folders, sections_of(experiments), varied_by(experiments))
         if self.markdown is not None:
             write_text(self.markdown, found.markdown())
             print(self.markdown)

@@ -14,6 +14,7 @@ from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.options import Options, check_options
 from sparselt.experiments.setting import Setting
+from sparselt.experiments.values import rules
 
 
 def _built_in() -> dict[str, Experiment]:
@@ -63,4 +64,19 @@ def option_types(experiments: Mapping[str, Experiment] | None = None) -> list[ty
     return list(kinds.values())
 
 
-__all__ = ["EXPERIMENTS", "MAIN", "Experiment", "Lab", "Measurement", "Options", "known_experiments", "option_types"]
+def varied_by(experiments: Mapping[str, Experiment]) -> dict[str, str]:
+    """The experiment that each of its values belongs to, by the value's name."""
+    return {value: name for name, e in experiments.items() if e.options is not None for value in rules(e.options)}
+
+
+__all__ = [
+    "EXPERIMENTS",
+    "MAIN",
+    "Experiment",
+    "Lab",
+    "Measurement",
+    "Options",
+    "known_experiments",
+    "option_types",
+    "varied_by",
+]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparselt.errors import DataError, SettingError
-from sparselt.experiments.setting import Setting
+from sparselt.experiments.setting import Setting, of_other_criterion
 
 if TYPE_CHECKING:
     from sparselt.data import Dataset
@@ -62,6 +62,7 @@ def titled(setting: Setting, usual: Setting, dataset: "Dataset | None") -> Setti
         # A smoke test's title says what its own images are.
         retitled = replace(setting, title=setting.title.replace(" on synthetic images", ""))
         return retitled.retitled(f"data={dataset.folder.name}")
-    if type(setting.source) is not type(usual.source) and setting.title.startswith(usual.title):
+    own_titles = usual.title, of_other_criterion(usual.title)
+    if type(setting.source) is not type(usual.source) and setting.title.startswith(own_titles):
         return setting.retitled(f"data={type(setting.source).__name__}")
     return setting

@@ -198,6 +198,8 @@ class RoundDisplay:
 class ProgressDisplay:
     """One line with an estimate of the time left: updated on a terminal, printed every 20 seconds in a log.
 
+    It counts trainings, or stages where there is nothing to train.
+
     Args:
         missing: the stages that will run.
         speed: estimated seconds a unit. They weigh the stages; measured times then correct the estimate.
@@ -212,6 +214,7 @@ class ProgressDisplay:
         self._done = 0.0
         self._running: dict[str, float] = {}
         self._trainings = sum(isinstance(stage, Train) for stage in missing)
+        self._stages, self._stages_done = len(self._weights), 0
         self._trained = self._failed = self._elsewhere = 0
         self._began = self._printed = time.monotonic()
         self._first_work: tuple[float, float] | None = None
@@ -230,11 +233,13 @@ class ProgressDisplay:
             self._progress.start()
 
     def close(self) -> None:
-        """Ends the line and says how many trainings were done."""
+        """Ends the line and says how many trainings, or stages, were done."""
         self._progress.stop()
         spent = duration(time.monotonic() - self._began)
         others = f", {self._elsewhere} by other runs" if self._elsewhere else ""
         done = f"{self._trained} of {count(self._trainings, 'training')}"
+        if not self._trainings:
+            done = f"{self._stages_done} of {count(self._stages, 'stage')}"
         self._console.print(f"{done} done in {spent}{others}.", highlight=False)
 
     def progressed(self, stage: Stage, work: int) -> None:
@@ -245,6 +250,7 @@ class ProgressDisplay:
     def finished(self, stage: Stage, entry: Entry) -> None:
         """A stage ended."""
         self._running.pop(stage.key, None)
+        self._stages_done += stage.key in self._weights and entry.status in ("ran", "found")
         self._done += self._weights.pop(stage.key, 0.0)
         self._trained += isinstance(stage, Train) and entry.status == "ran"
         self._elsewhere += isinstance(stage, Train) and entry.status == "found"
@@ -261,9 +267,10 @@ class ProgressDisplay:
         now = time.monotonic()
         if self._first_work is None and self._trained:
             self._first_work = (now, work)
-        text = f"{self._trained + self._elsewhere}/{self._trainings} trainings" + (
-            f", {self._failed} failed" if self._failed else ""
-        )
+        text = f"{self._trained + self._elsewhere}/{self._trainings} trainings"
+        if not self._trainings:
+            text = f"{self._stages_done}/{self._stages} stages"
+        text += f", {self._failed} failed" if self._failed else ""
         left = f"about {duration(self._left(now, work))} left" if self._expected or self._first_work else "no estimate"
         if self._console.is_terminal:
             self._progress.update(self._task, completed=work, description=text, left=left)

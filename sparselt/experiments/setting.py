@@ -26,6 +26,11 @@ from sparselt.scopes import Scope
 Kind = TypeVar("Kind", bound=Options)
 
 
+def of_other_criterion(title: str) -> str:
+    """The title of a setting that prunes by magnitude, without this word."""
+    return title.replace("magnitude pruning", "pruning")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting(ProtocolValues):
     """The protocol of a run. A module of `reproduce/` fills it, with the source of each number in `sources`.
@@ -161,12 +166,20 @@ class Setting(ProtocolValues):
         check_options_of_optimizer(changed, values)
         check_sparse(changed, values)
         check_rate_of_optimizer(self, values)
-        title_is_stale = changed.model != self.model and changed.title == self.title
-        return changed.retitled(f"model={changed.model}") if title_is_stale else changed
+        if changed.title != self.title:
+            return changed
+        if changed.criterion != self.criterion:
+            changed = dataclasses.replace(changed, title=of_other_criterion(changed.title))
+        for name in ("model", "criterion"):
+            if getattr(changed, name) != getattr(self, name):
+                changed = changed.retitled(f"{name}={getattr(changed, name)}")
+        return changed
 
     def retitled(self, change: str) -> Self:
-        """The setting with a change, such as `model=resnet20`, named in its title."""
-        return dataclasses.replace(self, title=f"{self.title} (changed: {change})")
+        """The setting with a change, such as `model=resnet20`, named in its title, behind changes named before."""
+        title, before, changes = self.title.removesuffix(")").rpartition(" (changed: ")
+        text = f"{title}{before}{changes}, {change})" if before else f"{self.title} (changed: {change})"
+        return dataclasses.replace(self, title=text)
 
     def _replaced(self, values: Mapping[str, Any]) -> Self:
         of_setting = {name: item for name, item in values.items() if name in self.__dataclass_fields__}

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from sparselt.errors import SettingError
 from sparselt.report import rules
@@ -15,7 +16,7 @@ from sparselt.report.statistic import Values
 from sparselt.report.table import Table
 from sparselt.report.wording import count, listing, p_text, verb
 
-_COMPARED = ("test_error", "barrier")
+_COMPARED = {"test_error": "mean test error", "barrier": "mean barrier"}
 _MOST = 15
 _SHORT = {"cannot be seen at this scale": "not seen"}
 
@@ -41,11 +42,18 @@ class Comparison:
         return "\n\n".join([*parts, *self.notes]) + "\n"
 
 
-def compare(folders: Sequence[str | Path], sections: Sections) -> Comparison:
+def compare(
+    folders: Sequence[str | Path], sections: Sections, varied: Mapping[str, str] = MappingProxyType({})
+) -> Comparison:
     """Compares finished runs.
 
-    The means of two runs are tested by Welch's test over replicates, two-sided; where both runs have the same seed,
-    replicate r of both has the same initialization and data order, and the test is Student's of the paired differences.
+    The means of two runs are tested by Welch's test over replicates, two-sided. Where both runs have the same seed,
+    replicate r of both has the same initialization and data order. Then the test is Student's of the paired
+    differences, and the means are over the replicates that both runs have.
+
+    Args:
+        varied: the experiment that each of its values belongs to, by the value's name. Values of experiments that no
+            run has are not compared.
 
     Raises:
         StoreError: a folder that does not read as a run.
@@ -59,18 +67,23 @@ def compare(folders: Sequence[str | Path], sections: Sections) -> Comparison:
     names = [chr(ord("A") + place) for place in range(len(runs))]
     found = [claims(run.data, sections)[0] for run in runs]
     verdicts, same = _verdicts(names, found)
-    notes = [f"{name}: {standing(run.record)}" for name, run in zip(names, runs, strict=True)] + [same]
+    notes = [f"{name}: {standing(run.record)}" for name, run in zip(names, runs, strict=True)] + same
     differences = None
     if len(runs) == 2:
         differences, note = _differences(runs[0], runs[1])
         notes.append(note)
-    return Comparison(_asked(names, runs), verdicts, differences, tuple(notes))
+    return Comparison(_asked(names, runs, varied), verdicts, differences, tuple(notes))
 
 
-def _asked(names: Sequence[str], runs: Sequence[Run]) -> Table:
+def _asked(names: Sequence[str], runs: Sequence[Run], varied: Mapping[str, str]) -> Table:
+    measured = {row.experiment for run in runs for row in run.rows}
     asked = [
         {"folder": run.folder.name, "seed": str(run.record.get("seed", "–")), "sparselt": _version(run.record)}
-        | {str(name): str(value) for name, value, _ in run.record.get("protocol", [])}
+        | {
+            str(name): str(value)
+            for name, value, _ in run.record.get("protocol", [])
+            if name not in varied or varied[name] in measured
+        }
         for run in runs
     ]
     every = dict.fromkeys(name for values in asked for name in values)
@@ -83,7 +96,8 @@ def _version(record: Mapping) -> str:
     return str((record.get("versions") or {}).get("sparselt", "–"))
 
 
-def _verdicts(names: Sequence[str], found: Sequence[Sequence[Claim]]) -> tuple[Table, str]:
+def _verdicts(names: Sequence[str], found: Sequence[Sequence[Claim]]) -> tuple[Table, list[str]]:
+    """The verdicts side by side, and how far they are the same, in a sentence; none if all runs judge no finding."""
     by_finding = [{(claim.paper, claim.claim): claim for claim in judged} for judged in found]
     lines, counted = [], Counter[str]()
     for finding in dict.fromkeys(key for judged in by_finding for key in judged):
@@ -95,12 +109,13 @@ def _verdicts(names: Sequence[str], found: Sequence[Sequence[Claim]]) -> tuple[T
             kinds = set(verdicts)
             opposite = {"agrees", "does not agree"} <= kinds
             counted["same" if len(kinds) == 1 else "opposite" if opposite else "other"] += 1
-    text = (
-        f"Of {count(sum(counted.values()), 'finding')} that all judge, {counted['same']} "
-        f"{verb(counted['same'], 'has', 'have')} the same verdict in all, {counted['opposite']} "
-        f"{verb(counted['opposite'], 'agrees in one and does', 'agree in one and do')} not in another, and "
-        f"{counted['other']} can be seen in some only."
-    )
+    same, opposite, other = (counted[kind] for kind in ("same", "opposite", "other"))
+    kinds = [f"{same} {verb(same, 'has', 'have')} the same verdict in all"] if same else []
+    if opposite:
+        kinds.append(f"{opposite} {verb(opposite, 'agrees in one and does', 'agree in one and do')} not in another")
+    if other:
+        kinds.append(f"{other} can be seen in some only")
+    text = [f"Of {count(counted.total(), 'finding')} that all judge, {listing(kinds)}."] if kinds else []
     return Table(("paper", "finding", *names), lines, text=2 + len(names)), text
 
 
@@ -110,6 +125,8 @@ def _differences(first: Run, second: Run) -> tuple[Table, str]:
     tested, seen, few = [], set(), 0
     for key in [key for key in one if key in other]:
         a, b = one[key].finite, other[key].finite
+        if paired:
+            a, b = (Values({k: of[k] for k in sorted(a.keys() & b.keys())}) for of in (a, b))
         measured = tuple(a.items()), tuple(b.items())
         if measured in seen:
             continue
@@ -129,19 +146,25 @@ def _differences(first: Run, second: Run) -> tuple[Table, str]:
     for (p, key, a, b), (holm, bh) in list(zip(tested, corrected, strict=True))[:_MOST]:
         difference = f"{100 * (b.mean - a.mean):+.2f}"
         numbers = (f"{a:.2p}", f"{b:.2p}", difference, *(f"{each:.2g}" for each in (p, holm, bh)))
-        lines.append((_text(*key), f"{min(len(a), len(b))}", *numbers))
+        n = str(len(a)) if len(a) == len(b) else f"{len(a)}, {len(b)}"
+        lines.append((_text(*key), n, *numbers))
     table = Table(("what", "n", "A (points)", "B", "B − A", "p", "Holm", "BH"), lines, text=1)
     below = sum(p < rules.SIGNIFICANT for p, *_ in tested)
     kept = [sum(pair[k] < rules.SIGNIFICANT for pair in corrected) for k in (0, 1)]
-    mean = math.fsum(b.mean - a.mean for _, _, a, b in tested) / len(tested)
-    how = "Student's test of paired differences" if paired else "Welch's test"
+    how = "Student's test of paired differences, in the replicates of both runs" if paired else "Welch's test"
     note = (
         f"{len(tested):,} mean {verb(len(tested), 'error or barrier was', 'errors and barriers were')} compared, by "
         f"{how}, two-sided; the table has the {len(lines)} of smallest p. {below} {verb(below, 'has', 'have')} p < "
         f"0.05, where chance gives about {0.05 * len(tested):.0f}; corrected for their number, {kept[0]} "
-        f"{verb(kept[0], 'keeps', 'keep')} it by Holm and {kept[1]} by Benjamini and Hochberg. On average B − A is "
-        f"{100 * mean:+.3f} points."
+        f"{verb(kept[0], 'keeps', 'keep')} it by Holm and {kept[1]} by Benjamini and Hochberg."
     )
+    by_metric = {metric: [b.mean - a.mean for _, key, a, b in tested if key[-1] == metric] for metric in _COMPARED}
+    averages = [
+        f"{100 * math.fsum(of) / len(of):+.3f} points over {count(len(of), _COMPARED[metric])}"
+        for metric, of in by_metric.items()
+        if of
+    ]
+    note += f" On average B − A is {listing(averages)}."
     if few:
         note += f" {count(few, 'further mean')} could not be tested, for lack of replicates or of spread."
     return table, note

@@ -7,8 +7,11 @@ from sparselt.report.statistic import Statistic
 
 DIVERGED_MARK = "†"
 
-DASHES = "Lines: means over replicates; short dashes, in the PNG and SVG: single replicates."
-"""The caption of lines drawn by `drawing.dashes`; true of their interactive version, too."""
+DASHES = (
+    "Lines: means over replicates; short dashes, in the PNG and SVG: single replicates. Upright bars, in the interactive "
+    "figure: ± the standard deviation over replicates."
+)
+"""The caption of lines drawn by `drawing.dashes`, and of their interactive version."""
 
 
 def percent(fraction: float) -> str:
@@ -70,6 +73,20 @@ def every(number: int, noun: str) -> str:
 def verb(number: int, one: str, many: str) -> str:
     """The form of a verb, or of a pronoun, after a number: `is` after 1, `are` after 0 and 12."""
     return one if number == 1 else many
+
+
+def of_pairs(both: int, matching: int, what: str, neither: int, failing: int, otherwise: str) -> str:
+    """`of 4 pairs that match 3 inside, of 1 that does not 1 outside`; `no pair matches` where there is none.
+
+    Args:
+        both, matching: pairs of levels that match, those of them that are `what` and all.
+        neither, failing: pairs that do not match, those of them that are `otherwise` and all.
+    """
+    match = f"of {count(matching, 'pair')} that {verb(matching, 'matches', 'match')} {both} {what}"
+    fail = f"of {failing} that {verb(failing, 'does', 'do')} not {neither} {otherwise}"
+    if not matching:
+        return f"no pair matches, {fail}"
+    return f"{match}, {fail if failing else 'and every pair matches'}"
 
 
 def in_unit(number: int, unit: str) -> str:

@@ -13,7 +13,7 @@ from sparselt.experiments import EXPERIMENTS
 from sparselt.experiments.sections import sections_of
 from sparselt.report import console_summary, write_report
 from sparselt.report.drawing import _apart
-from sparselt.report.wording import count, duration, every, in_unit, listing, percent, points, ranges, verb
+from sparselt.report.wording import count, duration, every, in_unit, listing, of_pairs, percent, points, ranges, verb
 
 
 def printed(folder, width):
@@ -89,6 +89,12 @@ def test_numbers_read_as_in_the_papers():
     ]
 
 
+def test_pairs_are_counted_by_matching_and_by_what_they_are():
+    assert of_pairs(3, 4, "inside", 1, 1, "outside") == "of 4 pairs that match 3 inside, of 1 that does not 1 outside"
+    assert of_pairs(2, 4, "inside", 0, 0, "outside") == "of 4 pairs that match 2 inside, and every pair matches"
+    assert of_pairs(0, 0, "inside", 2, 3, "outside") == "no pair matches, of 3 that do not 2 outside"
+
+
 def test_words_follow_their_number():
     assert [every(1, "pair"), every(12, "pair")] == ["the only pair", "all 12 pairs"]
     assert [verb(n, "is", "are") for n in (0, 1, 2)] == ["are", "is", "are"]
@@ -111,4 +117,5 @@ def test_the_table_of_a_run_without_barriers_has_no_column_for_them(tmp_path, in
     assert heading.split() == ["level", "weights", *["error", "%"] * 3]
     assert "the barrier is that to the next level" not in text and ">barrier, points<" not in page
     with_barriers = invent.run(tmp_path / "both", invent.rows(levels=2, replicates=2))
+    assert "the barrier is that to the next level, in points." in " ".join(printed(with_barriers, 100).split())
     assert "barrier" in next(line for line in printed(with_barriers, 100).splitlines() if line.startswith("level"))

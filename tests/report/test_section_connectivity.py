@@ -59,7 +59,7 @@ def test_barriers_exactly_where_levels_fail_agree():
     claims = SECTION.claims(Data(invented(), {}))
     assert [claim.verdict for claim in claims] == ["agrees"] * 3 + ["does not agree"] + ["agrees"] * 2
     coincide, piecewise, none, pairwise, dense, ticket = claims
-    assert coincide.n == 2 * (LEVELS - 1) and "both or neither at 14 of 14 pairs" in coincide.here
+    assert coincide.n == 2 * (LEVELS - 1) and "both or neither at 14 of 14 pairs, 5 replicates" in coincide.here
     # Of the seven pairs rewound to 0 the three that match are those without a barrier: 1 / C(7, 3).
     assert coincide.p == pytest.approx(1 / 35)
     assert "0.1 ± 0.0 points rewound to step 60, 17.2 ± 0.0 to step 0, from level 1 to 8" in piecewise.here
@@ -206,3 +206,11 @@ def test_a_lead_that_sections_share_is_shown_once():
     sections = {"imp": IMP, "connectivity": SECTION}
     assert leads(Data(invented(), {}), sections) == [IMP.lead]
     assert leads(Data([], {}), sections) == []
+
+
+def test_the_only_dashed_line_of_the_instability_figure_is_the_limit_and_figures_name_their_rows():
+    drawings = SECTION.drawings(Data(invented(), {}))
+    assert {look.line for look, _ in drawings["instability"].chart.lines}.isdisjoint({"--"})
+    assert drawings["instability"].rows == "connectivity, metric instability, condition between=copies"
+    assert drawings["heat_map"].rows == "connectivity, metrics max_error and barrier, condition between=levels"
+    assert "Upright bars, in the interactive figure" in drawings["instability"].caption

@@ -62,7 +62,7 @@ def test_next_solutions_inside_exactly_where_imp_succeeds_agree():
     following, projections = SECTION.claims(Data(invented(), {}))
     assert (following.verdict, projections.verdict) == ("agrees", "agrees")
     assert following.n == 2 * (LEVELS - 1)
-    assert following.here == "of 10 pairs that match 10 inside, of 4 that do not 4 outside"
+    assert following.here == "of 10 pairs that match 10 inside, of 4 that do not 4 outside; 5 replicates"
     assert following.p == pytest.approx(1 / 35)
     assert "by 0.00 ± 0.00 points at level 0 and by 9.87 ± 0.06 at level 7 (21.0% of the weights)" in projections.here
     assert "on average inside from level 0–1 of 0–7" in projections.here and projections.n == 5
@@ -164,3 +164,18 @@ def test_diverged_networks_and_points_of_a_plane_are_drawn_and_told(lost):
     assert set(SECTION.drawings(data)) == {"planes"} | ({"rise_along_lines"} if lost == {0} else set())
     assert len(SECTION.findings(data)) == 2 and len(SECTION.claims(data)) == 2
     assert SECTION.claims(data)[0].verdict != "agrees"
+
+
+def test_a_run_of_the_landscape_alone_says_what_the_dense_network_errs_on():
+    everything = invented(planes=False)
+    alone = [dataclasses.replace(r, experiment="landscape") for r in everything]
+    first = SECTION.findings(Data(alone, {}))[0]
+    assert "The dense network errs on 1.92 ± 0.22%" in first and "at most 2.14%" in first
+    assert not any("dense network errs" in text for text in SECTION.findings(Data(everything, {})))
+
+
+def test_figures_name_their_rows_and_the_wedge_is_conditional():
+    drawings = SECTION.drawings(Data(invented(), {}))
+    assert drawings["planes"].rows == "landscape, metric plane_error, condition plane=grid"
+    assert drawings["rise_along_lines"].rows.startswith("landscape, metrics max_error and path_error")
+    assert "wedge of high error may appear" in drawings["planes"].caption

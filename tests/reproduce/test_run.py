@@ -109,6 +109,16 @@ def test_a_changed_model_is_named_in_the_title():
     assert setting.changed(model="resnet20", title="ResNet-20 on digits").title == "ResNet-20 on digits"
 
 
+def test_a_changed_criterion_is_named_in_the_title():
+    setting = load_setting("digits_resnet8")
+    assert setting.title == "Iterative magnitude pruning of ResNet-8 on handwritten digits"
+    of_random = setting.with_values(["criterion=random"])
+    assert of_random.title == "Iterative pruning of ResNet-8 on handwritten digits (changed: criterion=random)"
+    both = setting.changed(model="net:small", criterion="net:score")
+    assert both.title.endswith(" on handwritten digits (changed: model=net:small, criterion=net:score)")
+    assert of_random.retitled("data=own").title == f"{of_random.title[:-1]}, data=own)"
+
+
 def test_other_data_than_the_titles_are_named_in_it(tmp_path):
     usual = load_setting("digits_resnet8", "smoke")
     images = SyntheticImages(train_count=128, test_count=64, channels=1, height=8, width=8, storage="raw")
@@ -116,14 +126,15 @@ def test_other_data_than_the_titles_are_named_in_it(tmp_path):
     write_dataset(images, folder)
     counts = {"train_count": 128, "test_count": 64}
     for setting, data, named in (
-        (usual.with_source(images), None, "SyntheticImages"),
-        (usual.changed(**counts), folder, "stripes"),
+        (usual.with_source(images), None, "data=SyntheticImages"),
+        (usual.with_source(images).changed(criterion="random"), None, "criterion=random, data=SyntheticImages"),
+        (usual.changed(**counts), folder, "data=stripes"),
     ):
         console = Console(file=io.StringIO(), width=200)
         experiments, left_out = chosen(["imp"], EXPERIMENTS, setting.checked())
         where = Where(data=data, out=tmp_path / "none", workers=1)
         run(setting.checked(), usual, experiments, left_out, where, console, dry_run=True)
-        assert f"{usual.title} (changed: data={named})" in " ".join(console.file.getvalue().split())
+        assert f"(changed: {named})" in " ".join(console.file.getvalue().split())
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path):

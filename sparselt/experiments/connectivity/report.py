@@ -29,14 +29,14 @@ from sparselt.report.rules import (
     no_barrier,
 )
 from sparselt.report.statistic import Values, averaged
-from sparselt.report.wording import DASHES, count, mean_and_std, percent, points, verb
+from sparselt.report.wording import DASHES, count, mean_and_std, of_pairs, percent, points, verb
 
 PAUL = "Paul et al. 2022 (Unmasking)"
 LMC = "Frankle et al. 2020 (Linear Mode Connectivity)"
 PAIRS = {"between": "levels"}
 COPIES = {"between": "copies"}
 _LOOKS = {
-    "dense": draw.Look("dense", draw.GREY, "x", "--"),
+    "dense": draw.Look("dense", draw.GREY, "x", "-"),
     "imp": draw.Look("IMP", draw.COLOURS[1], "o", "-"),
     "random": draw.Look("random mask", draw.COLOURS[0], "s", ":"),
 }
@@ -60,6 +60,7 @@ def drawings(data: Data) -> dict[str, Drawing]:
             "After Fig. 2 of Unmasking, right: the last rewind step, means over replicates. The largest error on the "
             f"straight line between the solutions of two levels; darkest {matching}. And the error barrier on that "
             f"line; darkest up to {darkest}. Logarithmic colours; white: not measured, or diverged.",
+            rows="connectivity, metrics max_error and barrier, condition between=levels",
         )
     if any(of.finite for curve in _instability(data).values() for of in curve.values()):
         figure, chart = _instability_figure(data)
@@ -71,6 +72,7 @@ def drawings(data: Data) -> dict[str, Drawing]:
             f"{DASHES} Dashed line: the {points(STABLE.value, 0)} points below "
             "which Linear Mode Connectivity (Frankle et al. 2020) speaks of stability.",
             chart,
+            "connectivity, metric instability, condition between=copies",
         )
     return found
 
@@ -134,10 +136,10 @@ def _coincidence(data: Data) -> Iterator[Claim]:
         PAUL,
         "at higher sparsities (here: level 0 apart) successive levels are linearly connected without a barrier if and "
         "only if both match (Fig. 2)",
-        f"both or neither at {both + neither} of {count(matching + failing, 'pair')}: of {matching} that "
-        f"{verb(matching, 'matches', 'match')} {both} without a barrier, of {failing} that "
-        f"{verb(failing, 'does', 'do')} not {neither} with one; at {beside} if barriers up to the {STABLE.text} of "
-        "Linear Mode Connectivity count as none",
+        f"both or neither at {both + neither} of {count(matching + failing, 'pair')}, "
+        f"{count(len(replicates), 'replicate')}: "
+        f"{of_pairs(both, matching, 'without a barrier', neither, failing, 'with one')}; both or neither at {beside} "
+        f"if barriers up to the {STABLE.text} of Linear Mode Connectivity count as none",
     )
 
 

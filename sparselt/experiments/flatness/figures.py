@@ -181,7 +181,7 @@ def _perturbation(data: Data) -> Drawing:
         rows = data.select(experiment="flatness", variant="perturbed", metric="barrier")
         looks = (
             draw.Look(f"pruned to {percent(rows[0].density)}" if rows else "", draw.COLOURS[1]),
-            draw.Look("dense", draw.GREY, "s", "--", hollow=True),
+            draw.Look("dense", draw.GREY, "s", "-", hollow=True),
         )
         found = zip(looks, (pruned, dense), strict=True)
         lines = [(look, {steps.index(step): values for (step, _), values in of.items()}) for look, of in found]

@@ -19,8 +19,8 @@ _WIDE = 108  # columns from which standard deviations stand apart and barriers h
 def findings(data: Data) -> list[str]:
     """The dense network, each rewind step, the coincidence of matching and connection, the controls."""
     summary = levels(data)
-    texts = [_dense(summary.dense)[0], *(_rewound(summary, step) for step in summary.rewind_steps), _coincidence(data)]
-    return texts + _controls(summary)
+    rewound = [_rewound(summary, step) for step in summary.rewind_steps]
+    return [dense_sentence(summary.dense), *rewound, _coincidence(data), *_controls(summary)]
 
 
 def counts(data: Data) -> Table | None:
@@ -47,6 +47,11 @@ def tables(data: Data, width: int | None) -> list[Table]:
     found = [_level_table(summary, group, width) for group in groups]
     notes = (" " if width is None else "\n").join(_notes(summary))
     return [*found[:-1], dataclasses.replace(found[-1], note=notes), *_control_table(summary, width)]
+
+
+def dense_sentence(dense: Statistic) -> str:
+    """What the dense network errs on, and up to which error a ticket matches, or why matching cannot be judged."""
+    return _dense(dense)[0]
 
 
 LEAD = Lead(concerns, findings, lead_drawings, counts, tables)
@@ -174,7 +179,9 @@ def _controls(summary: Levels) -> list[str]:
 def _notes(summary: Levels) -> list[str]:
     """The dense error, what the marks mean, what cannot be judged."""
     what = "Mean ± standard deviation over replicates"
-    what += "; the barrier is that to the next level." if any(entry.barrier for entry in summary.levels) else "."
+    what += (
+        "; the barrier is that to the next level, in points." if any(entry.barrier for entry in summary.levels) else "."
+    )
     most = max((entry.error.n for entry in summary.levels if entry.level > 0), default=0)
     if 0 < most < summary.dense.n:
         what += f" Level 0 is of {summary.dense.n} dense networks, the others of {count(most, 'replicate')}."

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sparselt.experiments.imp.lead import LEAD, dense_sentence
 from sparselt.experiments.imp.levels import levels
 from sparselt.report import drawing as draw
 from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
@@ -31,7 +32,7 @@ from sparselt.report.rules import (
     judged_step,
 )
 from sparselt.report.statistic import Statistic, Values
-from sparselt.report.wording import count, percent, ranges, verb
+from sparselt.report.wording import count, of_pairs, percent, ranges
 
 PAPER = "Paul et al. 2022 (Unmasking)"
 SPARSE = 2 * DENSITY
@@ -55,10 +56,11 @@ def drawings(data: Data) -> dict[str, Drawing]:
             "the next mask; orange triangle: w(L+1). Dashed: the line through the last two, in the subspace of the "
             "next mask. Units are distances between parameters; the direction to w(L) is drawn twice as long, or less "
             "where it would not fit. Outside the triangle of the three, only prunable parameters are extrapolated; all "
-            "others, batch-norm statistics included, are those of its nearest point. Hence a sharp-edged wedge of high "
-            "error, above and right of w(L+1), where its mask silenced channels: the statistics there are w(L+1)'s "
-            "alone, and as these channels have almost no variance, batch norm magnifies what comes through their "
+            "others, batch-norm statistics included, are those of its nearest point. A sharp-edged wedge of high error "
+            "may appear above and right of w(L+1) where its mask silenced channels. The statistics there are w(L+1)'s "
+            "alone, and these channels have almost no variance. Batch norm then magnifies what comes through their "
             "pruned weights, which return above the dashed line.",
+            rows="landscape, metric plane_error, condition plane=grid",
         )
     if any(values.finite for line in LINES for values in _rises(data, line).values()):
         found["rise_along_lines"] = Drawing(
@@ -67,13 +69,17 @@ def drawings(data: Data) -> dict[str, Drawing]:
             "How far the error rises above that of w(L) on the straight line to its projection by the next mask, and "
             "to the next solution w(L+1). Lines: means; short dashes: replicates. In the grey band, up to ε, the end "
             "of the line is in the LCS-set of w(L). Linear to 1 point, logarithmic above.",
+            rows="landscape, metrics max_error and path_error, condition line=",
         )
     return found
 
 
 @listed
 def findings(data: Data) -> Iterator[str]:
-    """At which levels the projection and the next solution lie in the LCS-set."""
+    """What the dense network errs on, where the page does not open with it; at which levels the projection and the next
+    solution lie in the LCS-set."""
+    if not LEAD.concerns(data):
+        yield dense_sentence(levels(data).dense)
     limit = levels(data).epsilon
     if limit is None:
         yield "LCS-sets cannot be judged: ε, the standard deviation of the dense error, takes two finite dense runs."
@@ -117,8 +123,8 @@ def _next_solutions(data: Data) -> Iterator[Claim]:
     yield coincidence([*tables.values()], replicates).claim(
         PAPER,
         "the next solution lies in the LCS-set of w(L) if and only if IMP succeeds (here: level 0 apart; Fig. 3)",
-        f"of {count(both + outside, 'pair')} that {verb(both + outside, 'matches', 'match')} {both} inside, of "
-        f"{inside + neither} that {verb(inside + neither, 'does', 'do')} not {neither} outside",
+        f"{of_pairs(both, both + outside, 'inside', neither, inside + neither, 'outside')}; "
+        f"{count(replicates, 'replicate')}",
     )
 
 
