@@ -1,6 +1,6 @@
 """Runs the stages of experiments in rounds, until the results require no further stage."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from sparselt.errors import SettingError, SparseltError
@@ -75,9 +75,18 @@ class RoundWatcher(Protocol):
 
 
 def run_rounds(
-    experiments: Mapping[str, Experiment], lab: Lab, found: Finder, store: Store, pool: Pool, watcher: RoundWatcher
+    experiments: Mapping[str, Experiment],
+    lab: Lab,
+    found: Finder,
+    store: Store,
+    pool: Pool,
+    watcher: RoundWatcher,
+    planned: Callable[[Plan], None] = lambda plan: None,
 ) -> tuple[list[Measurement], list[Entry]]:
-    """Runs the missing stages, then those that the new results require, until none is missing."""
+    """Runs the missing stages, then those that the new results require, until none is missing.
+
+    planned: called before each round with all stages that are known to be needed.
+    """
     entries: dict[str, Entry] = {}
     while True:
         found.forget()
@@ -90,6 +99,7 @@ def run_rounds(
         if entries and not fresh:
             found.check(plan, lost)
             return measurements, list(entries.values())
+        planned(plan)
         more = sum(isinstance(stage, Train) for stage in fresh) if entries else None
         for entry in execute(plan, store, pool, watcher.begin(plan, measurements, missing, more, bool(fresh))):
             entries.setdefault(entry.stage, entry)

@@ -137,10 +137,17 @@ def _run_stages(
     """Makes all stages; returns the measurements and the ledger of their stages."""
     store, name = planned.store, planned.name
     store.sweep()
-    note_plan(store, name, planned.plan.stages, where.command, "stopped")
     shown, config = RoundDisplay(console, speed, pool.count), to_json(planned.setting)
     watcher = watching(shown, console, store, where.log, where.json, where.out / name, config)
     with contextlib.closing(watcher) as display:
-        found = run_rounds(planned.experiments, planned.lab, planned.found, store, pool, display)
+        found = run_rounds(
+            planned.experiments,
+            planned.lab,
+            planned.found,
+            store,
+            pool,
+            display,
+            lambda plan: note_plan(store, name, plan.stages, where.command, "stopped"),
+        )
     store.sweep()  # what a run on another machine left can be told only after a while
     return found

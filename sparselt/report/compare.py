@@ -107,15 +107,15 @@ def _verdicts(names: Sequence[str], found: Sequence[Sequence[Claim]]) -> tuple[T
         lines.append((*finding, *(f"{verdict} ({p})" for verdict, p in zip(verdicts, numbers, strict=True))))
         if None not in every:
             kinds = set(verdicts)
-            opposite = {"agrees", "does not agree"} <= kinds
-            counted["same" if len(kinds) == 1 else "opposite" if opposite else "other"] += 1
+            contradicted = {"agrees", "does not agree"} <= kinds
+            counted["same" if len(kinds) == 1 else "opposite" if contradicted else "other"] += 1
     same, opposite, other = (counted[kind] for kind in ("same", "opposite", "other"))
-    kinds = [f"{same} {verb(same, 'has', 'have')} the same verdict in all"] if same else []
+    parts = [f"{same} {verb(same, 'has', 'have')} the same verdict in all"] if same else []
     if opposite:
-        kinds.append(f"{opposite} {verb(opposite, 'agrees in one and does', 'agree in one and do')} not in another")
+        parts.append(f"{opposite} {verb(opposite, 'agrees in one and does', 'agree in one and do')} not in another")
     if other:
-        kinds.append(f"{other} can be seen in some only")
-    text = [f"Of {count(counted.total(), 'finding')} that all judge, {listing(kinds)}."] if kinds else []
+        parts.append(f"{other} can be seen in some only")
+    text = [f"Of {count(counted.total(), 'finding')} that all judge, {listing(parts)}."] if parts else []
     return Table(("paper", "finding", *names), lines, text=2 + len(names)), text
 
 

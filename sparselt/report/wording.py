@@ -8,8 +8,8 @@ from sparselt.report.statistic import Statistic
 DIVERGED_MARK = "†"
 
 DASHES = (
-    "Lines: means over replicates; short dashes, in the PNG and SVG: single replicates. Upright bars, in the interactive "
-    "figure: ± the standard deviation over replicates."
+    "Lines: means over replicates; short dashes, in the PNG and SVG: single replicates. Upright bars, in the "
+    "interactive figure: ± the standard deviation over replicates."
 )
 """The caption of lines drawn by `drawing.dashes`, and of their interactive version."""
 

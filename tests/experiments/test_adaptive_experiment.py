@@ -1,6 +1,7 @@
 """Adaptive pruning: what is planned from what was found, and every stage of a tiny run against direct computation."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from torch.nn import functional as F
 from sparselt import Mask, magnitude_prune
 from sparselt.analysis import subsample_indices
 from sparselt.data import ResidentData
-from sparselt.experiments import EXPERIMENTS, Lab
+from sparselt.experiments import EXPERIMENTS, Lab, rounds
 from sparselt.experiments.adaptive.experiment import fixed_levels
 from sparselt.models import build_model
+from sparselt.runs.executor import _found
 from sparselt.runs.plan import Plan
 from sparselt.stages import MeasuredValues
 
@@ -140,3 +142,25 @@ def test_a_threshold_that_no_ratio_meets_prunes_the_least_and_says_so(bench, fin
 def test_a_setting_without_a_density_says_why_it_cannot_run_it(bench):
     setting = bench.setting(grids={})
     assert "adaptive_density" in ADAPTIVE.unsupported_reason(setting) and not list(ADAPTIVE(Lab(setting)))
+
+
+def test_each_round_says_what_it_needs_before_it_runs(bench, monkeypatch):
+    """`sparselt runs gc` would otherwise delete what the later rounds of a killed run have made."""
+    told, made = [], []
+
+    def execute(plan, store, pool, watcher):
+        made.append({stage.key for stage in plan.missing(store)})
+        assert made[-1] <= told[-1]
+        bench.run(*plan.stages)
+        return [_found(stage, store) for stage in plan.stages]
+
+    monkeypatch.setattr(rounds, "execute", execute)
+    found = rounds.Finder(bench.store)
+    lab = Lab(bench.setting(grids=GRIDS, replicates=1, seed=1), read_if_made=found)
+    display = SimpleNamespace(begin=lambda *arguments: None)
+
+    def planned(plan):
+        told.append({stage.key for stage in plan.stages})
+
+    rounds.run_rounds({"adaptive": ADAPTIVE}, lab, found, bench.store, None, display, planned)
+    assert len(told) > 1 and told[0] < told[-1]
