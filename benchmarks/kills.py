@@ -52,7 +52,7 @@ STEP = struct.Struct("<IId")
 
 
 def count_steps() -> None:
-    """Makes every training note each step in a file, in the workers too, which import this file."""
+    """Makes every training write each of its steps to a file. Workers import this file, so theirs do so too."""
     from sparselt.training.progress import Progress
 
     kept, descriptor = Progress.keep, os.open(os.environ[COUNT], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -69,7 +69,7 @@ def count_steps() -> None:
 
 
 def made_again(steps: bytes) -> tuple[int, float]:
-    """How many of the noted steps were made in vain, because they were made again later, and their seconds."""
+    """The number of steps that were lost and made again later, and the seconds that the lost ones had taken."""
     latest: dict[tuple[int, int], float] = {}
     count, total = 0, 0.0
     for training, step, seconds in STEP.iter_unpack(steps):

@@ -145,7 +145,7 @@ class Faults:
         return self._options.kills - sum(self.kills.values())
 
     def run_once(self) -> bool:
-        """Makes the run from an empty store, and kills what it is the turn of while kills are left.
+        """Makes the run from an empty store. While kills are left, kills a process of the kind whose turn it is.
 
         Returns whether the run has ended by itself; if not, the time was over.
         """
@@ -218,7 +218,7 @@ class Faults:
 
 
 def failures(found: dict) -> list[str]:
-    """What is wrong with a result, in sentences."""
+    """Sentences that say what is wrong with a result; none if nothing is."""
     kills, least = found["kills"], found["kills_asked"] // len(KINDS)
     wrong = [f"{kind}: {count} kills; expected {least} or more" for kind, count in kills.items() if count < least]
     if sum(kills.values()) < found["kills_asked"]:

@@ -53,7 +53,7 @@ def _put(array, i, number):
 
 @inlined
 def expand_first(job_pointer, like, number, version):
-    """Writes the number that sums are taken around, that of the first pixel, for each lane of a period."""
+    """Writes, for each lane of a period, the number that sums are taken around: that of the first pixel."""
     job = carray(job_pointer, FIELDS)
     channels, lanes = job[CHANNELS], job[PERIOD] * BLOCK
     x = carray(pointer(job[X], like), channels)

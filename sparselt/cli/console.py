@@ -1,4 +1,4 @@
-"""A console for work that goes on when whoever reads its output (`| head`, `tee`, a pager) has ended."""
+"""A console that outlives the reader of its output (`| head`, `tee`, a pager)."""
 
 import os
 import sys
@@ -7,10 +7,10 @@ from rich.console import Console
 
 
 class LastingConsole(Console):
-    """Throws away what it would write once nobody reads it any more.
+    """Writes as rich's console does. When its pipe is closed, it drops further output instead of ending the program.
 
     Args:
-        said: what to say then on standard error; empty: nothing.
+        said: a sentence for standard error when the pipe is closed; empty: none.
         stderr: write to standard error.
     """
 

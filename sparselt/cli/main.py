@@ -26,7 +26,7 @@ COMMANDS = {
 """By command: module, dataclass or function in it, help. Only the module of the given command is imported."""
 
 TAKE_REFERENCES = ("reproduce", "data write", "runs export", "analyse", "doctor")
-"""The commands that import what a reference of the user's names."""
+"""Commands that import the user's own code, given as `package.module:name`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

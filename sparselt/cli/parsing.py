@@ -1,4 +1,4 @@
-"""How the commands read numbers: a mistake is told in words, not as a list of types that tyro has tried."""
+"""How the commands read numbers. A mistake is answered in words; tyro itself lists the types that it tried."""
 
 from types import NoneType
 from typing import get_args

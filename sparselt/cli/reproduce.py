@@ -170,7 +170,7 @@ def _command(given: Sequence[str]) -> str:
 
 
 def _check_no_setting(assignments: Sequence[str]) -> None:
-    """Raises a SettingError for a model that is called as a setting is."""
+    """Raises a SettingError if `model=` is given the name of a setting."""
     for assignment in assignments:
         name = assignment.removeprefix("model=")
         if name != assignment and name in SETTINGS:

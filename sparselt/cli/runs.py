@@ -252,7 +252,7 @@ class Gc:
 
 
 def _counted(unneeded: "Unneeded") -> str:
-    """Such as `3 stages (1 prune, 2 train) and the saves of 1 unfinished stage`."""
+    """What would be deleted: `3 stages (1 prune, 2 train) and the saves of 1 unfinished stage`."""
     kinds = [folder.parent.name for folder in unneeded.stages]
     by_kind = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
     stages = [f"{_stages(len(kinds))} ({by_kind})"] if kinds else []

@@ -13,7 +13,7 @@ from sparselt.training.recipe import derive_seed
 
 
 class StageArguments:
-    """The arguments that the stages of a setting share.
+    """Arguments that the stages of one setting share.
 
     Args:
         setting: the protocol, checked.

@@ -72,7 +72,7 @@ class Experiment:
             yield measurement
 
     def supporting(self, name: str, lab: Lab, beside: Collection[str]) -> Iterator[Measurement]:
-        """What this experiment, called `name`, rests on and none of the experiments `beside` it measures."""
+        """The measurements that this experiment, called `name`, needs and that no experiment in `beside` makes."""
         for other, measure in self.rests_on.items():
             if other not in beside:
                 yield from measure(lab, name)

@@ -35,7 +35,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run before anything is made.
+    """A run whose stages are planned and not yet made.
 
     Args:
         name: of its folder.
@@ -112,7 +112,7 @@ def chosen(
 
 
 def values_read(experiments: Mapping[str, Experiment], setting: Setting) -> tuple[str, ...]:
-    """Those of the values that were left out which the setting itself or one of these experiments reads."""
+    """The entries of `setting.left_out` whose values the setting itself or one of these experiments reads."""
     names = {
         name for owner in (setting, *(e.options for e in experiments.values() if e.options)) for name in rules(owner)
     }
@@ -120,11 +120,11 @@ def values_read(experiments: Mapping[str, Experiment], setting: Setting) -> tupl
 
 
 def _hash(setting: Setting, device: str, experiments: Mapping[str, Experiment], lab: Lab) -> str:
-    """What tells the run's folder from those of other values."""
+    """The hash in the name of a run's folder: runs with other values get another."""
     values = {name: value for name, value in to_json(setting).items() if name not in _NO_VALUES}
-    # What an installed package varies counts only in runs of its own: installing one moves no other run's folder.
+    # Options of an installed package count only in runs of its experiments: installing it moves no other folder.
     kinds = {experiment.options for experiment in experiments.values()}
     counted = [o for o in setting.options if type(o) in kinds or type(o).__module__.startswith("sparselt.")]
-    # Under this name since the first version, whose folders are found so.
+    # The first version used the name "grids". It stays, so that folders of that version are found.
     values["grids"] = {name: value for options in counted for name, value in to_json(options).items()}
     return digest([values, device, list(experiments), lab.dataset.key])[:8]

@@ -7,7 +7,7 @@ from sparselt.experiments.measurement import Measurement
 
 
 def dense_errors(lab: Lab, experiment: str) -> Iterator[Measurement]:
-    """The dense network of each replicate, `dense_replicates` of them if that is more: what ε is taken from."""
+    """The dense network of each replicate, or `dense_replicates` of them if that is more. They give ε."""
     for replicate in range(max(lab.setting.replicates, lab.setting.dense_replicates)):
         yield Measurement(experiment, "dense", replicate, None, 0, lab.dense(replicate))
 
@@ -21,7 +21,7 @@ def ticket_errors(lab: Lab, experiment: str, replicate: int) -> Iterator[Measure
 
 
 def all_errors(lab: Lab, experiment: str) -> Iterator[Measurement]:
-    """All of them, for experiments whose report holds what it measures against errors and ε."""
+    """Both, for experiments whose report compares their measurements with test errors and ε."""
     yield from dense_errors(lab, experiment)
     for replicate in range(lab.setting.replicates):
         yield from ticket_errors(lab, experiment, replicate)

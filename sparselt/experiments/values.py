@@ -38,7 +38,7 @@ _OTHER_NAMES = {
     "threads": ("num_threads", "cpu_threads"),
     "initialization": ("init", "initializer"),
 }
-"""What other tools call a value of ours."""
+"""Our values, each with the names that other tools have for it."""
 
 _ANOTHER = re.compile(r"[\s,;]\s*[A-Za-z_]\w*=")
 
@@ -141,7 +141,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def nearest_value(name: str, names: Iterable[str]) -> str:
-    """`nearest` for values of a setting: what other tools call so comes first."""
+    """As `nearest`, for values of a setting. A name that other tools use is answered with ours."""
     names = list(names)
     meant = next((ours for ours, others in _OTHER_NAMES.items() if name.lower() in others and ours in names), "")
     how = f", in optimizer steps (30 epochs: --set {meant}=30ep)" if "epoch" in name.lower() else ""
@@ -152,7 +152,7 @@ def assigned(assignment: str) -> tuple[str, str]:
     """Name and text of one `name=value` of `--set`.
 
     Raises:
-        SettingError: it is not one such pair.
+        SettingError: `assignment` is not of this form.
     """
     name, equals, text = assignment.partition("=")
     if not equals or not name or _ANOTHER.search(text):

@@ -41,7 +41,7 @@ def chart_json(drawing: Drawing) -> str:
         return ""
     traces = [trace for look, points in chart.lines for trace in _traces(look, points)]
     axes = drawing.figure.axes[0]
-    # Of panels one above the other the lowest has the names of the places.
+    # Where panels stand one above the other, only the lowest has labels on its x axis.
     below = max(axes.get_shared_x_axes().get_siblings(axes), key=drawing.figure.axes.index)
     layout = {
         "xaxis": _axis(below, "x") | {"unifiedhovertitle": {"text": " "}},

@@ -11,7 +11,7 @@ DASHES = (
     "Lines: means over replicates; short dashes, in the PNG and SVG: single replicates. Upright bars, in the "
     "interactive figure: ± the standard deviation over replicates."
 )
-"""The caption of lines drawn by `drawing.dashes`, and of their interactive version."""
+"""A caption for lines drawn by `drawing.dashes`, true of their interactive version as well."""
 
 
 def percent(fraction: float) -> str:

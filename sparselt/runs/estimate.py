@@ -130,7 +130,7 @@ def _networks(stage: Stage) -> int:
 
 
 def _timed(workers: Pool, count: int, training: Train, size: int) -> "Timing | None":
-    """The mean of what `count` workers measure at a time: cores that share caches slow each other down."""
+    """The mean timing of `count` workers that measure at the same time, because busy cores slow each other down."""
     from sparselt.training.timing import Timing
 
     beside = [workers.submit(_time, training, size) for _ in range(count - 1)]

@@ -53,7 +53,7 @@ def execute(plan: Plan, store: Store, workers: Pool, watcher: Watcher) -> list[E
 
 
 class _Execution:
-    """The state of `execute`: each missing stage waits for others, is ready, runs here or elsewhere, or has an entry.
+    """The state of `execute`. Each missing stage waits, is ready, runs (here or in another run), or has an entry.
 
     entries: the ledger so far, by key.
     """
@@ -113,7 +113,7 @@ class _Execution:
         return ()
 
     def _receive(self, future: Future) -> None:
-        """Takes the outcome of a worker that is done, or was lost."""
+        """Handles a worker that has finished its stages, or was lost."""
         cause = future.exception()
         if isinstance(cause, NodeLost) or (isinstance(cause, BrokenExecutor) and self._workers.can_start):
             self._restart_workers(future, cause)
@@ -129,7 +129,7 @@ class _Execution:
                 self._end(stage, _entry(stage, outcome))
 
     def _restart_workers(self, dead: Future, cause: BrokenExecutor) -> None:
-        """Makes the pool usable again, and what was lost with the dead worker ready again."""
+        """Restarts the pool. The stages that were lost with the dead worker become ready again."""
         # A lost node is no fault of the stage, so it does not count as one of its tries.
         node_lost = isinstance(cause, NodeLost)
         why = str(cause) if node_lost else "a worker process was killed while it ran (out of memory?)"
@@ -140,7 +140,7 @@ class _Execution:
                 self._end(stage, replace(_ledger_entry(stage, "failed"), label=error))
 
     def _look_elsewhere(self) -> None:
-        """Finds what other runs have made since, and makes ready what they have left."""
+        """Looks at the stages of other runs: those made meanwhile have ended, those given up become ready."""
         self._looked_elsewhere = time.monotonic()
         waiting, self._elsewhere = self._elsewhere, []
         for stage in waiting:

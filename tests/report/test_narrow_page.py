@@ -1,4 +1,4 @@
-"""The page on a telephone: figures and wide tables scroll in boxes of their own, and letters can be read."""
+"""The page on a telephone: figures and wide tables scroll in boxes of their own, and their text stays readable."""
 
 import dataclasses
 import re

@@ -36,8 +36,9 @@ from sparselt.report.wording import count, of_pairs, percent, ranges
 
 PAPER = "Paul et al. 2022 (Unmasking)"
 SPARSE = 2 * DENSITY
-"""Of more weights the projection need not have left the LCS-set yet, ours: twice what claims are judged at. In the
-confirming runs of the digits it leaves at 41 or 33% of the weights (docs/results/digits_seed_101.md and on)."""
+"""The claim that the projection leaves the LCS-set is judged only in runs that reach this density. The limit is ours:
+twice the density at which claims are judged. In the confirming runs of the digits the projection leaves at 41 or 33% of
+the weights (docs/results/digits_seed_101.md and the two pages after it)."""
 
 LINES = {"projection": "its projection", "next": "the next solution"}
 
