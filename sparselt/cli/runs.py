@@ -231,9 +231,10 @@ class Gc:
             if self.yes:
                 unneeded = inventory.free(unneeded)
             stages, begun = list(map(str, unneeded.stages)), list(map(str, unneeded.begun))
-            _print_json({"stages": stages, "begun": begun, "bytes": unneeded.bytes, "deleted": self.yes})
+            found = {"stages": stages, "begun": begun, "plans": unneeded.plans, "bytes": unneeded.bytes}
+            _print_json({**found, "deleted": self.yes})
             return 0
-        if not unneeded.stages and not unneeded.begun:
+        if not unneeded:
             print("Every stored stage is needed by a run.")
             return 0
         which = "run that has ended" if self.stopped else "run"
@@ -242,9 +243,9 @@ class Gc:
             print("Nothing was deleted.")
             return 0
         freed = inventory.free(unneeded)
-        if (freed.stages, freed.begun) == (unneeded.stages, unneeded.begun):
+        if freed == unneeded:
             print("Deleted.")
-        elif freed.stages or freed.begun:
+        elif freed:
             say(f"Deleted {_counted(freed)}: {_size(freed.bytes)}. A run needs the rest by now.")
         else:
             print("Nothing was deleted: a run needs all of it by now.")
@@ -257,7 +258,8 @@ def _counted(unneeded: "Unneeded") -> str:
     by_kind = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
     stages = [f"{_stages(len(kinds))} ({by_kind})"] if kinds else []
     begun = [f"the saves of {_stages(len(unneeded.begun), 'unfinished ')}"] if unneeded.begun else []
-    return " and ".join(stages + begun)
+    found = stages + begun
+    return " and ".join(found) if found else f"the noted plan of {', '.join(unneeded.plans)}"
 
 
 def _stages(count: int, which: str = "") -> str:

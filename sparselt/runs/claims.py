@@ -32,6 +32,8 @@ from sparselt.files import NO_ROOM, read_object
 
 PATIENCE = 120.0
 """Seconds. Network file systems may show a change as late as 60 s after it was made."""
+FREEING = "freeing"
+"""The claim of whoever deletes what no run needs. A run that begins meanwhile waits for its end."""
 _WORK, _OWNER, _NEW = "work-", "owner-", ".new-"
 _BEATS = 12  # in the time of `patience`
 _LONGEST_PAUSE = 1.0  # seconds

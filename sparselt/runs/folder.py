@@ -1,6 +1,7 @@
 """What a finished run holds, by the names of the papers: results, weights, masks and figures."""
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -209,10 +210,20 @@ class Run:
     def place(self, name: str) -> Path:
         """The path of a file of networks.csv. StoreError if it is not in the folder of all results, or in its store,
         which may be a link."""
-        path, out = self.folder / name, self.folder.resolve().parent
-        allowed = out, (out / "store").resolve()
-        if "\0" in name or not any(path.resolve().is_relative_to(place) for place in allowed):
+        # The folder itself may be a link: from where its store is, or to there.
+        found = [self._place(folder, name) for folder in (self.folder.resolve(), self.folder.absolute())]
+        places = [path for path in found if path]
+        if not places:
+            path = self.folder / name
             raise StoreError(f"{self.folder}/networks.csv names a file elsewhere, {path}; run the run's command again")
+        return next((path for path in places if path.exists()), places[0])
+
+    @staticmethod
+    def _place(folder: Path, name: str) -> Path | None:
+        """The path of a file as a run in `folder` names it; None if it is neither beside it nor in the store."""
+        path, out = Path(os.path.normpath(folder / name)), folder.parent
+        if "\0" in name or not any(path.resolve().is_relative_to(place.resolve()) for place in (out, out / "store")):
+            return None
         return path.resolve()
 
     def _there(self, variant: str) -> str:

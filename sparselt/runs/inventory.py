@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from sparselt.errors import StoreError
 from sparselt.files import PROGRESS, naming_errors, read_object, write_json
-from sparselt.runs.claims import PATIENCE, Claims, holder
+from sparselt.runs.claims import FREEING, PATIENCE, Claims, holder
 from sparselt.runs.store import Store, is_intact, read_record
 from sparselt.runs.versions import check_format
 from sparselt.stages.stage import Stage
@@ -75,13 +75,18 @@ class Unneeded:
 
     stages: the folders of stored stages. begun: the folders of stages that were begun and not finished, with their
         saves. bytes: of the files of both.
+    plans: the names of runs whose noted plans are of no use, as all that they name is gone or in `stages`.
     stopped: whether runs that were stopped before their end counted as needing nothing.
     """
 
     stages: list[Path] = field(default_factory=list)
     begun: list[Path] = field(default_factory=list)
     bytes: int = 0
+    plans: list[str] = field(default_factory=list)
     stopped: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.stages or self.begun or self.plans)
 
 
 State = Literal["done", "failed", "stopped"]
@@ -202,23 +207,35 @@ class Inventory:
             needed |= set(self._ledger(name))
         stages = [folder for folder in self.stages() if f"{folder.parent.name}/{folder.name}" not in needed]
         begun = [] if asks_for_more else [place for stage, place in self._begun() if stage not in needed]
-        return Unneeded(stages, begun, sum(map(_bytes, stages + begun)), stopped)
+        return self._found(stages, begun, stopped)
 
     def free(self, unneeded: Unneeded, patience: float = PATIENCE) -> Unneeded:
         """Deletes what `unneeded` found and no run needs since, and the plans of such runs. Returns what was deleted.
 
         patience: seconds to wait for a sign of life from a process on another machine that has claimed something.
 
+        A run that begins meanwhile waits.
+
         Raises:
-            StoreError: a run is at work in the store, which may need it.
+            StoreError: a run is at work in the store, which may need it; or the store cannot be written.
         """
         claims = Claims(self.root / _UNFINISHED, patience)
+        with naming_errors(f"store {self.root}", advice="make it writable"):
+            freeing = claims.take(FREEING)
+        if freeing is None:
+            raise StoreError(f"another process deletes what no run needs in {self.root}; wait until it has ended")
+        try:
+            return self._freed(unneeded, claims)
+        finally:
+            freeing.leave(keep=False)
+
+    def _freed(self, unneeded: Unneeded, claims: Claims) -> Unneeded:
         self._check_idle(claims)
         now = self.unneeded(unneeded.stopped)  # a run may have ended since
         stages = [folder for folder in now.stages if folder in unneeded.stages]
         begun = [place for place in now.begun if place in unneeded.begun]
-        freed = Unneeded(stages, begun, sum(map(_bytes, stages + begun)), unneeded.stopped)
-        self._check_idle(claims)  # one may have begun while the folders were read
+        freed = self._found(stages, begun, unneeded.stopped)
+        self._check_idle(claims)  # a network file system may show late who has begun before this
         for folder in stages:
             (folder / _DONE).unlink(missing_ok=True)  # first: what is left if this is interrupted counts as missing
         for folder in stages:
@@ -226,12 +243,20 @@ class Inventory:
         for place in begun:
             if claim := claims.take(place.name):
                 claim.leave(keep=False)
-        gone = {f"{folder.parent.name}/{folder.name}" for folder in stages}
-        for name, plan in self._plans().items():
-            planned = set(plan.get("stages") or ())
-            if not self._counts(name, plan, unneeded.stopped) and planned and planned <= gone | self._missing(planned):
-                self._plan_file(name).unlink(missing_ok=True)
+        for name in freed.plans:
+            self._plan_file(name).unlink(missing_ok=True)
         return freed
+
+    def _found(self, stages: list[Path], begun: list[Path], stopped: bool) -> Unneeded:
+        """What no run needs, with the plans that are of no use without it."""
+        gone = {f"{folder.parent.name}/{folder.name}" for folder in stages}
+        plans = []
+        for name, plan in self._plans().items():
+            stages_of = plan.get("stages")
+            planned = set(stages_of) if isinstance(stages_of, dict) else set()
+            if not self._counts(name, plan, stopped) and planned and planned <= gone | self._missing(planned):
+                plans.append(name)
+        return Unneeded(stages, begun, sum(map(_bytes, stages + begun)), plans, stopped)
 
     def _counts(self, name: str, plan: dict[str, Any], stopped: bool) -> bool:
         """Whether a run needs the stages of its plan: it has a folder, or goes on. stopped: as for `unneeded`."""

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -17,7 +18,7 @@ from typing import TypeVar
 
 from sparselt.errors import StoreError
 from sparselt.files import NO_ROOM, PROGRESS, is_progress, move_folder, naming_errors
-from sparselt.runs.claims import PATIENCE, Claim, Claims
+from sparselt.runs.claims import FREEING, PATIENCE, Claim, Claims
 from sparselt.runs.versions import check_format, note_format, versions
 from sparselt.stages.stage import JsonFile, Stage, StageFile, StageReference
 
@@ -25,6 +26,7 @@ T = TypeVar("T")
 
 _DONE = "stage.json"
 _SMALL = 1 << 20  # bytes
+_LOOK_SECONDS = 0.1  # seconds between two looks at whether somebody still deletes
 
 
 class ChangedFileError(StoreError):
@@ -154,10 +156,15 @@ class Store:
 
     @contextlib.contextmanager
     def present(self, run: str) -> Iterator[None]:
-        """Shows in the block that a run works with the store, also while none of its stages is being made."""
+        """Shows in the block that a run works with the store, also while none of its stages is being made.
+
+        If stages that no run needs are being deleted (`Inventory.free`), waits for the end of it.
+        """
         with self._naming_errors():
             claim = self._claims.take(f"run-{run}-{uuid.uuid4().hex[:8]}")
         try:
+            while self._claims.taken(FREEING):
+                time.sleep(_LOOK_SECONDS)
             yield
         finally:
             if claim is not None:

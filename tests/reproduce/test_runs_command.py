@@ -1,9 +1,11 @@
 """`sparselt runs`, and what a run holds from Python."""
 
+import errno
 import json
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from sparselt.cli.terminal import print_table
 from sparselt.errors import SettingError, StoreError
 from sparselt.models import build_model
 from sparselt.runs.claims import Claims
+from sparselt.runs.folder import Run
+from sparselt.runs.inventory import Inventory
 from sparselt.runs.store import Store
 
 
@@ -372,7 +376,8 @@ def test_gc_deletes_saves_that_no_run_needs_and_those_of_stopped_runs_if_asked(c
     planned, other = begun(copied, f"train-{training.name}"), begun(copied, f"train-{'0' * 20}")
     noted(copied, folder.name, "stopped")
     # A stopped run may ask for more trainings than its plan names.
-    assert as_json(capsys, "gc", copied, "--yes") == {"stages": [], "begun": [], "bytes": 0, "deleted": True}
+    nothing = {"stages": [], "begun": [], "plans": [], "bytes": 0}
+    assert as_json(capsys, "gc", copied, "--yes") == {**nothing, "deleted": True}
     assert planned.exists() and other.exists()
     assert as_json(capsys, "list", copied)["runs"][0]["state"] == "stopped"
     monkeypatch.setattr("builtins.input", lambda text: "n")
@@ -383,6 +388,63 @@ def test_gc_deletes_saves_that_no_run_needs_and_those_of_stopped_runs_if_asked(c
     assert not planned.exists() and not other.exists() and not list(copied.glob("store/train/*"))
     assert as_json(capsys, "list", copied)["runs"] == []
     assert main(["runs", "gc", str(copied)]) == 0 and "is needed" in capsys.readouterr().out
+
+
+def test_gc_drops_the_plan_of_a_stopped_run_that_has_made_nothing(copied, capsys):
+    plan = copied / "store" / "plans" / "other.json"
+    plan.write_text(json.dumps({"command": "", "state": "stopped", "stages": {f"train/{'0' * 20}": "dense"}}))
+    assert main(["runs", "gc", str(copied), "--yes"]) == 0 and "is needed" in capsys.readouterr().out and plan.exists()
+    assert main(["runs", "gc", str(copied), "--stopped", "--yes"]) == 0
+    assert "needs the noted plan of other" in capsys.readouterr().out and not plan.exists()
+
+
+def test_a_run_that_begins_waits_until_gc_has_ended(copied, capsys, monkeypatch):
+    for folder in {path.parent for path in copied.glob("*/record.json")}:
+        shutil.rmtree(folder)
+    store, began = Store(copied / "store"), threading.Event()
+    threads = []
+
+    def begin() -> None:
+        with store.present("other"):
+            began.set()
+
+    def idle(self, claims) -> None:  # gc has found nobody at work: now a run begins
+        if not threads:
+            threads.append(threading.Thread(target=begin))
+            threads[0].start()
+            assert not began.wait(0.5)
+
+    monkeypatch.setattr(Inventory, "_check_idle", idle)
+    assert main(["runs", "gc", str(copied), "--yes"]) == 0 and "Deleted." in capsys.readouterr().out
+    assert began.wait(10)
+    threads[0].join()
+
+
+def test_a_second_gc_and_a_store_that_cannot_be_written_are_refused_by_name(copied, capsys, monkeypatch):
+    for folder in {path.parent for path in copied.glob("*/record.json")}:
+        shutil.rmtree(folder)
+    claim = Claims(copied / "store" / "unfinished").take("freeing")
+    assert main(["runs", "gc", str(copied), "--yes"]) == 2 and "another process deletes" in capsys.readouterr().err
+    claim.leave(keep=False)
+
+    def refused(self, name):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Claims, "take", refused)
+    assert main(["runs", "gc", str(copied), "--yes"]) == 2
+    assert "Read-only file system" in (said := capsys.readouterr().err) and "make it writable" in said
+    assert list(copied.glob("store/train/*/stage.json"))
+
+
+def test_a_run_folder_behind_a_link_opens(copied, tmp_path):
+    (folder,) = {path.parent for path in copied.glob("*/record.json")}
+    (tmp_path / "to").symlink_to(folder)
+    assert Run(tmp_path / "to").weights(0, level=0)
+    aside = tmp_path / "disk" / "run"
+    aside.parent.mkdir()
+    folder.rename(aside)
+    folder.symlink_to(aside)
+    assert Run(folder).weights(0, level=0)
 
 
 def test_gc_keeps_saves_of_a_run_with_a_folder_and_deletes_those_that_an_earlier_call_left(copied, capsys):
