@@ -16,6 +16,8 @@ _HOME = {
     "MaskedRMSprop": "sparselt.optim",
     "MaskedSGD": "sparselt.optim",
     "densify_": "sparselt.models.sparsify",
+    "fused_forward": "sparselt.training.fused_norm",
+    "keep_masked": "sparselt.optim",
     "magnitude_prune": "sparselt.pruning",
     "prunable_parameters": "sparselt.weights",
     "prune": "sparselt.pruning",

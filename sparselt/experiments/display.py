@@ -38,7 +38,8 @@ def print_plan(
     for name in ("stages", "in store", "to do"):
         table.add_column(name, justify="right")
     table.add_column("units to do", justify="right")
-    for total in plan.totals(store):
+    missing = plan.missing(store)
+    for total in plan.totals(missing):
         to_do = total.stages - total.found
         units = in_unit(total.work, total.unit) if to_do else "–"
         table.add_row(total.title, str(total.stages), str(total.found), str(to_do), units)
@@ -49,7 +50,6 @@ def print_plan(
         f"take {alone} ({alone - distinct} {verb(alone - distinct, 'is', 'are')} shared).",
         highlight=False,
     )
-    missing = plan.missing(store)
     again = sum(isinstance(stage, Train) and not stage.outputs <= _made(store, stage) for stage in missing)
     if again:
         console.print(

@@ -78,19 +78,19 @@ def run_rounds(
     experiments: Mapping[str, Experiment],
     lab: Lab,
     found: Finder,
+    measurements: Sequence[Measurement],
     store: Store,
     pool: Pool,
     watcher: RoundWatcher,
     planned: Callable[[Plan], None] = lambda plan: None,
-) -> tuple[list[Measurement], list[Entry]]:
+) -> tuple[Sequence[Measurement], list[Entry]]:
     """Runs the missing stages, then those that the new results require, until none is missing.
 
+    found: has the questions that were asked for `measurements`, those of the first round.
     planned: called before each round with all stages that are known to be needed.
     """
     entries: dict[str, Entry] = {}
     while True:
-        found.forget()
-        measurements = measured(experiments, lab)
         lost = {entry.stage for entry in entries.values() if entry.status in ("failed", "skipped")}
         plan = plan_of(m for m in measurements if not any(stage.key in lost for stage in m.stages))
         missing = plan.missing(store)
@@ -103,6 +103,9 @@ def run_rounds(
         more = sum(isinstance(stage, Train) for stage in fresh) if entries else None
         for entry in execute(plan, store, pool, watcher.begin(plan, measurements, missing, more, bool(fresh))):
             entries.setdefault(entry.stage, entry)
+        if not all(stage.runs_in_every_plan for stage in fresh):  # else the experiments would yield the same again
+            found.forget()
+            measurements = measured(experiments, lab)
 
 
 def measured(experiments: Mapping[str, Experiment], lab: Lab) -> list[Measurement]:

@@ -144,6 +144,7 @@ def _run_stages(
             planned.experiments,
             planned.lab,
             planned.found,
+            planned.measurements,
             store,
             pool,
             display,

@@ -41,7 +41,7 @@ def with_threads(setting: Setting, where: "Where", experiments: Mapping[str, Exp
     check_threads(where.threads)
     if where.threads is not None:
         return replace(setting, threads=where.threads)
-    if cores() == 1 or not may_widen(setting, where):
+    if not may_widen(setting, where) or _most_threads(setting) == 1:
         return setting
     lab = Lab(setting, where.device, data, Finder(Store(where.out / "store", writable=False)))
     return replace(setting, threads=threads_for(setting, plan_of(measured(experiments, lab))))
@@ -57,5 +57,9 @@ def threads_for(setting: Setting, plan: Plan) -> int:
 
     It follows from the plan, the batch and the cores alone, so the same command on the same machine trains alike.
     """
-    pixels = setting.batch_size * setting.train_size**2
-    return max(1, min(cores() // (plan.width() * setting.ranks), pixels // LEAST_PIXELS))
+    return max(1, min(cores() // (plan.width() * setting.ranks), _most_threads(setting)))
+
+
+def _most_threads(setting: Setting) -> int:
+    """What a training has use for, whatever the plan."""
+    return max(1, min(cores() // setting.ranks, setting.batch_size * setting.train_size**2 // LEAST_PIXELS))

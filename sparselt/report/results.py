@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def write_results(folder: str | Path, rows: Iterable[Mapping], record: Mapping) 
             raise StoreError(f"row {index}: {row.metric} of {row.key} occurs a second time; expected each once.")
     if not measured:
         raise StoreError("There is no row to write; expected at least one measurement.")
-    values = [asdict(row) for row in sorted(measured.values(), key=_order)]
+    values = [{name: getattr(row, name) for name in COLUMNS} for row in sorted(measured.values(), key=_order)]
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")  # which writes None as an empty cell, and a float by its repr
     writer.writerows([COLUMNS, *(line.values() for line in values)])

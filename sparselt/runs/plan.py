@@ -55,15 +55,15 @@ class Plan:
         """The stages that have to run, because the store lacks a wanted output or they are local."""
         return [stage for stage in self.stages if stage.runs_in_every_plan or not store.has(stage)]
 
-    def totals(self, store: Store) -> list[KindTotal]:
-        """One for each kind of stage, in the order in which the plan first runs them."""
-        missing = {stage.key for stage in self.missing(store)}
+    def totals(self, missing: Iterable[Stage]) -> list[KindTotal]:
+        """One for each kind of stage, in the order in which the plan first runs them. missing: as `missing` found."""
+        to_make = {stage.key for stage in missing}
         kinds: dict[type[Stage], list[Stage]] = {}
         for stage in self.stages:
             kinds.setdefault(type(stage), []).append(stage)
         rows = []
         for kind, stages in kinds.items():
-            to_do = [stage for stage in stages if stage.key in missing]
+            to_do = [stage for stage in stages if stage.key in to_make]
             work = sum(stage.work for stage in to_do)
             rows.append(KindTotal(kind.title, kind.unit, len(stages), len(stages) - len(to_do), work))
         return rows

@@ -162,5 +162,7 @@ def test_each_round_says_what_it_needs_before_it_runs(bench, monkeypatch):
     def planned(plan):
         told.append({stage.key for stage in plan.stages})
 
-    rounds.run_rounds({"adaptive": ADAPTIVE}, lab, found, bench.store, None, display, planned)
+    experiments = {"adaptive": ADAPTIVE}
+    first = rounds.measured(experiments, lab)
+    rounds.run_rounds(experiments, lab, found, first, bench.store, None, display, planned)
     assert len(told) > 1 and told[0] < told[-1]
