@@ -14,6 +14,11 @@ DASHES = (
 """A caption for lines drawn by `drawing.dashes`, true of their interactive version as well."""
 
 
+def level_name(level: int, density: float | None) -> str:
+    """`level 3, 51.2% of the weights`; without its density where that is not known."""
+    return f"level {level}" if density is None else f"level {level}, {percent(density)} of the weights"
+
+
 def percent(fraction: float) -> str:
     """A density as a percentage of weights remaining: 100%, 51.2%, 6.87%, 0.0123%, 0%."""
     value = 100 * fraction

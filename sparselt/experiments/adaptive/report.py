@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sparselt.report import drawing as draw
-from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
+from sparselt.report.data import Chart, Claim, Data, Drawing, Section, listed, once
 from sparselt.report.results import conditions
 from sparselt.report.rules import LESS_COMPUTATION, below, dense_errors, epsilon, lower
 from sparselt.report.statistic import Statistic, Values
-from sparselt.report.wording import count, every, percent
+from sparselt.report.wording import count, every, level_name, percent
 
 PAPER = "Paul et al. 2022 (Unmasking)"
 _LOOKS = {"fixed": draw.Look("fixed", draw.COLOURS[1], "o"), "adaptive": draw.Look("adaptive", draw.COLOURS[0], "D")}
@@ -42,10 +42,10 @@ def drawings(data: Data) -> dict[str, Drawing]:
     caption = (
         "After Fig. 4 of Unmasking: a marker is a training. Above: test error; the fixed schedule's mean and standard "
         "deviation, and every replicate of the adaptive one, thin, for their densities differ. Grey: the dense mean "
-        "and ε above it. Below: the fraction of the remaining weights that each level pruned; hollow where no fraction "
-        "above the least kept the training loss below the threshold all along the path."
+        "and ε above it. Below, in the PNG and SVG: the fraction of the remaining weights that each level pruned; "
+        "hollow where no fraction above the least kept the training loss below the threshold all along the path."
     )
-    return {"adaptive_pruning": Drawing(figure, "Adaptive and fixed pruning", caption)}
+    return {"adaptive_pruning": Drawing(figure, "Adaptive and fixed pruning", caption, _chart(data, fixed, adaptive))}
 
 
 @listed
@@ -222,6 +222,23 @@ def _lengths(chains: Chains) -> str:
     """`11 trainings`, `4–5 trainings`."""
     lengths = [len(chain) for chain in chains.values()] or [0]
     return ("" if min(lengths) == max(lengths) else f"{min(lengths)}–") + count(max(lengths), "training")
+
+
+def _chart(data: Data, fixed: Chains, adaptive: Chains) -> Chart:
+    """The errors: those of the fixed schedule by level, and each replicate of the adaptive one, as in the figure."""
+    names = {}
+    errors: dict[float, Values] = defaultdict(Values)
+    densities: dict[int, float] = {}
+    for replicate, chain in fixed.items():
+        for level, (density, error) in enumerate(chain, 1):
+            errors[densities.setdefault(level, density)][replicate] = error
+            names[densities[level]] = level_name(level, densities[level])
+    lines: list[tuple[draw.Look, Mapping[float, Values]]] = [(_LOOKS["fixed"], errors)]
+    for replicate, chain in adaptive.items():
+        look = _LOOKS["adaptive"]._replace(label=f"adaptive, replicate {replicate}")
+        lines.append((look, {density: Values({replicate: error}) for density, error in chain}))
+        names |= {density: f"{percent(density)} of the weights" for density, _ in chain}
+    return Chart(lines, names, _dense(data))
 
 
 def _fractions(axes: "draw.Axes", data: Data, fixed: Chains) -> None:

@@ -11,7 +11,7 @@ from sparselt.report import drawing as draw
 from sparselt.report.data import Chart, Data, Drawing
 from sparselt.report.rules import STABLE
 from sparselt.report.statistic import Statistic, Values
-from sparselt.report.wording import DASHES, count, listing, percent, points
+from sparselt.report.wording import DASHES, count, level_name, listing, points
 
 VARIANTS = {
     "shuffled": draw.Look("shuffled weights", draw.GREY, "x", "none"),
@@ -30,7 +30,7 @@ _Path = Mapping[float, float]
 def lead_drawings(data: Data) -> dict[str, Drawing]:
     """Errors against density, errors along the path through the levels, and barriers; each where it was measured."""
     dense, paths, between = levels(data).dense, _paths(data), _barriers(data)
-    names = {level: _name(level, density) for level, density in levels(data).density.items()}
+    names = {level: level_name(level, density) for level, density in levels(data).density.items()}
     lines = {at: f"level {math.floor(at)} to {math.ceil(at)}" for at in _places(paths) | _places(between)}
     on_path = {at: names[int(at)] if at in names else f"{lines[at]}, at {at % 1:.2g}" for at in _places(paths)}
     found: dict[str, tuple[Any, str, str, Chart, str]] = {
@@ -110,7 +110,7 @@ def _rewound(data: Data) -> Sequence[tuple[draw.Look, Sequence[Level]]]:
 
 
 def _chart_by_density(data: Data, series: Sequence[tuple[draw.Look, Sequence[Level]]]) -> Chart:
-    names = {entry.density: _name(entry.level, entry.density) for _, of in series for entry in of}
+    names = {entry.density: level_name(entry.level, entry.density) for _, of in series for entry in of}
     lines = [(look, {entry.density: entry.errors for entry in of}) for look, of in series]
     return Chart(lines, names, levels(data).dense)
 
@@ -215,10 +215,6 @@ def _drawn(
 
 def _places(measured: Mapping[int, Mapping[float, Values]]) -> set[float]:
     return {place for of_step in measured.values() for place in of_step}
-
-
-def _name(level: int, density: float) -> str:
-    return f"level {level}, {percent(density)} of the weights"
 
 
 def _looks(data: Data, steps: Iterable[int] = ()) -> dict[int, draw.Look]:

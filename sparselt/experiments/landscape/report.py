@@ -16,7 +16,7 @@ from typing import Any
 from sparselt.experiments.imp.lead import LEAD, dense_sentence
 from sparselt.experiments.imp.levels import levels
 from sparselt.report import drawing as draw
-from sparselt.report.data import Claim, Data, Drawing, Section, listed, once
+from sparselt.report.data import Chart, Claim, Data, Drawing, Section, listed, once
 from sparselt.report.planes import draw_grid
 from sparselt.report.results import Row
 from sparselt.report.rules import (
@@ -32,7 +32,7 @@ from sparselt.report.rules import (
     judged_step,
 )
 from sparselt.report.statistic import Statistic, Values
-from sparselt.report.wording import count, of_pairs, percent, ranges
+from sparselt.report.wording import count, level_name, of_pairs, percent, ranges
 
 PAPER = "Paul et al. 2022 (Unmasking)"
 SPARSE = 2 * DENSITY
@@ -64,12 +64,15 @@ def drawings(data: Data) -> dict[str, Drawing]:
             rows="landscape, metric plane_error, condition plane=grid",
         )
     if any(values.finite for line in LINES for values in _rises(data, line).values()):
+        figure, chart = _lines(data)
         found["rise_along_lines"] = Drawing(
-            _lines(data),
+            figure,
             "Rise of the error from a solution",
             "How far the error rises above that of w(L) on the straight line to its projection by the next mask, and "
             "to the next solution w(L+1). Lines: means; short dashes: replicates. In the grey band, up to ε, the end "
-            "of the line is in the LCS-set of w(L). Linear to 1 point, logarithmic above.",
+            "of the line is in the LCS-set of w(L): in the interactive figure, below the dashed line. PNG and SVG are "
+            "linear to 1 point, logarithmic above.",
+            chart,
             rows="landscape, metrics max_error and path_error, condition line=",
         )
     return found
@@ -168,27 +171,32 @@ def _inside(data: Data, line: str, step: int, level: int) -> bool | None:
     return None if limit is None else allowed(_rises(data, line).get((step, level), Values()).statistic, limit)
 
 
-def _lines(data: Data) -> "draw.Figure":
+def _lines(data: Data) -> "tuple[draw.Figure, Chart]":
     summary = levels(data)
     steps = summary.rewind_steps or sorted({step for step, _ in _rises(data, "next")})
     looks = {step: draw.look(place, f"rewind {step:,}")._replace(marker="o") for place, step in enumerate(steps)}
     figure, panels = draw.canvas(5.0, 2, sharex=True, sharey=True)
     ends: list[list[draw.End]] = []
+    together: list[tuple[draw.Look, Mapping[int, Values]]] = []
     highest = 0.0
     for axes, (line, name) in zip(panels, LINES.items(), strict=True):
         rises = _rises(data, line).items()
         curves = [(look, {level: of for (at, level), of in rises if at == step}) for step, look in looks.items()]
         end, largest = draw.dashes(axes, curves, 0.12, faint=0.6)
         ends, highest = [*ends, end], max(highest, largest)
+        style = {"projection": "-", "next": "--"}[line]
+        together += [(look._replace(label=f"{look.label}, to {name}", line=style), curve) for look, curve in curves]
         if summary.epsilon is not None:
             axes.axhspan(0, 100 * summary.epsilon, color=draw.GREY, alpha=0.25, linewidth=0, zorder=0)
-        axes.set_ylabel(f"rise to {name},\npoints (linear to 1,\nthen log)")
+        axes.set_title(f"to {name}")
+        axes.set_ylabel("rise, points\n(linear to 1,\nthen log)")
     draw.symmetric_log(panels[0], max(1.25 * highest, 1.0))
     last = max(level for line in LINES for _, level in _rises(data, line))
     draw.level_axis(panels[1], summary.density, last, margin=0.3)
     for axes, labels in zip(panels, ends, strict=True):
         draw.label_ends(axes, labels)
-    return figure
+    named = {level: level_name(level, summary.density.get(level)) for level in range(last + 1)}
+    return figure, Chart(together, named, limit=summary.epsilon)
 
 
 def _planes(data: Data, replicate: int) -> "draw.Figure":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sparselt.report import drawing as draw
 from sparselt.report.data import Chart, Data, Drawing, once
 from sparselt.report.statistic import Values
-from sparselt.report.wording import percent
+from sparselt.report.wording import level_name, percent
 
 RATES = {"standard": "standard", "low": "low", "warmup": "warm-up"}
 STABILITIES = {"pruning": "pruning", "order": "data order"}
@@ -99,7 +99,7 @@ def _curves(data: Data) -> Drawing:
         "learning rate or with a warm-up. Mean and standard deviation over replicates.",
         Chart(
             lines,
-            {density: f"level {level}, {percent(density)} of the weights" for level, density in densities.items()},
+            {density: level_name(level, density) for level, density in densities.items()},
         ),
     )
 
