@@ -8,7 +8,7 @@ import torch
 from optim_cases import give_gradients, network, random_mask
 from torch.optim.swa_utils import AveragedModel
 
-from sparselt import Mask, MaskedAdam, MaskedSGD, magnitude_prune, prune
+from sparselt import Mask, MaskedAdam, MaskedAdamW, MaskedRMSprop, MaskedSGD, magnitude_prune, prune
 from sparselt.errors import MaskError, SettingError
 from sparselt.optim import keep_masked
 
@@ -209,3 +209,30 @@ def test_a_state_may_be_loaded_twice_and_into_a_copy(again):
     found = [p for group in other.param_groups for p in group["params"]]
     buffers = [other.state[p]["momentum_buffer"] for p in found]
     assert all(torch.equal(buffer, state["state"][i]["momentum_buffer"]) for i, buffer in enumerate(buffers))
+
+
+@pytest.mark.parametrize("optimizer", [MaskedSGD, MaskedAdam, MaskedAdamW, MaskedRMSprop])
+def test_a_compiled_training_step_and_a_compiled_optimizer_step_train_as_plain_ones(optimizer):
+    def weights_after(compiled):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        mask = magnitude_prune(model, Mask.ones_like(model), 0.5)
+        opt = optimizer(model.named_parameters(), lr=0.1, mask=mask)
+        x, y = torch.randn(16, 6), torch.randint(3, (16,))
+        hooked = []
+        opt.register_step_post_hook(lambda *_: hooked.append(1))
+
+        def step():
+            opt.zero_grad()
+            torch.nn.functional.cross_entropy(model(x), y).backward()
+            opt.step()
+
+        whole, alone = (torch.compile(f, backend="aot_eager") if compiled else f for f in (step, opt.step))
+        for _ in range(3):
+            whole()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        alone()
+        assert len(hooked) == 4
+        return [p.detach() for p in model.parameters()]
+
+    assert all(map(torch.equal, weights_after(compiled=True), weights_after(compiled=False)))

@@ -18,6 +18,13 @@ from sparselt.optim._hyperparameters import check_numbers
 from sparselt.optim._networks import groups_of_networks, mask_of_networks
 
 
+# The step reads addresses, so it cannot be traced. Torch's own decorator imports the compiler, which takes a second, only
+# where it is used.
+@torch._disable_dynamo
+def _untraced_step(optimizer: "MaskedOptimizer", closure: Callable[[], Tensor] | None) -> Tensor | None:
+    return optimizer.step(closure)
+
+
 class MaskedOptimizer(CopyingOptimizer):
     """A torch optimizer that keeps masked weights and their state at exactly 0.0 after every step.
 
@@ -170,6 +177,8 @@ class MaskedOptimizer(CopyingOptimizer):
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]  # of torch's overloads
         """One step for every parameter that has a gradient. closure: evaluates the model again and returns the loss."""
+        if torch.compiler.is_compiling():
+            return _untraced_step(self, closure)
         # Torch wraps every `step` for its profiler and for hooks, which takes a quarter of a small network's step.
         if torch.autograd._profiler_enabled() or self._has_hooks():
             return self._observed_step(closure)
