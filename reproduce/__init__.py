@@ -139,7 +139,8 @@ def run(
         wanted = wanted.changed(**wanted.main_values)
     if "source" in values:
         wanted = wanted.with_source(values.pop("source"))
-    wanted = wanted.changed(**{name: _by_reference(name, value) for name, value in values.items()}).checked()
+    changed = wanted.changed(**{name: _by_reference(name, value) for name, value in values.items()})
+    wanted = changed.noting_given(wanted).checked()
     folder = None if data is None else Path(data)
     where = Where(
         *(folder, Path(out), device, workers, cohort, "sparselt.reproduce.run(…)"),

@@ -41,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
+    if given[:1] == ["--complete"]:
+        from sparselt.cli.complete import print_completions
+
+        return print_completions(COMMANDS)
     name = next((name for name in COMMANDS if given[: len(name.split())] == name.split()), "")
     if arguments is None and name in TAKE_REFERENCES:
         _find_here()

@@ -93,7 +93,7 @@ class Reproduce:
     def run(self, given: Sequence[str]) -> int:
         """Runs the command; returns the exit code: 1 for a stage that failed, 130 after Ctrl-C, 143 after SIGTERM."""
         if self.list:
-            return _list()
+            return _list(self.json)
         if not self.setting:
             raise SettingError(f"no setting given; expected one of {', '.join(SETTINGS)} (see --list)")
         command = _command(given)
@@ -121,10 +121,12 @@ class Reproduce:
             setting = setting.changed(**setting.main_values)
         _check_no_setting(self.set)
         values = {name: value for name in ("replicates", "seed", "ranks") if (value := getattr(self, name)) is not None}
-        setting = dataclasses.replace(setting, **values).with_values(self.set).checked()
+        own = dataclasses.replace(setting, **values)
+        setting = own.with_values(self.set).noting_given(own).checked()
         told = any(assignment.startswith("threads=") for assignment in self.set)
-        if told and self.threads is not None:
-            raise SettingError("threads is given twice, by --threads and by --set; expected one value")
+        for name in ("replicates", "seed", "ranks", "threads"):
+            if getattr(self, name) is not None and any(text.startswith(f"{name}=") for text in self.set):
+                raise SettingError(f"{name} is given twice, by --{name} and by --set; expected one value")
         experiments, left_out = chosen(self.experiments, known_experiments(), setting)
         where = Where(
             data=self.data,
@@ -180,7 +182,9 @@ def _check_no_setting(assignments: Sequence[str]) -> None:
             )
 
 
-def _list() -> int:
+def _list(as_json: bool) -> int:
+    if as_json:
+        return _list_json()
     from rich.table import Table
 
     from sparselt.cli.console import LastingConsole
@@ -213,4 +217,33 @@ def _list() -> int:
     for name, experiment in known_experiments().items():
         table.add_row(name, experiment.title, experiment.paper)
     console.print(table)
+    return 0
+
+
+def _list_json() -> int:
+    from sparselt.experiments import known_experiments
+    from sparselt.experiments.events import JsonLines
+
+    for name in SETTINGS:
+        for scale in SCALES:
+            setting = load_setting(name, scale)
+            JsonLines().log(
+                {
+                    "event": "setting",
+                    "setting": name,
+                    "scale": scale,
+                    "default": scale == default_scale(name),
+                    "steps": setting.steps,
+                    "levels": setting.levels,
+                    "rewind_steps": list(setting.rewind_steps),
+                    "replicates": setting.replicates,
+                    "data": None if setting.source is None else setting.source.kind,
+                }
+            )
+    for name, reference in own.entry_points("sparselt.settings").items():
+        JsonLines().log({"event": "setting", "setting": name, "reference": reference})
+    for name, experiment in known_experiments().items():
+        JsonLines().log(
+            {"event": "experiment", "experiment": name, "measures": experiment.title, "paper": experiment.paper}
+        )
     return 0

@@ -103,7 +103,7 @@ class Show:
         elif found:
             self._print_networks(found)
         if not found:
-            print("no network fits", file=sys.stderr)
+            print(f"no network fits; {run.there(self.variant or 'imp')}", file=sys.stderr)
         if missing:
             print(
                 f"missing: {len(missing)} files, {missing[0]} first; the run's command makes them again",
@@ -173,9 +173,8 @@ class Export:
         """Runs the command; returns the exit code."""
         from sparselt.runs.folder import Run
 
-        given_too = {"experiment": self.experiment, "condition": self.condition}
-        others = {name: value for name, value in given_too.items() if value is not None}
-        ticket = Run(self.folder).ticket(self.replicate, self.rewind_step, self.level, self.variant, **others)
+        asked = (self.replicate, self.rewind_step, self.level, self.variant, self.experiment, self.condition)
+        ticket = Run(self.folder).ticket(*asked)
         print(ticket.export(self.to, onnx=self.onnx, measure=self.measure))
         return 0
 

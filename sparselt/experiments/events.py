@@ -88,6 +88,12 @@ def watching(
     return Events(display, console, store, sinks) if sinks else display
 
 
+def plan_event(plan: Plan, missing: Sequence[Stage]) -> dict[str, Any]:
+    """How many stages a plan has, how many are missing, and how many of these are trainings."""
+    trainings = sum(isinstance(stage, Train) for stage in missing)
+    return {"event": "plan", "stages": len(plan.stages), "missing": len(missing), "trainings": trainings}
+
+
 class Events:
     """Shows the rounds of a run and tells the sinks, see `sparselt.experiments.rounds.RoundWatcher`."""
 
@@ -105,8 +111,7 @@ class Events:
     ) -> "_Round":
         """A round begins. What the store has of its trainings is told at once."""
         display = self._display.begin(plan, measurements, missing, more_trainings, shown)
-        trainings = sum(isinstance(stage, Train) for stage in missing)
-        self.tell("plan", stages=len(plan.stages), missing=len(missing), trainings=trainings)
+        self.tell(**plan_event(plan, missing))
         wanted: dict[str, list[Measurement]] = {}
         for measurement in measurements:
             if isinstance(measurement.stage, Train) and measurement.to_level is None:

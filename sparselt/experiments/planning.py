@@ -29,6 +29,7 @@ _NO_VALUES = {
     "explored_seeds",
     "wins_at_init",
     "left_out",
+    "given",
 }
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 

@@ -52,6 +52,7 @@ def run_record(setting: Setting, usual: Setting, device: str, lab: Lab, store: S
         **({"differences": list(setting.differences)} if setting.differences else {}),
         **({"left_out": list(setting.left_out)} if setting.left_out else {}),
         "explored_seeds": list(setting.explored_seeds),
+        **({"given": list(setting.given)} if setting.given else {}),
         **({"wins_at_init": True} if setting.wins_at_init else {}),
         **({} if setting.criterion == "magnitude" else {"criterion": setting.criterion}),
     }

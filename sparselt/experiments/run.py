@@ -15,7 +15,7 @@ from sparselt.experiments.display import (
     print_protocol,
     print_schedules,
 )
-from sparselt.experiments.events import watching
+from sparselt.experiments.events import JsonLines, plan_event, watching
 from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.measurement import Measurement
 from sparselt.experiments.outcome import Outcome, conclude
@@ -81,9 +81,12 @@ def run(
             _print_notes(planned, named_threads, where, console)
             if where.gpus is not None and where.images_per_second is not None:  # a dry run, see `check_simulation`
                 _print_simulation(planned, where.gpus, where.images_per_second, console)
+                speed = Speed({}, "")
             else:
                 speed = _estimated(planned, pool, where, console)
             if dry_run:
+                if where.json:
+                    _print_json_plan(planned, pool, speed)
                 print_places(console, where.out, planned.name, show_protocol)
                 return Outcome(None)
             presence.enter_context(planned.store.present(planned.name))
@@ -108,6 +111,13 @@ def _print_notes(planned: PlannedRun, named_threads: int, where: Where, console:
             style="yellow",
             highlight=False,
         )
+
+
+def _print_json_plan(planned: PlannedRun, pool: Pool, speed: Speed) -> None:
+    """The plan of a dry run for scripts, with the estimate if one was made."""
+    missing = planned.plan.missing(planned.store)
+    seconds = None if missing and not speed.basis else speed.total(missing, planned.plan, pool.count)
+    JsonLines().log(plan_event(planned.plan, missing) | {"seconds": seconds, "run": planned.name})
 
 
 def _print_simulation(planned: PlannedRun, gpus: int, images_per_second: float, console: Console) -> None:

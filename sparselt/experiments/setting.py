@@ -51,6 +51,7 @@ class Setting(ProtocolValues):
             decides which of the paper's findings the report judges.
         left_out: the steps and levels that `checked` removed from its values, because they lie past the end of the
             training or above the levels; such as `stability_levels 8`.
+        given: the names of values that the user gave, other than the setting's own at this scale.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Setting(ProtocolValues):
     explored_seeds: tuple[int, ...] = ()
     wins_at_init: bool = False
     left_out: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
 
     def option(self, kind: type[Kind]) -> Kind:
         """The options of an experiment: from `options`, or the default."""
@@ -174,6 +176,12 @@ class Setting(ProtocolValues):
             if getattr(changed, name) != getattr(self, name):
                 changed = changed.retitled(f"{name}={getattr(changed, name)}")
         return changed
+
+    def noting_given(self, own: Self) -> Self:
+        """The setting with the names of values that the user has given in `given`: those that differ from `own`."""
+        before = own.values()
+        given = (name for name, (value, *_) in self.values().items() if name in before and value != before[name][0])
+        return dataclasses.replace(self, given=tuple(name for name in given if name not in ("seed", "replicates")))
 
     def retitled(self, change: str) -> Self:
         """The setting with a change, such as `model=resnet20`, named in its title, behind changes named before."""

@@ -171,7 +171,8 @@ def typed(name: str, value: Any, kind: Any) -> Any:
     """
     if get_origin(kind) is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise SettingError(f"{name} is {value!r}; expected several in a tuple, such as ({value!r},)")
+            example = f"({value},)" if isinstance(value, str) and get_args(kind)[0] is not str else f"({value!r},)"
+            raise SettingError(f"{name} is {value!r}; expected several in a tuple, such as {example}")
         kinds = get_args(kind)
         if ... not in kinds and len(value) != len(kinds):
             raise SettingError(f"{name} has {len(value)} values; expected {len(kinds)}")

@@ -18,8 +18,8 @@ from sparselt.optim._hyperparameters import check_numbers
 from sparselt.optim._networks import groups_of_networks, mask_of_networks
 
 
-# The step reads addresses, so it cannot be traced. Torch's own decorator imports the compiler, which takes a second, only
-# where it is used.
+# A step reads addresses, so it cannot be traced. Torch's own decorator imports the compiler, which takes a second, only
+# in a compiled function.
 @torch._disable_dynamo
 def _untraced_step(optimizer: "MaskedOptimizer", closure: Callable[[], Tensor] | None) -> Tensor | None:
     return optimizer.step(closure)

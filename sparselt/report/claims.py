@@ -42,9 +42,14 @@ def claims_table(found: Sequence[Claim]) -> Table:
     lines = []
     for claim in found:
         numbers = ("–",) * 3 if claim.p is None else (p_text(p).lstrip("p= ") for p in (claim.p, *next(corrected)))
-        statistic = f"{claim.statistic}; n = {claim.n}"
+        statistic = f"{_tested(claim)}; n = {claim.n}"
         lines.append((claim.paper, claim.claim, claim.here, claim.verdict, statistic, *numbers))
     return Table(("paper", "finding", "here", "agrees?", "statistic", "p", "Holm", "BH"), lines, text=5)
+
+
+def _tested(claim: Claim) -> str:
+    """What was tested, or why nothing was. Without any value that is not the number of replicates."""
+    return claim.statistic if claim.n else "no replicate has what it compares"
 
 
 def counted(found: Sequence[Claim]) -> str:
@@ -63,7 +68,7 @@ def claims_in_terminal(found: Sequence[Claim]) -> Table:
         lines.append((Text(), Text(paper, "bold")))
         for claim in found:
             if claim.paper == paper:
-                tested = f" (n = {claim.n}, {claim.statistic if claim.p is None else p_text(claim.p)})"
+                tested = f" (n = {claim.n}, {_tested(claim) if claim.p is None else p_text(claim.p)})"
                 text = Text.assemble(claim.claim, ": ", (claim.here + tested, "dim"))
                 lines.append((Text(*_SHORT[claim.verdict]), text))
     return Table(("agrees?", "the finding, and what was measured here"), lines, text=2)
@@ -80,6 +85,11 @@ def standing(record: Mapping) -> str:
         text += f" Exploratory: rules and hyperparameters were chosen on results of seed {listing(seen)}."
     elif seen:
         text += f" Confirmatory: its seed is {seed}; rules and hyperparameters were chosen on seed {listing(seen)}."
+        if given := record.get("given"):
+            text += (
+                f" But {listing(given)} {verb(len(given), 'was', 'were')} given by the user: the run confirms only if "
+                f"{verb(len(given), 'this value was', 'these values were')} chosen before its results were seen."
+            )
     return text
 
 

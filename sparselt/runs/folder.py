@@ -87,7 +87,8 @@ class Run:
         rewind_step: int | None = None,
         level: int | None = None,
         variant: str = "imp",
-        **others: str,
+        experiment: str | None = None,
+        condition: str | None = None,
     ) -> "dict[str, torch.Tensor]":
         """Weights and buffers by name, on the CPU. They load into the run's network with `load_state_dict`.
 
@@ -95,7 +96,7 @@ class Run:
             replicate, level: counted from 0; level 0 is the dense network.
             rewind_step: in steps. May be left out where one network serves all rewind steps, as a rule at level 0.
             variant: as in results.csv.
-            others: `experiment` or `condition`, where the first ones fit several networks.
+            experiment, condition: where the first ones fit several networks.
 
         Raises:
             StoreError: no network fits, or several do, which are named; the file is missing or damaged.
@@ -103,7 +104,9 @@ class Run:
         """
         from safetensors.torch import load_file
 
-        return load_file(self._intact(self.network(replicate, rewind_step, level, variant, **others).weights))
+        return load_file(
+            self._intact(self.network(replicate, rewind_step, level, variant, experiment, condition).weights)
+        )
 
     def mask(
         self,
@@ -111,12 +114,13 @@ class Run:
         rewind_step: int | None = None,
         level: int | None = None,
         variant: str = "imp",
-        **others: str,
+        experiment: str | None = None,
+        condition: str | None = None,
     ) -> "Mask | None":
         """The mask of a network, None for a dense one. Arguments and errors as for `weights`."""
         from sparselt.masks import Mask
 
-        path = self.network(replicate, rewind_step, level, variant, **others).mask
+        path = self.network(replicate, rewind_step, level, variant, experiment, condition).mask
         return Mask.load(self._intact(path)) if path else None
 
     def network(
@@ -125,18 +129,20 @@ class Run:
         rewind_step: int | None = None,
         level: int | None = None,
         variant: str = "imp",
-        **others: str,
+        experiment: str | None = None,
+        condition: str | None = None,
     ) -> NetworkRow:
         """The one network that fits. Arguments and errors as for `weights`."""
         for name, number in (("replicate", replicate), ("rewind_step", rewind_step), ("level", level)):
             if not isinstance(number, int) and not (number is None and name == "rewind_step"):
-                raise SettingError(f"{name} is {number!r}; expected a whole number; {self._there(variant)}")
-        fitting = self.fitting(replicate, rewind_step, level, variant, **others)
+                raise SettingError(f"{name} is {number!r}; expected a whole number; {self.there(variant)}")
+        fitting = self.fitting(replicate, rewind_step, level, variant, experiment, condition)
         step = "" if rewind_step is None else f"rewind step {rewind_step}, "
         wanted = f"replicate {replicate}, {step}level {level}, variant {variant}"
-        wanted += "".join(f", {name} {value}" for name, value in others.items())
+        others = {"experiment": experiment, "condition": condition}
+        wanted += "".join(f", {name} {value}" for name, value in others.items() if value is not None)
         if not fitting:
-            raise StoreError(f"{self.folder} has no network of {wanted}; {self._there(variant)}")
+            raise StoreError(f"{self.folder} has no network of {wanted}; {self.there(variant)}")
         networks = list({row.weights: row for row in reversed(fitting)}.values())[::-1]
         if len(networks) > 1:
             columns = ("rewind_step", "experiment", "condition")
@@ -154,14 +160,15 @@ class Run:
         rewind_step: int | None = None,
         level: int | None = None,
         variant: str = "imp",
-        **others: str,
+        experiment: str | None = None,
+        condition: str | None = None,
     ) -> "Ticket":
         """A trained network with its weights, mask and measurements, for `Ticket.export`. Arguments and errors as for
         `weights`.
         """
         from sparselt.runs.ticket import Ticket
 
-        return Ticket(self, self.network(replicate, rewind_step, level, variant, **others))
+        return Ticket(self, self.network(replicate, rewind_step, level, variant, experiment, condition))
 
     @property
     def figures(self) -> list[str]:
@@ -226,7 +233,7 @@ class Run:
             return None
         return path.resolve()
 
-    def _there(self, variant: str) -> str:
+    def there(self, variant: str) -> str:
         """What there is of a variant, or of all variants if there is nothing of it."""
         rows = [row for row in self.networks if row.variant == variant]
         whose = f" of variant {variant}" if rows else ""

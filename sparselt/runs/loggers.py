@@ -47,11 +47,15 @@ class TensorBoard:
         self._open: Callable[[str], Any] = EventFileWriter
         self._folder = folder / "tensorboard"
         self._writers: dict[str, Any] = {}
+        self._last: tuple[str, int] | None = None  # curve and level of the last measurement
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Writes a training's measurements, or progress, to disk."""
         if event["event"] == "measured":
-            self._write(curve(event), event["level"], {event["metric"]: event["value"], "density": event["density"]})
+            place, level, scalars = curve(event), event["level"], {event["metric"]: event["value"]}
+            if (place, level) != self._last:  # the metrics of a training come one after the other
+                self._last, scalars["density"] = (place, level), event["density"]
+            self._write(place, level, scalars)
         elif event["event"] == "progress":
             done = {name: event[name] for name in ("done", "trained", "failed")}
             self._write("progress", round(event["seconds"]), done)

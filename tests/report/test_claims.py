@@ -26,6 +26,8 @@ def test_claims_are_escaped_on_the_page_and_in_markdown(tmp_path, invent):
     assert "A &amp; B 2021" in page_of(claim) and "x &lt; y" in page_of(claim)
     line = claims_table([claim]).markdown().splitlines()[2]
     assert "1.0 \\| 2.0 | agrees | paired t(4) = 3.1; n = 5 | 0.036 | 0.036 | 0.036 |" in line
+    nothing = Claim("A", "b", "–", "fewer than three replicates", 0, None, "not judged")
+    assert claims_table([nothing]).lines[0][4] == "no replicate has what it compares; n = 0"
     assert claims_table([]).lines == []
 
 
@@ -75,6 +77,10 @@ RULES = {"version": rules.VERSION, "digest": rules.digest(), "judged_before": []
             "Exploratory: rules and hyperparameters were chosen on results of",
         ),
         ({"rules": RULES, "explored_seeds": [3]}, "Confirmatory: its seed is 0; rules and hyperparameters were chosen"),
+        (
+            {"rules": RULES, "explored_seeds": [3], "given": ["lr", "steps"]},
+            "But lr and steps were given by the user: the run confirms only if these values were chosen before",
+        ),
     ],
 )
 def test_the_page_says_which_version_judges_and_what_is_explored_and_what_confirmed(tmp_path, invent, record, says):

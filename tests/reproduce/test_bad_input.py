@@ -106,6 +106,7 @@ def empty_folder(tmp_path, monkeypatch):
         ([DIGITS, "--set", "fraction=0.999"], ["leaves none"]),
         ([DIGITS, "--set", "control_levels=0,3"], ["control_levels holds 0", "at least 1"]),
         ([DIGITS, "--set", "lr=0.1", "lr=0.2"], ["lr is given twice"]),
+        ([DIGITS, "--set", "replicates=3", "--replicates", "2"], ["replicates is given twice, by --replicates and by"]),
         ([DIGITS, "--workers", "10000"], ["workers is 10000"]),
         ([DIGITS, "--set", "scope=local"], ["scope is 'local'", "global, layerwise"]),
         ([DIGITS, "--set", "model=resnet9"], ["unknown model 'resnet9'"]),

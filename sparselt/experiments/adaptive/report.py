@@ -148,9 +148,11 @@ def _unmet(data: Data) -> Iterator[str]:
     if largest and not short:
         yield f"At {every(len(largest), 'pruning')} the fraction pruned keeps the training loss below the threshold."
     elif largest:
+        none = sum(row.value == 0 for row in short)
+        tried = f" (at {none} none of those tried at all)" if none else ""
         yield (
             f"At {len(short)} of {count(len(largest), 'pruning')} no fraction that high keeps the training loss below "
-            f"the threshold all along the path (at {sum(row.value == 0 for row in short)} none of those tried at all); "
+            f"the threshold all along the path{tried}; "
             f"the least, {percent(min(pruned.values()))}, was pruned there."
         )
 

@@ -77,7 +77,7 @@ def _stable(small: Condition, large: Condition) -> Iterator[Claim]:
     if all(shapes):
         yield lower(*shapes).claim(
             PAPER,
-            "with it, the weights part into two humps, and the pruning threshold falls between them",
+            "with it, the weights are nearer to two humps (between which the paper sees the pruning threshold)",
             f"bimodality coefficient {shapes[1]:.2f} at {large.name}, {shapes[0]:.2f} at {small.name} (a uniform "
             f"distribution has 0.56), at {weights(large, level)} of the weights",
         )
@@ -132,7 +132,7 @@ def _regions(run: Conditions) -> Iterator[Claim]:
             PAPER,
             "at medium sparsity those solutions are linearly connected",
             f"mean barrier {barrier:.2p} points at {large.name}, from {weights(large, medium[0])} down to "
-            f"{weights(large, medium[-1])} of the weights",
+            f"{weights(large, medium[-1] + 1)} of the weights",
         )
 
 

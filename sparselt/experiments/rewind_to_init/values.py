@@ -12,6 +12,7 @@ from sparselt.report.results import conditions
 from sparselt.report.rules import judged_level
 from sparselt.report.statistic import Statistic, Values, averaged
 from sparselt.report.wording import percent
+from sparselt.stages.masks import EMPTY_LAYER
 
 EXPERIMENT = "rewind_to_init"
 
@@ -130,6 +131,8 @@ def measured(data: Data) -> Conditions:
     """The conditions that IMP was run under."""
     found: dict[str, Condition] = {}
     for row in data.select(experiment=EXPERIMENT):
+        if row.metric == EMPTY_LAYER:  # its condition names the layer, too; the page warns of it
+            continue
         if row.condition not in found:
             at = conditions(row.condition)
             warmup = int(at["warmup_steps"]) if "warmup_steps" in at else None

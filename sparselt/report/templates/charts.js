@@ -26,7 +26,16 @@
     const traces = read().data, lines = traces.filter((trace) => trace.meta === undefined).map((trace) => trace.name);
     const replicates = [...new Set(traces.map((trace) => trace.meta))].filter((meta) => Number.isInteger(meta));
     const [lineLabel, line] = choice("Line", [["", "all"], ...lines.map((name) => [name, name])]);
-    const [runLabel, run] = choice("Replicate", [["mean", "mean"], ["each", "each"], ...replicates.map((n) => [n, n])]);
+    const [runLabel, run] = choice("Replicate", []);
+    // Those of the chosen line. Of all lines: those that most have, for one may have more than the others.
+    const offer = () => {
+      const having = (n) => traces.filter((trace) => trace.meta === n && (!line.value || trace.legendgroup === line.value)).length;
+      const most = Math.max(...replicates.map(having)), offered = replicates.filter((n) => having(n) && 2 * having(n) >= most);
+      const before = run.value;
+      run.replaceChildren(...["mean", "each", ...offered].map((n) => new Option(n, n)));
+      run.value = before;
+      if (run.selectedIndex < 0) run.value = "mean";
+    };
     const draw = () => {
       const { data, layout } = read();
       for (const trace of data) {
@@ -49,7 +58,9 @@
     figure.prepend(controls, chart);
     figure.classList.add("live");
     document.getElementById("hint").hidden = false;
+    line.addEventListener("change", offer);
     for (const changed of [line, run, dark]) changed.addEventListener("change", draw);
+    offer();
     draw();
   }
 })();
