@@ -43,6 +43,8 @@ def notes(records: Sequence[Mapping]) -> list[str]:
     steps = {record["step_of"]: record["step"] for record in records if record["step_of"]}
     lines = [f"A training step: {of}, {duration(seconds)}." for of, seconds in steps.items()]
     lines += [f"{r['kernel']}, {r['case']}, {r['who']}: {r['note']}" for r in records if r["note"]]
+    if any((record["floor_fraction"] or 0) > 1 for record in records):
+        lines.append("Over 100% of the floor: part of the data stayed in caches, which are faster than memory.")
     return lines
 
 

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from sparselt.errors import SettingError
@@ -80,15 +80,16 @@ def _names_of_weights(layer: nn.Module) -> tuple[str, ...]:
 _NEVER_PRUNED = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 """Layers whose matrices are not prunable, which is said of no network."""
 
-_WRAPPERS = {"_orig_mod", "module"}
-"""What `torch.compile`, and DistributedDataParallel, DataParallel and AveragedModel, put into names of parameters."""
+_WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module"}
+"""What `torch.compile`, DistributedDataParallel, DataParallel, AveragedModel and FSDP put into names of parameters."""
 
 
 def names_among(known: Collection[str], names: Collection[str]) -> dict[str, str]:
     """Maps each of `names` to the name in `known` that means the same parameter.
 
-    A name that `known` lacks is compared without the parts that wrappers add (`_orig_mod.`, `module.`), and answered if
-    exactly one of `known` is left the same and no other of `names` has that one as it stands.
+    A name that `known` lacks is compared without the parts that wrappers add (`_orig_mod.`, `module.`,
+    `_fsdp_wrapped_module.`), and answered if exactly one of `known` is left the same and no other of `names` has that
+    one as it stands.
     """
     bare: dict[str, list[str]] = {}
     for name in known if any(name not in known for name in names) else ():
@@ -117,6 +118,23 @@ def check_weights(weights: object, what: str = "the weights") -> None:
         raise SettingError(
             f"{what} are a {type(weights).__name__}; expected tensors by parameter name: give model.state_dict()"
         )
+
+
+def split_over_ranks(name: str, parameters: Mapping[str, Tensor]) -> str:
+    """What to say of a weight of which every rank of `torch.distributed` holds a part; empty if it is whole.
+
+    Where `parameters` lacks the name, FSDP may have put the weight into a `_flat_param`.
+    """
+    found = name if name in parameters else next((n for n in parameters if n.endswith("_flat_param")), None)
+    if found is None:
+        return ""
+    # Recognized by their attributes, because importing torch.distributed's classes takes seconds.
+    flattened = getattr(parameters[found], "_fsdp_flattened", False) and parameters[found].dim() < 2
+    kind = "a DTensor" if hasattr(parameters[found], "placements") else "flattened by FSDP" if flattened else ""
+    return kind and (
+        f"{name} is {kind}, of which every rank holds a part (FSDP, tensor parallelism); expected whole tensors, as "
+        "DistributedDataParallel keeps them: make and apply masks before the network is split"
+    )
 
 
 def pruned_by_torch(name: str) -> str:

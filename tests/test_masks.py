@@ -96,7 +96,12 @@ def test_mask_does_not_follow_later_changes_of_its_tensors():
 
 @pytest.mark.parametrize(
     ("layers", "message"),
-    [({}, "at least one layer"), ({"w": torch.ones(2)}, "'w' is torch.float32"), ({"w": [True]}, "'w' is list")],
+    [
+        ({}, "at least one layer"),
+        ({"w": torch.ones(2)}, "'w' is torch.float32"),
+        ({"w": [True]}, "'w' is list"),
+        ({3: torch.ones(2).bool()}, "the name of a mask layer is 3; expected a parameter's"),
+    ],
 )
 def test_what_is_no_mask_is_refused(layers, message):
     with pytest.raises(MaskError, match=message):
@@ -194,3 +199,35 @@ def test_a_pickled_state_dict_is_told_who_reads_it(tmp_path):
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "state_dict.pt")
     with pytest.raises(MaskError, match=r"state_dict\.pt does not read as a mask file .* read_checkpoint\(path\)"):
         Mask.load(tmp_path / "state_dict.pt")
+
+
+def test_a_mask_of_no_weight_has_density_0():
+    mask = Mask({"w": torch.ones(0, dtype=torch.bool)})
+    assert mask.density == 0.0 and "0 of 0 weights" in repr(mask)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (torch.ones(3).bool(), r"chosen is torch\.bool \(3,\); expected torch\.bool \(2,\)"),
+        (torch.ones(2), r"chosen is torch\.float32 \(2,\)"),
+        ([True, False], "chosen is list"),
+    ],
+)
+def test_a_choice_that_is_not_one_of_live_weights_is_refused(chosen, message):
+    with pytest.raises(MaskError, match=message):
+        Mask({"w": torch.tensor([True, False, True])}).keep(chosen)
+
+
+def test_live_values_name_a_layer_that_is_missing_or_of_another_shape():
+    mask = Mask({"a": torch.tensor([True, False, True]), "b": torch.tensor([True])})
+    with pytest.raises(MaskError, match="mask layer 'a' is not a parameter"):
+        mask.live_values({})
+    with pytest.raises(MaskError, match=r"'a' has shape \(3,\), its weight \(2,\)"):
+        mask.live_values({"a": torch.ones(2)}, ["a"])
+    assert mask.live_values({"b": torch.tensor([5.0])}, ["b"]).tolist() == [5.0]
+
+
+def test_a_folder_is_named_as_one(tmp_path):
+    with pytest.raises(MaskError, match=r"is a folder, not a mask file; .* read_ticket\(folder\)"):
+        Mask.load(tmp_path)

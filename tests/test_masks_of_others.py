@@ -117,6 +117,32 @@ def test_masks_of_whole_filters_are_spread_over_their_weights(tmp_path):
     assert found.mask.keys() == {"0.weight"} and not found.weights["0.weight"][1].any()
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (8,), (3, 3), (4, 3, 3, 3), (8, 1, 1, 1)])
+@pytest.mark.parametrize("entry", ["0.mask", "0._mask", "0.weight_mask"])
+def test_a_mask_of_another_shape_is_refused_unless_fasterai_prunes_whole_dimensions(entry, shape, tmp_path):
+    weight = "0.weight_orig" if entry == "0.weight_mask" else "0.weight"
+    torch.save({weight: torch.ones(8, 3, 3, 3), entry: torch.ones(shape)}, tmp_path / "odd.pt")
+    if (entry, shape) == ("0._mask", (8, 1, 1, 1)):
+        assert read_checkpoint(tmp_path / "odd.pt").mask["0.weight"].shape == (8, 3, 3, 3)
+        return
+    with pytest.raises(MaskError, match=r"the mask of 0\.weight has shape \(.*\), the weight \(8, 3, 3, 3\); expected"):
+        read_checkpoint(tmp_path / "odd.pt")
+
+
+@pytest.mark.parametrize("entry", ["0.mask", "0._mask", "0.weight_mask"])
+def test_a_mask_without_its_weight_is_named(entry, tmp_path):
+    torch.save({"1.weight": torch.ones(2, 2), entry: torch.ones(2, 2)}, tmp_path / "odd.pt")
+    with pytest.warns(
+        UserWarning, match=f"odd.pt: {entry} is not read as a mask, because its weight is not in the file"
+    ):
+        assert read_checkpoint(tmp_path / "odd.pt").mask is None
+
+
+def test_a_folder_is_named_with_its_reader(tmp_path):
+    with pytest.raises(MaskError, match="is a folder; expected a file: read_ticket reads"):
+        read_checkpoint(tmp_path)
+
+
 def test_files_that_are_no_tensors_by_name_are_refused(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
     torch.save([1, 2], tmp_path / "list.pt")

@@ -88,3 +88,9 @@ def test_no_mask_and_arguments_in_another_order_are_refused():
         keep_masked(model, optimizer, mask)
     with pytest.raises(SettingError, match="model is a dict; expected a network"):
         keep_masked(optimizer, mask, model)
+
+
+def test_lbfgs_whose_state_has_no_place_for_a_mask_is_refused():
+    model = network()
+    with pytest.raises(SettingError, match="optimizer is an LBFGS, whose state is vectors of all weights"):
+        keep_masked(torch.optim.LBFGS(model.parameters()), model, random_mask(model))

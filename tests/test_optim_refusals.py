@@ -7,7 +7,7 @@ import torch
 from optim_cases import give_gradients, network, random_mask
 from torch import nn
 
-from sparselt import MaskedAdam, MaskedSGD, SparseltError
+from sparselt import MaskedAdam, MaskedRMSprop, MaskedSGD, SparseltError
 from sparselt.errors import MaskError, SettingError
 
 
@@ -229,3 +229,47 @@ def test_betas_that_are_not_two_numbers_below_1_are_refused(betas):
 def test_a_network_in_place_of_its_parameters_is_refused():
     with pytest.raises(SettingError, match=r"params is a Linear; expected its parameters: model\.named_parameters\(\)"):
         MaskedSGD(nn.Linear(2, 2))
+
+
+def test_a_mapping_in_place_of_named_parameters_is_refused():
+    with pytest.raises(SettingError, match=r"params is a dict; expected .* model\.named_parameters\(\)"):
+        MaskedSGD(dict(nn.Linear(2, 2).named_parameters()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value"),
+    [
+        (MaskedSGD, "live_momentum", "yes"),
+        (MaskedSGD, "nesterov", 1),
+        (MaskedSGD, "decoupled_weight_decay", None),
+        (MaskedAdam, "live_state", 1),
+        (MaskedAdam, "amsgrad", 3),
+        (MaskedAdam, "maximize", "no"),
+        (MaskedRMSprop, "centered", 2),
+    ],
+)
+def test_an_option_that_is_neither_true_nor_false_is_refused(kind, option, value):
+    with pytest.raises(SettingError, match=f"{option} is {value!r}: expected True or False"):
+        kind(nn.Linear(2, 2).named_parameters(), **{option: value})
+    if not option.startswith("live"):
+        with pytest.raises(SettingError, match=f"{option} is {value!r}: expected True or False"):
+            kind([{"params": list(nn.Linear(2, 2).named_parameters()), option: value}])
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [({}, "the saved state has no 'state'"), ({"state": {}}, "has no 'param_groups'"), (3, "the saved state is a int")],
+)
+def test_what_is_no_state_dict_is_refused(state, message):
+    with pytest.raises(SettingError, match=f"{message}; expected what the state_dict"):
+        MaskedSGD(nn.Linear(2, 2).named_parameters()).load_state_dict(state)
+
+
+def test_an_option_that_became_a_text_is_named_in_the_next_step():
+    model = network()
+    optimizer = MaskedSGD(model.named_parameters(), lr=0.1, momentum=0.9)
+    give_gradients(model, 0)
+    optimizer.step()
+    optimizer.param_groups[0]["momentum"] = "x"
+    with pytest.raises(SettingError, match="momentum is 'x': expected a number"):
+        optimizer.step()

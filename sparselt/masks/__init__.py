@@ -10,8 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from sparselt.errors import MaskError, SettingError
+from sparselt.masks._ranks import broadcast, check_equal
 from sparselt.masks.file import read_mask_file, write_mask_file
-from sparselt.weights import check_network, check_weights, names_among, prunable_parameters, pruned_by_torch
+from sparselt.weights import (
+    check_network,
+    check_weights,
+    names_among,
+    prunable_parameters,
+    pruned_by_torch,
+    split_over_ranks,
+)
 
 
 def random_generator(key: str) -> np.random.Generator:
@@ -28,7 +36,7 @@ class Mask(Mapping[str, Tensor]):
             `model.named_parameters()`. The tensors are copied, so changing them later does not change the mask.
 
     Raises:
-        MaskError: a layer that is not a bool tensor, or no layer at all.
+        MaskError: a name that is no text, a layer that is not a whole bool tensor, or no layer at all.
 
     `mask[name]` returns the layer itself: do not write to it. `&` is the intersection and `|` the union of two masks
     over the same layers (Movva et al. 2021). `==` compares every layer, and masks can be dictionary keys.
@@ -40,9 +48,13 @@ class Mask(Mapping[str, Tensor]):
         if not layers:
             raise MaskError("a mask needs at least one layer and got none; see sparselt.prunable_parameters(model)")
         for name, layer in layers.items():
+            if not isinstance(name, str):
+                raise MaskError(f"the name of a mask layer is {name!r}; expected a parameter's, such as '0.weight'")
             if not isinstance(layer, Tensor) or layer.dtype != torch.bool:
                 found = str(layer.dtype) if isinstance(layer, Tensor) else type(layer).__name__
                 raise MaskError(f"mask layer {name!r} is {found}; expected a torch.bool tensor (True: weight is alive)")
+            if split := split_over_ranks(name, layers):
+                raise MaskError(f"mask layer {split}")
         self._layers = {name: layer.detach().clone() for name, layer in layers.items()}
 
     @classmethod
@@ -50,10 +62,14 @@ class Mask(Mapping[str, Tensor]):
         """The dense mask: True for every prunable weight of `model` (see `sparselt.prunable_parameters`).
 
         Raises:
-            MaskError: no weight is prunable.
+            MaskError: no weight is prunable, or FSDP or tensor parallelism has split one.
             SettingError: `model` is no network, or a lazy layer of it has no weights yet.
         """
-        return cls({name: torch.ones_like(p, dtype=torch.bool) for name, p in prunable_parameters(model)})
+        weights = dict(prunable_parameters(model))
+        for name in weights:
+            if split := split_over_ranks(name, weights):
+                raise MaskError(split)
+        return cls({name: torch.ones_like(p, dtype=torch.bool) for name, p in weights.items()})
 
     @classmethod
     def random_like(cls, mask: "Mask", seed: int = 0) -> "Mask":
@@ -77,8 +93,11 @@ class Mask(Mapping[str, Tensor]):
 
     @property
     def density(self) -> float:
-        """Live weights over all weights of the masked layers, in [0, 1]: the papers' *weights remaining*."""
-        return self.live / self.size
+        """Live weights over all weights of the masked layers, in [0, 1]: the papers' *weights remaining*.
+
+        0.0 for layers without a weight.
+        """
+        return self.live / max(1, self.size)
 
     @property
     def live(self) -> int:
@@ -155,11 +174,13 @@ class Mask(Mapping[str, Tensor]):
         """Checks that `parameters` has every layer of the mask in the same shape.
 
         Raises:
-            MaskError: names the first layer that is missing or has another shape.
+            MaskError: names the first layer that is missing, has another shape, or is split over ranks (FSDP).
             SettingError: `parameters` is not a mapping from names to tensors.
         """
         check_weights(parameters)
         for name, layer in self.items():
+            if split := split_over_ranks(name, parameters):
+                raise MaskError(split)
             if name not in parameters and f"{name}_orig" in parameters:
                 raise MaskError(pruned_by_torch(name))
             if name not in parameters:
@@ -176,7 +197,7 @@ class Mask(Mapping[str, Tensor]):
         """This mask under the names that its layers have in `parameters`, in its own order.
 
         It sees through `torch.compile`, DistributedDataParallel and AveragedModel: where a name is missing, the parts
-        `_orig_mod.` and `module.` of both names do not count.
+        `_orig_mod.`, `module.` and `_fsdp_wrapped_module.` of both names do not count.
 
         Raises: see `check_fits`.
         """
@@ -193,17 +214,17 @@ class Mask(Mapping[str, Tensor]):
     def broadcast(self, source: int = 0) -> "Mask":
         """The mask of rank `source` of `torch.distributed`, on every rank; without a process group, this mask.
 
-        Every rank calls it, with layers of the same names and shapes. Masks of weights that differ from rank to rank,
-        as before DistributedDataParallel makes them equal, differ too, and so would the trainings.
+        Every rank calls it, with layers of the same names and shapes, in any order; it gets the source's order. Masks
+        of weights that differ from rank to rank, as before DistributedDataParallel makes them equal, differ too, and so
+        would the trainings.
+
+        Raises:
+            MaskError: on every rank, if a rank has other layers than the source; it names the rank and the layer.
+            SettingError: `source` is no rank.
         """
         if not torch.distributed.is_available() or not torch.distributed.is_initialized():
             return self
-        layers = {}
-        for name, layer in self.items():
-            bits = layer.to(torch.uint8)
-            torch.distributed.broadcast(bits, source)
-            layers[name] = bits.bool()
-        return Mask(layers)
+        return Mask(broadcast(self, source))
 
     def check_equal_across_ranks(self, group: "torch.distributed.ProcessGroup | None" = None) -> None:
         """Compares the masks of the ranks of `torch.distributed` by checksums; without a process group, does nothing.
@@ -216,16 +237,7 @@ class Mask(Mapping[str, Tensor]):
         """
         if not torch.distributed.is_available() or not torch.distributed.is_initialized():
             return
-        own = {name: (tuple(layer.shape), _checksum(layer)) for name, layer in self.items()}
-        found: list[dict] = [{} for _ in range(torch.distributed.get_world_size(group))]
-        torch.distributed.all_gather_object(found, own, group)
-        for rank, layers in enumerate(found):
-            differing = [name for name in {**found[0], **layers} if layers.get(name) != found[0].get(name)]
-            if differing:
-                raise MaskError(
-                    f"the ranks' masks are not equal: {differing[0]!r} of rank {rank} differs from that of rank 0; "
-                    "take that of rank 0 everywhere, mask = mask.broadcast(), or make it from weights that are equal"
-                )
+        check_equal(self, group)
 
     def live_values(self, tensors: Mapping[str, Tensor], names: Iterable[str] | None = None) -> Tensor:
         """The values of `tensors` at the live weights, in layer and row-major order, as one vector.
@@ -233,19 +245,27 @@ class Mask(Mapping[str, Tensor]):
         Args:
             tensors: a tensor of each layer's shape, by name. All on one device.
             names: the layers to read; all of them unless given.
+
+        Raises: see `check_fits`, of the layers to read.
         """
-        return torch.cat(
-            [tensors[name][self[name].to(tensors[name].device)] for name in (self if names is None else names)]
-        )
+        layers = self if names is None else Mask({name: self[name] for name in names})
+        layers.check_fits(tensors)
+        return torch.cat([tensors[name][layer.to(tensors[name].device)] for name, layer in layers.items()])
 
     def keep(self, chosen: Tensor) -> "Mask":
         """The mask of the live weights for which `chosen` is True.
 
         Args:
             chosen: bool [live], in the order of `live_values`, on any device.
+
+        Raises:
+            MaskError: `chosen` is something else.
         """
-        layers = {}
-        for name, part in zip(self, chosen.split([int(layer.sum()) for layer in self.values()]), strict=True):
+        counts, layers = [int(layer.sum()) for layer in self.values()], {}
+        if not isinstance(chosen, Tensor) or chosen.dtype != torch.bool or chosen.shape != (sum(counts),):
+            found = f"{chosen.dtype} {tuple(chosen.shape)}" if isinstance(chosen, Tensor) else type(chosen).__name__
+            raise MaskError(f"chosen is {found}; expected torch.bool ({sum(counts)},), one for each live weight")
+        for name, part in zip(self, chosen.split(counts), strict=True):
             layers[name] = torch.zeros_like(self[name]).masked_scatter_(self[name], part.to(self[name].device))
         return Mask(layers)
 
@@ -302,10 +322,6 @@ class Mask(Mapping[str, Tensor]):
             raise MaskError(f"two masks over different layers cannot be combined: {odd!r} stands in only one of them")
         other.check_fits(self)
         return Mask({name: operation(self[name], other[name].to(self[name].device)) for name in self})
-
-
-def _checksum(layer: Tensor) -> str:
-    return hashlib.sha256(np.packbits(layer.cpu().numpy().reshape(-1)).data).hexdigest()
 
 
 def as_mask(mask: Mapping[str, Tensor]) -> Mask:

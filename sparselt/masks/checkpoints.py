@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from pickle import UnpicklingError
 from typing import NamedTuple
@@ -33,14 +34,16 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
       `mask_NAME` with ___ for each dot (training/checkpointing.py, pruning/pruned_model.py).
     - TurboPrune (nelaturuharsha/TurboPrune): a state dict with a buffer `mask` beside each `weight`
       (utils/mask_layers.py, utils/harness_utils.py).
-    - fasterai (nathanhubens/fasterai): a state dict, or fastai's "model", with a buffer `_mask` beside a `weight`, for
-      whole filters of fewer values, and `_init_weights`, `_init_biases`, which are left out
-      (fasterai/sparse/sparsifier.py).
+    - fasterai (nathanhubens/fasterai): a state dict, or fastai's "model", with a buffer `_mask` beside a `weight`, of
+      size 1 in dimensions that it prunes whole (filters, kernels), and `_init_weights`, `_init_biases`, which are left
+      out (fasterai/sparse/sparsifier.py).
     - `torch.nn.utils.prune`: `NAME_orig` and `NAME_mask`.
 
+    Warns of an entry called as a mask beside which no weight stands: it counts as a tensor of the network.
+
     Raises:
-        MaskError: the file does not load with `weights_only=True`, holds no tensors by name, or a mask in it is not of
-            zeros and ones or does not fit its weight.
+        MaskError: the file is a folder, does not load with `weights_only=True`, holds no tensors by name, or a mask in
+            it is not of zeros and ones or does not fit its weight.
     """
     state = _tensors(_loaded(path), path)
     masks, weights = _masks(state), {}
@@ -52,7 +55,13 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     layers = {name: state[found] for name, found in masks.items()}
     if not layers and all(not tensor.is_floating_point() for tensor in weights.values()):
         weights, layers = {}, weights
-    layers = {name: _checked(name, layer, weights.get(name), path) for name, layer in layers.items()}
+    layers = {
+        name: _checked(name, layer, weights.get(name), path, masks.get(name, "")) for name, layer in layers.items()
+    }
+    if alone := [name for name in weights if re.search(r"(^|\.)(_?mask|weight_mask)$", name)]:
+        warnings.warn(
+            f"{os.fspath(path)}: {alone[0]} is not read as a mask, because its weight is not in the file", stacklevel=2
+        )
     for name, layer in layers.items():
         if name in weights:
             weights[name] = weights[name].masked_fill(~layer, 0)
@@ -104,6 +113,10 @@ def _loaded(path: str | os.PathLike) -> object:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if os.path.isdir(path):
+        raise MaskError(
+            f"{os.fspath(path)} is a folder; expected a file: read_ticket reads those of open_lth and of Ticket.export"
+        )
     try:
         if os.fspath(path).endswith(".safetensors"):
             return load_file(path)
@@ -148,13 +161,17 @@ def _masks(state: Mapping[str, Tensor]) -> dict[str, str]:
     return found
 
 
-def _checked(name: str, layer: Tensor, weight: Tensor | None, path: str | os.PathLike) -> Tensor:
+def _checked(name: str, layer: Tensor, weight: Tensor | None, path: str | os.PathLike, entry: str) -> Tensor:
+    """The mask of a weight as bool, in its shape. entry: what the file calls it; empty in a file of a mask alone."""
     where = f"{os.fspath(path)}: the mask of {name}"
     if not ((layer == 0) | (layer == 1)).all():
         raise MaskError(f"{where} has values other than 0 and 1")
     if weight is None or weight.shape == layer.shape:
         return layer.bool()
-    try:
+    of_fasterai = re.search(r"(^|\.)_mask$", entry) and layer.dim() == weight.dim()
+    if of_fasterai and all(own in (1, side) for own, side in zip(layer.shape, weight.shape, strict=True)):
         return layer.bool().expand_as(weight)
-    except RuntimeError:
-        raise MaskError(f"{where} has shape {tuple(layer.shape)}, the weight {tuple(weight.shape)}") from None
+    raise MaskError(
+        f"{where} has shape {tuple(layer.shape)}, the weight {tuple(weight.shape)}; expected equal shapes, or, of "
+        "fasterai's _mask, size 1 where it holds for a whole dimension"
+    )

@@ -51,6 +51,8 @@ def read_mask_file(path: str | os.PathLike) -> dict[str, Tensor]:
     """The layers of a file, see `sparselt.Mask.load`."""
     from safetensors import SafetensorError, safe_open
 
+    if os.path.isdir(path):
+        raise MaskError(f"{os.fspath(path)} is a folder, not a mask file; {_ELSE}")
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 from sparselt.errors import MaskError, SettingError
 from sparselt.kernels.sparse_conv2d import Pattern, pattern_of, sparse_conv2d, sparse_linear
 from sparselt.kernels.tiles import enter, leave
-from sparselt.weights import check_weights, names_among
+from sparselt.weights import check_network, check_weights, names_among, split_over_ranks
 
 
 def sparsify_(model: nn.Module, mask: Mapping[str, Tensor], *, up_to: float = 0.15) -> dict[str, str]:
@@ -30,7 +30,7 @@ def sparsify_(model: nn.Module, mask: Mapping[str, Tensor], *, up_to: float = 0.
         The names of the weights under the mask whose layers stay dense, each with the reason.
 
     Raises:
-        MaskError: the mask is not the model's, or is not bool.
+        MaskError: the mask is not the model's, or is not bool; FSDP or tensor parallelism has split a weight.
         SettingError: a weight under the mask is computed from other tensors (a parametrization, torch.nn.utils.prune);
             the model is not a torch.nn.Module; `up_to` is not such a number.
     """
@@ -55,6 +55,8 @@ def sparsify_(model: nn.Module, mask: Mapping[str, Tensor], *, up_to: float = 0.
                 f"{name} is computed from other tensors (a parametrization, weight normalization, "
                 "torch.nn.utils.prune); remove that first"
             )
+        if split := split_over_ranks(place or name, names):
+            raise MaskError(split)
         _check(name, names.get(place), live)
         layers = owners.get(id(names[place]), [])
         density = float(live.float().mean()) if live.numel() else 1.0
@@ -80,7 +82,8 @@ def sparsify_(model: nn.Module, mask: Mapping[str, Tensor], *, up_to: float = 0.
 
 
 def densify_(model: nn.Module) -> None:
-    """Undoes `sparsify_`: all layers compute all their weights again."""
+    """Undoes `sparsify_`: all layers compute all their weights again. SettingError if `model` is no network."""
+    check_network(model)
     for layer in model.modules():
         _densify(layer)
 

@@ -24,7 +24,7 @@ from sparselt.kernels._optimizer.layout import (
     unpack_mask,
 )
 from sparselt.kernels._tensors import Siblings
-from sparselt.weights import names_among, pruned_by_torch
+from sparselt.weights import names_among, pruned_by_torch, split_over_ranks
 
 
 class Arena:
@@ -197,6 +197,8 @@ def fitted_mask(
         raise MaskError("a mask goes by parameter names, and these have none: pass model.named_parameters()")
     names, fitted = names_among(parameters, mask), {}
     for name, layer in mask.items():
+        if split := split_over_ranks(names.get(name, name), parameters):
+            raise MaskError(split)
         if name not in names:
             if f"{name}_orig" in parameters:
                 raise MaskError(pruned_by_torch(name))

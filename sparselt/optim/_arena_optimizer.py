@@ -26,6 +26,7 @@ class ArenaOptimizer(torch.optim.Optimizer):
     state_keys: tuple[str, ...] = ()
     counts_steps: ClassVar[bool] = False
     numbers: ClassVar[tuple[str, ...]] = ("lr",)
+    flags: ClassVar[tuple[str, ...]] = ()
 
     _mask: Mapping[str, Tensor] | None = None
     _live_state = False

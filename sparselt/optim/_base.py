@@ -14,7 +14,7 @@ from sparselt.kernels._optimizer.arguments import check_gradient
 from sparselt.kernels._order import same_order
 from sparselt.optim._arena import fitted_mask
 from sparselt.optim._copies import CopyingOptimizer
-from sparselt.optim._hyperparameters import check_numbers
+from sparselt.optim._hyperparameters import check_flags, check_numbers
 from sparselt.optim._networks import groups_of_networks, mask_of_networks
 
 
@@ -55,6 +55,7 @@ class MaskedOptimizer(CopyingOptimizer):
     counts_steps: whether `state_dict()` has "step" as well, the number of steps that a parameter has made.
     numbers: the options that are floats or tensors of one element. One on the GPU is read there, also in the replays
         of a CUDA graph.
+    flags: the options that are True or False.
 
     A subclass defines these methods; only `columns` is required:
     columns: a group's row of hyperparameters, as the kernel reads it.
@@ -73,7 +74,13 @@ class MaskedOptimizer(CopyingOptimizer):
             raise SettingError(
                 f"params is a {type(params).__name__}; expected its parameters: model.named_parameters()"
             )
+        if isinstance(params, Mapping):
+            raise SettingError(
+                f"params is a {type(params).__name__}; expected pairs of name and parameter: model.named_parameters()"
+            )
+        check_flags({"live_state": live_state}, ("live_state",))
         check_numbers(defaults, self.numbers)
+        check_flags(defaults, self.flags)
         self.check_group(defaults, defaults)
         self._live_state = live_state
         super().__init__(params, defaults)
@@ -266,6 +273,7 @@ class MaskedOptimizer(CopyingOptimizer):
         group = self.param_groups[-1]
         try:
             check_numbers(group, self.numbers)
+            check_flags(group, self.flags)
             self.check_group(group, given_keys)
             if self._built is not None:
                 self._build()

@@ -37,7 +37,12 @@ class Hyperparameters:
 
     def send(self, groups: list[dict]) -> None:
         """Brings `rows` up to date with the groups, which are only read."""
-        rows = [self._columns(group, _as_float) for group in groups]
+        try:
+            rows = [self._columns(group, _as_float) for group in groups]
+        except (TypeError, ValueError):
+            for group in groups:
+                check_numbers(group, self._numbers)  # names the option
+            raise
         if rows != self._sent:
             on_gpu = self.rows.is_cuda
             if on_gpu and torch.cuda.is_current_stream_capturing():
@@ -70,6 +75,13 @@ def check_numbers(group: dict, names: Sequence[str]) -> None:
             raise SettingError(f"{name} is a tensor of {group[name].numel()} elements: expected 1")
         if not isinstance(group[name], Tensor | Real):
             raise SettingError(f"{name} is {group[name]!r}: expected a number, or a tensor of one element")
+
+
+def check_flags(group: dict, names: Sequence[str]) -> None:
+    """Raises SettingError unless each of these options is True or False."""
+    for name in names:
+        if not isinstance(group[name], bool):
+            raise SettingError(f"{name} is {group[name]!r}: expected True or False")
 
 
 def check_not_negative(group: dict, *names: str) -> None:

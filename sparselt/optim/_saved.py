@@ -43,8 +43,13 @@ class SavedOptimizer(ArenaOptimizer):
 
         An optimizer without a mask takes the one in the state. An optimizer with a mask keeps its own, and warns if
         weights live in it that the saved one prunes. It warns, too, if a saved mask does not fit its parameters.
-        Raises a SettingError for the state of another optimizer, or of parameters of other shapes.
+        Raises a SettingError for what is no state dict, the state of another optimizer, or of parameters of other
+        shapes.
         """
+        for key in ("state", "param_groups"):
+            if not isinstance(state_dict, Mapping) or key not in state_dict:
+                found = f"has no {key!r}" if isinstance(state_dict, Mapping) else f"is a {type(state_dict).__name__}"
+                raise SettingError(f"the saved state {found}; expected what the state_dict() of an optimizer returns")
         for group in map(dict, state_dict["param_groups"]):
             self.complete_group(group)
             # Torch adds "differentiable" to the defaults of an optimizer that has loaded or copied a state.

@@ -27,6 +27,7 @@ class MaskedAdam(MaskedOptimizer):
     state_keys = ("exp_avg", "exp_avg_sq")
     counts_steps = True
     numbers = ("lr", "eps", "weight_decay")
+    flags = ("amsgrad", "maximize", "decoupled_weight_decay")
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class MaskedRMSprop(MaskedOptimizer):
     state_keys = ("square_avg",)
     counts_steps = True
     numbers = ("lr", "eps", "weight_decay", "momentum")
+    flags = ("centered", "maximize")
 
     def __init__(
         self,

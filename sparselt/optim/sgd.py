@@ -8,7 +8,7 @@ from torch import Tensor
 from sparselt.errors import SettingError
 from sparselt.kernels.masked_sgd import Columns, operation
 from sparselt.optim._base import MaskedOptimizer
-from sparselt.optim._hyperparameters import Number, check_not_negative
+from sparselt.optim._hyperparameters import Number, check_flags, check_not_negative
 
 
 class MaskedSGD(MaskedOptimizer):
@@ -30,6 +30,7 @@ class MaskedSGD(MaskedOptimizer):
     operation = operation
     state_keys = ("momentum_buffer",)
     numbers = ("lr", "momentum", "dampening", "weight_decay")
+    flags = ("nesterov", "maximize", "decoupled_weight_decay")
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class MaskedSGD(MaskedOptimizer):
             "maximize": maximize,
             "decoupled_weight_decay": decoupled_weight_decay,
         }
+        check_flags({"live_momentum": live_momentum}, ("live_momentum",))
         super().__init__(params, defaults, mask, live_momentum)
 
     @staticmethod

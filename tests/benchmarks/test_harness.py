@@ -199,6 +199,15 @@ def test_the_table_keeps_its_width(width):
         assert all(word in text for word in ("CUDA graph", "3.00×", "25%", "≥ 1.5× met", "2.00 s", "20–80%"))
 
 
+def test_more_than_the_floor_is_explained():
+    case = Case("masked_sgd", "8 ResNet-20s at once", size=1000)
+    assert not [line for line in notes(records(case)) if "caches" in line]
+    fast = [{**record, "floor_fraction": 2.07} for record in records(case)]
+    assert [
+        line for line in notes(fast) if line.startswith("Over 100% of the floor: part of the data stayed in caches")
+    ]
+
+
 def test_the_table_says_images_per_second():
     console = Console(width=WIDTH, record=True, file=io.StringIO())
     console.print(table(records(Case("data", "epoch", size=4_000, unit="images")), "a title"))

@@ -296,3 +296,8 @@ def test_a_layer_that_changed_since_and_inputs_that_do_not_fit_are_refused():
     linear.bfloat16()
     with pytest.raises(SettingError, match=r"has torch\.bfloat16 weights; a sparse layer computes with torch"):
         linear(torch.zeros(2, 6))
+
+
+def test_what_is_no_network_is_not_made_dense():
+    with pytest.raises(SettingError, match="model is a int; expected a network"):
+        densify_(3)
