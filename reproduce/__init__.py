@@ -112,18 +112,28 @@ def run(
     from rich.console import Console
 
     from sparselt.errors import SettingError, StoreError
-    from sparselt.experiments import known_experiments, option_types
+    from sparselt.experiments import Experiment, known_experiments, option_types
     from sparselt.experiments.planning import chosen
     from sparselt.experiments.run import run as run_setting
     from sparselt.experiments.setting import Setting
     from sparselt.experiments.where import Where
+    from sparselt.report.wording import count
     from sparselt.runs.folder import Run
 
     if isinstance(experiments, str):
         raise SettingError(f"experiments is {experiments!r}; expected several names, such as ({experiments!r},)")
     mine = dict(experiments) if isinstance(experiments, Mapping) else {}
+    for name, experiment in mine.items():
+        if not isinstance(experiment, Experiment):
+            raise SettingError(f"experiments[{name!r}] is {experiment!r}; expected Experiment(driver, paper)")
     known = {**known_experiments(), **mine}
     named = list(() if experiments is None else experiments)
+    for item in named:
+        if not isinstance(item, str) and not mine:
+            raise SettingError(
+                f"experiments holds {item!r:.80}; expected names, or a mapping from names to experiments of yours: "
+                "{'mine': EXPERIMENT}"
+            )
     if experiments is not None and not named:
         raise SettingError(
             f"experiments is empty; expected one or more of {', '.join(known)}, or main; leave it out to run all that "
@@ -151,7 +161,7 @@ def run(
     )
     outcome = run_setting(wanted, usual, *chosen(named, known, wanted), where, console or Console())
     if outcome.failed or outcome.folder is None:
-        raise StoreError(f"{len(outcome.failed)} stages failed: {'; '.join(outcome.failed)}")
+        raise StoreError(f"{count(len(outcome.failed), 'stage')} failed: {'; '.join(outcome.failed)}")
     return Run(outcome.folder)
 
 

@@ -81,7 +81,9 @@ def reference_to(thing: object, what: str = "this") -> str:
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", "")
     reference = f"{module}:{name}"
     if module in (None, "__main__") or "<" in name or resolve(reference) is not thing:
-        raise SettingError(f"{thing!r} cannot be imported by its name; define it at the top of a module of its own")
+        raise SettingError(
+            f"{name or thing!r} of {module} cannot be imported by its name; define it at the top of a module of its own"
+        )
     return reference
 
 
@@ -161,6 +163,14 @@ def check_free(group: Group, name: str) -> None:
             f"an installed package announces {reference} as {name!r} in {group}, but sparselt has {name!r} itself; "
             "announce it by another name"
         )
+
+
+def package_of(group: Group, name: str) -> str:
+    """The installed package that announces an entry point, for messages."""
+    from importlib import metadata
+
+    packages = [point.dist.name for point in metadata.entry_points(group=group, name=name) if point.dist]
+    return f"the installed package {packages[0]}" if packages else "an installed package"
 
 
 @functools.cache

@@ -41,7 +41,8 @@ def known_experiments() -> dict[str, Experiment]:
         try:
             experiment = own.resolve(reference)
         except SettingError as error:
-            raise SettingError(f"an installed package announces experiment {name}: {error}") from error
+            package = own.package_of("sparselt.experiments", name)
+            raise SettingError(f"{package} announces experiment {name}: {error}") from error
         if not isinstance(experiment, Experiment):
             raise SettingError(
                 f"entry point {name} = {reference} is {experiment!r}; expected Experiment(driver, paper)"

@@ -28,17 +28,20 @@ def print_plan(
     console: Console,
     setting: Setting,
     plan: Plan,
+    missing: Sequence[Stage],
     store: Store,
     measurements: Sequence[Measurement],
     left_out: Mapping[str, str],
 ) -> None:
-    """Prints stages, how many the store has, units to do, what sharing saves, and why experiments are left out."""
+    """Prints stages, how many the store has, units to do, what sharing saves, and why experiments are left out.
+
+    missing: the stages that the store lacks, as `plan.missing` found them.
+    """
     table = Table(title=f"{setting.title} ({setting.name}, scale {setting.scale})", title_justify="left")
     table.add_column("stage")
     for name in ("stages", "in store", "to do"):
         table.add_column(name, justify="right")
     table.add_column("units to do", justify="right")
-    missing = plan.missing(store)
     for total in plan.totals(missing):
         to_do = total.stages - total.found
         units = in_unit(total.work, total.unit) if to_do else "–"
@@ -75,7 +78,8 @@ def print_plan(
     for what, stages in edited(store, missing).items():
         number = count(stages, "stage")
         console.print(
-            f"Made anew, because the file of {what} was edited since: {number}, and what takes their files.",
+            f"Made anew, because the file of {what} was edited since: {number}, and what takes their files. Results "
+            "and report replace those of before the edit; another --out keeps both.",
             highlight=False,
             markup=False,
         )

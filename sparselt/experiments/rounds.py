@@ -103,9 +103,11 @@ def run_rounds(
         more = sum(isinstance(stage, Train) for stage in fresh) if entries else None
         for entry in execute(plan, store, pool, watcher.begin(plan, measurements, missing, more, bool(fresh))):
             entries.setdefault(entry.stage, entry)
-        if not all(stage.runs_in_every_plan for stage in fresh):  # else the experiments would yield the same again
-            found.forget()
-            measurements = measured(experiments, lab)
+        if all(stage.runs_in_every_plan for stage in fresh):  # the experiments would yield the same again
+            found.check(plan, {entry.stage for entry in entries.values() if entry.status in ("failed", "skipped")})
+            return measurements, list(entries.values())
+        found.forget()
+        measurements = measured(experiments, lab)
 
 
 def measured(experiments: Mapping[str, Experiment], lab: Lab) -> list[Measurement]:

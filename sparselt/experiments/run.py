@@ -33,6 +33,7 @@ from sparselt.runs.ledger import Entry
 from sparselt.runs.loggers import check_installed
 from sparselt.runs.pool import Pool
 from sparselt.stages.identity import to_json
+from sparselt.stages.stage import Stage
 from sparselt.stages.train import Train
 from sparselt.stopping import directing
 
@@ -77,16 +78,17 @@ def run(
     planned = plan_run(setting, experiments, where, data, writable=not dry_run)
     with contextlib.ExitStack() as presence:  # until nothing in the store is needed any more
         with directing(pool.signal), pool:
-            print_plan(console, setting, planned.plan, planned.store, planned.measurements, left_out)
-            _print_notes(planned, named_threads, where, console)
+            missing = planned.plan.missing(planned.store)
+            print_plan(console, setting, planned.plan, missing, planned.store, planned.measurements, left_out)
+            _print_notes(planned, missing, named_threads, where, console)
             if where.gpus is not None and where.images_per_second is not None:  # a dry run, see `check_simulation`
-                _print_simulation(planned, where.gpus, where.images_per_second, console)
+                _print_simulation(planned, missing, where.gpus, where.images_per_second, console)
                 speed = Speed({}, "")
             else:
-                speed = _estimated(planned, pool, where, console)
+                speed = _estimated(planned, missing, pool, where, console)
             if dry_run:
                 if where.json:
-                    _print_json_plan(planned, pool, speed)
+                    _print_json_plan(planned, missing, pool, speed)
                 print_places(console, where.out, planned.name, show_protocol)
                 return Outcome(None)
             presence.enter_context(planned.store.present(planned.name))
@@ -94,7 +96,7 @@ def run(
         return conclude(planned, measurements, entries, usual, sections, where, console)
 
 
-def _print_notes(planned: PlannedRun, named_threads: int, where: Where, console: Console) -> None:
+def _print_notes(planned: PlannedRun, missing: list[Stage], named_threads: int, where: Where, console: Console) -> None:
     """What of this machine and plan a user should know. named_threads: those of the setting as it was given."""
     setting, plan = planned.setting, planned.plan
     if setting.threads != named_threads and where.threads is None:
@@ -104,7 +106,7 @@ def _print_notes(planned: PlannedRun, named_threads: int, where: Where, console:
             highlight=False,
         )
     slow = where.device == "cpu" and setting.precision == "bfloat16" and cpu_has_bfloat16() is False
-    if slow and plan.missing(planned.store):
+    if slow and missing:
         console.print(
             "This CPU has no bfloat16 instructions and emulates them slowly; --set precision=float32 is "
             "faster, and is another protocol.",
@@ -113,24 +115,24 @@ def _print_notes(planned: PlannedRun, named_threads: int, where: Where, console:
         )
 
 
-def _print_json_plan(planned: PlannedRun, pool: Pool, speed: Speed) -> None:
+def _print_json_plan(planned: PlannedRun, missing: list[Stage], pool: Pool, speed: Speed) -> None:
     """The plan of a dry run for scripts, with the estimate if one was made."""
-    missing = planned.plan.missing(planned.store)
     seconds = None if missing and not speed.basis else speed.total(missing, planned.plan, pool.count)
     JsonLines().log(plan_event(planned.plan, missing) | {"seconds": seconds, "run": planned.name})
 
 
-def _print_simulation(planned: PlannedRun, gpus: int, images_per_second: float, console: Console) -> None:
+def _print_simulation(
+    planned: PlannedRun, missing: list[Stage], gpus: int, images_per_second: float, console: Console
+) -> None:
     """The plan on up to so many GPUs, for a dry run."""
     setting, plan = planned.setting, planned.plan
     assumed = assumed_speed(plan, setting.batch_size, setting.evaluated_count, images_per_second)
-    print_schedules(console, plan, plan.missing(planned.store), assumed, gpus, images_per_second)
+    print_schedules(console, plan, missing, assumed, gpus, images_per_second)
 
 
-def _estimated(planned: PlannedRun, pool: Pool, where: Where, console: Console) -> Speed:
+def _estimated(planned: PlannedRun, missing: list[Stage], pool: Pool, where: Where, console: Console) -> Speed:
     """The speed of what is missing, measured over a few steps and printed. A GPU that is too small is refused."""
     setting, plan, store = planned.setting, planned.plan, planned.store
-    missing = plan.missing(store)
     if where.device == "cuda" and any(isinstance(stage, Train) for stage in missing):
         check_gpu(setting, missing, pool)
     if not any(stage.cost_depends_on for stage in missing):

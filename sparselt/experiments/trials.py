@@ -1,6 +1,8 @@
 """What the user brings is tried on a few images before anything trains, so that a mistake is named at once."""
 
+import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sparselt.errors import CriterionError
@@ -22,7 +24,7 @@ def check_criterion(
     """
     import torch
 
-    from sparselt.criteria import CRITERIA, find_criterion
+    from sparselt.criteria import CRITERIA, MaskedNetwork, find_criterion
     from sparselt.masks import Mask
     from sparselt.models import build_model
     from sparselt.pruning import prune
@@ -38,13 +40,25 @@ def check_criterion(
     batches = [(images, labels)] if found.needs_batches else None
     initial = {name: torch.zeros_like(tensor) for name, tensor in before.items()} if found.needs == "initial" else None
     loss = functools.partial(training_loss, techniques=techniques)
-    masks = []
+    given: list[dict[str, torch.Tensor]] = []
+
+    @functools.wraps(found.scores)
+    def noted(scored: MaskedNetwork) -> Mapping[str, torch.Tensor]:
+        scores = found.scores(scored)
+        given.append(dict(scores) if isinstance(scores, Mapping) else {})
+        return scores
+
+    noted.__name__ = found.name
+    tried = dataclasses.replace(found, scores=noted)
     for _ in range(2):
-        masks.append(prune(network, Mask.ones_like(network), 0.5, found, batches=batches, loss=loss, initial=initial))
+        prune(network, Mask.ones_like(network), 0.5, tried, batches=batches, loss=loss, initial=initial)
         for name, tensor in network.state_dict().items():
             if not torch.equal(tensor, before[name]):
                 raise CriterionError(f"{criterion} changes {name!r} of the network; expected it to work on a copy()")
-    if masks[0] != masks[1]:
+    half = len(given) // 2
+    for first, second in zip(given[:half], given[half:], strict=True):
+        if all(torch.equal(scores, second[name]) for name, scores in first.items()):
+            continue
         raise CriterionError(
             f"{criterion} scores one network in two ways; expected all random numbers from torch's generator"
         )

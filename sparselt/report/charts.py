@@ -31,7 +31,7 @@ def packed_plotly() -> str:
     """plotly.js of the installed package `plotly`, compressed (zlib), in base64."""
     from plotly.offline import get_plotlyjs
 
-    return base64.b64encode(zlib.compress(get_plotlyjs().encode(), 9)).decode()
+    return base64.b64encode(zlib.compress(get_plotlyjs().encode(), 5)).decode()
 
 
 def chart_json(drawing: Drawing) -> str:

@@ -47,7 +47,7 @@ def test_what_a_shorter_schedule_leaves_out_is_named_and_kept_where_it_is_checke
     }
     assert short.checked().left_out == short.left_out
     console = Console(file=io.StringIO(), width=400)
-    print_plan(console, short, Plan([]), Store(Path("none"), writable=False), [], {})
+    print_plan(console, short, Plan([]), [], Store(Path("none"), writable=False), [], {})
     assert "Past the last level (4) or step (150), and left out: control_levels 8, 12; inst" in console.file.getvalue()
 
 

@@ -82,6 +82,10 @@ def changes(network):
 def unseeded(network):
     return {name: torch.from_numpy(numpy.random.default_rng().random(w.shape)) for name, w in network.weights.items()}
 
+def one_factor(network):
+    factor = numpy.random.default_rng().random()
+    return {name: torch.full_like(w, factor) for name, w in network.weights.items()}
+
 def by_noise(network):
     return {name: (network.weights[name] * next(network.samples())[0].std()).abs() for name in network.mask}
 
@@ -215,6 +219,7 @@ def test_a_model_is_tried(name, words):
         ),
         ("changes", "own_bad:changes changes 'conv.weight' of the network; expected it to work on a copy()"),
         ("unseeded", "own_bad:unseeded scores one network in two ways"),
+        ("one_factor", "own_bad:one_factor scores one network in two ways"),
         ("needs_weights", "this criterion needs data and got none"),
         ("a_number", "pruning criterion is a int; expected one of"),
         ("absent", "own_bad defines no 'absent'"),
@@ -502,3 +507,17 @@ def test_an_experiment_announced_by_a_name_of_ours_is_refused(tmp_path, capsys, 
     assert "as 'imp' in sparselt.experiments, but sparselt has 'imp' itself" in " ".join(
         capsys.readouterr().err.split()
     )
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "my stripes", ""])
+def test_a_settings_name_stays_in_the_output_folder(name, tmp_path):
+    setting = dataclasses.replace(load_setting("digits_resnet8", "smoke"), name=name)
+    assert f"the setting's name is {name!r}; expected letters" in refused(setting, ["imp"], out=tmp_path / "out" / "in")
+    assert not (tmp_path / "out").exists()
+
+
+def test_experiments_of_the_users_own_stand_in_a_mapping(things):
+    alone = list(mine(things.driver).values())
+    assert "expected names, or a mapping from names" in refused("digits_resnet8", alone, scale="smoke")
+    message = refused("digits_resnet8", {"mine": things.driver}, scale="smoke", peak_rates=(1.0,))
+    assert "experiments['mine'] is <function driver" in message and "expected Experiment(driver, paper)" in message

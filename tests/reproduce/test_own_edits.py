@@ -125,8 +125,10 @@ def test_a_plan_says_which_edited_file_made_stages_new(file, tmp_path):
     assert edited(store, after) == {model: 3, criterion: 1}
     assert edited(store, [type(count)(weights=before[0].final)]) == {"stage Count": 1}
     console = Console(file=io.StringIO(), width=200)
-    print_plan(console, setting, Plan(after), store, [], {})
-    assert f"because the file of {model} was edited since: 3 stages, and what takes" in console.file.getvalue()
+    print_plan(console, setting, Plan(after), after, store, [], {})
+    said = " ".join(console.file.getvalue().split())
+    assert f"because the file of {model} was edited since: 3 stages, and what takes" in said
+    assert "report replace those of before the edit" in said
 
 
 def test_of_several_versions_in_the_store_the_nearest_tells_what_was_edited(file, tmp_path):

@@ -117,7 +117,7 @@ class Source:
 
     def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [N, C, H, W] and labels [N], whole numbers from 0, of "train" or "test"."""
-        raise NotImplementedError
+        raise NotImplementedError("the source defines no arrays(split), which returns images and labels")
 
     def samples(self, split: str) -> Samples:
         """The samples of "train" or "test", in the order in which they are written."""
