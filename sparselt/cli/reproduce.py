@@ -102,10 +102,8 @@ class Reproduce:
             with ending_with_its_code():
                 return self._reproduce(command)
         except KeyboardInterrupt as stopped:
-            print(
-                f"\nstopped; what had been done is kept, and this command goes on from there:\n{command}",
-                file=sys.stderr,
-            )
+            kept = f"; what had been done is kept, and this command goes on from there:\n{command}"
+            print(f"\nstopped{'' if self.dry_run or self.protocol else kept}", file=sys.stderr)
             return STOPPED if isinstance(stopped, Terminated) else 130
 
     def _reproduce(self, command: str) -> int:
