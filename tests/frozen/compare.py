@@ -23,7 +23,7 @@ from pathlib import Path
 
 FROZEN = Path(__file__).with_name("results.json")
 PER_CALL = ("versions", "command", "device")
-SINCE = ("rules", "explored_seeds")
+SINCE = ("rules", "explored_seeds", "given")
 VALUES_SINCE = ("perturbation_steps", "retraining_chains", "retraining_levels", "retraining_replicates")
 CHANGES = {
     "protocol": "options of an experiment stand in the order of the experiments, sources say more, and there are "
@@ -32,6 +32,7 @@ CHANGES = {
     "was frozen anew, digits_resnet8 mini with all experiments differs in these rows until it is",
     "rules": "the record names the rules that judge the run: left out, 0.1.0 named none",
     "explored_seeds": "the record names the seeds that were explored: left out, 0.1.0 named none",
+    "given": "the record names the values that the user gave: left out, 0.1.0 named none",
 }
 """What was changed on purpose, and how it is compared instead."""
 
