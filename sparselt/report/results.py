@@ -6,8 +6,9 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,18 @@ class Row:
     @property
     def key(self) -> tuple:
         """Everything but the value: what one file may hold only once."""
-        return tuple(getattr(self, name) for name in COLUMNS if name not in ("value", "density"))
+        return _key(self)
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
 """The columns of results.csv, in order."""
 
+_key: Callable[[Row], tuple] = attrgetter(*(name for name in COLUMNS if name not in ("value", "density")))
+_cells: Callable[[Row], tuple] = attrgetter(*COLUMNS)
 _OPTIONAL = ("rewind_step", "to_level", "position", "position_2")
 _WHOLE = ("replicate", "rewind_step", "level", "to_level")
 _REAL = ("density", "value", "position", "position_2")
+_NUMBERS: dict[str, type[float] | type[int]] = dict.fromkeys(_WHOLE, int) | dict.fromkeys(_REAL, float)
 _FRACTIONS = ("test_error", "train_error", "path_error", "max_error", "barrier")
 _ON_A_PATH = ("path_error", "path_loss")  # whose position is a share of the way
 _FIRST = {name: place for place, name in enumerate(("imp", "connectivity", "dense", "random", "reinit"))}
@@ -107,7 +111,7 @@ def write_results(folder: str | Path, rows: Iterable[Mapping], record: Mapping) 
             raise StoreError(f"row {index}: {row.metric} of {row.key} occurs a second time; expected each once.")
     if not measured:
         raise StoreError("There is no row to write; expected at least one measurement.")
-    values = [{name: getattr(row, name) for name in COLUMNS} for row in sorted(measured.values(), key=_order)]
+    values = [dict(zip(COLUMNS, _cells(row), strict=True)) for row in sorted(measured.values(), key=_order)]
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")  # which writes None as an empty cell, and a float by its repr
     writer.writerows([COLUMNS, *(line.values() for line in values)])
@@ -153,8 +157,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def _parse(cells: Mapping, place: str) -> Row:
     """A row from cells of results.csv (strings) or from values (numbers, None)."""
-    unknown = set(cells) - set(COLUMNS)
-    if unknown:
+    if unknown := cells.keys() - Row.__dataclass_fields__.keys():
         raise StoreError(f"{place}: unknown column {min(unknown)!r}; expected {', '.join(COLUMNS)}.")
     row = Row(**{name: _value(name, cells.get(name), place) for name in COLUMNS})
     if not 0 < row.density <= 1:
@@ -176,9 +179,9 @@ def _value(name: str, cell: Any, place: str) -> Any:
         if name in _OPTIONAL:
             return None
         raise StoreError(f"{place}: {name} is empty; expected a value.")
-    if name not in _WHOLE + _REAL:
+    kind = _NUMBERS.get(name)
+    if kind is None:
         return str(cell)
-    kind: type[float] | type[int] = float if name in _REAL else int
     try:
         number = kind(cell)
     except (TypeError, ValueError, OverflowError):

@@ -3,7 +3,7 @@
 import csv
 import statistics
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -73,7 +73,7 @@ def write_ledger(entries: Iterable[Entry], path: Path) -> None:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for entry in entries:
-            row = asdict(entry) | {"seconds": f"{entry.seconds:.3f}"}
+            row = vars(entry) | {"seconds": f"{entry.seconds:.3f}"}
             if entry.dense_seconds is not None:
                 row["dense_seconds"] = f"{entry.dense_seconds:.3f}"
             writer.writerow(row)

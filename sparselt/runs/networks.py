@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from sparselt.errors import StoreError
@@ -36,7 +36,7 @@ def write_networks(rows: Iterable[NetworkRow], folder: Path) -> None:
     with replacing(folder / _FILE) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        writer.writerows(map(vars, rows))
 
 
 def read_networks(folder: Path) -> list[NetworkRow]:
