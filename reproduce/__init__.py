@@ -112,8 +112,8 @@ def run(
     from rich.console import Console
 
     from sparselt.errors import SettingError, StoreError
-    from sparselt.experiments import Experiment, known_experiments, option_types
-    from sparselt.experiments.planning import chosen
+    from sparselt.experiments import known_experiments, option_types
+    from sparselt.experiments.planning import check_experiments, chosen
     from sparselt.experiments.run import run as run_setting
     from sparselt.experiments.setting import Setting
     from sparselt.experiments.where import Where
@@ -123,9 +123,7 @@ def run(
     if isinstance(experiments, str):
         raise SettingError(f"experiments is {experiments!r}; expected several names, such as ({experiments!r},)")
     mine = dict(experiments) if isinstance(experiments, Mapping) else {}
-    for name, experiment in mine.items():
-        if not isinstance(experiment, Experiment):
-            raise SettingError(f"experiments[{name!r}] is {experiment!r}; expected Experiment(driver, paper)")
+    check_experiments(mine)
     known = {**known_experiments(), **mine}
     named = list(() if experiments is None else experiments)
     for item in named:

@@ -54,6 +54,8 @@ def test_the_package_runs_as_the_command(here):
         ("sparselt reproduce digits_resnet8 --set lev", ["level_0=", "levels="]),
         ("sparselt reproduce digits_resnet8 --scale smoke --dry", ["--dry-run"]),
         ("sparselt runs gc --s", ["--stopped"]),
+        ("sparselt reproduce digits_resnet8 --device ", ["cpu", "cuda"]),
+        ("sparselt reproduce digits_resnet8 --log t", ["tensorboard"]),
         ("sparselt nothing ", []),
         ("sparselt reproduce 'open", []),
     ],

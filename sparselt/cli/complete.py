@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
+from typing import get_args
 
 
 def print_completions(commands: Mapping[str, tuple[str, str, str]]) -> int:
@@ -36,23 +37,27 @@ def _following(words: list[str], commands: Mapping[str, tuple[str, str, str]]) -
     option = next((word for word in reversed(given) if word.startswith("--")), "")
     command = getattr(import_module(commands[name][0]), commands[name][1])
     fields = dataclasses.fields(command) if isinstance(command, type) else ()
-    options = [f"--{field.name.replace('_', '-')}" for field in fields]
-    values = list(_values(option, given)) if name == "reproduce" else []
+    options = {f"--{field.name.replace('_', '-')}": field.type for field in fields}
+    values = list(_choices(options.get(option)))
+    if name == "reproduce":
+        values += _names(option, given)
     return values if values and given[-1:] == [option] else [*values, *options]
 
 
-def _values(option: str, given: list[str]) -> Iterator[str]:
+def _choices(kind: object) -> Iterator[str]:
+    """The texts that a type allows, such as Literal["cpu", "cuda"]; none if it allows any."""
+    for part in get_args(kind):
+        yield from (part,) if isinstance(part, str) else _choices(part)
+
+
+def _names(option: str, given: list[str]) -> Iterator[str]:
     """The names that may follow an option of `sparselt reproduce`, the last one given."""
     from sparselt.reproduce import SCALES, SETTINGS, load_setting
 
-    choices = {
-        "--scale": SCALES,
-        "--device": ("cpu", "cuda"),
-        "--executor": ("local", "ray"),
-        "--log": ("tensorboard", "wandb"),
-    }
     if not given:
         yield from SETTINGS
+    elif option == "--scale":
+        yield from SCALES
     elif option == "--experiments":
         from sparselt.experiments import known_experiments
 
@@ -60,5 +65,3 @@ def _values(option: str, given: list[str]) -> Iterator[str]:
     elif option == "--set":
         setting = next((word for word in given if word in SETTINGS), "digits_resnet8")
         yield from (f"{name}=" for name in load_setting(setting).values())
-    else:
-        yield from choices.get(option, ())

@@ -122,8 +122,8 @@ class Reproduce:
             setting = setting.changed(**setting.main_values)
         _check_no_setting(self.set)
         values = {name: value for name in ("replicates", "seed", "ranks") if (value := getattr(self, name)) is not None}
-        own = dataclasses.replace(setting, **values)
-        setting = own.with_values(self.set).noting_given(own).checked()
+        before = dataclasses.replace(setting, **values)
+        setting = before.with_values(self.set).noting_given(before).checked()
         told = any(assignment.startswith("threads=") for assignment in self.set)
         for name in ("replicates", "seed", "ranks", "threads"):
             if getattr(self, name) is not None and any(text.startswith(f"{name}=") for text in self.set):
@@ -225,10 +225,11 @@ def _list_json() -> int:
     from sparselt.experiments import known_experiments
     from sparselt.experiments.events import JsonLines
 
+    lines = JsonLines()
     for name in SETTINGS:
         for scale in SCALES:
             setting = load_setting(name, scale)
-            JsonLines().log(
+            lines.log(
                 {
                     "event": "setting",
                     "setting": name,
@@ -242,9 +243,7 @@ def _list_json() -> int:
                 }
             )
     for name, reference in own.entry_points("sparselt.settings").items():
-        JsonLines().log({"event": "setting", "setting": name, "reference": reference})
+        lines.log({"event": "setting", "setting": name, "reference": reference})
     for name, experiment in known_experiments().items():
-        JsonLines().log(
-            {"event": "experiment", "experiment": name, "measures": experiment.title, "paper": experiment.paper}
-        )
+        lines.log({"event": "experiment", "experiment": name, "measures": experiment.title, "paper": experiment.paper})
     return 0

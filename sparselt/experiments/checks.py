@@ -18,13 +18,14 @@ from sparselt.training.recipe import TECHNIQUES, training_side
 if TYPE_CHECKING:
     from sparselt.experiments.setting import Setting
 
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
+NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""Of a setting, a scale, an experiment: folders and files are called by them."""
 
 
 def check_values(setting: "Setting") -> None:
     """Raises a SettingError for a value that cannot be run. Options of experiments check themselves."""
-    for what in ("name", "scale"):  # the run's folder is called by them
-        if not _NAME.fullmatch(str(getattr(setting, what))):
+    for what in ("name", "scale"):
+        if not NAME.fullmatch(str(getattr(setting, what))):
             raise SettingError(f"the setting's {what} is {getattr(setting, what)!r}; expected letters, digits, _ and -")
     check_fraction(setting.fraction)
     for name, (found, _, rule) in setting.values().items():

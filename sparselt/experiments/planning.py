@@ -1,11 +1,11 @@
 """The plan of a run: which experiments, which stages, and the name of its folder."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sparselt.errors import SettingError
+from sparselt.experiments.checks import NAME
 from sparselt.experiments.experiment import Experiment
 from sparselt.experiments.lab import Lab
 from sparselt.experiments.measurement import Measurement
@@ -31,7 +31,6 @@ _NO_VALUES = {
     "left_out",
     "given",
 }
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,15 @@ def plan_run(
     return PlannedRun(name, setting, experiments, store, found, lab, measurements, plan)
 
 
+def check_experiments(experiments: Mapping[str, Experiment]) -> None:
+    """Raises a SettingError for what is no Experiment, or is called by what is no name."""
+    for name, experiment in experiments.items():
+        if not isinstance(experiment, Experiment):
+            raise SettingError(f"EXPERIMENTS[{name!r}] is {experiment!r}; expected Experiment(driver, paper)")
+        if not (isinstance(name, str) and NAME.fullmatch(name)) or name == "main":
+            raise SettingError(f"an experiment is called {name!r}; expected letters, digits, _ and -, and not main")
+
+
 def chosen(
     names: Sequence[str], known: Mapping[str, Experiment], setting: Setting
 ) -> tuple[dict[str, Experiment], dict[str, str]]:
@@ -90,11 +98,7 @@ def chosen(
     Raises:
         SettingError: an unknown name, or an experiment that the setting cannot run.
     """
-    for name, experiment in known.items():
-        if not isinstance(experiment, Experiment):
-            raise SettingError(f"EXPERIMENTS[{name!r}] is {experiment!r}; expected Experiment(driver, paper)")
-        if not (isinstance(name, str) and _NAME.fullmatch(name)) or name == "main":
-            raise SettingError(f"an experiment is called {name!r}; expected letters, digits, _ and -, and not main")
+    check_experiments(known)
     reasons = {name: reason for name, e in known.items() if (reason := e.reason_against(setting))}
     if not names:
         return {name: e for name, e in known.items() if name not in reasons}, reasons

@@ -33,6 +33,11 @@ class Finder:
         self._asked[result.stage.key, result.name] = result, answered
         return self._store.read(result) if answered else None
 
+    @property
+    def all_answered(self) -> bool:
+        """Whether no question met a stage that had not run yet."""
+        return all(answered for _, answered in self._asked.values())
+
     def forget(self) -> None:
         """Forgets all questions. Call it before a new round."""
         self._asked.clear()
@@ -103,7 +108,9 @@ def run_rounds(
         more = sum(isinstance(stage, Train) for stage in fresh) if entries else None
         for entry in execute(plan, store, pool, watcher.begin(plan, measurements, missing, more, bool(fresh))):
             entries.setdefault(entry.stage, entry)
-        if all(stage.runs_in_every_plan for stage in fresh):  # the experiments would yield the same again
+        # If nothing new was made, the experiments would yield the same again. But another run may have made meanwhile
+        # what an unanswered question was about.
+        if found.all_answered and all(stage.runs_in_every_plan for stage in fresh):
             found.check(plan, {entry.stage for entry in entries.values() if entry.status in ("failed", "skipped")})
             return measurements, list(entries.values())
         found.forget()

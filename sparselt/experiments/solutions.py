@@ -21,7 +21,7 @@ def ticket_errors(lab: Lab, experiment: str, replicate: int) -> Iterator[Measure
 
 
 def all_errors(lab: Lab, experiment: str) -> Iterator[Measurement]:
-    """Both, for experiments whose report compares their measurements with test errors and ε."""
+    """The dense networks and the tickets, for experiments whose report needs their test errors and ε."""
     yield from dense_errors(lab, experiment)
     for replicate in range(lab.setting.replicates):
         yield from ticket_errors(lab, experiment, replicate)

@@ -166,3 +166,23 @@ def test_each_round_says_what_it_needs_before_it_runs(bench, monkeypatch):
     first = rounds.measured(experiments, lab)
     rounds.run_rounds(experiments, lab, found, first, bench.store, None, display, planned)
     assert len(told) > 1 and told[0] < told[-1]
+
+
+def test_what_another_run_made_since_the_planning_is_asked_for_again(bench):
+    experiments, found = {"adaptive": ADAPTIVE}, rounds.Finder(bench.store)
+    lab = Lab(bench.setting(grids=GRIDS, replicates=1, seed=2), read_if_made=found)
+    planned = rounds.measured(experiments, lab)
+    bench.run(*rounds.plan_of(planned).stages)
+    told = []
+
+    def execute(plan, store, pool, watcher):
+        bench.run(*plan.stages)
+        return [_found(stage, store) for stage in plan.stages]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounds, "execute", execute)
+        display = SimpleNamespace(begin=lambda *arguments: None)
+        measurements, _ = rounds.run_rounds(
+            experiments, lab, found, planned, bench.store, None, display, lambda plan: told.append(len(plan.stages))
+        )
+    assert len(measurements) > len(planned) and told[0] < told[-1]

@@ -520,4 +520,4 @@ def test_experiments_of_the_users_own_stand_in_a_mapping(things):
     alone = list(mine(things.driver).values())
     assert "expected names, or a mapping from names" in refused("digits_resnet8", alone, scale="smoke")
     message = refused("digits_resnet8", {"mine": things.driver}, scale="smoke", peak_rates=(1.0,))
-    assert "experiments['mine'] is <function driver" in message and "expected Experiment(driver, paper)" in message
+    assert "EXPERIMENTS['mine'] is <function driver" in message and "expected Experiment(driver, paper)" in message

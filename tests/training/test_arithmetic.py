@@ -32,7 +32,7 @@ torch.set_num_threads(1)
 if sys.argv[1] == "keep":
     keep_memory()
 def step(number):
-    # Each a little larger than before: left alone, glibc asks the system for tensors larger than any it was given back.
+    # Larger in every step: by default glibc takes memory for a tensor larger than all before from the system.
     for tensor in [torch.ones((1 << 20) + 1024 * number) for _ in range(8)]:
         tensor += 1
 for number in range(3):
