@@ -33,6 +33,19 @@ class OnError(TypedDict, total=False):
     advice: str
 
 
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder; none if it is gone. Another process may remove it at any moment, also within a glob."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def holds_progress(folder: Path) -> bool:
+    """Whether progress of an unfinished stage stands in a folder."""
+    return any(name.startswith(PROGRESS) for name in names_in(folder))
+
+
 def is_progress(name: str) -> bool:
     """Whether an unfinished stage's file of this name is its progress, damaged or not."""
     return name.startswith((PROGRESS, DAMAGED + PROGRESS))

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from sparselt.errors import DataError, StoreError
-from sparselt.files import move_folder, replacing, write_bytes, write_json, write_text
+from sparselt.files import holds_progress, move_folder, names_in, replacing, write_bytes, write_json, write_text
 
 
 def names(folder):
@@ -90,3 +90,10 @@ def test_a_file_where_the_folder_belongs_gives_way(tmp_path):
     (tmp_path / "kind").write_text("in the way")
     move_folder(filled(tmp_path / "made", a="1"), tmp_path / "kind" / "key")
     assert (tmp_path / "kind" / "key" / "a").read_text() == "1"
+
+
+def test_a_folder_that_another_process_has_removed_is_empty(tmp_path):
+    (tmp_path / "progress-1").touch()
+    assert names_in(tmp_path) == ["progress-1"] and holds_progress(tmp_path)
+    for gone in (tmp_path / "gone", tmp_path / "progress-1"):
+        assert names_in(gone) == [] and not holds_progress(gone)

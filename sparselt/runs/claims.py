@@ -28,7 +28,7 @@ from functools import cache
 from pathlib import Path
 
 from sparselt.errors import SettingError
-from sparselt.files import NO_ROOM, read_object
+from sparselt.files import NO_ROOM, names_in, read_object
 
 PATIENCE = 120.0
 """Seconds. Network file systems may show a change as late as 60 s after it was made."""
@@ -129,14 +129,14 @@ class Claims:
         for _ in range(3):  # what was found can change before the rename
             if self.taken(name):
                 return None
-            work = _work_in(place)
+            work = work_in(place)
             if _made(place, token) if work is None else _taken_over(place, work, token):
                 return Claim(place / f"{_WORK}{token}", self._patience / _BEATS)
         return None
 
     def taken(self, name: str) -> bool:
         """Whether another process works on `name`. A holder that is gone loses its claim here."""
-        work = _work_in(self._folder / name)
+        work = work_in(self._folder / name)
         if work is None or not (owner := _owner_of(work)).exists():
             return False
         if not self._gone(owner):
@@ -148,7 +148,7 @@ class Claims:
 
     def shows_life(self, name: str) -> bool:
         """Whether somebody works on `name`. Waits up to `patience` for a sign of life from another machine."""
-        work = _work_in(self._folder / name)
+        work = work_in(self._folder / name)
         owner = None if work is None else _owner_of(work)
         if owner is None or not self.taken(name):
             return False
@@ -162,24 +162,24 @@ class Claims:
 
     def started(self, name: str, holds: Callable[[Path], bool]) -> bool:
         """Whether `name` has been begun, and `holds` is true of the folder of its files."""
-        work = _work_in(self._folder / name)
+        work = work_in(self._folder / name)
         return work is not None and holds(work)
 
     def sweep(self, of_use: Callable[[str, Path], bool]) -> None:
         """Deletes the work of holders that are gone, unless `of_use(name, folder)`."""
         for place in sorted(self._folder.iterdir()) if self._folder.exists() else ():
-            work = _work_in(place)
+            work = work_in(place)
             if place.name.startswith(_NEW) or (work is None and not _is_empty(place)):
                 self._sweep_stray(place)
             elif not self.taken(place.name):  # which renames what a dead process had
-                work = _work_in(place)
+                work = work_in(place)
                 claim = None if work is not None and of_use(place.name, work) else self.take(place.name)
                 if claim is not None:
                     claim.leave(keep=False)
 
     def _sweep_stray(self, place: Path) -> None:
         """Deletes what is no claim: one that was killed while it was made, or files of an earlier version."""
-        owners = list(place.glob(f"{_OWNER}*")) if place.is_dir() else []
+        owners = [place / name for name in names_in(place) if name.startswith(_OWNER)]
         if self._gone(owners[0] if owners else place):
             if place.is_dir():
                 shutil.rmtree(place, ignore_errors=True)
@@ -206,19 +206,13 @@ def holder(place: Path) -> dict[str, object]:
 
     A process of this machine that has ended holds nothing; one of another machine may have ended.
     """
-    work = _work_in(place)
+    work = work_in(place)
     return {} if work is None or _has_ended(_owner_of(work)) else read_object(_owner_of(work))
 
 
-def _work_in(place: Path) -> Path | None:
-    return next((place / name for name in _names_in(place) if name.startswith(_WORK)), None)
-
-
-def _names_in(place: Path) -> list[str]:
-    try:
-        return os.listdir(place)
-    except OSError:  # another process may remove it at any moment
-        return []
+def work_in(place: Path) -> Path | None:
+    """The folder of the files made so far in the folder of a claim, held or left; None if there is none."""
+    return next((place / name for name in names_in(place) if name.startswith(_WORK)), None)
 
 
 def _owner_of(work: Path) -> Path:
@@ -227,12 +221,12 @@ def _owner_of(work: Path) -> Path:
 
 def _is_empty(place: Path) -> bool:
     """Whether a folder holds nothing, but perhaps the owner of a claim that was killed when its work was done."""
-    return place.is_dir() and all(name.startswith(_OWNER) for name in _names_in(place))
+    return place.is_dir() and all(name.startswith(_OWNER) for name in names_in(place))
 
 
 def _made(place: Path, token: str) -> bool:
     """Makes a new claim at `place`, unless another process is first."""
-    there = _names_in(place)
+    there = names_in(place)
     if any(name.startswith(_WORK) for name in there):
         return False
     for name in there:  # an owner without work was killed, or is about to leave, when its work was done

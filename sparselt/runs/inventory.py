@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sparselt.errors import StoreError
-from sparselt.files import PROGRESS, naming_errors, read_object, write_json
-from sparselt.runs.claims import FREEING, PATIENCE, Claims, holder
+from sparselt.files import holds_progress, naming_errors, read_object, write_json
+from sparselt.runs.claims import FREEING, PATIENCE, Claims, holder, work_in
 from sparselt.runs.store import Store, is_intact, read_record
 from sparselt.runs.versions import check_format
 from sparselt.stages.stage import Stage
@@ -266,7 +266,7 @@ class Inventory:
         """The stages that were begun and that nobody works on, and their folders."""
         for place in sorted(self.root.glob(f"{_UNFINISHED}/*-*")):
             name = _BEGUN.fullmatch(place.name)
-            if name and not place.is_symlink() and any(place.glob("work-*")) and not holder(place):
+            if name and not place.is_symlink() and work_in(place) and not holder(place):
                 yield f"{name[1]}/{name[2]}", place
 
     def _check_idle(self, claims: Claims) -> None:
@@ -305,7 +305,8 @@ class Inventory:
         place = self.root / _UNFINISHED / stage.replace("/", "-", 1)
         if holder(place):
             return "at work"
-        return "begun" if any(place.glob(f"work-*/{PROGRESS}*")) else lost or "to do"
+        work = work_in(place)
+        return "begun" if work and holds_progress(work) else lost or "to do"
 
     def _missing(self, stages: Iterable[str]) -> set[str]:
         return {stage for stage in stages if not self._made(stage)}

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from sparselt.errors import StoreError
-from sparselt.files import NO_ROOM, PROGRESS, is_progress, move_folder, naming_errors
+from sparselt.files import NO_ROOM, holds_progress, is_progress, move_folder, naming_errors
 from sparselt.runs.claims import FREEING, PATIENCE, Claim, Claims
 from sparselt.runs.versions import check_format, note_format, versions
 from sparselt.stages.stage import JsonFile, Stage, StageFile, StageReference
@@ -148,7 +148,7 @@ class Store:
         claim = self._claims.take(_name(stage))
         if claim is None:
             return None
-        if not _holds_progress(claim.folder):
+        if not holds_progress(claim.folder):
             for left in claim.folder.iterdir():
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         self._held[claim.folder] = claim
@@ -185,11 +185,11 @@ class Store:
 
     def started(self, stage: Stage) -> bool:
         """Whether there is progress of the stage, from which a run goes on."""
-        return self._claims.started(_name(stage), _holds_progress)
+        return self._claims.started(_name(stage), holds_progress)
 
     def discard(self, temporary: Path) -> None:
         """Ends the claim of `begin`. Deletes the folder, unless a commit has moved it or it holds progress."""
-        self._held.pop(temporary).leave(keep=_holds_progress(temporary))
+        self._held.pop(temporary).leave(keep=holds_progress(temporary))
 
     def commit(
         self,
@@ -251,7 +251,7 @@ class Store:
 
         def of_use(name: str, folder: Path) -> bool:
             kind, _, key = name.rpartition("-")
-            return _holds_progress(folder) and not (self.root / kind / key / _DONE).exists()
+            return holds_progress(folder) and not (self.root / kind / key / _DONE).exists()
 
         with self._naming_errors():
             self._claims.sweep(of_use)
@@ -271,10 +271,6 @@ def _ask_server(folder: Path) -> None:
     for listed in (folder.parent, folder):
         with contextlib.suppress(OSError):
             os.listdir(listed)
-
-
-def _holds_progress(folder: Path) -> bool:
-    return any(folder.glob(f"{PROGRESS}*"))
 
 
 def _name(stage: Stage) -> str:
