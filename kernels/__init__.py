@@ -11,6 +11,7 @@ from .magnitude import magnitude_mask, magnitude_threshold
 from .masked_sgd import masked_sgd_
 from .norm_act import norm_act
 from .sparse_conv2d import pattern_of, sparse_conv2d, sparse_linear
+from .winograd import winograd_conv2d
 
 __all__ = [
     "augment",
@@ -23,4 +24,5 @@ __all__ = [
     "pattern_of",
     "sparse_conv2d",
     "sparse_linear",
+    "winograd_conv2d",
 ]

@@ -22,6 +22,7 @@ _HOME = {
     "prunable_parameters": "sparselt.weights",
     "prune": "sparselt.pruning",
     "sparsify_": "sparselt.models.sparsify",
+    "winograd_": "sparselt.models.winograd",
 }
 
 _ROOMS = (

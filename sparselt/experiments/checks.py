@@ -44,6 +44,8 @@ def check_values(setting: "Setting") -> None:
     _check_schedule(setting)
     if setting.fused_norm:
         _check_fused(setting)
+    if setting.winograd:
+        _check_winograd(setting)
     if setting.compile and TECHNIQUES[setting.techniques].progressive_resizing:
         raise SettingError(
             f"compile is true, but techniques={setting.techniques} trains at growing image sizes, and each size would "
@@ -170,6 +172,22 @@ def _check_fused(setting: "Setting") -> None:
             fused_forward(build_model(setting.model, classes=setting.classes, channels=setting.channels, seed=0))
     except SettingError as error:
         raise SettingError(f"{error}; set fused_norm=false") from error
+
+
+def _check_winograd(setting: "Setting") -> None:
+    if "float32" not in (setting.precision, setting.eval_dtype):
+        raise SettingError("winograd is true, but it computes in float32, and precision is bfloat16; expected one of them")
+    import torch
+
+    from sparselt.models.winograd import winograd_
+
+    with torch.device("meta"):
+        network = build_model(setting.model, classes=setting.classes, channels=setting.channels, seed=0)
+    if not winograd_(network):
+        raise SettingError(
+            f"winograd is true, but {setting.model} has no 3×3 convolution of stride 1 between multiples of 16 channels; "
+            "set winograd=false"
+        )
 
 
 def check_sparse(setting: "Setting", given: Mapping[str, Any]) -> None:

@@ -304,7 +304,7 @@ class Lab(StageArguments):
         setting, recipe = self.setting, self.setting.recipe
         repelled = bool(repulsion and solutions)
         if self.device != "cpu":
-            recipe = dataclasses.replace(recipe, sparse_up_to=0.0)  # only the CPU has steps on live weights alone
+            recipe = dataclasses.replace(recipe, sparse_up_to=0.0, winograd=False)  # only the CPU has them
         stage = Train(
             recipe=recipe,
             seeds=seeds,

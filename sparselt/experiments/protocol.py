@@ -246,6 +246,12 @@ class ProtocolValues:
         shown=lambda values: values.fused_norm,
         help="batch norm, addition and ReLU are one operation in training, see `sparselt.kernels.norm_act`",
     )
+    winograd: bool = value(
+        False,
+        omit_default=True,
+        shown=lambda values: values.winograd,
+        help="on a CPU in float32, 3×3 convolutions take Winograd's algorithm, see `sparselt.kernels.winograd`",
+    )
     seed: int = value(0, least=0, help="everything random follows from it")
 
     @cached_property

@@ -106,7 +106,8 @@ def run_rounds(
             return measurements, list(entries.values())
         planned(plan)
         more = sum(isinstance(stage, Train) for stage in fresh) if entries else None
-        for entry in execute(plan, store, pool, watcher.begin(plan, measurements, missing, more, bool(fresh))):
+        display = watcher.begin(plan, measurements, missing, more, bool(fresh))
+        for entry in execute(plan, store, pool, display, missing):
             entries.setdefault(entry.stage, entry)
         # If nothing new was made, the experiments would yield the same again. But another run may have made meanwhile
         # what an unanswered question was about.

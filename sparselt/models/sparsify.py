@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from sparselt.errors import MaskError, SettingError
 from sparselt.kernels.sparse_conv2d import Pattern, pattern_of, sparse_conv2d, sparse_linear
 from sparselt.kernels.tiles import enter, leave
+from sparselt.models.winograd import WinogradConv2d
 from sparselt.weights import check_network, check_weights, names_among, split_over_ranks
 
 
@@ -135,6 +136,7 @@ def _autocast(input: Tensor) -> Tensor:
 _SPARSE: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: SparseConv2d,
     nn.Linear: SparseLinear,
+    WinogradConv2d: SparseConv2d,
     SparseConv2d: SparseConv2d,
     SparseLinear: SparseLinear,
 }

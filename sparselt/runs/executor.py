@@ -36,18 +36,22 @@ class Watcher(Protocol):
         """Called a few times a second."""
 
 
-def execute(plan: Plan, store: Store, workers: Pool, watcher: Watcher) -> list[Entry]:
+def execute(
+    plan: Plan, store: Store, workers: Pool, watcher: Watcher, missing: Iterable[Stage] | None = None
+) -> list[Entry]:
     """Runs the missing stages; returns the ledger of all stages, in the plan's order.
 
     Quick stages run first, then the stage that begins the longest chain of work. If a stage fails, the stages that
     need it are skipped, and all others run. A stage on which another run works is left to it, and found in the store
     once that run has made it. A stage whose error may be transient (a killed worker, a full disk) is tried three times.
 
+    missing: what `plan.missing(store)` has just returned, if the caller has asked already.
+
     Raises:
         StoreError: the store has become read-only, or the workers cannot start (`Pool.can_start`). Finished stages are
             kept.
     """
-    execution = _Execution(plan, store, workers, watcher)
+    execution = _Execution(plan, store, workers, watcher, plan.missing(store) if missing is None else missing)
     execution.run()
     return [execution.entries[stage.key] for stage in plan.stages]
 
@@ -58,9 +62,9 @@ class _Execution:
     entries: the ledger so far, by key.
     """
 
-    def __init__(self, plan: Plan, store: Store, workers: Pool, watcher: Watcher):
+    def __init__(self, plan: Plan, store: Store, workers: Pool, watcher: Watcher, missing: Iterable[Stage]):
         self._store, self._workers, self._watcher = store, workers, watcher
-        self._missing = {stage.key: stage for stage in plan.missing(store)}
+        self._missing = {stage.key: stage for stage in missing}
         self.entries = {stage.key: _found(stage, store) for stage in plan.stages if stage.key not in self._missing}
         self._waits_for = {
             key: {file.stage.key for file in stage.inputs.values()} & self._missing.keys()

@@ -133,6 +133,7 @@ class Evaluation(OnImages):
     """A stage that evaluates trained networks. Its unit of work is one network evaluated on the test images.
 
     model_source: digest of the user's file that defines the network, see `sparselt.models.model_digest`.
+    winograd: whether convolutions take Winograd's algorithm, see `sparselt.winograd_`; None: no.
     """
 
     unit = "points"
@@ -142,13 +143,18 @@ class Evaluation(OnImages):
     model_source: str | None = None
     precision: Literal["float32", "bfloat16"]
     threads: int
+    winograd: bool | None = None
 
     def network(self) -> "nn.Module":
         """A network of this shape on the stage's device, for other weights to be put in."""
         from sparselt.models import build_model, check_unedited
+        from sparselt.models.winograd import winograd_
 
         check_unedited(self.model, self.model_source)
-        return build_model(self.model, classes=self.classes, channels=self.channels, seed=0).to(self.device)
+        network = build_model(self.model, classes=self.classes, channels=self.channels, seed=0).to(self.device)
+        if self.winograd:
+            winograd_(network)
+        return network
 
     def states(self, task: Task, files: Iterable[StageFile]) -> list[dict[str, "Tensor"]]:
         """The weights and buffers of networks, on the stage's device."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from sparselt.models.winograd import WinogradConv2d, by_winograd, fits
 from sparselt.training.fx_graphs import erase_chain, fusable_after, has_hooks
 
 Pair = Sequence[int]
@@ -23,7 +24,7 @@ def fuse_convolutions_(traced: fx.GraphModule) -> None:
     graph, modules = traced.graph, dict(traced.named_modules())
     for node in list(graph.nodes):
         conv = modules.get(str(node.target)) if node.op == "call_module" else None
-        if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        if type(conv) not in (nn.Conv2d, WinogradConv2d) or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             continue
         last, residual, relu = fusable_after(node, modules)
         if not relu or has_hooks(conv):
@@ -33,7 +34,9 @@ def fuse_convolutions_(traced: fx.GraphModule) -> None:
             bias = None if conv.bias is None else graph.get_attr(f"{node.target}.bias")
             how = conv.stride, conv.padding, conv.dilation, conv.groups
             last.replace_all_uses_with(
-                graph.call_function(convolution_relu, (node.args[0], weight, bias, residual, *how))
+                graph.call_function(
+                    convolution_relu, (node.args[0], weight, bias, residual, *how, type(conv) is WinogradConv2d and fits(conv))
+                )
             )
         erase_chain(graph, node, last)
     traced.recompile()
@@ -48,8 +51,11 @@ def convolution_relu(
     padding: Pair,
     dilation: Pair,
     groups: int,
+    winograd: bool = False,
 ) -> Tensor:
     """max(0, convolution + residual), without gradient.
+
+    winograd: the layer is a `WinogradConv2d`.
 
     In bfloat16 on a CPU one call of oneDNN, which rounds once; on a GPU one of cuDNN (not run on one yet). In float32
     on a CPU one call would be no faster, so torch's own calls are made, in place.
@@ -67,6 +73,8 @@ def convolution_relu(
             raise
         except RuntimeError as error:
             _give_up_on_cudnn(error)
+    if winograd and (made := by_winograd(x, weight, bias, residual, relu=True)) is not None:
+        return made
     out = torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
     if residual is None:
         return F.relu_(out)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparselt.errors import SettingError, TrainingError
+from sparselt.models.winograd import winograd_
 from sparselt.optim import MaskedOptimizer
 from sparselt.training.checkpoint import load_state, state_of
 from sparselt.training.forward import training_forward
@@ -167,11 +168,16 @@ def gradients(
 def forward_passes(models: Sequence[nn.Module], recipe: Recipe) -> list[Callable[[Tensor], Tensor]]:
     """The networks' forward passes: eager, or through `torch.compile` if the recipe says so; with fused norms likewise.
 
+    If the recipe says so, convolutions of the networks themselves take Winograd's algorithm from now on.
+
     Each input shape is compiled separately. A network that does not compile as one graph raises; otherwise torch would
     silently fall back to other arithmetic. Inductor's deterministic mode keeps choices that change the rounding from
     following a measurement (https://github.com/pytorch/pytorch/pull/163589), so that a network alone and in a cohort,
     in this process and in the next, gets the same code.
     """
+    if recipe.winograd:
+        for model in models:
+            winograd_(model)
     forwards: list[Callable[[Tensor], Tensor]] = [
         fused_forward(model) if recipe.fused_norm else model for model in models
     ]

@@ -76,6 +76,8 @@ class Recipe:
             `sparselt.training.live`. It rounds differently, so it is part of the training's identity. 0: never.
         fused_norm: batch norm, addition and ReLU are one operation (`sparselt.kernels.norm_act`) in training. It rounds
             differently, so it is part of the training's identity.
+        winograd: 3×3 convolutions in float32 on a CPU take Winograd's algorithm, see `sparselt.winograd_`. It rounds
+            differently, so it is part of the training's identity.
 
     Raises:
         SettingError: there is no optimizer of that name, or it does not have an option that is given.
@@ -107,6 +109,7 @@ class Recipe:
     sent_gradients: Sent = field(default="all", metadata={"omit_default": True})
     sparse_up_to: float = field(default=0.0, metadata={"omit_default": True})
     fused_norm: bool = field(default=False, metadata={"omit_default": True})
+    winograd: bool = field(default=False, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         check_optimizer(self.optimizer)

@@ -1,0 +1,263 @@
+"""The loops of winograd on sixteen channels at a time, emitted as LLVM.
+
+A matrix of the algorithm multiplies six, four or three vectors. Four of the six points that it stands for are ±1 and ±2,
+so two rows differ by signs alone, and share their even and odd part.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import starmap
+
+from llvmlite import binding, ir
+from numba import types
+from numba.extending import intrinsic
+
+from .._vectors import LANES, LONG, Tiles
+
+TILE, PATCH, TAPS = 4, 6, 3  # pixels of an output tile's side, of the patch it is made of, and of the kernel's side
+GROUP = 24  # tiles whose products are made together
+
+# Lavin & Gray 2016, section 4.3, and their transposes.
+PIXELS = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0))
+PIXELS += ((0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
+KERNEL = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6))
+KERNEL += ((1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
+BACK = ((1, 0, 0, 0), (1, 1, 1, 1), (1, -1, 1, -1), (1, 2, 4, 8), (1, -2, 4, -8), (0, 0, 0, 1))
+_PAIRS = ((1, 2), (3, 4))
+_ADDRESS = types.int64
+_WIDE = binding.get_host_cpu_features().get("avx512f", False)
+
+Matrix = Sequence[Sequence[float]]
+
+
+class _Channels(Tiles):
+    """Emits code on vectors of sixteen channels."""
+
+    def load_one(self, address):
+        return self.builder.load(self.at(address, self.vector), align=4)
+
+    def store_one(self, vector, address) -> None:
+        self.builder.store(vector, self.at(address, self.vector), align=4)
+
+    def broadcast(self, address):
+        return self.splat(self.builder.load(self.at(address, self.number)))
+
+    def combination(self, coefficients: Sequence[float], vectors: Sequence):
+        """Σ coefficient · vector."""
+        b, total = self.builder, None
+        for coefficient, vector in zip(coefficients, vectors, strict=True):
+            if not coefficient:
+                continue
+            constant = ir.Constant(self.vector, [float(coefficient)] * LANES)
+            if total is None:
+                total = vector if coefficient == 1 else b.fmul(constant, vector)
+            elif abs(coefficient) == 1:
+                total = (b.fadd if coefficient == 1 else b.fsub)(total, vector)
+            else:
+                total = self.fma(constant, vector, total)
+        return self.zero if total is None else total
+
+    def by_rows(self, matrix: Matrix, vectors: Sequence) -> list:
+        """The six products of a matrix of six rows: of each pair of rows the even part plus and minus the odd one."""
+        b, products = self.builder, [self.combination(row, vectors) for row in (matrix[0], matrix[-1])]
+        for i, j in _PAIRS:
+            even = self.combination([(x + y) / 2 for x, y in zip(matrix[i], matrix[j], strict=True)], vectors)
+            odd = self.combination([(x - y) / 2 for x, y in zip(matrix[i], matrix[j], strict=True)], vectors)
+            products[-1:-1] = [b.fadd(even, odd), b.fsub(even, odd)]
+        return products
+
+    def by_columns(self, matrix: Matrix, vectors: Sequence) -> list:
+        """The products of the transpose of a matrix of six rows, from sums and differences of paired vectors."""
+        b, mixed, rows = self.builder, list(vectors), list(matrix)
+        for i, j in _PAIRS:
+            mixed[i : j + 1] = b.fadd(vectors[i], vectors[j]), b.fsub(vectors[i], vectors[j])
+            rows[i : j + 1] = (
+                [(x + y) / 2 for x, y in zip(matrix[i], matrix[j], strict=True)],
+                [(x - y) / 2 for x, y in zip(matrix[i], matrix[j], strict=True)],
+            )
+        return [self.combination(column, mixed) for column in zip(*rows, strict=True)]
+
+    def both_ways(self, product: Callable, matrix: Matrix, columns: Sequence[Sequence]) -> list[list]:
+        """`product` of a matrix down the columns, then along the rows: the rows of the result."""
+        down = [product(matrix, column) for column in columns]
+        return [product(matrix, row) for row in zip(*down, strict=True)]
+
+
+@intrinsic
+def transform_patch(typing, like, places, offset, target, step):
+    """PIXELS · patch · PIXELSᵀ. places: the address of 36 addresses; the 36 vectors go `step` bytes apart."""
+
+    def codegen(context, builder, signature, arguments):
+        places, offset, target, step = arguments[1:]
+        one = _Channels(builder, signature.args[0].dtype)
+
+        def pixel(y, x):
+            return one.load_one(builder.add(one.words(places, y * PATCH + x), offset))
+
+        columns = [[pixel(y, x) for y in range(PATCH)] for x in range(PATCH)]
+        _spread(one, one.both_ways(one.by_rows, PIXELS, columns), target, step)
+        return context.get_dummy_value()
+
+    return types.none(like, *[_ADDRESS] * 4), codegen
+
+
+@intrinsic
+def transform_gradient(typing, like, places, offset, target, step):
+    """BACK · tile · BACKᵀ: 36 vectors of 16. places: the address of 16 addresses."""
+
+    def codegen(context, builder, signature, arguments):
+        places, offset, target, step = arguments[1:]
+        one = _Channels(builder, signature.args[0].dtype)
+
+        def pixel(y, x):
+            return one.load_one(builder.add(one.words(places, y * TILE + x), offset))
+
+        columns = [[pixel(y, x) for y in range(TILE)] for x in range(TILE)]
+        _spread(one, one.both_ways(one.by_rows, BACK, columns), target, step)
+        return context.get_dummy_value()
+
+    return types.none(like, *[_ADDRESS] * 4), codegen
+
+
+@intrinsic
+def transform_kernel(typing, like, source, from_step, target, step):
+    """KERNEL · kernel · KERNELᵀ: 36 vectors of nine, which stand `from_step` bytes apart."""
+
+    def codegen(context, builder, signature, arguments):
+        source, from_step, target, step = arguments[1:]
+        one = _Channels(builder, signature.args[0].dtype)
+        columns = _gathered(one, source, from_step, TAPS)
+        _spread(one, one.both_ways(one.by_rows, KERNEL, columns), target, step)
+        return context.get_dummy_value()
+
+    return types.none(like, *[_ADDRESS] * 4), codegen
+
+
+@intrinsic
+def finish_tile(typing, like, source, step, places, residuals, offset, bias, relu):
+    """The tile BACKᵀ · products · BACK, plus bias, plus a residual, at least 0.
+
+    places, residuals: the addresses of 16 addresses, of what is written and of what is added. bias: the address of a
+    vector. An address or `relu` of 0 leaves out its part.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        source, step, places, residuals, offset, bias, relu = arguments[1:]
+        one = _Channels(builder, signature.args[0].dtype)
+        rows = one.both_ways(one.by_columns, BACK, _gathered(one, source, step, PATCH))
+        out = [vector for row in rows for vector in row]
+
+        def shifted():
+            shift = one.load_one(bias)
+            return [builder.fadd(vector, shift) for vector in out]
+
+        out = one.unless_zero(bias, out, shifted)
+
+        def added():
+            others = [one.load_one(builder.add(one.words(residuals, k), offset)) for k in range(len(out))]
+            return list(starmap(builder.fadd, zip(out, others, strict=True)))
+
+        out = one.unless_zero(residuals, out, added)
+
+        def cut():
+            return [builder.select(builder.fcmp_ordered("<=", x, one.zero), one.zero, x) for x in out]
+
+        out = one.unless_zero(relu, out, cut)
+        for k, vector in enumerate(out):
+            one.store_one(vector, builder.add(one.words(places, k), offset))
+        return context.get_dummy_value()
+
+    return types.none(like, *[_ADDRESS] * 7), codegen
+
+
+@intrinsic
+def finish_kernel(typing, like, source, step, parts, part_step, target, to_step):
+    """The nine vectors KERNELᵀ · sums · KERNEL. The sums stand in so many parts, `part_step` bytes apart."""
+
+    def codegen(context, builder, signature, arguments):
+        source, step, parts, part_step, target, to_step = arguments[1:]
+        one = _Channels(builder, signature.args[0].dtype)
+        first = [vector for column in _gathered(one, source, step, PATCH) for vector in column]
+
+        def add(part, totals):
+            place = builder.add(source, builder.mul(builder.add(part, LONG(1)), part_step))
+            others = [vector for column in _gathered(one, place, step, PATCH) for vector in column]
+            return list(starmap(builder.fadd, zip(totals, others, strict=True)))
+
+        sums = one.loop(LONG(0), builder.sub(parts, LONG(1)), first, add)
+        columns = [sums[x * PATCH : (x + 1) * PATCH] for x in range(PATCH)]
+        _spread(one, one.both_ways(one.by_columns, KERNEL, columns), target, to_step)
+        return context.get_dummy_value()
+
+    return types.none(like, *[_ADDRESS] * 6), codegen
+
+
+def _gathered(one: _Channels, source, step, side: int) -> list[list]:
+    """The columns of a square of vectors that stand `step` bytes apart, row by row."""
+    b = one.builder
+
+    def at(y, x):
+        return one.load_one(b.add(source, b.mul(step, LONG(y * side + x))))
+
+    return [[at(y, x) for y in range(side)] for x in range(side)]
+
+
+def _spread(one: _Channels, rows: Sequence[Sequence], target, step) -> None:
+    b = one.builder
+    for k, vector in enumerate(vector for row in rows for vector in row):
+        one.store_one(vector, b.add(target, b.mul(step, LONG(k))))
+
+
+def _product_of(lines: int, vectors: int, across: bool, sums_on: bool):
+    """An intrinsic that makes a block of a product of matrices, which stays in registers.
+
+    It has so many lines and, in each, so many vectors. across: whether the numbers that are multiplied with vectors
+    stand in a column of the first matrix, else in a row. sums_on: whether it adds to what is there.
+    """
+
+    @intrinsic
+    def product(typing, like, first, first_step, second, second_step, target, target_step, length):
+        """target += first · second, for `length` terms; each step is the bytes from row to row."""
+
+        def codegen(context, builder, signature, arguments):
+            first, first_step, second, second_step, target, target_step, length = arguments[1:]
+            one = _Channels(builder, signature.args[0].dtype)
+            size = LONG(one.bytes.constant // LANES)
+            along, down = (size, first_step) if not across else (first_step, size)
+            starts = [builder.add(first, builder.mul(LONG(k), down)) for k in range(lines)]
+            places = [
+                builder.add(builder.add(target, builder.mul(LONG(k), target_step)), LONG(v * one.bytes.constant))
+                for k in range(lines)
+                for v in range(vectors)
+            ]
+
+            def term(i, totals):
+                at, row = builder.mul(i, along), builder.add(second, builder.mul(i, second_step))
+                these = [one.load_one(builder.add(row, LONG(v * one.bytes.constant))) for v in range(vectors)]
+                numbers = [one.broadcast(builder.add(start, at)) for start in starts]
+                return [
+                    one.fma(number, vector, totals[k * vectors + v])
+                    for k, number in enumerate(numbers)
+                    for v, vector in enumerate(these)
+                ]
+
+            zeros = [one.zero] * (lines * vectors)
+            totals = [one.load_one(place) for place in places] if sums_on else zeros
+            for total, place in zip(one.loop(LONG(0), length, totals, term), places, strict=True):
+                one.store_one(total, place)
+            return context.get_dummy_value()
+
+        return types.none(like, *[_ADDRESS] * 7), codegen
+
+    return product
+
+
+# Blocks that fill the registers: 32 vectors of sixteen float32 with AVX-512, else 16 of eight, of which two make one.
+# Each number is one sum in one order, whatever the block.
+LINES, VECTORS = (12, 2) if _WIDE else (6, 1)
+multiply = _product_of(LINES, VECTORS, across=False, sums_on=False)
+LINES_OF_ONE = 24 if _WIDE else 6
+multiply_one = _product_of(LINES_OF_ONE, 1, across=False, sums_on=False)
+SUMS, VECTORS_OF_SUMS = (8, 2) if _WIDE else (4, 1)
+accumulate = _product_of(SUMS, VECTORS_OF_SUMS, across=True, sums_on=True)
+SUMS_OF_ONE = 16 if _WIDE else 4
+accumulate_one = _product_of(SUMS_OF_ONE, 1, across=True, sums_on=True)

@@ -1,0 +1,67 @@
+"""Convolutions of a network by Winograd's algorithm, on a CPU: `winograd_`."""
+
+import torch
+from torch import Tensor, nn
+
+from sparselt.kernels.winograd import CHANNELS, pays, unsupported_reason, winograd_conv2d
+from sparselt.weights import check_network
+
+
+def winograd_(model: nn.Module) -> list[str]:
+    """Makes the 3×3 convolutions of stride 1 take `sparselt.kernels.winograd` where that pays, in training and evaluation.
+
+    That is in float32 on a CPU, for multiples of 16 channels (`sparselt.kernels.winograd.pays` has the shapes);
+    elsewhere, under autocast and on a GPU they compute as before. Results differ by rounding. The layers stay the
+    modules that they are, with their parameters, hooks and names.
+
+    Args:
+        model: any network. Layers of subclasses of `torch.nn.Conv2d`, those with groups, dilation or other padding, and
+            those that `sparsify_` has made sparse stay as they are.
+
+    Returns:
+        The names of the layers that may take it. SettingError if `model` is no network.
+    """
+    check_network(model)
+    names = []
+    for name, layer in model.named_modules():
+        if type(layer) is nn.Conv2d and fits(layer):
+            layer.__class__ = WinogradConv2d
+        if type(layer) is WinogradConv2d:
+            names.append(name)
+    return names
+
+
+class WinogradConv2d(nn.Conv2d):
+    """A convolution by Winograd's algorithm where it pays. Made by `winograd_`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input: [N, channels, H, W] or [channels, H, W]."""
+        out = by_winograd(input, self.weight, self.bias) if fits(self) else None
+        return super().forward(input) if out is None else out
+
+
+def by_winograd(
+    input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None, relu: bool = False
+) -> Tensor | None:
+    """`winograd_conv2d` of a batch, or None where that does not pay or is not possible."""
+    if input.dim() != 4 or input.device.type != "cpu" or input.dtype != torch.float32:
+        return None
+    if torch.is_autocast_enabled("cpu") or not pays(input, weight):
+        return None
+    input = input.contiguous(memory_format=torch.channels_last)
+    if unsupported_reason(input, weight, bias, residual):
+        return None
+    return winograd_conv2d(input, weight, bias, residual=residual, relu=relu)
+
+
+def fits(layer: nn.Conv2d) -> bool:
+    """Whether a layer is a convolution of this kind, whatever it is given."""
+    return (
+        layer.kernel_size == (3, 3)
+        and layer.stride == layer.dilation == (1, 1)
+        and layer.padding in ((1, 1), "same")
+        and layer.padding_mode == "zeros"
+        and layer.groups == 1
+        and not layer.in_channels % CHANNELS
+        and not layer.out_channels % CHANNELS
+    )
