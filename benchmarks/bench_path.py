@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sparselt import winograd_
 from sparselt.analysis import evaluate_path, path_positions
 from sparselt.benchmarks.conditions import conditions
 from sparselt.benchmarks.harness import Case, Competitor
@@ -25,7 +26,7 @@ POINTS, IMAGES = 11, HERE.scaled(256 if HERE.quick else 1000)
 class Problem:
     """Two ends for our network and for the loop's, and the test images in both layouts."""
 
-    def __init__(self):
+    def __init__(self, winograd: bool = False):
         generator = np.random.default_rng(0)
         self.pixels = generator.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
         self.labels = torch.from_numpy(generator.integers(0, 10, IMAGES)).to(HERE.device)
@@ -38,6 +39,8 @@ class Problem:
             for memory in (torch.contiguous_format, torch.channels_last)
         }
         self.model = build_model("resnet20", classes=10, channels=3, seed=0).to(HERE.device)
+        if winograd:
+            winograd_(self.model)
         self.theirs = OutOfPlaceResNet20().to(HERE.device).eval()
         self.ends = [
             self._lived_in(lambda seed=seed: build_model("resnet20", classes=10, channels=3, seed=seed))
@@ -105,9 +108,11 @@ def threads(request):
     torch.set_num_threads(THREADS)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_path_of_resnet_20(precision, threads, compare):
-    problem = Problem()
+@pytest.mark.parametrize("arithmetic", ["float32", "float32 by Winograd's algorithm", "bfloat16"])
+def test_path_of_resnet_20(arithmetic, threads, compare):
+    if "Winograd" in arithmetic and HERE.on_gpu:
+        pytest.skip("winograd_ changes nothing on a GPU")
+    problem, precision = Problem("Winograd" in arithmetic), arithmetic.partition(" ")[0]
     loader = problem.from_disk_format()
     rivals = [
         Competitor("plain loop", lambda: problem.loop(problem.batches[torch.contiguous_format])),
@@ -116,6 +121,6 @@ def test_path_of_resnet_20(precision, threads, compare):
     if precision == "float32":
         rivals.append(Competitor("sparselt, not folded", lambda: problem.ours(precision, folded=False)))
     case = Case(
-        "path", f"ResNet-20, {precision}{threads}", size=POINTS * IMAGES, K=POINTS, dtype=precision, unit="images"
+        "path", f"ResNet-20, {arithmetic}{threads}", size=POINTS * IMAGES, K=POINTS, dtype=precision, unit="images"
     )
     compare(case, Competitor("evaluate_path", lambda: problem.ours(precision)), rivals, step=training_step("ResNet-20"))

@@ -31,7 +31,8 @@ class Factors:
     network: bool = False  # our network, which works in place
     optimizer: bool = False  # MaskedSGD, not a multiplied mask and torch's SGD
     norms: bool = False  # batch norm, addition and ReLU as one operation
-    bfloat16: bool = False  # autocast
+    winograd: bool = False  # 3×3 convolutions by Winograd's algorithm; on a CPU
+    bfloat16: bool = False  # autocast, and torch's convolutions
     live: bool = False  # SparseStep, which computes live weights alone; on a CPU
 
 
@@ -42,9 +43,10 @@ LADDER: dict[str, Factors] = {
     "+ in-place network": Factors(loader=True, layout=True, network=True),
     "+ MaskedSGD": Factors(loader=True, layout=True, network=True, optimizer=True),
     "+ fused norms": Factors(loader=True, layout=True, network=True, optimizer=True, norms=True),
+    "+ Winograd": Factors(loader=True, layout=True, network=True, optimizer=True, norms=True, winograd=True),
     "+ bfloat16": Factors(loader=True, layout=True, network=True, optimizer=True, norms=True, bfloat16=True),
 }
-"""Cumulative: each step names the factor that it adds."""
+"""Cumulative: each step names the factor that it adds. bfloat16 takes the place of Winograd's algorithm."""
 
 LIVE = {"+ live weights alone": replace(LADDER["+ bfloat16"], live=True)}
 """After `LADDER`, on a CPU. Unlike the others it depends on the mask: 20% of the weights."""
@@ -75,12 +77,15 @@ def epoch(factors: Factors, images: int, device: str = "cpu", density: float = 0
     from sparselt import MaskedSGD
     from sparselt.models import build_model
     from sparselt.models.sparse_step import SparseStep
+    from sparselt.models.winograd import winograd_
     from sparselt.training.fused_norm import fused_forward
 
     torch.manual_seed(0)
     network = build_model("resnet20", classes=10, channels=3, seed=0) if factors.network else OutOfPlaceResNet20()
     memory = torch.channels_last if factors.layout else torch.contiguous_format
     network = network.to(device).to(memory_format=memory).train()
+    if factors.winograd:
+        winograd_(network)
     parameters = dict(network.named_parameters())
     mask = {name: torch.rand(p.shape) < density for name, p in parameters.items() if p.dim() > 1}
     options: dict[str, Any] = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}

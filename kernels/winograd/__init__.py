@@ -52,9 +52,11 @@ def winograd_conv2d(
 
 def pays(input: Tensor, weight: Tensor) -> bool:
     """Whether it takes less time than oneDNN's convolution on the processors that we measured, by shapes alone."""
-    height, width = input.shape[2:]
-    used = height * width / (-(-height // 4) * -(-width // 4) * 16)
-    return used >= _USED and weight.shape[0] * weight.shape[1] <= _MOST_WEIGHTS
+    images, _, height, width = input.shape
+    tiles = -(-height // 4) * -(-width // 4)
+    if weight.shape[0] * weight.shape[1] > _MOST_WEIGHTS or 2 * images * tiles < max(weight.shape[:2]):
+        return False
+    return height * width >= _USED * 16 * tiles
 
 
 def unsupported_reason(

@@ -49,7 +49,7 @@ _SUMS_BYTES, _MOST_PARTS, _FEWEST_PARTS = 5 << 19, 16, 4
 
 # Fields of a job: addresses, then numbers.
 SOURCE, TARGET, KERNELS, BIAS, RESIDUAL = range(FIRST, FIRST + 5)
-RELU, IMAGES, HEIGHT, WIDTH, INS, OUTS, PARTS, FIELDS = range(FIRST + 5, FIRST + 13)
+RELU, IMAGES, HEIGHT, WIDTH, INS, OUTS, PARTS, TOGETHER, FIELDS = range(FIRST + 5, FIRST + 14)
 _FILES = [str(module.__file__) for module in (_vectors, transforms)] + [__file__]
 
 
@@ -68,7 +68,8 @@ def backward_weight(input: Tensor, gradient: Tensor) -> Tensor:
     ins, outs = input.shape[1], gradient.shape[1]
     parts = parts_of(input.shape, outs, input.itemsize)
     sums = input.new_zeros(parts, _PLACES, ins, outs)
-    _job(_gradient_body, parts, (input, gradient, sums), input.shape, outs, parts=parts).run()
+    arrays, together = (input, gradient, sums), _together(ins, outs)
+    _job(_gradient_body, parts, arrays, input.shape, outs, parts=parts, together=together).run()
     out = input.new_empty(TAPS, TAPS, ins, outs)
     _job(_finish_body, ins, (sums, out), (1, ins, 1, 1), outs, parts=parts).run()
     return out.permute(3, 2, 0, 1).contiguous()
@@ -77,7 +78,13 @@ def backward_weight(input: Tensor, gradient: Tensor) -> Tensor:
 def parts_of(shape: torch.Size, outs: int, itemsize: int) -> int:
     """In how many parts the gradient of the weights is summed: more where a part is small."""
     bytes_of_one = _PLACES * shape[1] * outs * itemsize
-    return min(_groups(shape), max(_FEWEST_PARTS, min(_MOST_PARTS, _SUMS_BYTES // bytes_of_one)))
+    groups = -(-_tiles(shape) // _together(shape[1], outs))
+    return min(groups, max(_FEWEST_PARTS, min(_MOST_PARTS, _SUMS_BYTES // bytes_of_one)))
+
+
+def _together(ins: int, outs: int) -> int:
+    """The tiles of a group that are added to the sums at once: more where the sums do not fit the caches."""
+    return GROUP if max(ins, outs) <= 128 else 8 * GROUP
 
 
 def _convolved(input: Tensor, kernels: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
@@ -89,20 +96,20 @@ def _convolved(input: Tensor, kernels: Tensor, bias: Tensor | None, residual: Te
     shape = len(input), outs, *input.shape[2:]
     out = torch.empty(shape, dtype=input.dtype, memory_format=torch.channels_last)
     arrays = input, out, transformed, bias, residual
-    _job(_convolve_body, _groups(input.shape), arrays, input.shape, outs, relu=relu).run()
+    _job(_convolve_body, -(-_tiles(input.shape) // GROUP), arrays, input.shape, outs, relu=relu).run()
     return out
 
 
-def _job(body, units: int, arrays: tuple[Tensor | None, ...], shape, outs: int, relu=False, parts=0) -> Job:
+def _job(body, units: int, arrays: tuple[Tensor | None, ...], shape, outs: int, relu=False, parts=0, together=0) -> Job:
     images, ins, height, width = shape
-    work = _PLACES * ins * outs * images * -(-height // TILE) * -(-width // TILE)
+    work = _PLACES * ins * outs * _tiles(shape)
     arrays += (None,) * (RELU - FIRST - len(arrays))
-    numbers = int(relu), images, height, width, ins, outs, parts
+    numbers = int(relu), images, height, width, ins, outs, parts, together
     return Job(body(arrays[0].dtype), units, arrays, numbers, work >= PARALLEL_FROM)
 
 
-def _groups(shape) -> int:
-    return -(-shape[0] * -(-shape[2] // TILE) * -(-shape[3] // TILE) // GROUP)
+def _tiles(shape) -> int:
+    return shape[0] * -(-shape[2] // TILE) * -(-shape[3] // TILE)
 
 
 @lru_cache
@@ -183,17 +190,17 @@ def _find(job, tile, channels, margin, base, outside, size, places):
 
 
 @inlined
-def _patches(job, first, count, like, places, nothing, target):
-    """Transforms the patches of a group into [36, GROUP, in]; those past the last tile are zero."""
+def _patches(job, first, count, together, like, places, nothing, target):
+    """Transforms the patches of a group into [36, together, in]; those past the last tile are zero."""
     size, ins = like.itemsize, job[INS]
-    for t in range(GROUP):
+    for t in range(together):
         if t < count:
             _find(job, first + t, ins, 1, job[SOURCE], nothing, size, places)
         else:
             places[:] = nothing
         for channel in range(0, ins, LANES):
             place = target + (t * ins + channel) * size
-            transform_patch(like, places.ctypes.data, channel * size, place, GROUP * ins * size)
+            transform_patch(like, places.ctypes.data, channel * size, place, together * ins * size)
 
 
 @inlined
@@ -221,7 +228,7 @@ def _convolve(job_pointer, like, number, version):
         if group >= job[UNITS]:
             break
         first, count = group * GROUP, min(GROUP, tiles - group * GROUP)
-        _patches(job, first, count, like, places, nothing.ctypes.data, patches.ctypes.data)
+        _patches(job, first, count, GROUP, like, places, nothing.ctypes.data, patches.ctypes.data)
         coming = job[SOURCE] + min(first + GROUP, tiles) * TILE * TILE * ins * size
         written = job[TARGET] + first * TILE * TILE * outs * size
         for k in range(_PLACES):
@@ -257,11 +264,11 @@ def _convolve(job_pointer, like, number, version):
 def _gradient(job_pointer, like, number, version):
     """A unit is a part of the sums [parts, 36, in, out], which are zero before."""
     job = carray(job_pointer, FIELDS)
-    size, ins, outs, parts = like.itemsize, job[INS], job[OUTS], job[PARTS]
+    size, ins, outs, parts, together = like.itemsize, job[INS], job[OUTS], job[PARTS], job[TOGETHER]
     tiles = job[IMAGES] * ((job[HEIGHT] + TILE - 1) // TILE) * ((job[WIDTH] + TILE - 1) // TILE)
-    groups = (tiles + GROUP - 1) // GROUP
-    patches = np.empty(_PLACES * GROUP * ins, like.dtype)
-    slopes = np.empty(_PLACES * GROUP * outs, like.dtype)
+    groups = (tiles + together - 1) // together
+    patches = np.empty(_PLACES * together * ins, like.dtype)
+    slopes = np.empty(_PLACES * together * outs, like.dtype)
     nothing = np.zeros(max(ins, outs), like.dtype)
     places = np.empty(_PLACES, np.int64)
     while True:
@@ -269,20 +276,20 @@ def _gradient(job_pointer, like, number, version):
         if part >= job[UNITS]:
             break
         for group in range(groups * part // parts, groups * (part + 1) // parts):
-            first, count = group * GROUP, min(GROUP, tiles - group * GROUP)
-            _patches(job, first, count, like, places, nothing.ctypes.data, patches.ctypes.data)
+            first, count = group * together, min(together, tiles - group * together)
+            _patches(job, first, count, together, like, places, nothing.ctypes.data, patches.ctypes.data)
             for t in range(count):
                 _find(job, first + t, outs, 0, job[TARGET], nothing.ctypes.data, size, places)
                 for channel in range(0, outs, LANES):
                     place = slopes.ctypes.data + (t * outs + channel) * size
-                    transform_gradient(like, places.ctypes.data, channel * size, place, GROUP * outs * size)
-            coming = job[SOURCE] + min(first + GROUP, tiles) * TILE * TILE * ins * size
-            coming_slopes = job[TARGET] + min(first + GROUP, tiles) * TILE * TILE * outs * size
+                    transform_gradient(like, places.ctypes.data, channel * size, place, together * outs * size)
+            coming = job[SOURCE] + min(first + together, tiles) * TILE * TILE * ins * size
+            coming_slopes = job[TARGET] + min(first + together, tiles) * TILE * TILE * outs * size
             for k in range(_PLACES):
-                _prefetch(coming, k, GROUP * TILE * TILE * ins * size)
-                _prefetch(coming_slopes, k, GROUP * TILE * TILE * outs * size)
-                a = patches.ctypes.data + k * GROUP * ins * size
-                b = slopes.ctypes.data + k * GROUP * outs * size
+                _prefetch(coming, k, together * TILE * TILE * ins * size)
+                _prefetch(coming_slopes, k, together * TILE * TILE * outs * size)
+                a = patches.ctypes.data + k * together * ins * size
+                b = slopes.ctypes.data + k * together * outs * size
                 c = job[KERNELS] + (part * _PLACES + k) * ins * outs * size
                 channel = 0
                 while channel + VECTORS_OF_SUMS * LANES <= outs:

@@ -1,0 +1,42 @@
+"""`--set winograd=true`: which stages it changes, and that their results differ by rounding alone."""
+
+import dataclasses
+
+import pytest
+
+from sparselt.experiments.lab import Lab
+
+
+def path_of(lab: Lab):
+    tickets = [lab.ticket(0, 0, level) for level in (0, 1)]
+    return lab.path(*tickets, label="path")
+
+
+def test_trainings_and_evaluations_have_other_keys_and_without_it_the_old_ones(bench):
+    plain, same, changed = (bench.lab(**given) for given in ({}, {"winograd": False}, {"winograd": True}))
+    for stage_of in (lambda lab: lab.dense(0), path_of):
+        keys = [stage_of(lab).key for lab in (plain, same, changed)]
+        assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_gpu_has_no_such_stages(bench):
+    setting = bench.setting(winograd=True)
+    on_gpu = Lab(setting, device="cuda")
+    assert not on_gpu.dense(0).recipe.winograd and path_of(on_gpu).winograd is None
+    assert Lab(setting).dense(0).recipe.winograd and path_of(Lab(setting)).winograd
+
+
+def test_evaluations_in_float32_take_it_where_training_is_in_bfloat16(bench):
+    setting = bench.setting(winograd=True, precision="bfloat16", eval_precision="float32")
+    assert path_of(Lab(setting)).winograd
+    assert path_of(Lab(dataclasses.replace(setting, eval_precision="bfloat16"))).winograd is None
+
+
+def test_results_differ_by_rounding_alone(bench):
+    errors = {}
+    for winograd in (False, True):
+        lab = bench.lab(winograd=winograd)
+        errors[winograd] = bench.read(path_of(lab).measured)
+    assert errors[True].errors == pytest.approx(errors[False].errors, abs=0.01)
+    assert errors[True].losses == pytest.approx(errors[False].losses, rel=1e-3)
+    assert errors[True].losses != errors[False].losses

@@ -1,0 +1,151 @@
+"""Networks whose convolutions take Winograd's algorithm: which layers, with what result, and in which company."""
+
+import copy
+import dataclasses
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import sparselt.models.winograd as room
+from sparselt import Mask, sparsify_, winograd_
+from sparselt.errors import SettingError
+from sparselt.models import build_model
+from sparselt.models.winograd import WinogradConv2d
+from sparselt.training.folding import Folded
+from sparselt.training.fused_norm import fused_forward
+from sparselt.training.loop import evaluate, forward_passes
+from sparselt.training.recipe import Recipe
+from sparselt.training.schedule import Schedule
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The shapes of the weights that Winograd's algorithm gets."""
+    found, original = [], room.winograd_conv2d
+
+    def counting(input, weight, *others, **options):
+        found.append(tuple(weight.shape))
+        return original(input, weight, *others, **options)
+
+    monkeypatch.setattr(room, "winograd_conv2d", counting)
+    return found
+
+
+def resnet():
+    return build_model("resnet20", classes=10, channels=3, seed=0)
+
+
+def batch(count: int = 8) -> torch.Tensor:
+    torch.manual_seed(0)
+    return torch.randn(count, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+
+
+def test_only_convolutions_of_the_kind_are_changed():
+    layers = {
+        "fits": nn.Conv2d(16, 32, 3, padding=1),
+        "same": nn.Conv2d(16, 16, 3, padding="same", bias=False),
+        "stride": nn.Conv2d(16, 16, 3, padding=1, stride=2),
+        "groups": nn.Conv2d(16, 16, 3, padding=1, groups=2),
+        "dilation": nn.Conv2d(16, 16, 3, padding=1, dilation=2),
+        "padding": nn.Conv2d(16, 16, 3, padding=2),
+        "reflect": nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect"),
+        "point": nn.Conv2d(16, 16, 1),
+        "few": nn.Conv2d(3, 16, 3, padding=1),
+        "linear": nn.Linear(16, 16),
+    }
+    model = nn.ModuleDict(layers)
+    names, keys = winograd_(model), list(model.state_dict())
+    assert names == ["fits", "same"]
+    assert winograd_(model) == names and list(model.state_dict()) == keys
+    assert {name for name, layer in model.items() if type(layer) is WinogradConv2d} == {"fits", "same"}
+
+
+def test_a_network_gives_the_same_up_to_rounding_and_so_do_its_gradients(calls):
+    plain, images, labels = resnet(), batch(), torch.arange(8)
+    changed = copy.deepcopy(plain)
+    assert len(winograd_(changed)) == 16
+    losses = [F.cross_entropy(model(images), labels) for model in (plain, changed)]
+    assert len(calls) == 16
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
+    for loss in losses:
+        loss.backward()
+    for ours, theirs in zip(changed.parameters(), plain.parameters(), strict=True):
+        assert (ours.grad - theirs.grad).abs().max() <= 1e-4 * theirs.grad.abs().max()
+
+
+@pytest.mark.parametrize("images", [batch(), batch().contiguous(), batch(1)[0]], ids=["last", "first", "one image"])
+def test_images_of_any_layout_are_taken(images):
+    network = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1))
+    expected = network(images)
+    winograd_(network)
+    torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_autocast_other_dtypes_and_changed_layers_compute_as_before(calls):
+    plain, images = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1)), batch()[:, :1].repeat(1, 16, 1, 1)
+    changed = copy.deepcopy(plain)
+    winograd_(changed)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(changed(images), plain(images))
+    assert torch.equal(changed.double()(images.double()), plain.double()(images.double()))
+    plain.float()[0].stride = changed.float()[0].stride = (2, 2)
+    assert torch.equal(changed(images), plain(images))
+    assert not calls
+
+
+def test_evaluation_without_norms_takes_it_with_addition_and_relu(calls):
+    model, images, labels = resnet(), batch(64), torch.arange(64) % 10
+    model(images)  # the norms see a batch
+    expected = evaluate(model, [(images, labels)])
+    winograd_(model)
+    folded = Folded(model).load(model.state_dict())
+    calls.clear()
+    error, loss = evaluate(folded, [(images, labels)])
+    assert len(calls) == 16
+    assert error == expected[0] and loss == pytest.approx(expected[1], rel=1e-5)
+
+
+def test_it_trains_together_with_fused_norms_and_compiled(calls):
+    recipe = Recipe("resnet20", 8, 4, Schedule("constant", 0.1), winograd=True)
+    images = batch()
+    plain = resnet()(images)
+    for options in ({}, {"fused_norm": True}):
+        (forward,) = forward_passes([model := resnet()], dataclasses.replace(recipe, **options))
+        calls.clear()
+        torch.testing.assert_close(forward(images), plain, rtol=1e-4, atol=1e-4)
+        assert len(calls) == 16, options
+        assert sum(type(layer) is WinogradConv2d for layer in model.modules()) == 16
+    model = resnet()
+    winograd_(model)
+    compiled = torch.compile(model, fullgraph=True, dynamic=False)
+    compiled(images).sum().backward()
+    torch.testing.assert_close(compiled(images), plain, rtol=1e-4, atol=1e-4)
+
+
+def test_a_fused_forward_pass_made_before_takes_it_too(calls):
+    forward = fused_forward(model := resnet())
+    winograd_(model)
+    forward(batch())
+    assert len(calls) == 16
+
+
+def test_sparse_layers_stay_sparse_and_winograd_layers_become_sparse():
+    model = resnet()
+    masks = Mask({"blocks.0.conv1.weight": torch.rand(16, 16, 3, 3) < 0.1})
+    winograd_(model)
+    assert sparsify_(model, masks, up_to=0.5) == {}
+    names = winograd_(model)
+    assert "blocks.0.conv1" not in names and len(names) == 15
+
+
+def test_layers_can_be_copied_pickled_and_refused():
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1))
+    winograd_(model)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    assert type(again[0]) is WinogradConv2d
+    assert torch.equal(again[0].weight, model[0].weight)
+    with pytest.raises(SettingError, match="expected a network"):
+        winograd_({"weight": torch.zeros(1)})
