@@ -81,5 +81,7 @@ def test_step(network, fused, compare):
         return step
 
     calls = {"with winograd_": stepping(True), "without": stepping(False)}
-    case = Case("winograd", f"{network}, step{', fused norms' if fused else ''}", size=batch, dtype="float32", unit="images")
+    case = Case(
+        "winograd", f"{network}, step{', fused norms' if fused else ''}", size=batch, dtype="float32", unit="images"
+    )
     compare.times(case, interleaved(calls, 3 if HERE.quick else 9))

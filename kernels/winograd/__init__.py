@@ -5,9 +5,9 @@ For images x and weights w, with a zero around each image::
     y[n, o, i, j] = bias[o] + Σ w[o, c, k, l]·x[n, c, i + k - 1, j + l - 1]  over c, k, l
 
 then plus a residual and at least 0 where that is asked for. A tile of 4×4 outputs follows from 36 products a pair of
-channels, where the sum above takes 144 (Winograd 1980; Lavin & Gray 2016, section 4). Patches of 6×6 inputs, kernels and
-products are transformed by sums with small factors, of which rounding errors grow: in float32 results agree to about
-1e-5 of the largest, where the sum agrees to 1e-6. The gradients of input and weight are made the same way.
+channels, where the sum above takes 144 (Winograd 1980; Lavin & Gray 2016, section 4). Patches of 6×6 inputs, kernels
+and products are transformed by sums with small factors, by which rounding errors grow: in float32 results agree to
+about 1e-5 of the largest, where the sum agrees to 1e-6. The gradients of input and weight are made the same way.
 
 Bytes moved, at the least, in float32: 4 for each number of the input and of the output. What is not finite spreads to
 the 4×4 tiles whose patches it is in. Results do not depend on the number of threads, or on the width of the processor's

@@ -3,8 +3,9 @@
 Each of 36 numbers of a patch, over a group's tiles and channels, is a matrix; so is each of 36 numbers of the kernels.
 Their products make the group's output. Memory is channels last, so a vector is sixteen channels of a pixel.
 
-Threads take groups. Each number is summed by one thread in an order that does not depend on their count: the gradient of
-the weights is summed in parts whose number follows from the shapes.
+Each thread takes a stretch of the batch, as torch's own operations do: so it finds in its cache what it has written.
+Each number is summed by one thread in an order that does not depend on their count: the gradient of the weights is
+summed in parts whose number follows from the shapes.
 """
 
 from functools import lru_cache
@@ -16,14 +17,13 @@ from torch import Tensor
 
 from .. import _vectors
 from .._compile import callback
-from .._jobs import FIRST, LONG, UNITS, Job, inlined, types_of
-from .._memory import LINE, pointer, prefetch, take
+from .._jobs import FIRST, THREADS, UNITS, Job, inlined, types_of
+from .._memory import LINE, prefetch, take
 from .._vectors import LANES
 from . import transforms
 from .transforms import (
     GROUP,
     LINES,
-    LINES_OF_ONE,
     PATCH,
     SUMS,
     SUMS_OF_ONE,
@@ -44,6 +44,7 @@ from .transforms import (
 
 PARALLEL_FROM = 1 << 20  # multiply-adds of the products
 _PLACES = PATCH * PATCH
+_SPARE = LINE // 4  # numbers in a cache line
 _PREFETCHED = 1 << 17  # bytes of a group: more would drive its products out of the second-level cache
 _SUMS_BYTES, _MOST_PARTS, _FEWEST_PARTS = 5 << 19, 16, 4
 
@@ -96,7 +97,7 @@ def _convolved(input: Tensor, kernels: Tensor, bias: Tensor | None, residual: Te
     shape = len(input), outs, *input.shape[2:]
     out = torch.empty(shape, dtype=input.dtype, memory_format=torch.channels_last)
     arrays = input, out, transformed, bias, residual
-    _job(_convolve_body, -(-_tiles(input.shape) // GROUP), arrays, input.shape, outs, relu=relu).run()
+    _job(_convolve_body, _tiles(input.shape), arrays, input.shape, outs, relu=relu).run()
     return out
 
 
@@ -166,6 +167,18 @@ def _finish(job_pointer, like, number, version):
 
 
 @inlined
+def _line(array):
+    """The address of the first whole cache line of an array: a vector in two lines takes twice the time."""
+    return (array.ctypes.data + LINE - 1) // LINE * LINE
+
+
+@inlined
+def _still_needed(a, b, c, d):
+    """Keeps arrays until here: Numba frees an array after its last use, and knows nothing of addresses."""
+    a[0] = b[0] = c[0] = d[0] = 0
+
+
+@inlined
 def _find(job, tile, channels, margin, base, outside, size, places):
     """Writes the addresses of the pixels of a tile and of `margin` pixels around it.
 
@@ -191,9 +204,9 @@ def _find(job, tile, channels, margin, base, outside, size, places):
 
 @inlined
 def _patches(job, first, count, together, like, places, nothing, target):
-    """Transforms the patches of a group into [36, together, in]; those past the last tile are zero."""
+    """Transforms the patches of a group into [36, together, in]; what is read past the last tile is zero."""
     size, ins = like.itemsize, job[INS]
-    for t in range(together):
+    for t in range(-(-count // LINES) * LINES):
         if t < count:
             _find(job, first + t, ins, 1, job[SOURCE], nothing, size, places)
         else:
@@ -215,81 +228,90 @@ def _prefetch(start, k, length):
 
 @inlined
 def _convolve(job_pointer, like, number, version):
-    """A unit is a group of tiles."""
+    """Each thread takes a stretch of the tiles, group by group."""
     job = carray(job_pointer, FIELDS)
     size, ins, outs = like.itemsize, job[INS], job[OUTS]
     tiles = job[IMAGES] * ((job[HEIGHT] + TILE - 1) // TILE) * ((job[WIDTH] + TILE - 1) // TILE)
-    patches = np.empty(_PLACES * GROUP * ins, like.dtype)
-    products = np.empty(_PLACES * GROUP * outs, like.dtype)
-    nothing, dump = np.zeros(ins, like.dtype), np.zeros(outs, like.dtype)
+    patches_memory = np.empty(_PLACES * GROUP * ins + _SPARE, like.dtype)
+    products_memory = np.empty(_PLACES * GROUP * outs + _SPARE, like.dtype)
+    nothing, dump = np.zeros(ins + _SPARE, like.dtype), np.zeros(outs + _SPARE, like.dtype)
+    patches, products, at_nothing, at_dump = _line(patches_memory), _line(products_memory), _line(nothing), _line(dump)
     places, residuals = np.empty(_PLACES, np.int64), np.empty(_PLACES, np.int64)
     while True:
-        group = take(job_pointer, 1)
-        if group >= job[UNITS]:
+        thread = take(job_pointer, 1)
+        if thread >= job[THREADS]:
             break
-        first, count = group * GROUP, min(GROUP, tiles - group * GROUP)
-        _patches(job, first, count, GROUP, like, places, nothing.ctypes.data, patches.ctypes.data)
-        coming = job[SOURCE] + min(first + GROUP, tiles) * TILE * TILE * ins * size
-        written = job[TARGET] + first * TILE * TILE * outs * size
-        for k in range(_PLACES):
-            _prefetch(coming, k, GROUP * TILE * TILE * ins * size)
-            _prefetch(written, k, GROUP * TILE * TILE * outs * size)
-            a = patches.ctypes.data + k * GROUP * ins * size
-            b, c = job[KERNELS] + k * ins * outs * size, products.ctypes.data + k * GROUP * outs * size
-            channel = 0
-            while channel + VECTORS * LANES <= outs:
-                for t in range(0, GROUP, LINES):
-                    here = c + (t * outs + channel) * size
-                    a_row = a + t * ins * size
-                    multiply(like, a_row, ins * size, b + channel * size, outs * size, here, outs * size, ins)
-                channel += VECTORS * LANES
-            if channel < outs:
-                for t in range(0, GROUP, LINES_OF_ONE):
-                    here = c + (t * outs + channel) * size
-                    a_row = a + t * ins * size
-                    multiply_one(like, a_row, ins * size, b + channel * size, outs * size, here, outs * size, ins)
-        at_residuals = residuals.ctypes.data if job[RESIDUAL] != 0 else 0
-        for t in range(count):
-            _find(job, first + t, outs, 0, job[TARGET], dump.ctypes.data, size, places)
-            if at_residuals != 0:
-                _find(job, first + t, outs, 0, job[RESIDUAL], dump.ctypes.data, size, residuals)
-            for channel in range(0, outs, LANES):
-                source = products.ctypes.data + (t * outs + channel) * size
-                bias = job[BIAS] + channel * size if job[BIAS] != 0 else 0
-                at, step = channel * size, GROUP * outs * size
-                finish_tile(like, source, step, places.ctypes.data, at_residuals, at, bias, job[RELU])
+        stop = tiles * (thread + 1) // job[THREADS]
+        for first in range(tiles * thread // job[THREADS], stop, GROUP):
+            count = min(GROUP, stop - first)
+            _patches(job, first, count, GROUP, like, places, at_nothing, patches)
+            coming = job[SOURCE] + min(first + GROUP, tiles) * TILE * TILE * ins * size
+            written = job[TARGET] + first * TILE * TILE * outs * size
+            for k in range(_PLACES):
+                _prefetch(coming, k, GROUP * TILE * TILE * ins * size)
+                _prefetch(written, k, GROUP * TILE * TILE * outs * size)
+                a = patches + k * GROUP * ins * size
+                b, c = job[KERNELS] + k * ins * outs * size, products + k * GROUP * outs * size
+                channel = 0
+                while channel + VECTORS * LANES <= outs:
+                    for t in range(0, count, LINES):
+                        here = c + (t * outs + channel) * size
+                        a_row = a + t * ins * size
+                        multiply(like, a_row, ins * size, b + channel * size, outs * size, here, outs * size, ins)
+                    channel += VECTORS * LANES
+                if channel < outs:
+                    for t in range(0, count, LINES):
+                        here = c + (t * outs + channel) * size
+                        a_row = a + t * ins * size
+                        multiply_one(like, a_row, ins * size, b + channel * size, outs * size, here, outs * size, ins)
+            at_residuals = residuals.ctypes.data if job[RESIDUAL] != 0 else 0
+            for t in range(count):
+                _find(job, first + t, outs, 0, job[TARGET], at_dump, size, places)
+                if at_residuals != 0:
+                    _find(job, first + t, outs, 0, job[RESIDUAL], at_dump, size, residuals)
+                for channel in range(0, outs, LANES):
+                    source = products + (t * outs + channel) * size
+                    bias = job[BIAS] + channel * size if job[BIAS] != 0 else 0
+                    at, step = channel * size, GROUP * outs * size
+                    finish_tile(like, source, step, places.ctypes.data, at_residuals, at, bias, job[RELU])
+    _still_needed(patches_memory, products_memory, nothing, dump)
 
 
 @inlined
 def _gradient(job_pointer, like, number, version):
-    """A unit is a part of the sums [parts, 36, in, out], which are zero before."""
+    """Each thread takes some parts of the sums [parts, 36, in, out], which are zero before."""
     job = carray(job_pointer, FIELDS)
     size, ins, outs, parts, together = like.itemsize, job[INS], job[OUTS], job[PARTS], job[TOGETHER]
     tiles = job[IMAGES] * ((job[HEIGHT] + TILE - 1) // TILE) * ((job[WIDTH] + TILE - 1) // TILE)
     groups = (tiles + together - 1) // together
-    patches = np.empty(_PLACES * together * ins, like.dtype)
-    slopes = np.empty(_PLACES * together * outs, like.dtype)
-    nothing = np.zeros(max(ins, outs), like.dtype)
+    patches_memory = np.empty(_PLACES * together * ins + _SPARE, like.dtype)
+    slopes_memory = np.empty(_PLACES * together * outs + _SPARE, like.dtype)
+    nothing = np.zeros(max(ins, outs) + _SPARE, like.dtype)
+    patches, slopes, at_nothing = _line(patches_memory), _line(slopes_memory), _line(nothing)
     places = np.empty(_PLACES, np.int64)
     while True:
-        part = take(job_pointer, 1)
-        if part >= job[UNITS]:
+        thread = take(job_pointer, 1)
+        if thread >= job[THREADS]:
             break
-        for group in range(groups * part // parts, groups * (part + 1) // parts):
+        start, stop = parts * thread // job[THREADS], parts * (thread + 1) // job[THREADS]
+        for group in range(groups * start // parts, groups * stop // parts):
+            part = start
+            while group >= groups * (part + 1) // parts:
+                part += 1
             first, count = group * together, min(together, tiles - group * together)
-            _patches(job, first, count, together, like, places, nothing.ctypes.data, patches.ctypes.data)
+            _patches(job, first, count, together, like, places, at_nothing, patches)
             for t in range(count):
-                _find(job, first + t, outs, 0, job[TARGET], nothing.ctypes.data, size, places)
+                _find(job, first + t, outs, 0, job[TARGET], at_nothing, size, places)
                 for channel in range(0, outs, LANES):
-                    place = slopes.ctypes.data + (t * outs + channel) * size
+                    place = slopes + (t * outs + channel) * size
                     transform_gradient(like, places.ctypes.data, channel * size, place, together * outs * size)
             coming = job[SOURCE] + min(first + together, tiles) * TILE * TILE * ins * size
             coming_slopes = job[TARGET] + min(first + together, tiles) * TILE * TILE * outs * size
             for k in range(_PLACES):
                 _prefetch(coming, k, together * TILE * TILE * ins * size)
                 _prefetch(coming_slopes, k, together * TILE * TILE * outs * size)
-                a = patches.ctypes.data + k * together * ins * size
-                b = slopes.ctypes.data + k * together * outs * size
+                a = patches + k * together * ins * size
+                b = slopes + k * together * outs * size
                 c = job[KERNELS] + (part * _PLACES + k) * ins * outs * size
                 channel = 0
                 while channel + VECTORS_OF_SUMS * LANES <= outs:
@@ -303,3 +325,4 @@ def _gradient(job_pointer, like, number, version):
                         here, a_column = c + (i * outs + channel) * size, a + i * size
                         b_here = b + channel * size
                         accumulate_one(like, a_column, ins * size, b_here, outs * size, here, outs * size, count)
+    _still_needed(patches_memory, slopes_memory, nothing, nothing)

@@ -1,7 +1,7 @@
 """The loops of winograd on sixteen channels at a time, emitted as LLVM.
 
-A matrix of the algorithm multiplies six, four or three vectors. Four of the six points that it stands for are ±1 and ±2,
-so two rows differ by signs alone, and share their even and odd part.
+A matrix of the algorithm multiplies six, four or three vectors. Four of the six points that it stands for are ±1 and
+±2, so two rows differ by signs alone, and share their even and odd part.
 """
 
 from collections.abc import Callable, Sequence
@@ -255,8 +255,7 @@ def _product_of(lines: int, vectors: int, across: bool, sums_on: bool):
 # Each number is one sum in one order, whatever the block.
 LINES, VECTORS = (12, 2) if _WIDE else (6, 1)
 multiply = _product_of(LINES, VECTORS, across=False, sums_on=False)
-LINES_OF_ONE = 24 if _WIDE else 6
-multiply_one = _product_of(LINES_OF_ONE, 1, across=False, sums_on=False)
+multiply_one = _product_of(LINES, 1, across=False, sums_on=False)
 SUMS, VECTORS_OF_SUMS = (8, 2) if _WIDE else (4, 1)
 accumulate = _product_of(SUMS, VECTORS_OF_SUMS, across=True, sums_on=True)
 SUMS_OF_ONE = 16 if _WIDE else 4

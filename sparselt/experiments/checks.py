@@ -176,7 +176,9 @@ def _check_fused(setting: "Setting") -> None:
 
 def _check_winograd(setting: "Setting") -> None:
     if "float32" not in (setting.precision, setting.eval_dtype):
-        raise SettingError("winograd is true, but it computes in float32, and precision is bfloat16; expected one of them")
+        raise SettingError(
+            "winograd is true, but it computes in float32, and precision is bfloat16; expected one of them"
+        )
     import torch
 
     from sparselt.models.winograd import winograd_
@@ -185,8 +187,8 @@ def _check_winograd(setting: "Setting") -> None:
         network = build_model(setting.model, classes=setting.classes, channels=setting.channels, seed=0)
     if not winograd_(network):
         raise SettingError(
-            f"winograd is true, but {setting.model} has no 3×3 convolution of stride 1 between multiples of 16 channels; "
-            "set winograd=false"
+            f"winograd is true, but {setting.model} has no 3×3 convolution of stride 1 with multiples of 16 channels; set "
+            "winograd=false"
         )
 
 

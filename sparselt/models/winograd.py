@@ -8,7 +8,7 @@ from sparselt.weights import check_network
 
 
 def winograd_(model: nn.Module) -> list[str]:
-    """Makes the 3×3 convolutions of stride 1 take `sparselt.kernels.winograd` where that pays, in training and evaluation.
+    """Makes 3×3 convolutions of stride 1 take `sparselt.kernels.winograd` where that pays, in training and evaluation.
 
     That is in float32 on a CPU, for multiples of 16 channels (`sparselt.kernels.winograd.pays` has the shapes);
     elsewhere, under autocast and on a GPU they compute as before. Results differ by rounding. The layers stay the

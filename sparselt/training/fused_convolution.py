@@ -24,7 +24,11 @@ def fuse_convolutions_(traced: fx.GraphModule) -> None:
     graph, modules = traced.graph, dict(traced.named_modules())
     for node in list(graph.nodes):
         conv = modules.get(str(node.target)) if node.op == "call_module" else None
-        if type(conv) not in (nn.Conv2d, WinogradConv2d) or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        if (
+            type(conv) not in (nn.Conv2d, WinogradConv2d)
+            or conv.padding_mode != "zeros"
+            or isinstance(conv.padding, str)
+        ):
             continue
         last, residual, relu = fusable_after(node, modules)
         if not relu or has_hooks(conv):
@@ -35,7 +39,8 @@ def fuse_convolutions_(traced: fx.GraphModule) -> None:
             how = conv.stride, conv.padding, conv.dilation, conv.groups
             last.replace_all_uses_with(
                 graph.call_function(
-                    convolution_relu, (node.args[0], weight, bias, residual, *how, type(conv) is WinogradConv2d and fits(conv))
+                    convolution_relu,
+                    (node.args[0], weight, bias, residual, *how, type(conv) is WinogradConv2d and fits(conv)),
                 )
             )
         erase_chain(graph, node, last)

@@ -150,7 +150,14 @@ def test_a_fused_call_has_no_derivative_and_says_so():
 
 @pytest.mark.parametrize(
     ("count", "channels", "side", "expected"),
-    [(64, 16, 8, True), (64, 64, 8, True), (64, 16, 2, False), (64, 16, 5, False), (64, 512, 8, False), (4, 64, 4, False)],
+    [
+        (64, 16, 8, True),
+        (64, 64, 8, True),
+        (64, 16, 2, False),
+        (64, 16, 5, False),
+        (64, 512, 8, False),
+        (4, 64, 4, False),
+    ],
 )
 def test_shapes_alone_say_where_it_pays(count, channels, side, expected):
     assert pays(images(count, channels, side, side), images(channels, channels, 3, 3)) is expected
