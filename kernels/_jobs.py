@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from ._compile import callback
-from ._memory import AS
+from ._memory import AS, take
 from ._threads import share
 
 # The first words: the counter that threads take units from, the number of units, and of threads.
@@ -27,6 +27,20 @@ LONG, DOUBLE = np.empty(0, np.int64), np.empty(0)
 
 # These functions are not cached. The callback around them is, under a key that includes the files.
 inlined = njit(nogil=True, error_model="numpy")
+
+
+@inlined
+def take_stretch(job_pointer):
+    """The stretch of units that a thread does next, (start, stop); (-1, -1) when all are taken.
+
+    There is one for each thread, in the order of memory, as in torch's own operations: so a thread mostly finds in its
+    own cache what it wrote in the operation before.
+    """
+    job = carray(job_pointer, FIRST)
+    thread = take(job_pointer, 1)
+    if thread >= job[THREADS]:
+        return -1, -1
+    return job[UNITS] * thread // job[THREADS], job[UNITS] * (thread + 1) // job[THREADS]
 
 
 class Job:

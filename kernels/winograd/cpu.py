@@ -3,9 +3,8 @@
 Each of 36 numbers of a patch, over a group's tiles and channels, is a matrix; so is each of 36 numbers of the kernels.
 Their products make the group's output. Memory is channels last, so a vector is sixteen channels of a pixel.
 
-Each thread takes a stretch of the batch, as torch's own operations do: so it finds in its cache what it has written.
-Each number is summed by one thread in an order that does not depend on their count: the gradient of the weights is
-summed in parts whose number follows from the shapes.
+Each thread takes a stretch of the batch. Each number is summed by one thread in an order that does not depend on their
+count: the gradient of the weights is summed in parts whose number follows from the shapes.
 """
 
 from functools import lru_cache
@@ -17,8 +16,8 @@ from torch import Tensor
 
 from .. import _vectors
 from .._compile import callback
-from .._jobs import FIRST, THREADS, UNITS, Job, inlined, types_of
-from .._memory import LINE, prefetch, take
+from .._jobs import FIRST, Job, inlined, take_stretch, types_of
+from .._memory import LINE, prefetch
 from .._vectors import LANES
 from . import transforms
 from .transforms import (
@@ -143,11 +142,10 @@ def _transform_kernels(job_pointer, like, number, version):
     job = carray(job_pointer, FIELDS)
     row, step = job[OUTS] * like.itemsize, job[INS] * job[OUTS] * like.itemsize
     while True:
-        channel = take(job_pointer, 1)
-        if channel >= job[UNITS]:
+        start, stop = take_stretch(job_pointer)
+        if start < 0:
             break
-        for first in range(0, row, LANES * like.itemsize):
-            place = channel * row + first
+        for place in range(start * row, stop * row, LANES * like.itemsize):
             transform_kernel(like, job[SOURCE] + place, step, job[TARGET] + place, step)
 
 
@@ -157,11 +155,10 @@ def _finish(job_pointer, like, number, version):
     job = carray(job_pointer, FIELDS)
     row, step = job[OUTS] * like.itemsize, job[INS] * job[OUTS] * like.itemsize
     while True:
-        channel = take(job_pointer, 1)
-        if channel >= job[UNITS]:
+        start, stop = take_stretch(job_pointer)
+        if start < 0:
             break
-        for first in range(0, row, LANES * like.itemsize):
-            place = channel * row + first
+        for place in range(start * row, stop * row, LANES * like.itemsize):
             parts_step = _PLACES * step
             finish_kernel(like, job[SOURCE] + place, step, job[PARTS], parts_step, job[TARGET] + place, step)
 
@@ -238,11 +235,10 @@ def _convolve(job_pointer, like, number, version):
     patches, products, at_nothing, at_dump = _line(patches_memory), _line(products_memory), _line(nothing), _line(dump)
     places, residuals = np.empty(_PLACES, np.int64), np.empty(_PLACES, np.int64)
     while True:
-        thread = take(job_pointer, 1)
-        if thread >= job[THREADS]:
+        start, stop = take_stretch(job_pointer)
+        if start < 0:
             break
-        stop = tiles * (thread + 1) // job[THREADS]
-        for first in range(tiles * thread // job[THREADS], stop, GROUP):
+        for first in range(start, stop, GROUP):
             count = min(GROUP, stop - first)
             _patches(job, first, count, GROUP, like, places, at_nothing, patches)
             coming = job[SOURCE] + min(first + GROUP, tiles) * TILE * TILE * ins * size
@@ -290,10 +286,9 @@ def _gradient(job_pointer, like, number, version):
     patches, slopes, at_nothing = _line(patches_memory), _line(slopes_memory), _line(nothing)
     places = np.empty(_PLACES, np.int64)
     while True:
-        thread = take(job_pointer, 1)
-        if thread >= job[THREADS]:
+        start, stop = take_stretch(job_pointer)
+        if start < 0:
             break
-        start, stop = parts * thread // job[THREADS], parts * (thread + 1) // job[THREADS]
         for group in range(groups * start // parts, groups * stop // parts):
             part = start
             while group >= groups * (part + 1) // parts:

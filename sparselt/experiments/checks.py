@@ -10,7 +10,7 @@ from sparselt.data import Source
 from sparselt.errors import SettingError
 from sparselt.experiments.trials import check_criterion
 from sparselt.experiments.values import Rule
-from sparselt.models import build_model, check_model, least_weights
+from sparselt.models import build_model, check_model, least_weights, prunable_shapes
 from sparselt.optim import RECIPE_OPTIONS, check_optimizer, options_of_other_optimizers
 from sparselt.scopes import Scope, check_fraction, check_rule, weights_left
 from sparselt.training.recipe import TECHNIQUES, training_side
@@ -187,9 +187,18 @@ def _check_winograd(setting: "Setting") -> None:
         network = build_model(setting.model, classes=setting.classes, channels=setting.channels, seed=0)
     if not winograd_(network):
         raise SettingError(
-            f"winograd is true, but {setting.model} has no 3×3 convolution of stride 1 with multiples of 16 channels; set "
-            "winograd=false"
+            f"winograd is true, but {setting.model} has no 3×3 convolution of stride 1 with multiples of 16 channels; "
+            "give winograd=false"
         )
+
+
+def winograd_would_pay(setting: "Setting") -> bool:
+    """Whether `winograd=true` would spare a run on a CPU much time. Reads shapes only."""
+    if setting.winograd or setting.precision != "float32" or setting.recipe.sparse_up_to >= 0.5:
+        return False
+    shapes = prunable_shapes(setting.model, setting.classes, setting.channels).values()
+    fitting = [shape for shape in shapes if tuple(shape[2:]) == (3, 3) and not shape[0] % 16 and not shape[1] % 16]
+    return setting.train_size >= 16 and 2 * len(fitting) >= len(shapes)
 
 
 def check_sparse(setting: "Setting", given: Mapping[str, Any]) -> None:

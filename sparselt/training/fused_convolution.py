@@ -24,11 +24,9 @@ def fuse_convolutions_(traced: fx.GraphModule) -> None:
     graph, modules = traced.graph, dict(traced.named_modules())
     for node in list(graph.nodes):
         conv = modules.get(str(node.target)) if node.op == "call_module" else None
-        if (
-            type(conv) not in (nn.Conv2d, WinogradConv2d)
-            or conv.padding_mode != "zeros"
-            or isinstance(conv.padding, str)
-        ):
+        if not isinstance(conv, nn.Conv2d) or type(conv) not in (nn.Conv2d, WinogradConv2d):
+            continue
+        if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             continue
         last, residual, relu = fusable_after(node, modules)
         if not relu or has_hooks(conv):
@@ -36,12 +34,10 @@ def fuse_convolutions_(traced: fx.GraphModule) -> None:
         with graph.inserting_before(last):
             weight = graph.get_attr(f"{node.target}.weight")
             bias = None if conv.bias is None else graph.get_attr(f"{node.target}.bias")
-            how = conv.stride, conv.padding, conv.dilation, conv.groups
+            winograd = type(conv) is WinogradConv2d and fits(conv)
+            how = conv.stride, conv.padding, conv.dilation, conv.groups, winograd
             last.replace_all_uses_with(
-                graph.call_function(
-                    convolution_relu,
-                    (node.args[0], weight, bias, residual, *how, type(conv) is WinogradConv2d and fits(conv)),
-                )
+                graph.call_function(convolution_relu, (node.args[0], weight, bias, residual, *how))
             )
         erase_chain(graph, node, last)
     traced.recompile()
