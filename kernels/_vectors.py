@@ -75,13 +75,14 @@ class Tiles:
                 b.store(vector, self.at(address, self.vector, j), align=4)
             return
         bits = ir.VectorType(_WORD, LANES)
-        rounded = [self._rounded(vector, bits) for vector in vectors]
+        rounded = [self.rounded(vector, bits) for vector in vectors]
         for j in range(VECTORS // 2):
             low = b.lshr(rounded[2 * j], _all(bits, 16))
             word = b.or_(low, b.and_(rounded[2 * j + 1], _all(bits, 0xFFFF0000)))
             b.store(word, self.at(address, bits, j), align=2)
 
-    def _rounded(self, vector, bits):
+    def rounded(self, vector, bits):
+        """The float32 numbers as words whose upper halves are them in bfloat16, to nearest, ties to even."""
         b = self.builder
         word = b.bitcast(vector, bits)
         even = b.and_(b.lshr(word, _all(bits, 16)), _all(bits, 1))

@@ -9,7 +9,8 @@ channels, where the sum above takes 144 (Winograd 1980; Lavin & Gray 2016, secti
 and products are transformed by sums with small factors, by which rounding errors grow: in float32 results agree to
 about 1e-5 of the largest, where the sum agrees to 1e-6. The gradients of input and weight are made the same way.
 
-Bytes moved, at the least, in float32: 4 for each number of the input and of the output. What is not finite spreads to
+Bytes moved, at the least, in float32: 4 for each number of the input and of the output. bfloat16 images are computed in
+float32 and rounded once, which is more exact than products of bfloat16. What is not finite spreads to
 the 4×4 tiles whose patches it is in. Results do not depend on the number of threads, or on the width of the processor's
 vectors.
 
@@ -24,7 +25,8 @@ from .._library import implement, refuse_forward_mode
 __all__ = ["pays", "unsupported_reason", "winograd_conv2d"]
 
 CHANNELS = 16  # both numbers of channels are multiples of it
-_MOST_WEIGHTS = 1 << 16  # pairs of channels: beyond, the transformed kernels no longer fit the caches
+# Pairs of channels: below, moving the images takes the time; above, the transformed kernels no longer fit the caches.
+_PAIRS = {torch.float32: (0, 1 << 16), torch.float64: (0, 1 << 16), torch.bfloat16: (1 << 10, 1 << 15)}
 _USED = 0.6  # of the tiles' pixels that are the image's
 
 _library = torch.library.Library("sparselt", "FRAGMENT")
@@ -39,9 +41,10 @@ def winograd_conv2d(
     """The convolution, [N, out_channels, H, W] in channels last.
 
     Without residual and ReLU differentiable any number of times, in reverse mode; with them not at all.
-    input: [N, in_channels, H, W] in torch's channels_last format, float32 or float64, with multiples of 16 channels.
-    weight: [out_channels, in_channels, 3, 3] in the input's dtype. bias: [out_channels].
-    residual: like the output; is added before ReLU.
+    input: [N, in_channels, H, W] in torch's channels_last format, with multiples of 16 channels; float32 or bfloat16
+        with float32 weights, or all float64.
+    weight: [out_channels, in_channels, 3, 3]. bias: [out_channels], in the weight's dtype.
+    residual: like the output, which has the input's dtype; is added before ReLU.
     Raises TypeError for arguments that it does not take.
     """
     if reason := unsupported_reason(input, weight, bias, residual):
@@ -51,10 +54,11 @@ def winograd_conv2d(
 
 
 def pays(input: Tensor, weight: Tensor) -> bool:
-    """Whether it takes less time than oneDNN's convolution on the processors that we measured, by shapes alone."""
+    """Whether it takes less time than oneDNN's convolution on the processors that we measured, by dtype and shapes."""
     images, _, height, width = input.shape
     tiles = -(-height // 4) * -(-width // 4)
-    if weight.shape[0] * weight.shape[1] > _MOST_WEIGHTS or 2 * images * tiles < max(weight.shape[:2]):
+    fewest, most = _PAIRS[input.dtype]
+    if not fewest <= weight.shape[0] * weight.shape[1] <= most or 2 * images * tiles < max(weight.shape[:2]):
         return False
     return height * width >= _USED * 16 * tiles
 
@@ -65,8 +69,11 @@ def unsupported_reason(
     """What the operation does not take of these arguments, and what it takes; empty if it takes them."""
     if input.device.type not in ("cpu", "meta"):
         return f"input is on {input.device}; expected a CPU (cuDNN has Winograd's algorithm on a GPU)"
-    if input.dtype not in (torch.float32, torch.float64) or weight.dtype != input.dtype:
-        return f"input is {input.dtype}, weight {weight.dtype}; expected float32 or float64, both the same"
+    expected = torch.float64 if input.dtype == torch.float64 else torch.float32
+    if input.dtype not in _PAIRS or weight.dtype != expected:
+        return (
+            f"input is {input.dtype}, weight {weight.dtype}; expected float32 or bfloat16 with float32, or both float64"
+        )
     shape = tuple(weight.shape)
     if len(shape) != 4 or shape[2:] != (3, 3) or shape[0] % CHANNELS or shape[1] % CHANNELS or not weight.numel():
         return f"weight is {shape}; expected [out_channels, in_channels, 3, 3] with multiples of {CHANNELS} channels"
@@ -77,8 +84,8 @@ def unsupported_reason(
             f"input has strides {input.stride()}; expected channels last: "
             "input.contiguous(memory_format=torch.channels_last)"
         )
-    if bias is not None and (tuple(bias.shape), bias.dtype, bias.is_contiguous()) != (shape[:1], input.dtype, True):
-        return f"bias is {bias.dtype} {tuple(bias.shape)}; expected {input.dtype} {shape[:1]}, contiguous"
+    if bias is not None and (tuple(bias.shape), bias.dtype, bias.is_contiguous()) != (shape[:1], expected, True):
+        return f"bias is {bias.dtype} {tuple(bias.shape)}; expected {expected} {shape[:1]}, contiguous"
     out = len(input), shape[0], *input.shape[2:]
     if residual is not None and (
         (tuple(residual.shape), residual.dtype, residual.device) != (out, input.dtype, input.device)
@@ -111,7 +118,8 @@ def _fake_input(gradient, weight) -> Tensor:
 
 @torch.library.register_fake("sparselt::winograd_conv2d_weight", lib=_library)
 def _fake_weight(input, gradient) -> Tensor:
-    return input.new_empty(gradient.shape[1], input.shape[1], 3, 3)
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    return input.new_empty(gradient.shape[1], input.shape[1], 3, 3, dtype=dtype)
 
 
 def _images(like: Tensor, channels: int) -> Tensor:
@@ -140,7 +148,7 @@ def _backward(ctx, gradient: Tensor) -> tuple:
     (input, weight), ops, gradient = ctx.saved_tensors, torch.ops.sparselt, _last(gradient)
     by_input = ops.winograd_conv2d_input(gradient, weight) if ctx.needs_input_grad[0] else None
     by_weight = ops.winograd_conv2d_weight(input, gradient) if ctx.needs_input_grad[1] else None
-    by_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+    by_bias = gradient.sum((0, 2, 3), dtype=weight.dtype) if ctx.needs_input_grad[2] else None
     return by_input, by_weight, by_bias, None, None
 
 

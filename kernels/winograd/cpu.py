@@ -64,13 +64,14 @@ def backward_input(gradient: Tensor, weight: Tensor) -> Tensor:
 
 
 def backward_weight(input: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient of the weight, [out_channels, in_channels, 3, 3]."""
+    """The gradient of the weight, [out_channels, in_channels, 3, 3]; float32 for bfloat16 images."""
     ins, outs = input.shape[1], gradient.shape[1]
-    parts = parts_of(input.shape, outs, input.itemsize)
-    sums = input.new_zeros(parts, _PLACES, ins, outs)
+    dtype = _number(input)
+    parts = parts_of(input.shape, outs, dtype.itemsize)
+    sums = torch.zeros(parts, _PLACES, ins, outs, dtype=dtype)
     arrays, together = (input, gradient, sums), _together(ins, outs)
     _job(_gradient_body, parts, arrays, input.shape, outs, parts=parts, together=together).run()
-    out = input.new_empty(TAPS, TAPS, ins, outs)
+    out = torch.empty(TAPS, TAPS, ins, outs, dtype=dtype)
     _job(_finish_body, ins, (sums, out), (1, ins, 1, 1), outs, parts=parts).run()
     return out.permute(3, 2, 0, 1).contiguous()
 
@@ -89,9 +90,10 @@ def _together(ins: int, outs: int) -> int:
 
 def _convolved(input: Tensor, kernels: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
     """kernels: [3, 3, in, out], in any strides."""
-    kernels = kernels.contiguous()
+    kernels = kernels.to(_number(input)).contiguous()
+    bias = None if bias is None else bias.to(kernels.dtype)
     ins, outs = kernels.shape[2:]
-    transformed = input.new_empty(_PLACES, ins, outs)
+    transformed = kernels.new_empty(_PLACES, ins, outs)
     _job(_kernel_body, ins, (kernels, transformed), (1, ins, 1, 1), outs).run()
     shape = len(input), outs, *input.shape[2:]
     out = torch.empty(shape, dtype=input.dtype, memory_format=torch.channels_last)
@@ -105,7 +107,14 @@ def _job(body, units: int, arrays: tuple[Tensor | None, ...], shape, outs: int, 
     work = _PLACES * ins * outs * _tiles(shape)
     arrays += (None,) * (RELU - FIRST - len(arrays))
     numbers = int(relu), images, height, width, ins, outs, parts, together
-    return Job(body(arrays[0].dtype), units, arrays, numbers, work >= PARALLEL_FROM)
+    first = arrays[0]
+    assert first is not None
+    return Job(body(first.dtype), units, arrays, numbers, work >= PARALLEL_FROM)
+
+
+def _number(images: Tensor) -> torch.dtype:
+    """The dtype of the arithmetic."""
+    return torch.float64 if images.dtype == torch.float64 else torch.float32
 
 
 def _tiles(shape) -> int:
@@ -140,27 +149,27 @@ def _finish_body(dtype: torch.dtype):
 def _transform_kernels(job_pointer, like, number, version):
     """From [3, 3, in, out] to [36, in, out]. A unit is an input channel."""
     job = carray(job_pointer, FIELDS)
-    row, step = job[OUTS] * like.itemsize, job[INS] * job[OUTS] * like.itemsize
+    row, step = job[OUTS] * number.itemsize, job[INS] * job[OUTS] * number.itemsize
     while True:
         start, stop = take_stretch(job_pointer)
         if start < 0:
             break
-        for place in range(start * row, stop * row, LANES * like.itemsize):
-            transform_kernel(like, job[SOURCE] + place, step, job[TARGET] + place, step)
+        for place in range(start * row, stop * row, LANES * number.itemsize):
+            transform_kernel(number, job[SOURCE] + place, step, job[TARGET] + place, step)
 
 
 @inlined
 def _finish(job_pointer, like, number, version):
     """From sums [parts, 36, in, out] to [3, 3, in, out]. A unit is an input channel."""
     job = carray(job_pointer, FIELDS)
-    row, step = job[OUTS] * like.itemsize, job[INS] * job[OUTS] * like.itemsize
+    row, step = job[OUTS] * number.itemsize, job[INS] * job[OUTS] * number.itemsize
     while True:
         start, stop = take_stretch(job_pointer)
         if start < 0:
             break
-        for place in range(start * row, stop * row, LANES * like.itemsize):
-            parts_step = _PLACES * step
-            finish_kernel(like, job[SOURCE] + place, step, job[PARTS], parts_step, job[TARGET] + place, step)
+        for place in range(start * row, stop * row, LANES * number.itemsize):
+            part = _PLACES * step
+            finish_kernel(number, job[SOURCE] + place, step, job[PARTS], part, job[TARGET] + place, step)
 
 
 @inlined
@@ -176,50 +185,68 @@ def _still_needed(a, b, c, d):
 
 
 @inlined
-def _find(job, tile, channels, margin, base, outside, size, places):
+def _tiles_of(job):
+    return job[IMAGES] * ((job[HEIGHT] + TILE - 1) // TILE) * ((job[WIDTH] + TILE - 1) // TILE)
+
+
+@inlined
+def _find(job, tile, channels, margin, base, outside, places):
     """Writes the addresses of the pixels of a tile and of `margin` pixels around it.
 
-    base: the address of the images, with so many `channels` of `size` bytes. outside: the address for pixels outside.
+    base: the address of the images, whose pixels have so many bytes of `channels`. outside: for pixels outside.
     """
     height, width = job[HEIGHT], job[WIDTH]
     across, down = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     image, place = tile // (across * down), tile % (across * down)
     top, left = place // across * TILE - margin, place % across * TILE - margin
-    side, pixel = TILE + 2 * margin, channels * size
-    start = base + ((image * height + top) * width + left) * pixel
+    side = TILE + 2 * margin
+    start = base + ((image * height + top) * width + left) * channels
     whole = top >= 0 and left >= 0 and top + side <= height and left + side <= width
     for y in range(side):
-        row = start + y * width * pixel
+        row = start + y * width * channels
         if whole:
             for x in range(side):
-                places[y * side + x] = row + x * pixel
+                places[y * side + x] = row + x * channels
         else:
             inside = 0 <= top + y < height
             for x in range(side):
-                places[y * side + x] = row + x * pixel if inside and 0 <= left + x < width else outside
+                places[y * side + x] = row + x * channels if inside and 0 <= left + x < width else outside
 
 
 @inlined
-def _patches(job, first, count, together, like, places, nothing, target):
+def _patches(job, first, count, together, like, number, places, nothing, target):
     """Transforms the patches of a group into [36, together, in]; what is read past the last tile is zero."""
-    size, ins = like.itemsize, job[INS]
+    ins, row = job[INS], job[INS] * number.itemsize
     for t in range(-(-count // LINES) * LINES):
         if t < count:
-            _find(job, first + t, ins, 1, job[SOURCE], nothing, size, places)
+            _find(job, first + t, ins * like.itemsize, 1, job[SOURCE], nothing, places)
         else:
             places[:] = nothing
         for channel in range(0, ins, LANES):
-            place = target + (t * ins + channel) * size
-            transform_patch(like, places.ctypes.data, channel * size, place, together * ins * size)
+            place = target + t * row + channel * number.itemsize
+            transform_patch(like, places.ctypes.data, channel * like.itemsize, place, together * row)
 
 
 @inlined
-def _prefetch(start, k, length):
-    """Begins to load the k-th of 36 parts of a stretch of memory."""
+def _slopes(job, first, count, together, like, number, places, nothing, target):
+    """Transforms the gradients of a group's output into [36, together, out]."""
+    outs, row = job[OUTS], job[OUTS] * number.itemsize
+    for t in range(count):
+        _find(job, first + t, outs * like.itemsize, 0, job[TARGET], nothing, places)
+        for channel in range(0, outs, LANES):
+            place = target + t * row + channel * number.itemsize
+            transform_gradient(like, places.ctypes.data, channel * like.itemsize, place, together * row)
+
+
+@inlined
+def _prefetch(job, base, tile, together, channels, k):
+    """Begins to load the k-th of 36 parts of the images of a group. channels: their bytes in a pixel."""
+    length = together * TILE * TILE * channels
     if length > _PREFETCHED:
         return
-    part = length // _PLACES
-    for place in range(start + k * part, start + (k + 1) * part, LINE):
+    pixel, part = tile * job[IMAGES] * job[HEIGHT] * job[WIDTH] // _tiles_of(job), length // _PLACES
+    start = base + pixel * channels + k * part
+    for place in range(start, start + part, LINE):
         prefetch(place)
 
 
@@ -227,97 +254,105 @@ def _prefetch(start, k, length):
 def _convolve(job_pointer, like, number, version):
     """Each thread takes a stretch of the tiles, group by group."""
     job = carray(job_pointer, FIELDS)
-    size, ins, outs = like.itemsize, job[INS], job[OUTS]
-    tiles = job[IMAGES] * ((job[HEIGHT] + TILE - 1) // TILE) * ((job[WIDTH] + TILE - 1) // TILE)
-    patches_memory = np.empty(_PLACES * GROUP * ins + _SPARE, like.dtype)
-    products_memory = np.empty(_PLACES * GROUP * outs + _SPARE, like.dtype)
-    nothing, dump = np.zeros(ins + _SPARE, like.dtype), np.zeros(outs + _SPARE, like.dtype)
+    ins, outs = job[INS], job[OUTS]
+    patches_memory = np.empty(_PLACES * GROUP * ins + _SPARE, number.dtype)
+    products_memory = np.empty(_PLACES * GROUP * outs + _SPARE, number.dtype)
+    nothing, dump = np.zeros(ins + _SPARE, number.dtype), np.zeros(outs + _SPARE, number.dtype)
     patches, products, at_nothing, at_dump = _line(patches_memory), _line(products_memory), _line(nothing), _line(dump)
-    places, residuals = np.empty(_PLACES, np.int64), np.empty(_PLACES, np.int64)
+    places = np.empty(_PLACES, np.int64)
     while True:
         start, stop = take_stretch(job_pointer)
         if start < 0:
             break
         for first in range(start, stop, GROUP):
             count = min(GROUP, stop - first)
-            _patches(job, first, count, GROUP, like, places, at_nothing, patches)
-            coming = job[SOURCE] + min(first + GROUP, tiles) * TILE * TILE * ins * size
-            written = job[TARGET] + first * TILE * TILE * outs * size
+            _patches(job, first, count, GROUP, like, number, places, at_nothing, patches)
             for k in range(_PLACES):
-                _prefetch(coming, k, GROUP * TILE * TILE * ins * size)
-                _prefetch(written, k, GROUP * TILE * TILE * outs * size)
-                a = patches + k * GROUP * ins * size
-                b, c = job[KERNELS] + k * ins * outs * size, products + k * GROUP * outs * size
-                channel = 0
-                while channel + VECTORS * LANES <= outs:
-                    for t in range(0, count, LINES):
-                        here = c + (t * outs + channel) * size
-                        a_row = a + t * ins * size
-                        multiply(like, a_row, ins * size, b + channel * size, outs * size, here, outs * size, ins)
-                    channel += VECTORS * LANES
-                if channel < outs:
-                    for t in range(0, count, LINES):
-                        here = c + (t * outs + channel) * size
-                        a_row = a + t * ins * size
-                        multiply_one(like, a_row, ins * size, b + channel * size, outs * size, here, outs * size, ins)
-            at_residuals = residuals.ctypes.data if job[RESIDUAL] != 0 else 0
-            for t in range(count):
-                _find(job, first + t, outs, 0, job[TARGET], at_dump, size, places)
-                if at_residuals != 0:
-                    _find(job, first + t, outs, 0, job[RESIDUAL], at_dump, size, residuals)
-                for channel in range(0, outs, LANES):
-                    source = products + (t * outs + channel) * size
-                    bias = job[BIAS] + channel * size if job[BIAS] != 0 else 0
-                    at, step = channel * size, GROUP * outs * size
-                    finish_tile(like, source, step, places.ctypes.data, at_residuals, at, bias, job[RELU])
+                _prefetch(job, job[SOURCE], first + GROUP, GROUP, ins * like.itemsize, k)
+                _prefetch(job, job[TARGET], first, GROUP, outs * like.itemsize, k)
+                _multiply(job, k, count, number, patches, products)
+            _outputs(job, first, count, like, number, at_dump, products)
     _still_needed(patches_memory, products_memory, nothing, dump)
+
+
+@inlined
+def _multiply(job, k, count, number, patches, products):
+    """The k-th product of a group: [GROUP, in] times [in, out]."""
+    row, out_row, channel = job[INS] * number.itemsize, job[OUTS] * number.itemsize, 0
+    patches, products = patches + k * GROUP * row, products + k * GROUP * out_row
+    kernels = job[KERNELS] + k * job[INS] * out_row
+    while channel + VECTORS * LANES <= job[OUTS]:
+        at = channel * number.itemsize
+        for t in range(0, count, LINES):
+            here, target = patches + t * row, products + t * out_row + at
+            multiply(number, here, row, kernels + at, out_row, target, out_row, job[INS])
+        channel += VECTORS * LANES
+    if channel < job[OUTS]:
+        at = channel * number.itemsize
+        for t in range(0, count, LINES):
+            here, target = patches + t * row, products + t * out_row + at
+            multiply_one(number, here, row, kernels + at, out_row, target, out_row, job[INS])
+
+
+@inlined
+def _outputs(job, first, count, like, number, dump, products):
+    """Writes a group's tiles. dump: the address that pixels outside the image are written to."""
+    outs, row = job[OUTS], job[OUTS] * number.itemsize
+    places, residuals = np.empty(_PLACES, np.int64), np.empty(_PLACES, np.int64)
+    at_residuals = residuals.ctypes.data if job[RESIDUAL] != 0 else 0
+    for t in range(count):
+        _find(job, first + t, outs * like.itemsize, 0, job[TARGET], dump, places)
+        if at_residuals != 0:
+            _find(job, first + t, outs * like.itemsize, 0, job[RESIDUAL], dump, residuals)
+        for channel in range(0, outs, LANES):
+            at, offset = channel * number.itemsize, channel * like.itemsize
+            bias = job[BIAS] + at if job[BIAS] != 0 else 0
+            source = products + t * row + at
+            finish_tile(like, source, GROUP * row, places.ctypes.data, at_residuals, offset, bias, job[RELU])
+    residuals[0] = places[0]  # as in `_still_needed`
 
 
 @inlined
 def _gradient(job_pointer, like, number, version):
     """Each thread takes some parts of the sums [parts, 36, in, out], which are zero before."""
     job = carray(job_pointer, FIELDS)
-    size, ins, outs, parts, together = like.itemsize, job[INS], job[OUTS], job[PARTS], job[TOGETHER]
-    tiles = job[IMAGES] * ((job[HEIGHT] + TILE - 1) // TILE) * ((job[WIDTH] + TILE - 1) // TILE)
+    ins, outs, parts, together, tiles = job[INS], job[OUTS], job[PARTS], job[TOGETHER], _tiles_of(job)
     groups = (tiles + together - 1) // together
-    patches_memory = np.empty(_PLACES * together * ins + _SPARE, like.dtype)
-    slopes_memory = np.empty(_PLACES * together * outs + _SPARE, like.dtype)
-    nothing = np.zeros(max(ins, outs) + _SPARE, like.dtype)
+    patches_memory = np.empty(_PLACES * together * ins + _SPARE, number.dtype)
+    slopes_memory = np.empty(_PLACES * together * outs + _SPARE, number.dtype)
+    nothing = np.zeros(max(ins, outs) + _SPARE, number.dtype)
     patches, slopes, at_nothing = _line(patches_memory), _line(slopes_memory), _line(nothing)
     places = np.empty(_PLACES, np.int64)
     while True:
         start, stop = take_stretch(job_pointer)
         if start < 0:
             break
-        for group in range(groups * start // parts, groups * stop // parts):
-            part = start
-            while group >= groups * (part + 1) // parts:
-                part += 1
-            first, count = group * together, min(together, tiles - group * together)
-            _patches(job, first, count, together, like, places, at_nothing, patches)
-            for t in range(count):
-                _find(job, first + t, outs, 0, job[TARGET], at_nothing, size, places)
-                for channel in range(0, outs, LANES):
-                    place = slopes + (t * outs + channel) * size
-                    transform_gradient(like, places.ctypes.data, channel * size, place, together * outs * size)
-            coming = job[SOURCE] + min(first + together, tiles) * TILE * TILE * ins * size
-            coming_slopes = job[TARGET] + min(first + together, tiles) * TILE * TILE * outs * size
-            for k in range(_PLACES):
-                _prefetch(coming, k, together * TILE * TILE * ins * size)
-                _prefetch(coming_slopes, k, together * TILE * TILE * outs * size)
-                a = patches + k * together * ins * size
-                b = slopes + k * together * outs * size
-                c = job[KERNELS] + (part * _PLACES + k) * ins * outs * size
-                channel = 0
-                while channel + VECTORS_OF_SUMS * LANES <= outs:
-                    for i in range(0, ins, SUMS):
-                        here, a_column = c + (i * outs + channel) * size, a + i * size
-                        b_here = b + channel * size
-                        accumulate(like, a_column, ins * size, b_here, outs * size, here, outs * size, count)
-                    channel += VECTORS_OF_SUMS * LANES
-                if channel < outs:
-                    for i in range(0, ins, SUMS_OF_ONE):
-                        here, a_column = c + (i * outs + channel) * size, a + i * size
-                        b_here = b + channel * size
-                        accumulate_one(like, a_column, ins * size, b_here, outs * size, here, outs * size, count)
+        for part in range(start, stop):
+            for group in range(groups * part // parts, groups * (part + 1) // parts):
+                first = group * together
+                count = min(together, tiles - first)
+                _patches(job, first, count, together, like, number, places, at_nothing, patches)
+                _slopes(job, first, count, together, like, number, places, at_nothing, slopes)
+                for k in range(_PLACES):
+                    _prefetch(job, job[SOURCE], first + together, together, ins * like.itemsize, k)
+                    _prefetch(job, job[TARGET], first + together, together, outs * like.itemsize, k)
+                    _accumulate(job, k, count, number, patches, slopes, part)
     _still_needed(patches_memory, slopes_memory, nothing, nothing)
+
+
+@inlined
+def _accumulate(job, k, count, number, patches, slopes, part):
+    """Adds the k-th product of a group, [in, count] times [count, out], to the sums of a part."""
+    size, ins, outs, together = number.itemsize, job[INS], job[OUTS], job[TOGETHER]
+    row, out_row, channel = ins * size, outs * size, 0
+    patches, slopes = patches + k * together * row, slopes + k * together * out_row
+    sums = job[KERNELS] + (part * _PLACES + k) * ins * out_row
+    while channel + VECTORS_OF_SUMS * LANES <= outs:
+        for i in range(0, ins, SUMS):
+            target = sums + i * out_row + channel * size
+            accumulate(number, patches + i * size, row, slopes + channel * size, out_row, target, out_row, count)
+        channel += VECTORS_OF_SUMS * LANES
+    if channel < outs:
+        for i in range(0, ins, SUMS_OF_ONE):
+            target = sums + i * out_row + channel * size
+            accumulate_one(number, patches + i * size, row, slopes + channel * size, out_row, target, out_row, count)

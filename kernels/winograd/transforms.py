@@ -16,17 +16,17 @@ from .._vectors import LANES, LONG, Tiles
 TILE, PATCH, TAPS = 4, 6, 3  # pixels of an output tile's side, of the patch it is made of, and of the kernel's side
 GROUP = 24  # tiles whose products are made together
 
+Matrix = tuple[tuple[float, ...], ...]
 # Lavin & Gray 2016, section 4.3, and their transposes.
-PIXELS = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0))
+PIXELS: Matrix = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0))
 PIXELS += ((0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
-KERNEL = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6))
+KERNEL: Matrix = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6))
 KERNEL += ((1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
-BACK = ((1, 0, 0, 0), (1, 1, 1, 1), (1, -1, 1, -1), (1, 2, 4, 8), (1, -2, 4, -8), (0, 0, 0, 1))
+BACK: Matrix = ((1, 0, 0, 0), (1, 1, 1, 1), (1, -1, 1, -1), (1, 2, 4, 8), (1, -2, 4, -8), (0, 0, 0, 1))
 _PAIRS = ((1, 2), (3, 4))
 _ADDRESS = types.int64
+_WORD, _HALVES = ir.IntType(32), ir.VectorType(ir.IntType(16), LANES)
 _WIDE = binding.get_host_cpu_features().get("avx512f", False)
-
-Matrix = Sequence[Sequence[float]]
 
 
 class _Channels(Tiles):
@@ -37,6 +37,22 @@ class _Channels(Tiles):
 
     def store_one(self, vector, address) -> None:
         self.builder.store(vector, self.at(address, self.vector), align=4)
+
+    def load_pixel(self, address):
+        """The channels of a pixel. bfloat16 is the upper half of a float32."""
+        if not self.halved:
+            return self.load_one(address)
+        b, words = self.builder, ir.VectorType(_WORD, LANES)
+        halves = b.load(self.at(address, _HALVES), align=2)
+        return b.bitcast(b.shl(b.zext(halves, words), ir.Constant(words, [16] * LANES)), self.vector)
+
+    def store_pixel(self, vector, address) -> None:
+        """Writes the channels of a pixel; bfloat16 is rounded to nearest, ties to even."""
+        if not self.halved:
+            return self.store_one(vector, address)
+        b, words = self.builder, ir.VectorType(_WORD, LANES)
+        rounded = b.lshr(self.rounded(vector, words), ir.Constant(words, [16] * LANES))
+        b.store(b.trunc(rounded, _HALVES), self.at(address, _HALVES), align=2)
 
     def broadcast(self, address):
         return self.splat(self.builder.load(self.at(address, self.number)))
@@ -67,7 +83,8 @@ class _Channels(Tiles):
 
     def by_columns(self, matrix: Matrix, vectors: Sequence) -> list:
         """The products of the transpose of a matrix of six rows, from sums and differences of paired vectors."""
-        b, mixed, rows = self.builder, list(vectors), list(matrix)
+        b, mixed = self.builder, list(vectors)
+        rows: list[Sequence[float]] = list(matrix)
         for i, j in _PAIRS:
             mixed[i : j + 1] = b.fadd(vectors[i], vectors[j]), b.fsub(vectors[i], vectors[j])
             rows[i : j + 1] = (
@@ -91,7 +108,7 @@ def transform_patch(typing, like, places, offset, target, step):
         one = _Channels(builder, signature.args[0].dtype)
 
         def pixel(y, x):
-            return one.load_one(builder.add(one.words(places, y * PATCH + x), offset))
+            return one.load_pixel(builder.add(one.words(places, y * PATCH + x), offset))
 
         columns = [[pixel(y, x) for y in range(PATCH)] for x in range(PATCH)]
         _spread(one, one.both_ways(one.by_rows, PIXELS, columns), target, step)
@@ -109,7 +126,7 @@ def transform_gradient(typing, like, places, offset, target, step):
         one = _Channels(builder, signature.args[0].dtype)
 
         def pixel(y, x):
-            return one.load_one(builder.add(one.words(places, y * TILE + x), offset))
+            return one.load_pixel(builder.add(one.words(places, y * TILE + x), offset))
 
         columns = [[pixel(y, x) for y in range(TILE)] for x in range(TILE)]
         _spread(one, one.both_ways(one.by_rows, BACK, columns), target, step)
@@ -153,7 +170,7 @@ def finish_tile(typing, like, source, step, places, residuals, offset, bias, rel
         out = one.unless_zero(bias, out, shifted)
 
         def added():
-            others = [one.load_one(builder.add(one.words(residuals, k), offset)) for k in range(len(out))]
+            others = [one.load_pixel(builder.add(one.words(residuals, k), offset)) for k in range(len(out))]
             return list(starmap(builder.fadd, zip(out, others, strict=True)))
 
         out = one.unless_zero(residuals, out, added)
@@ -163,7 +180,7 @@ def finish_tile(typing, like, source, step, places, residuals, offset, bias, rel
 
         out = one.unless_zero(relu, out, cut)
         for k, vector in enumerate(out):
-            one.store_one(vector, builder.add(one.words(places, k), offset))
+            one.store_pixel(vector, builder.add(one.words(places, k), offset))
         return context.get_dummy_value()
 
     return types.none(like, *[_ADDRESS] * 7), codegen

@@ -76,5 +76,5 @@ class StageArguments:
             **self.network_arguments,
             "precision": setting.eval_dtype,
             "threads": setting.threads,
-            "winograd": True if setting.winograd and (self.device, setting.eval_dtype) == ("cpu", "float32") else None,
+            "winograd": True if setting.winograd and self.device == "cpu" else None,
         }

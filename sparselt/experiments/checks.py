@@ -175,10 +175,6 @@ def _check_fused(setting: "Setting") -> None:
 
 
 def _check_winograd(setting: "Setting") -> None:
-    if "float32" not in (setting.precision, setting.eval_dtype):
-        raise SettingError(
-            "winograd is true, but it computes in float32, and precision is bfloat16; expected one of them"
-        )
     import torch
 
     from sparselt.models.winograd import winograd_

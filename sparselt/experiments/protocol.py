@@ -250,7 +250,7 @@ class ProtocolValues:
         False,
         omit_default=True,
         shown=lambda values: values.winograd,
-        help="on a CPU in float32, 3×3 convolutions take Winograd's algorithm, see `sparselt.kernels.winograd`",
+        help="on a CPU, 3×3 convolutions take Winograd's algorithm where it pays, see `sparselt.kernels.winograd`",
     )
     seed: int = value(0, least=0, help="everything random follows from it")
 

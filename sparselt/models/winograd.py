@@ -10,9 +10,9 @@ from sparselt.weights import check_network
 def winograd_(model: nn.Module) -> list[str]:
     """Makes 3×3 convolutions of stride 1 take `sparselt.kernels.winograd` where that pays, in training and evaluation.
 
-    That is in float32 on a CPU, for multiples of 16 channels (`sparselt.kernels.winograd.pays` has the shapes);
-    elsewhere, under autocast and on a GPU they compute as before. Results differ by rounding. The layers stay the
-    modules that they are, with their parameters, hooks and names.
+    That is on a CPU in float32, from 32 channels on also under bfloat16 autocast, for multiples of 16 channels
+    (`sparselt.kernels.winograd.pays` has the shapes); elsewhere they compute as before. Results differ by rounding. The
+    layers stay the modules that they are, with their parameters, hooks and names.
 
     Args:
         model: any network. Layers of subclasses of `torch.nn.Conv2d`, those with groups, dilation or other padding, and
@@ -44,9 +44,11 @@ def by_winograd(
     input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None, relu: bool = False
 ) -> Tensor | None:
     """`winograd_conv2d` of a batch, or None where that does not pay or is not possible."""
-    if input.dim() != 4 or input.device.type != "cpu" or input.dtype != torch.float32:
+    if input.dim() != 4 or input.device.type != "cpu" or input.dtype not in (torch.float32, torch.bfloat16):
         return None
-    if torch.is_autocast_enabled("cpu") or not pays(input, weight):
+    if torch.is_autocast_enabled("cpu"):
+        input = input.to(torch.get_autocast_dtype("cpu"))
+    if input.dtype == torch.float16 or not pays(input, weight):
         return None
     input = input.contiguous(memory_format=torch.channels_last)
     if unsupported_reason(input, weight, bias, residual):

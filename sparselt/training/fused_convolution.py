@@ -61,6 +61,8 @@ def convolution_relu(
     In bfloat16 on a CPU one call of oneDNN, which rounds once; on a GPU one of cuDNN (not run on one yet). In float32
     on a CPU one call would be no faster, so torch's own calls are made, in place.
     """
+    if winograd and (made := by_winograd(x, weight, bias, residual, relu=True)) is not None:
+        return made
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -74,8 +76,6 @@ def convolution_relu(
             raise
         except RuntimeError as error:
             _give_up_on_cudnn(error)
-    if winograd and (made := by_winograd(x, weight, bias, residual, relu=True)) is not None:
-        return made
     out = torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
     if residual is None:
         return F.relu_(out)

@@ -76,7 +76,7 @@ class Recipe:
             `sparselt.training.live`. It rounds differently, so it is part of the training's identity. 0: never.
         fused_norm: batch norm, addition and ReLU are one operation (`sparselt.kernels.norm_act`) in training. It rounds
             differently, so it is part of the training's identity.
-        winograd: 3×3 convolutions in float32 on a CPU take Winograd's algorithm, see `sparselt.winograd_`. It rounds
+        winograd: 3×3 convolutions on a CPU take Winograd's algorithm where it pays, see `sparselt.winograd_`. It rounds
             differently, so it is part of the training's identity.
 
     Raises:

@@ -1,7 +1,5 @@
 """`--set winograd=true`: which stages it changes, and that their results differ by rounding alone."""
 
-import dataclasses
-
 import pytest
 
 from sparselt.experiments.lab import Lab
@@ -24,12 +22,6 @@ def test_a_gpu_has_no_such_stages(bench):
     on_gpu = Lab(setting, device="cuda")
     assert not on_gpu.dense(0).recipe.winograd and path_of(on_gpu).winograd is None
     assert Lab(setting).dense(0).recipe.winograd and path_of(Lab(setting)).winograd
-
-
-def test_evaluations_in_float32_take_it_where_training_is_in_bfloat16(bench):
-    setting = bench.setting(winograd=True, precision="bfloat16", eval_precision="float32")
-    assert path_of(Lab(setting)).winograd
-    assert path_of(Lab(dataclasses.replace(setting, eval_precision="bfloat16"))).winograd is None
 
 
 def test_results_differ_by_rounding_alone(bench):

@@ -10,7 +10,8 @@ from sparselt.kernels.winograd.transforms import BACK, GROUP, KERNEL, PIXELS
 
 pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 quick = settings(max_examples=40, deadline=None, derandomize=True)
-TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-13}
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-13, torch.bfloat16: 2**-8}
+WIDE = {torch.float32: torch.float32, torch.float64: torch.float64, torch.bfloat16: torch.float32}
 
 
 def images(*size: int, dtype=torch.float64, seed: int = 0) -> torch.Tensor:
@@ -31,15 +32,15 @@ def close(got: torch.Tensor, expected: torch.Tensor) -> None:
     bias=st.booleans(),
     residual=st.booleans(),
     relu=st.booleans(),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
+    dtype=st.sampled_from(list(TOLERANCE)),
 )
 @example((8, 8), (16, 32), 1, True, False, False, torch.float32)
 @example((4, 4), (16, 16), GROUP, True, True, True, torch.float32)
 @example((4, 4), (32, 16), GROUP + 1, False, True, True, torch.float32)
 def test_matches_the_direct_convolution(size, channels, count, bias, residual, relu, dtype):
-    x, weight = images(count, channels[0], *size, dtype=dtype), images(channels[1], channels[0], 3, 3, dtype=dtype) / 12
-    shift = images(channels[1], 1, 1, 1, dtype=dtype).flatten() if bias else None
-    added = images(count, channels[1], *size, dtype=dtype, seed=1) if residual else None
+    x, weight = images(count, channels[0], *size).to(dtype), images(channels[1], channels[0], 3, 3).to(WIDE[dtype]) / 12
+    shift = images(channels[1], 1, 1, 1).flatten().to(WIDE[dtype]) if bias else None
+    added = images(count, channels[1], *size, seed=1).to(dtype) if residual else None
     out = winograd_conv2d(x, weight, shift, residual=added, relu=relu)
     wide = [None if tensor is None else tensor.double() for tensor in (x, weight, shift, added)]
     assert out.dtype == dtype and out.is_contiguous(memory_format=torch.channels_last)
@@ -51,18 +52,19 @@ def test_matches_the_direct_convolution(size, channels, count, bias, residual, r
     size=st.tuples(st.integers(1, 13), st.integers(1, 13)),
     channels=st.tuples(st.sampled_from([16, 32, 48]), st.sampled_from([16, 32, 48])),
     count=st.integers(1, 40),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
+    dtype=st.sampled_from(list(TOLERANCE)),
 )
 @example((4, 4), (16, 16), GROUP, torch.float32)
 @example((4, 4), (160, 16), 9 * GROUP, torch.float32)  # sums over more tiles at a time
 def test_gradients_match_those_of_the_direct_convolution(size, channels, count, dtype):
-    x, weight = images(count, channels[0], *size, dtype=dtype), images(channels[1], channels[0], 3, 3, dtype=dtype) / 12
-    shift, upstream = torch.zeros(channels[1], dtype=dtype), images(count, channels[1], *size, dtype=dtype, seed=2)
+    x, weight = images(count, channels[0], *size).to(dtype), images(channels[1], channels[0], 3, 3).to(WIDE[dtype]) / 12
+    shift, upstream = torch.zeros(channels[1], dtype=weight.dtype), images(count, channels[1], *size, seed=2).to(dtype)
     leaves = [tensor.requires_grad_() for tensor in (x, weight, shift)]
     wide = [tensor.detach().double().requires_grad_() for tensor in leaves]
     found = torch.autograd.grad(winograd_conv2d(*leaves), leaves, upstream)
     expected = torch.autograd.grad(reference.winograd_conv2d(*wide), wide, upstream.double())
-    for got, answer in zip(found, expected, strict=True):
+    for got, answer, leaf in zip(found, expected, leaves, strict=True):
+        assert got.dtype == leaf.dtype
         close(got, answer)
 
 
@@ -126,7 +128,7 @@ def test_operators_pass_torchs_own_checks():
     [
         ({"input": images(2, 16, 4, 4).contiguous()}, "expected channels last"),
         ({"input": images(2, 16, 4, 4).float()}, "input is torch.float32, weight torch.float64"),
-        ({"input": images(2, 16, 4, 4).bfloat16(), "weight": images(16, 16, 3, 3).bfloat16()}, "expected float32"),
+        ({"input": images(2, 16, 4, 4).bfloat16(), "weight": images(16, 16, 3, 3).bfloat16()}, "both float64"),
         ({"input": images(2, 32, 4, 4)}, r"expected \[N, 16, H, W\]"),
         ({"input": images(0, 16, 4, 4)}, "not empty"),
         ({"weight": images(16, 16, 1, 1)}, r"weight is \(16, 16, 1, 1\)"),
@@ -149,15 +151,17 @@ def test_a_fused_call_has_no_derivative_and_says_so():
 
 
 @pytest.mark.parametrize(
-    ("count", "channels", "side", "expected"),
+    ("count", "channels", "side", "expected", "halved"),
     [
-        (64, 16, 8, True),
-        (64, 64, 8, True),
-        (64, 16, 2, False),
-        (64, 16, 5, False),
-        (64, 512, 8, False),
-        (4, 64, 4, False),
+        (64, 16, 8, True, False),
+        (64, 64, 8, True, True),
+        (64, 32, 2, False, False),
+        (64, 32, 5, False, False),
+        (64, 256, 8, True, False),
+        (64, 512, 8, False, False),
+        (4, 64, 4, False, False),
     ],
 )
-def test_shapes_alone_say_where_it_pays(count, channels, side, expected):
-    assert pays(images(count, channels, side, side), images(channels, channels, 3, 3)) is expected
+def test_dtype_and_shapes_say_where_it_pays(count, channels, side, expected, halved):
+    x, weight = images(count, channels, side, side, dtype=torch.float32), torch.empty(channels, channels, 3, 3)
+    assert (pays(x, weight), pays(x.bfloat16(), weight)) == (expected, halved)

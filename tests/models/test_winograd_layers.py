@@ -84,11 +84,12 @@ def test_images_of_any_layout_are_taken(images):
     torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_autocast_other_dtypes_and_changed_layers_compute_as_before(calls):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_other_dtypes_few_channels_under_autocast_and_changed_layers_compute_as_before(calls, dtype):
     plain, images = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1)), batch()[:, :1].repeat(1, 16, 1, 1)
     changed = copy.deepcopy(plain)
     winograd_(changed)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         assert torch.equal(changed(images), plain(images))
     assert torch.equal(changed.double()(images.double()), plain.double()(images.double()))
     plain.float()[0].stride = changed.float()[0].stride = (2, 2)
@@ -96,16 +97,33 @@ def test_autocast_other_dtypes_and_changed_layers_compute_as_before(calls):
     assert not calls
 
 
-def test_evaluation_without_norms_takes_it_with_addition_and_relu(calls):
+def test_under_bfloat16_autocast_results_are_more_exact_than_torchs(calls):
+    plain, images = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1)), batch()[:, :1].repeat(1, 32, 1, 1)
+    changed = copy.deepcopy(plain)
+    winograd_(changed)
+    exact = plain.double()(images.bfloat16().double())
+    plain.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [network(images) for network in (changed, plain)]
+    assert [out.dtype for out in found] == [torch.bfloat16] * 2 and len(calls) == 1
+    ours, theirs = ((out.double() - exact).square().mean() for out in found)
+    assert ours < theirs
+    found[0].float().sum().backward()
+    assert changed[0].weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_evaluation_without_norms_takes_it_with_addition_and_relu(calls, precision):
     model, images, labels = resnet(), batch(64), torch.arange(64) % 10
     model(images)  # the norms see a batch
-    expected = evaluate(model, [(images, labels)])
+    expected = evaluate(model, [(images, labels)], precision)
     winograd_(model)
     folded = Folded(model).load(model.state_dict())
     calls.clear()
-    error, loss = evaluate(folded, [(images, labels)])
-    assert len(calls) == 16
-    assert error == expected[0] and loss == pytest.approx(expected[1], rel=1e-5)
+    error, loss = evaluate(folded, [(images, labels)], precision)
+    assert len(calls) == (16 if precision == "float32" else 10)
+    assert loss == pytest.approx(expected[1], rel=1e-5 if precision == "float32" else 1e-2)
+    assert error == pytest.approx(expected[0], abs=0 if precision == "float32" else 0.1)
 
 
 def test_it_trains_together_with_fused_norms_and_compiled(calls):

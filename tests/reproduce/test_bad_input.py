@@ -40,7 +40,6 @@ def empty_folder(tmp_path, monkeypatch):
             ["fused_norm and sync_batch_norm are both true"],
         ),
         (["fashion_mnist_lenet", "--set", "winograd=true"], ["has no 3×3 convolution", "give winograd=false"]),
-        ([DIGITS, "--set", "winograd=true", "precision=bfloat16"], ["winograd is true", "precision is bfloat16"]),
         ([DIGITS, "--set", "sparse_up_to=1.5"], ["sparse_up_to is 1.5; expected 1 at most"]),
         ([DIGITS, "--set", "sparse_up_to=1", "model=vgg19"], ["vgg19 has no step", "as lenet_300_100, resnet18,"]),
         ([DIGITS, "--set", "sparse_up_to=1", "compile=true"], ["compile is true; leave it out"]),
