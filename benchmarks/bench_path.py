@@ -108,7 +108,9 @@ def threads(request):
     torch.set_num_threads(THREADS)
 
 
-@pytest.mark.parametrize("arithmetic", ["float32", "float32 by Winograd's algorithm", "bfloat16"])
+@pytest.mark.parametrize(
+    "arithmetic", ["float32", "float32 by Winograd's algorithm", "bfloat16", "bfloat16 by Winograd's algorithm"]
+)
 def test_path_of_resnet_20(arithmetic, threads, compare):
     if "Winograd" in arithmetic and HERE.on_gpu:
         pytest.skip("winograd_ changes nothing on a GPU")

@@ -1,6 +1,6 @@
 """winograd_conv2d against torch's convolution (oneDNN), and training steps of residual networks with and without it.
 
-Float32 on one thread of a CPU, CPU time, channels last. Forward pass, gradient of the input and gradient of the weights
+On one thread of a CPU, CPU time, channels last. Forward pass, gradient of the input and gradient of the weights
 are timed apart. A step is forward and backward pass of a batch and `MaskedSGD`.
 """
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sparselt import MaskedSGD, winograd_
 from sparselt.benchmarks.conditions import conditions
 from sparselt.benchmarks.harness import Case
-from sparselt.benchmarks.sparse import floor_note, interleaved
+from sparselt.benchmarks.sparse import has_fast_bfloat16, interleaved
 from sparselt.kernels.winograd import winograd_conv2d
 from sparselt.models import build_model
 from sparselt.training.fused_norm import fused_forward
@@ -33,34 +33,43 @@ STEPS = {"ResNet-20, batch 128": ("resnet20", 128), "ResNet-18, batch 32": ("res
 pytestmark = pytest.mark.skipif(HERE.on_gpu, reason="winograd_conv2d runs on a CPU only")
 
 
+def _skip_slow(dtype: str) -> None:
+    if dtype == "bfloat16" and not has_fast_bfloat16():
+        pytest.skip("this processor does not multiply bfloat16")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("which", ["forward", "gradient of the input", "gradient of the weights"])
 @pytest.mark.parametrize("shape", list(SHAPES)[: 2 if HERE.quick else None])
-def test_convolution(shape, which, compare):
+def test_convolution(shape, which, dtype, compare):
+    _skip_slow(dtype)
     images, channels, side = SHAPES[shape]
     size = max(2, HERE.scaled(images)), channels, side, side
-    x, d = (torch.randn(size).contiguous(memory_format=torch.channels_last) for _ in range(2))
+    of = getattr(torch, dtype)
+    x, d = (torch.randn(size).to(of).contiguous(memory_format=torch.channels_last) for _ in range(2))
     weight = torch.randn(channels, channels, 3, 3).contiguous(memory_format=torch.channels_last)
-    operations = 2 * 9 * channels * x.numel()
+    theirs_weight = weight.to(of)
 
     def theirs(*wanted: bool):
         return torch.ops.aten.convolution_backward(
-            d, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [*wanted, False]
+            d, x, theirs_weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [*wanted, False]
         )
 
     ours, torchs = {
-        "forward": (lambda: winograd_conv2d(x, weight), lambda: torch.conv2d(x, weight, padding=1)),
+        "forward": (lambda: winograd_conv2d(x, weight), lambda: torch.conv2d(x, theirs_weight, padding=1)),
         "gradient of the input": (lambda: winograd_conv2d_input(d, weight), lambda: theirs(True, False)),
         "gradient of the weights": (lambda: winograd_conv2d_weight(x, d), lambda: theirs(False, True)),
     }[which]
-    moved = 8 * x.numel()
-    case = Case("winograd", f"{shape}, {which}", size=x.numel(), dtype="float32", unit="numbers")
+    case = Case("winograd", f"{shape}, {dtype}, {which}", size=x.numel(), dtype=dtype, unit="numbers")
     seconds = interleaved({"winograd_conv2d": ours, "torch": torchs}, 5 if HERE.quick else 15)
-    compare.times(case, seconds, moved=moved, notes={"winograd_conv2d": floor_note(operations / 4, moved)})
+    compare.times(case, seconds, moved=2 * x.nbytes)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("fused", [False, True], ids=["", "fused norms"])
 @pytest.mark.parametrize("network", list(STEPS)[: 1 if HERE.quick else None])
-def test_step(network, fused, compare):
+def test_step(network, fused, dtype, compare):
+    _skip_slow(dtype)
     name, count = STEPS[network]
     batch = max(2, HERE.scaled(count))
     images = torch.randn(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
@@ -75,13 +84,19 @@ def test_step(network, fused, compare):
 
         def step() -> None:
             optimizer.zero_grad()
-            F.cross_entropy(forward(images), labels).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+                outputs = forward(images)
+            F.cross_entropy(outputs.float(), labels).backward()
             optimizer.step()
 
         return step
 
     calls = {"with winograd_": stepping(True), "without": stepping(False)}
     case = Case(
-        "winograd", f"{network}, step{', fused norms' if fused else ''}", size=batch, dtype="float32", unit="images"
+        "winograd",
+        f"{network}, step{', fused norms' if fused else ''}, {dtype}",
+        size=batch,
+        dtype=dtype,
+        unit="images",
     )
     compare.times(case, interleaved(calls, 3 if HERE.quick else 9))

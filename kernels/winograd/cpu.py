@@ -43,7 +43,7 @@ from .transforms import (
 
 PARALLEL_FROM = 1 << 20  # multiply-adds of the products
 _PLACES = PATCH * PATCH
-_SPARE = LINE // 4  # numbers in a cache line
+_SPARE = LINE // 4  # numbers, a cache line at least
 _PREFETCHED = 1 << 17  # bytes of a group: more would drive its products out of the second-level cache
 _SUMS_BYTES, _MOST_PARTS, _FEWEST_PARTS = 5 << 19, 16, 4
 
@@ -68,7 +68,7 @@ def backward_weight(input: Tensor, gradient: Tensor) -> Tensor:
     ins, outs = input.shape[1], gradient.shape[1]
     dtype = _number(input)
     parts = parts_of(input.shape, outs, dtype.itemsize)
-    sums = torch.zeros(parts, _PLACES, ins, outs, dtype=dtype)
+    sums = torch.zeros(parts, _PLACES, _apart(ins * outs), dtype=dtype)
     arrays, together = (input, gradient, sums), _together(ins, outs)
     _job(_gradient_body, parts, arrays, input.shape, outs, parts=parts, together=together).run()
     out = torch.empty(TAPS, TAPS, ins, outs, dtype=dtype)
@@ -93,7 +93,7 @@ def _convolved(input: Tensor, kernels: Tensor, bias: Tensor | None, residual: Te
     kernels = kernels.to(_number(input)).contiguous()
     bias = None if bias is None else bias.to(kernels.dtype)
     ins, outs = kernels.shape[2:]
-    transformed = kernels.new_empty(_PLACES, ins, outs)
+    transformed = kernels.new_empty(_PLACES, _apart(ins * outs))
     _job(_kernel_body, ins, (kernels, transformed), (1, ins, 1, 1), outs).run()
     shape = len(input), outs, *input.shape[2:]
     out = torch.empty(shape, dtype=input.dtype, memory_format=torch.channels_last)
@@ -110,6 +110,11 @@ def _job(body, units: int, arrays: tuple[Tensor | None, ...], shape, outs: int, 
     first = arrays[0]
     assert first is not None
     return Job(body(first.dtype), units, arrays, numbers, work >= PARALLEL_FROM)
+
+
+def _apart(count: int) -> int:
+    """The distance of 36 matrices of so many numbers, such that their lines do not compete for one place in a cache."""
+    return count + _SPARE
 
 
 def _number(images: Tensor) -> torch.dtype:
@@ -150,12 +155,13 @@ def _transform_kernels(job_pointer, like, number, version):
     """From [3, 3, in, out] to [36, in, out]. A unit is an input channel."""
     job = carray(job_pointer, FIELDS)
     row, step = job[OUTS] * number.itemsize, job[INS] * job[OUTS] * number.itemsize
+    apart = (job[INS] * job[OUTS] + _SPARE) * number.itemsize
     while True:
         start, stop = take_stretch(job_pointer)
         if start < 0:
             break
         for place in range(start * row, stop * row, LANES * number.itemsize):
-            transform_kernel(number, job[SOURCE] + place, step, job[TARGET] + place, step)
+            transform_kernel(number, job[SOURCE] + place, step, job[TARGET] + place, apart)
 
 
 @inlined
@@ -163,13 +169,14 @@ def _finish(job_pointer, like, number, version):
     """From sums [parts, 36, in, out] to [3, 3, in, out]. A unit is an input channel."""
     job = carray(job_pointer, FIELDS)
     row, step = job[OUTS] * number.itemsize, job[INS] * job[OUTS] * number.itemsize
+    apart = (job[INS] * job[OUTS] + _SPARE) * number.itemsize
     while True:
         start, stop = take_stretch(job_pointer)
         if start < 0:
             break
         for place in range(start * row, stop * row, LANES * number.itemsize):
-            part = _PLACES * step
-            finish_kernel(number, job[SOURCE] + place, step, job[PARTS], part, job[TARGET] + place, step)
+            part = _PLACES * apart
+            finish_kernel(number, job[SOURCE] + place, apart, job[PARTS], part, job[TARGET] + place, step)
 
 
 @inlined
@@ -224,7 +231,7 @@ def _patches(job, first, count, together, like, number, places, nothing, target)
             places[:] = nothing
         for channel in range(0, ins, LANES):
             place = target + t * row + channel * number.itemsize
-            transform_patch(like, places.ctypes.data, channel * like.itemsize, place, together * row)
+            transform_patch(like, places.ctypes.data, channel * like.itemsize, place, together * row + LINE)
 
 
 @inlined
@@ -235,7 +242,7 @@ def _slopes(job, first, count, together, like, number, places, nothing, target):
         _find(job, first + t, outs * like.itemsize, 0, job[TARGET], nothing, places)
         for channel in range(0, outs, LANES):
             place = target + t * row + channel * number.itemsize
-            transform_gradient(like, places.ctypes.data, channel * like.itemsize, place, together * row)
+            transform_gradient(like, places.ctypes.data, channel * like.itemsize, place, together * row + LINE)
 
 
 @inlined
@@ -255,8 +262,8 @@ def _convolve(job_pointer, like, number, version):
     """Each thread takes a stretch of the tiles, group by group."""
     job = carray(job_pointer, FIELDS)
     ins, outs = job[INS], job[OUTS]
-    patches_memory = np.empty(_PLACES * GROUP * ins + _SPARE, number.dtype)
-    products_memory = np.empty(_PLACES * GROUP * outs + _SPARE, number.dtype)
+    patches_memory = np.empty(_PLACES * (GROUP * ins + _SPARE) + _SPARE, number.dtype)
+    products_memory = np.empty(_PLACES * (GROUP * outs + _SPARE) + _SPARE, number.dtype)
     nothing, dump = np.zeros(ins + _SPARE, number.dtype), np.zeros(outs + _SPARE, number.dtype)
     patches, products, at_nothing, at_dump = _line(patches_memory), _line(products_memory), _line(nothing), _line(dump)
     places = np.empty(_PLACES, np.int64)
@@ -279,8 +286,8 @@ def _convolve(job_pointer, like, number, version):
 def _multiply(job, k, count, number, patches, products):
     """The k-th product of a group: [GROUP, in] times [in, out]."""
     row, out_row, channel = job[INS] * number.itemsize, job[OUTS] * number.itemsize, 0
-    patches, products = patches + k * GROUP * row, products + k * GROUP * out_row
-    kernels = job[KERNELS] + k * job[INS] * out_row
+    patches, products = patches + k * (GROUP * row + LINE), products + k * (GROUP * out_row + LINE)
+    kernels = job[KERNELS] + k * (job[INS] * job[OUTS] + _SPARE) * number.itemsize
     while channel + VECTORS * LANES <= job[OUTS]:
         at = channel * number.itemsize
         for t in range(0, count, LINES):
@@ -308,7 +315,7 @@ def _outputs(job, first, count, like, number, dump, products):
             at, offset = channel * number.itemsize, channel * like.itemsize
             bias = job[BIAS] + at if job[BIAS] != 0 else 0
             source = products + t * row + at
-            finish_tile(like, source, GROUP * row, places.ctypes.data, at_residuals, offset, bias, job[RELU])
+            finish_tile(like, source, GROUP * row + LINE, places.ctypes.data, at_residuals, offset, bias, job[RELU])
     residuals[0] = places[0]  # as in `_still_needed`
 
 
@@ -318,8 +325,8 @@ def _gradient(job_pointer, like, number, version):
     job = carray(job_pointer, FIELDS)
     ins, outs, parts, together, tiles = job[INS], job[OUTS], job[PARTS], job[TOGETHER], _tiles_of(job)
     groups = (tiles + together - 1) // together
-    patches_memory = np.empty(_PLACES * together * ins + _SPARE, number.dtype)
-    slopes_memory = np.empty(_PLACES * together * outs + _SPARE, number.dtype)
+    patches_memory = np.empty(_PLACES * (together * ins + _SPARE) + _SPARE, number.dtype)
+    slopes_memory = np.empty(_PLACES * (together * outs + _SPARE) + _SPARE, number.dtype)
     nothing = np.zeros(max(ins, outs) + _SPARE, number.dtype)
     patches, slopes, at_nothing = _line(patches_memory), _line(slopes_memory), _line(nothing)
     places = np.empty(_PLACES, np.int64)
@@ -345,8 +352,8 @@ def _accumulate(job, k, count, number, patches, slopes, part):
     """Adds the k-th product of a group, [in, count] times [count, out], to the sums of a part."""
     size, ins, outs, together = number.itemsize, job[INS], job[OUTS], job[TOGETHER]
     row, out_row, channel = ins * size, outs * size, 0
-    patches, slopes = patches + k * together * row, slopes + k * together * out_row
-    sums = job[KERNELS] + (part * _PLACES + k) * ins * out_row
+    patches, slopes = patches + k * (together * row + LINE), slopes + k * (together * out_row + LINE)
+    sums = job[KERNELS] + (part * _PLACES + k) * (ins * outs + _SPARE) * size
     while channel + VECTORS_OF_SUMS * LANES <= outs:
         for i in range(0, ins, SUMS):
             target = sums + i * out_row + channel * size
