@@ -31,8 +31,8 @@ class Factors:
     network: bool = False  # our network, which works in place
     optimizer: bool = False  # MaskedSGD, not a multiplied mask and torch's SGD
     norms: bool = False  # batch norm, addition and ReLU as one operation
-    winograd: bool = False  # 3×3 convolutions by Winograd's algorithm; on a CPU
-    bfloat16: bool = False  # autocast, and torch's convolutions
+    winograd: bool = False  # 3×3 convolutions by Winograd's algorithm where it pays; on a CPU
+    bfloat16: bool = False  # autocast
     live: bool = False  # SparseStep, which computes live weights alone; on a CPU
 
 
@@ -44,9 +44,11 @@ LADDER: dict[str, Factors] = {
     "+ MaskedSGD": Factors(loader=True, layout=True, network=True, optimizer=True),
     "+ fused norms": Factors(loader=True, layout=True, network=True, optimizer=True, norms=True),
     "+ Winograd": Factors(loader=True, layout=True, network=True, optimizer=True, norms=True, winograd=True),
-    "+ bfloat16": Factors(loader=True, layout=True, network=True, optimizer=True, norms=True, bfloat16=True),
+    "+ bfloat16": Factors(
+        loader=True, layout=True, network=True, optimizer=True, norms=True, winograd=True, bfloat16=True
+    ),
 }
-"""Cumulative: each step names the factor that it adds. bfloat16 takes the place of Winograd's algorithm."""
+"""Cumulative: each step names the factor that it adds."""
 
 LIVE = {"+ live weights alone": replace(LADDER["+ bfloat16"], live=True)}
 """After `LADDER`, on a CPU. Unlike the others it depends on the mask: 20% of the weights."""

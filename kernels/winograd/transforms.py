@@ -9,6 +9,7 @@ from itertools import starmap
 
 from llvmlite import binding, ir
 from numba import types
+from numba.core import config
 from numba.extending import intrinsic
 
 from .._vectors import LANES, LONG, Tiles
@@ -26,7 +27,9 @@ BACK: Matrix = ((1, 0, 0, 0), (1, 1, 1, 1), (1, -1, 1, -1), (1, 2, 4, 8), (1, -2
 _PAIRS = ((1, 2), (3, 4))
 _ADDRESS = types.int64
 _WORD, _HALVES = ir.IntType(32), ir.VectorType(ir.IntType(16), LANES)
-_WIDE = binding.get_host_cpu_features().get("avx512f", False)
+# Numba compiles for these features where somebody has set NUMBA_CPU_FEATURES, else for the host's.
+_FEATURES = binding.get_host_cpu_features().flatten() if config.CPU_FEATURES is None else config.CPU_FEATURES
+_WIDE = "+avx512f" in _FEATURES
 
 
 class _Channels(Tiles):
