@@ -83,9 +83,14 @@ def parts_of(shape: torch.Size, outs: int, itemsize: int) -> int:
     return min(groups, max(_FEWEST_PARTS, min(_MOST_PARTS, _SUMS_BYTES // bytes_of_one)))
 
 
+def _group(ins: int, outs: int) -> int:
+    """The tiles of a group: so many that they fit the second-level cache beside the kernels."""
+    return GROUP if max(ins, outs) > 16 else 2 * GROUP
+
+
 def _together(ins: int, outs: int) -> int:
     """The tiles of a group that are added to the sums at once: more where the sums do not fit the caches."""
-    return GROUP if max(ins, outs) <= 128 else 8 * GROUP
+    return _group(ins, outs) if max(ins, outs) <= 128 else 16 * GROUP
 
 
 def _convolved(input: Tensor, kernels: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
@@ -98,7 +103,8 @@ def _convolved(input: Tensor, kernels: Tensor, bias: Tensor | None, residual: Te
     shape = len(input), outs, *input.shape[2:]
     out = torch.empty(shape, dtype=input.dtype, memory_format=torch.channels_last)
     arrays = input, out, transformed, bias, residual
-    _job(_convolve_body, _tiles(input.shape), arrays, input.shape, outs, relu=relu).run()
+    together = _group(ins, outs)
+    _job(_convolve_body, _tiles(input.shape), arrays, input.shape, outs, relu=relu, together=together).run()
     return out
 
 
@@ -261,9 +267,9 @@ def _prefetch(job, base, tile, together, channels, k):
 def _convolve(job_pointer, like, number, version):
     """Each thread takes a stretch of the tiles, group by group."""
     job = carray(job_pointer, FIELDS)
-    ins, outs = job[INS], job[OUTS]
-    patches_memory = np.empty(_PLACES * (GROUP * ins + _SPARE) + _SPARE, number.dtype)
-    products_memory = np.empty(_PLACES * (GROUP * outs + _SPARE) + _SPARE, number.dtype)
+    ins, outs, together = job[INS], job[OUTS], job[TOGETHER]
+    patches_memory = np.empty(_PLACES * (together * ins + _SPARE) + _SPARE, number.dtype)
+    products_memory = np.empty(_PLACES * (together * outs + _SPARE) + _SPARE, number.dtype)
     nothing, dump = np.zeros(ins + _SPARE, number.dtype), np.zeros(outs + _SPARE, number.dtype)
     patches, products, at_nothing, at_dump = _line(patches_memory), _line(products_memory), _line(nothing), _line(dump)
     places = np.empty(_PLACES, np.int64)
@@ -271,12 +277,12 @@ def _convolve(job_pointer, like, number, version):
         start, stop = take_stretch(job_pointer)
         if start < 0:
             break
-        for first in range(start, stop, GROUP):
-            count = min(GROUP, stop - first)
-            _patches(job, first, count, GROUP, like, number, places, at_nothing, patches)
+        for first in range(start, stop, together):
+            count = min(together, stop - first)
+            _patches(job, first, count, together, like, number, places, at_nothing, patches)
             for k in range(_PLACES):
-                _prefetch(job, job[SOURCE], first + GROUP, GROUP, ins * like.itemsize, k)
-                _prefetch(job, job[TARGET], first, GROUP, outs * like.itemsize, k)
+                _prefetch(job, job[SOURCE], first + together, together, ins * like.itemsize, k)
+                _prefetch(job, job[TARGET], first, together, outs * like.itemsize, k)
                 _multiply(job, k, count, number, patches, products)
             _outputs(job, first, count, like, number, at_dump, products)
     _still_needed(patches_memory, products_memory, nothing, dump)
@@ -284,9 +290,9 @@ def _convolve(job_pointer, like, number, version):
 
 @inlined
 def _multiply(job, k, count, number, patches, products):
-    """The k-th product of a group: [GROUP, in] times [in, out]."""
-    row, out_row, channel = job[INS] * number.itemsize, job[OUTS] * number.itemsize, 0
-    patches, products = patches + k * (GROUP * row + LINE), products + k * (GROUP * out_row + LINE)
+    """The k-th product of a group: [count, in] times [in, out]."""
+    row, out_row, channel, together = job[INS] * number.itemsize, job[OUTS] * number.itemsize, 0, job[TOGETHER]
+    patches, products = patches + k * (together * row + LINE), products + k * (together * out_row + LINE)
     kernels = job[KERNELS] + k * (job[INS] * job[OUTS] + _SPARE) * number.itemsize
     while channel + VECTORS * LANES <= job[OUTS]:
         at = channel * number.itemsize
@@ -315,7 +321,9 @@ def _outputs(job, first, count, like, number, dump, products):
             at, offset = channel * number.itemsize, channel * like.itemsize
             bias = job[BIAS] + at if job[BIAS] != 0 else 0
             source = products + t * row + at
-            finish_tile(like, source, GROUP * row + LINE, places.ctypes.data, at_residuals, offset, bias, job[RELU])
+            finish_tile(
+                like, source, job[TOGETHER] * row + LINE, places.ctypes.data, at_residuals, offset, bias, job[RELU]
+            )
     residuals[0] = places[0]  # as in `_still_needed`
 
 

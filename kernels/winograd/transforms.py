@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 from .._vectors import LANES, LONG, Tiles
 
 TILE, PATCH, TAPS = 4, 6, 3  # pixels of an output tile's side, of the patch it is made of, and of the kernel's side
-GROUP = 24  # tiles whose products are made together
+GROUP = 12  # tiles, a multiple of the lines that a block of products has
 
 Matrix = tuple[tuple[float, ...], ...]
 # Lavin & Gray 2016, section 4.3, and their transposes.
