@@ -28,7 +28,7 @@ _PAIRS = ((1, 2), (3, 4))
 _ADDRESS = types.int64
 _WORD, _HALVES = ir.IntType(32), ir.VectorType(ir.IntType(16), LANES)
 # Numba compiles for these features where somebody has set NUMBA_CPU_FEATURES, else for the host's.
-_FEATURES = binding.get_host_cpu_features().flatten() if config.CPU_FEATURES is None else config.CPU_FEATURES
+_FEATURES = getattr(config, "CPU_FEATURES", None) or binding.get_host_cpu_features().flatten()
 _WIDE = "+avx512f" in _FEATURES
 
 

@@ -148,7 +148,7 @@ def test_each_round_says_what_it_needs_before_it_runs(bench, monkeypatch):
     """`sparselt runs gc` would otherwise delete what the later rounds of a killed run have made."""
     told, made = [], []
 
-    def execute(plan, store, pool, watcher):
+    def execute(plan, store, pool, watcher, missing):
         made.append({stage.key for stage in plan.missing(store)})
         assert made[-1] <= told[-1]
         bench.run(*plan.stages)
@@ -175,7 +175,7 @@ def test_what_another_run_made_since_the_planning_is_asked_for_again(bench):
     bench.run(*rounds.plan_of(planned).stages)
     told = []
 
-    def execute(plan, store, pool, watcher):
+    def execute(plan, store, pool, watcher, missing):
         bench.run(*plan.stages)
         return [_found(stage, store) for stage in plan.stages]
 

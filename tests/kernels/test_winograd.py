@@ -55,7 +55,7 @@ def test_matches_the_direct_convolution(size, channels, count, bias, residual, r
     dtype=st.sampled_from(list(TOLERANCE)),
 )
 @example((4, 4), (16, 16), GROUP, torch.float32)
-@example((4, 4), (160, 16), 9 * GROUP, torch.float32)  # sums over more tiles at a time
+@example((4, 4), (160, 16), 17 * GROUP, torch.float32)  # sums over more tiles at a time
 def test_gradients_match_those_of_the_direct_convolution(size, channels, count, dtype):
     x, weight = images(count, channels[0], *size).to(dtype), images(channels[1], channels[0], 3, 3).to(WIDE[dtype]) / 12
     shift, upstream = torch.zeros(channels[1], dtype=weight.dtype), images(count, channels[1], *size, seed=2).to(dtype)
