@@ -7,7 +7,7 @@ For images x and weights w, with a zero around each image::
 then plus a residual and at least 0 where that is asked for. A tile of 4×4 outputs follows from 36 products a pair of
 channels, where the sum above takes 144 (Winograd 1980; Lavin & Gray 2016, section 4). Patches of 6×6 inputs, kernels
 and products are transformed by sums with small factors, by which rounding errors grow: in float32 results agree to
-about 1e-5 of the largest, where the sum agrees to 1e-6. The gradients of input and weight are made the same way.
+about 2e-5 of the largest, where the sum agrees to 1e-6. The gradients of input and weight are made the same way.
 
 Bytes moved, at the least, in float32: 4 for each number of the input and of the output. bfloat16 images are computed in
 float32 and rounded once, which is more exact than products of bfloat16. What is not finite spreads to

@@ -77,6 +77,7 @@ def sparsify_(model: nn.Module, mask: Mapping[str, Tensor], *, up_to: float = 0.
             weight = names[places[name]]
             weight.masked_fill_(~live.to(weight.device), 0)
     for layer, pattern in chosen:
+        vars(layer)["was_winograd"] = type(layer) is WinogradConv2d
         layer.__class__ = _SPARSE[type(layer)]
         cast(SparseConv2d | SparseLinear, layer).pattern = pattern
     return left
@@ -145,7 +146,7 @@ _DENSE: dict[type[nn.Module], type[nn.Module]] = {SparseConv2d: nn.Conv2d, Spars
 
 def _densify(layer: nn.Module) -> None:
     if type(layer) in _DENSE:
-        layer.__class__ = _DENSE[type(layer)]
+        layer.__class__ = WinogradConv2d if vars(layer).pop("was_winograd", False) else _DENSE[type(layer)]
         del layer.pattern
 
 

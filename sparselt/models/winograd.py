@@ -1,13 +1,14 @@
 """Convolutions of a network by Winograd's algorithm, on a CPU: `winograd_`."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.autograd import forward_ad
 
 from sparselt.kernels.winograd import CHANNELS, pays, unsupported_reason, winograd_conv2d
 from sparselt.weights import check_network
 
 
-def winograd_(model: nn.Module) -> list[str]:
+def winograd_(model: nn.Module, enabled: bool = True) -> list[str]:
     """Makes 3×3 convolutions of stride 1 take `sparselt.kernels.winograd` where that pays, in training and evaluation.
 
     That is on a CPU in float32, from 32 channels on also under bfloat16 autocast, for multiples of 16 channels
@@ -15,6 +16,7 @@ def winograd_(model: nn.Module) -> list[str]:
     layers stay the modules that they are, with their parameters, hooks and names.
 
     Args:
+        enabled: False: undo it. torch.export with a batch of any size, torch.jit.script and FLOP counters need that.
         model: any network. Layers of subclasses of `torch.nn.Conv2d`, those with groups, dilation or other padding, and
             those that `sparsify_` has made sparse stay as they are.
 
@@ -24,11 +26,16 @@ def winograd_(model: nn.Module) -> list[str]:
     check_network(model)
     names = []
     for name, layer in model.named_modules():
-        if type(layer) is nn.Conv2d and fits(layer):
+        if enabled and type(layer) is nn.Conv2d and fits(layer):
             layer.__class__ = WinogradConv2d
+        elif not enabled and type(layer) is WinogradConv2d:
+            layer.__class__ = _PLAIN
         if type(layer) is WinogradConv2d:
             names.append(name)
     return names
+
+
+_PLAIN: type[nn.Module] = nn.Conv2d
 
 
 class WinogradConv2d(nn.Conv2d):
@@ -36,7 +43,7 @@ class WinogradConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """input: [N, channels, H, W] or [channels, H, W]."""
-        out = by_winograd(input, self.weight, self.bias) if fits(self) else None
+        out = None if _transformed(input, self.weight) or not fits(self) else by_winograd(input, self.weight, self.bias)
         return super().forward(input) if out is None else out
 
 
@@ -48,12 +55,24 @@ def by_winograd(
         return None
     if torch.is_autocast_enabled("cpu"):
         input = input.to(torch.get_autocast_dtype("cpu"))
+    elif input.dtype != weight.dtype:
+        return None  # torch refuses it
     if input.dtype == torch.float16 or not pays(input, weight):
         return None
-    input = input.contiguous(memory_format=torch.channels_last)
-    if unsupported_reason(input, weight, bias, residual):
+    last = input.contiguous(memory_format=torch.channels_last)
+    if unsupported_reason(last, weight, bias, residual):
         return None
-    return winograd_conv2d(input, weight, bias, residual=residual, relu=relu)
+    out = winograd_conv2d(last, weight, bias, residual=residual, relu=relu)
+    return out if last is input else out.contiguous()  # as torch: the output has the input's layout
+
+
+def _transformed(*tensors: Tensor) -> bool:
+    """Whether torch.func, forward-mode derivatives or torch.fx are at work, which know torch's operations alone."""
+    if torch.compiler.is_compiling():
+        return False
+    if forward_ad._current_level >= 0 or any(isinstance(tensor, fx.Proxy) for tensor in tensors):
+        return True
+    return any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors)
 
 
 def fits(layer: nn.Conv2d) -> bool:

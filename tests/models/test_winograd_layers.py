@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sparselt.models.winograd as room
-from sparselt import Mask, sparsify_, winograd_
+from sparselt import Mask, densify_, sparsify_, winograd_
 from sparselt.errors import SettingError
 from sparselt.models import build_model
 from sparselt.models.winograd import WinogradConv2d
@@ -157,6 +157,34 @@ def test_sparse_layers_stay_sparse_and_winograd_layers_become_sparse():
     assert sparsify_(model, masks, up_to=0.5) == {}
     names = winograd_(model)
     assert "blocks.0.conv1" not in names and len(names) == 15
+    densify_(model)
+    assert sum(type(layer) is WinogradConv2d for layer in model.modules()) == 16
+
+
+def test_torch_func_forward_mode_and_fx_compute_as_before_and_it_can_be_undone(calls):
+    plain, images = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1)), batch()[:, :1].repeat(1, 16, 1, 1)
+    changed = copy.deepcopy(plain)
+    winograd_(changed)
+    expected, state = plain(images), dict(changed.named_parameters())
+
+    def loss(parameters):
+        return torch.func.functional_call(changed, parameters, (images,)).square().sum()
+
+    gradient = torch.func.grad(loss)(state)["0.weight"]
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.square().sum(), plain[0].weight)[0])
+    assert torch.equal(torch.func.vmap(changed)(images[None])[0], torch.func.vmap(plain)(images[None])[0])
+    tangent = torch.func.jvp(changed, (images,), (images,))[1]
+    torch.testing.assert_close(tangent, plain(images) - plain[0].bias[:, None, None], rtol=1e-4, atol=1e-5)
+    assert torch.equal(torch.fx.symbolic_trace(changed)(images), expected) and not calls
+    assert winograd_(changed, enabled=False) == [] and type(changed[0]) is nn.Conv2d
+
+
+def test_layout_and_refusals_are_torchs():
+    layer = nn.Conv2d(32, 32, 3, padding=1)
+    winograd_(layer)
+    assert layer(torch.randn(8, 32, 8, 8)).view(8, -1).shape == (8, 2048)
+    with pytest.raises(RuntimeError, match="should be the same"):
+        layer(torch.randn(8, 32, 8, 8).bfloat16())
 
 
 def test_layers_can_be_copied_pickled_and_refused():
