@@ -1,5 +1,7 @@
 """Convolutions of a network by Winograd's algorithm, on a CPU: `winograd_`."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, fx, nn
 from torch.autograd import forward_ad
@@ -16,9 +18,9 @@ def winograd_(model: nn.Module, enabled: bool = True) -> list[str]:
     layers stay the modules that they are, with their parameters, hooks and names.
 
     Args:
-        enabled: False: undo it. torch.export with a batch of any size, torch.jit.script and FLOP counters need that.
         model: any network. Layers of subclasses of `torch.nn.Conv2d`, those with groups, dilation or other padding, and
             those that `sparsify_` has made sparse stay as they are.
+        enabled: False: undo it. torch.export with a batch of any size, torch.jit.script and FLOP counters need that.
 
     Returns:
         The names of the layers that may take it. SettingError if `model` is no network.
@@ -29,13 +31,10 @@ def winograd_(model: nn.Module, enabled: bool = True) -> list[str]:
         if enabled and type(layer) is nn.Conv2d and fits(layer):
             layer.__class__ = WinogradConv2d
         elif not enabled and type(layer) is WinogradConv2d:
-            layer.__class__ = _PLAIN
+            cast(nn.Module, layer).__class__ = nn.Conv2d
         if type(layer) is WinogradConv2d:
             names.append(name)
     return names
-
-
-_PLAIN: type[nn.Module] = nn.Conv2d
 
 
 class WinogradConv2d(nn.Conv2d):
