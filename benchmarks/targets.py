@@ -59,6 +59,11 @@ TARGETS = (
     Target("path", "cpu", {"case": "ResNet-20, bfloat16"}, "plain loop", 3.0),
     Target("path", "cpu", {"case": "ResNet-20, float32, one thread"}, "plain loop", 2.0),
     Target("path", "cpu", {"case": "ResNet-20, bfloat16, one thread"}, "plain loop", 3.0),
+    *(
+        Target("path", "cpu", {"case": f"ResNet-20, {precision} by Winograd's algorithm{threads}"}, "plain loop", least)
+        for precision, least in (("float32", 2.0), ("bfloat16", 3.0))
+        for threads in ("", ", one thread")
+    ),
     Target("sparse_step", "cpu", {"case": "digits ResNet-8, batch 64", "density": 0.2}, _DENSE_STEP, 3.0),
     Target("sparse_step", "cpu", {"case": "digits ResNet-8, batch 64", "density": 0.07}, _DENSE_STEP, 4.0),
     Target("sparse_step", "cpu", {"case": "ResNet-20, batch 128", "density": 0.1}, _DENSE_STEP, 2.5),

@@ -82,7 +82,7 @@ class Tiles:
             b.store(word, self.at(address, bits, j), align=2)
 
     def rounded(self, vector, bits):
-        """The float32 numbers as words whose upper halves are them in bfloat16, to nearest, ties to even."""
+        """Words whose upper halves are the float32 numbers in bfloat16, rounded to nearest, ties to even."""
         b = self.builder
         word = b.bitcast(vector, bits)
         even = b.and_(b.lshr(word, _all(bits, 16)), _all(bits, 1))

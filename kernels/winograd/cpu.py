@@ -1,7 +1,8 @@
-"""winograd on the CPU: groups of tiles go through three steps, and what lies between stays in the caches.
+"""winograd on the CPU: tiles go through three steps in small groups, so that all between them stays in the caches.
 
-Each of 36 numbers of a patch, over a group's tiles and channels, is a matrix; so is each of 36 numbers of the kernels.
-Their products make the group's output. Memory is channels last, so a vector is sixteen channels of a pixel.
+First a group's patches are transformed to 36 numbers for each channel. Each of the 36 gives a matrix [tiles, in], which
+is multiplied with a matrix [in, out] of the transformed kernels. The 36 products are transformed to the output's tiles.
+Memory is channels last, so a vector is sixteen channels of a pixel.
 
 Each thread takes a stretch of the batch. Each number is summed by one thread in an order that does not depend on their
 count: the gradient of the weights is summed in parts whose number follows from the shapes.
@@ -47,7 +48,7 @@ _SPARE = LINE // 4  # numbers, a cache line at least
 _PREFETCHED = 1 << 17  # bytes of a group: more would drive its products out of the second-level cache
 _SUMS_BYTES, _MOST_PARTS, _FEWEST_PARTS = 5 << 19, 16, 4
 
-# Fields of a job: addresses, then numbers.
+# Fields of a job: addresses, then numbers. TOGETHER: the tiles of a group.
 SOURCE, TARGET, KERNELS, BIAS, RESIDUAL = range(FIRST, FIRST + 5)
 RELU, IMAGES, HEIGHT, WIDTH, INS, OUTS, PARTS, TOGETHER, FIELDS = range(FIRST + 5, FIRST + 14)
 _FILES = [str(module.__file__) for module in (_vectors, transforms)] + [__file__]
@@ -228,7 +229,7 @@ def _find(job, tile, channels, margin, base, outside, places):
 
 @inlined
 def _patches(job, first, count, together, like, number, places, nothing, target):
-    """Transforms the patches of a group into [36, together, in]; what is read past the last tile is zero."""
+    """Transforms a group's patches to 36 matrices [together, in]. Rows past the last tile, if read, are zero."""
     ins, row = job[INS], job[INS] * number.itemsize
     for t in range(-(-count // LINES) * LINES):
         if t < count:
@@ -242,7 +243,7 @@ def _patches(job, first, count, together, like, number, places, nothing, target)
 
 @inlined
 def _slopes(job, first, count, together, like, number, places, nothing, target):
-    """Transforms the gradients of a group's output into [36, together, out]."""
+    """Transforms the gradient of a group's output tiles to 36 matrices [together, out]."""
     outs, row = job[OUTS], job[OUTS] * number.itemsize
     for t in range(count):
         _find(job, first + t, outs * like.itemsize, 0, job[TARGET], nothing, places)
@@ -290,7 +291,7 @@ def _convolve(job_pointer, like, number, version):
 
 @inlined
 def _multiply(job, k, count, number, patches, products):
-    """The k-th product of a group: [count, in] times [in, out]."""
+    """Multiplies the k-th of a group's 36 matrices, [count, in], with that of the kernels, [in, out]."""
     row, out_row, channel, together = job[INS] * number.itemsize, job[OUTS] * number.itemsize, 0, job[TOGETHER]
     patches, products = patches + k * (together * row + LINE), products + k * (together * out_row + LINE)
     kernels = job[KERNELS] + k * (job[INS] * job[OUTS] + _SPARE) * number.itemsize
@@ -357,7 +358,7 @@ def _gradient(job_pointer, like, number, version):
 
 @inlined
 def _accumulate(job, k, count, number, patches, slopes, part):
-    """Adds the k-th product of a group, [in, count] times [count, out], to the sums of a part."""
+    """Adds a group's share of the k-th of 36 sums, a product of [in, count] and [count, out], to those of a part."""
     size, ins, outs, together = number.itemsize, job[INS], job[OUTS], job[TOGETHER]
     row, out_row, channel = ins * size, outs * size, 0
     patches, slopes = patches + k * (together * row + LINE), slopes + k * (together * out_row + LINE)

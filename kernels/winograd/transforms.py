@@ -1,7 +1,8 @@
-"""The loops of winograd on sixteen channels at a time, emitted as LLVM.
+"""The innermost loops of winograd, emitted as LLVM. Each works on vectors of sixteen channels.
 
-A matrix of the algorithm multiplies six, four or three vectors. Four of the six points that it stands for are ±1 and
-±2, so two rows differ by signs alone, and share their even and odd part.
+The algorithm's matrices have six rows, one for each of the points 0, 1, -1, 2, -2 and infinity. The rows of 1 and -1
+have the same numbers in even columns and opposite ones in odd columns; so have those of 2 and -2. What a pair of rows
+shares is computed once.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from numba.extending import intrinsic
 from .._vectors import LANES, LONG, Tiles
 
 TILE, PATCH, TAPS = 4, 6, 3  # pixels of an output tile's side, of the patch it is made of, and of the kernel's side
-GROUP = 12  # tiles, a multiple of the lines that a block of products has
+GROUP = 12  # tiles of a group, at least; a multiple of LINES below
 
 Matrix = tuple[tuple[float, ...], ...]
 # Lavin & Gray 2016, section 4.3, and their transposes.
@@ -76,7 +77,7 @@ class _Channels(Tiles):
         return self.zero if total is None else total
 
     def by_rows(self, matrix: Matrix, vectors: Sequence) -> list:
-        """The six products of a matrix of six rows: of each pair of rows the even part plus and minus the odd one."""
+        """Multiplies a matrix of six rows with vectors. A pair gives its even part plus and minus its odd part."""
         b, products = self.builder, [self.combination(row, vectors) for row in (matrix[0], matrix[-1])]
         for i, j in _PAIRS:
             even = self.combination([(x + y) / 2 for x, y in zip(matrix[i], matrix[j], strict=True)], vectors)
@@ -85,7 +86,7 @@ class _Channels(Tiles):
         return products
 
     def by_columns(self, matrix: Matrix, vectors: Sequence) -> list:
-        """The products of the transpose of a matrix of six rows, from sums and differences of paired vectors."""
+        """Multiplies the transpose of such a matrix with six vectors. A pair enters as its sum and difference."""
         b, mixed = self.builder, list(vectors)
         rows: list[Sequence[float]] = list(matrix)
         for i, j in _PAIRS:
@@ -97,50 +98,41 @@ class _Channels(Tiles):
         return [self.combination(column, mixed) for column in zip(*rows, strict=True)]
 
     def both_ways(self, product: Callable, matrix: Matrix, columns: Sequence[Sequence]) -> list[list]:
-        """`product` of a matrix down the columns, then along the rows: the rows of the result."""
+        """matrix · square · matrixᵀ, row by row. product: `by_rows`, or `by_columns` for its transpose."""
         down = [product(matrix, column) for column in columns]
         return [product(matrix, row) for row in zip(*down, strict=True)]
 
 
-@intrinsic
-def transform_patch(typing, like, places, offset, target, step):
-    """PIXELS · patch · PIXELSᵀ. places: the address of 36 addresses; the 36 vectors go `step` bytes apart."""
+def _transform_of(matrix: Matrix, side: int):
+    """An intrinsic that transforms squares of so many pixels a side: matrix · square · matrixᵀ."""
 
-    def codegen(context, builder, signature, arguments):
-        places, offset, target, step = arguments[1:]
-        one = _Channels(builder, signature.args[0].dtype)
+    @intrinsic
+    def transform(typing, like, places, offset, target, step):
+        """places: the address of the pixels' addresses, row by row. The 36 vectors go `step` bytes apart."""
 
-        def pixel(y, x):
-            return one.load_pixel(builder.add(one.words(places, y * PATCH + x), offset))
+        def codegen(context, builder, signature, arguments):
+            places, offset, target, step = arguments[1:]
+            one = _Channels(builder, signature.args[0].dtype)
 
-        columns = [[pixel(y, x) for y in range(PATCH)] for x in range(PATCH)]
-        _spread(one, one.both_ways(one.by_rows, PIXELS, columns), target, step)
-        return context.get_dummy_value()
+            def pixel(y, x):
+                return one.load_pixel(builder.add(one.words(places, y * side + x), offset))
 
-    return types.none(like, *[_ADDRESS] * 4), codegen
+            columns = [[pixel(y, x) for y in range(side)] for x in range(side)]
+            _spread(one, one.both_ways(one.by_rows, matrix, columns), target, step)
+            return context.get_dummy_value()
+
+        return types.none(like, *[_ADDRESS] * 4), codegen
+
+    return transform
 
 
-@intrinsic
-def transform_gradient(typing, like, places, offset, target, step):
-    """BACK · tile · BACKᵀ: 36 vectors of 16. places: the address of 16 addresses."""
-
-    def codegen(context, builder, signature, arguments):
-        places, offset, target, step = arguments[1:]
-        one = _Channels(builder, signature.args[0].dtype)
-
-        def pixel(y, x):
-            return one.load_pixel(builder.add(one.words(places, y * TILE + x), offset))
-
-        columns = [[pixel(y, x) for y in range(TILE)] for x in range(TILE)]
-        _spread(one, one.both_ways(one.by_rows, BACK, columns), target, step)
-        return context.get_dummy_value()
-
-    return types.none(like, *[_ADDRESS] * 4), codegen
+transform_patch = _transform_of(PIXELS, PATCH)
+transform_gradient = _transform_of(BACK, TILE)
 
 
 @intrinsic
 def transform_kernel(typing, like, source, from_step, target, step):
-    """KERNEL · kernel · KERNELᵀ: 36 vectors of nine, which stand `from_step` bytes apart."""
+    """KERNEL · kernel · KERNELᵀ: from nine vectors, `from_step` bytes apart, to 36, `step` bytes apart."""
 
     def codegen(context, builder, signature, arguments):
         source, from_step, target, step = arguments[1:]
@@ -191,7 +183,7 @@ def finish_tile(typing, like, source, step, places, residuals, offset, bias, rel
 
 @intrinsic
 def finish_kernel(typing, like, source, step, parts, part_step, target, to_step):
-    """The nine vectors KERNELᵀ · sums · KERNEL. The sums stand in so many parts, `part_step` bytes apart."""
+    """KERNELᵀ · sums · KERNEL: from 36 vectors to nine. Sums of all parts, `part_step` bytes apart, are added up."""
 
     def codegen(context, builder, signature, arguments):
         source, step, parts, part_step, target, to_step = arguments[1:]
@@ -228,15 +220,15 @@ def _spread(one: _Channels, rows: Sequence[Sequence], target, step) -> None:
 
 
 def _product_of(lines: int, vectors: int, across: bool, sums_on: bool):
-    """An intrinsic that makes a block of a product of matrices, which stays in registers.
+    """An intrinsic that multiplies two matrices, for a block of the result that stays in registers meanwhile.
 
-    It has so many lines and, in each, so many vectors. across: whether the numbers that are multiplied with vectors
-    stand in a column of the first matrix, else in a row. sums_on: whether it adds to what is there.
+    The block has so many lines and, in each, so many vectors. across: the first matrix is stored transposed.
+    sums_on: the product is added to what stands in the result.
     """
 
     @intrinsic
     def product(typing, like, first, first_step, second, second_step, target, target_step, length):
-        """target += first · second, for `length` terms; each step is the bytes from row to row."""
+        """target = first · second, or target += …, for sums of `length` terms. Steps: bytes from row to row."""
 
         def codegen(context, builder, signature, arguments):
             first, first_step, second, second_step, target, target_step, length = arguments[1:]

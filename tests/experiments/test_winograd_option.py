@@ -2,7 +2,9 @@
 
 import pytest
 
+from sparselt.experiments.checks import winograd_would_pay
 from sparselt.experiments.lab import Lab
+from sparselt.reproduce import load_setting
 
 
 def path_of(lab: Lab):
@@ -22,6 +24,15 @@ def test_a_gpu_has_no_such_stages(bench):
     on_gpu = Lab(setting, device="cuda")
     assert not on_gpu.dense(0).recipe.winograd and path_of(on_gpu).winograd is None
     assert Lab(setting).dense(0).recipe.winograd and path_of(Lab(setting)).winograd
+
+
+def test_a_run_that_would_gain_much_is_told_so():
+    setting = load_setting("cifar10_resnet20", "mini")
+    assert winograd_would_pay(setting.changed(precision="float32"))
+    assert not winograd_would_pay(setting.changed(precision="bfloat16"))
+    assert not winograd_would_pay(setting.changed(precision="float32", winograd=True))
+    assert not winograd_would_pay(load_setting("digits_resnet8", "mini"))
+    assert not winograd_would_pay(load_setting("mnist_lenet", "mini"))
 
 
 def test_results_differ_by_rounding_alone(bench):
