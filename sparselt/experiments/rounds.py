@@ -88,17 +88,21 @@ def run_rounds(
     pool: Pool,
     watcher: RoundWatcher,
     planned: Callable[[Plan], None] = lambda plan: None,
+    first: tuple[Plan, list[Stage]] | None = None,
 ) -> tuple[Sequence[Measurement], list[Entry]]:
     """Runs the missing stages, then those that the new results require, until none is missing.
 
     found: has the questions that were asked for `measurements`, those of the first round.
     planned: called before each round with all stages that are known to be needed.
+    first: the plan of `measurements` and what the store lacks of it, if the caller knows them already.
     """
     entries: dict[str, Entry] = {}
     while True:
         lost = {entry.stage for entry in entries.values() if entry.status in ("failed", "skipped")}
-        plan = plan_of(m for m in measurements if not any(stage.key in lost for stage in m.stages))
-        missing = plan.missing(store)
+        if first is None:
+            plan = plan_of(m for m in measurements if not any(stage.key in lost for stage in m.stages))
+            first = plan, plan.missing(store)
+        (plan, missing), first = first, None
         waiting = [stage for stage in missing if stage.key not in lost]
         fresh = [stage for stage in waiting if not (stage.runs_in_every_plan and stage.key in entries)]
         if entries and not fresh:

@@ -79,6 +79,8 @@ def run(
     planned = plan_run(setting, experiments, where, data, writable=not dry_run)
     with contextlib.ExitStack() as presence:  # until nothing in the store is needed any more
         with directing(pool.signal), pool:
+            if not dry_run:
+                presence.enter_context(planned.store.present(planned.name))
             missing = planned.plan.missing(planned.store)
             print_plan(console, setting, planned.plan, missing, planned.store, planned.measurements, left_out)
             _print_notes(planned, missing, named_threads, where, console)
@@ -95,8 +97,7 @@ def run(
             trains = any(isinstance(stage, Train) for stage in missing)
             if trains and where.device == "cpu" and winograd_would_pay(setting):
                 _print_winograd(console)
-            presence.enter_context(planned.store.present(planned.name))
-            measurements, entries = _run_stages(planned, pool, speed, where, console)
+            measurements, entries = _run_stages(planned, missing, pool, speed, where, console)
         return conclude(planned, measurements, entries, usual, sections, where, console)
 
 
@@ -156,7 +157,7 @@ def _estimated(planned: PlannedRun, missing: list[Stage], pool: Pool, where: Whe
 
 
 def _run_stages(
-    planned: PlannedRun, pool: Pool, speed: Speed, where: Where, console: Console
+    planned: PlannedRun, missing: list[Stage], pool: Pool, speed: Speed, where: Where, console: Console
 ) -> tuple[Sequence[Measurement], Sequence[Entry]]:
     """Makes all stages; returns the measurements and the ledger of their stages."""
     store, name = planned.store, planned.name
@@ -173,6 +174,7 @@ def _run_stages(
             pool,
             display,
             lambda plan: note_plan(store, name, plan.stages, where.command, "stopped"),
+            (planned.plan, missing),
         )
     store.sweep()  # what a run on another machine left can be told only after a while
     return found

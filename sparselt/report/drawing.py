@@ -7,6 +7,7 @@ out. Equal numbers give equal bytes.
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,6 +50,9 @@ STYLE = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
 }
 """What every figure sets over matplotlib's defaults."""
+
+_PNG_DPI = 160
+_LEFT_OUT = ("Date", "Creator", "Format", "Type")  # of an SVG; as a PNG's Software, they change with day and version
 
 DASHED = (0, (4, 3))
 """The line style of limits."""
@@ -114,20 +118,34 @@ def save_drawings(folder: Path, drawings: Mapping[str, Drawing], svg: bool = Tru
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     saved = {}
-    for name, drawing in drawings.items():
-        image, text, dpi = io.BytesIO(), io.BytesIO(), drawing.figure.dpi
-        # The canvases themselves draw once, where Figure.savefig draws twice. Software, Date and Creator would make the
-        # bytes depend on the day and the version.
-        drawing.figure.set_dpi(160)
-        FigureCanvasAgg(drawing.figure).print_png(image, metadata={"Software": None})
-        drawing.figure.set_dpi(dpi)
-        drawing.figure.set_layout_engine("none")  # the first canvas has placed everything, for half of its time
-        FigureCanvasSVG(drawing.figure).print_svg(text, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-        write_bytes(folder / f"{name}.png", image.getvalue())
-        if svg:
-            write_bytes(folder / f"{name}.svg", text.getvalue())
-        saved[name] = text.getvalue().decode("utf-8")
+    with ThreadPoolExecutor(1) as beside:
+        written = []
+        for name, drawing in drawings.items():
+            # The canvases themselves draw once, where Figure.savefig draws twice.
+            dpi = drawing.figure.dpi
+            drawing.figure.set_dpi(_PNG_DPI)
+            pixels = FigureCanvasAgg(drawing.figure)
+            pixels.draw()
+            written.append(beside.submit(_write_png, folder / f"{name}.png", pixels.buffer_rgba()))
+            drawing.figure.set_dpi(dpi)
+            drawing.figure.set_layout_engine("none")  # the first canvas has placed everything, for half of its time
+            text = io.BytesIO()
+            FigureCanvasSVG(drawing.figure).print_svg(text, metadata=dict.fromkeys(_LEFT_OUT))
+            if svg:
+                write_bytes(folder / f"{name}.svg", text.getvalue())
+            saved[name] = text.getvalue().decode("utf-8")
+        for png in written:
+            png.result()
     return saved
+
+
+def _write_png(path: Path, pixels: memoryview) -> None:
+    """Compresses and writes what a canvas has drawn. Other threads go on meanwhile."""
+    from matplotlib.image import imsave
+
+    image = io.BytesIO()
+    imsave(image, pixels, format="png", origin="upper", dpi=_PNG_DPI, metadata={"Software": None})
+    write_bytes(path, image.getvalue())
 
 
 def canvas(

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from typing import Any
 
@@ -60,9 +61,11 @@ def page(run: Run, sections: Sections, save: Callable[[Mapping[str, Drawing]], M
             for name, drawing in drawings.items()
         ]
 
-    data, contents = run.data, _contents(run, sections)
-    lead_figures = [figures(lead.drawings(data)) for lead in contents["leads"]]
-    of_sections = {name: figures(sections[name].drawings(data)) for name, *_ in contents["sections"]}
+    with ThreadPoolExecutor(1) as beside:
+        plotly = beside.submit(packed_plotly)
+        data, contents = run.data, _contents(run, sections)
+        lead_figures = [figures(lead.drawings(data)) for lead in contents["leads"]]
+        of_sections = {name: figures(sections[name].drawings(data)) for name, *_ in contents["sections"]}
     charts = [chart for drawn in (*lead_figures, *of_sections.values()) for *_, chart in drawn if chart]
     protocol = [[_plain(cell) for cell in line] for line in run.record.get("protocol", [])]
     plain = [line for line in protocol if line[2] in DEFAULT_SOURCES]
@@ -75,7 +78,7 @@ def page(run: Run, sections: Sections, save: Callable[[Mapping[str, Drawing]], M
             "MARK": MARK,
             "lead_figures": lead_figures,
             "figures": of_sections,
-            "plotly": packed_plotly() if charts else "",
+            "plotly": plotly.result() if charts else "",
             "protocol": _protocol(
                 [line for line in protocol if line not in plain], "From the papers, their code, or ours"
             ),
