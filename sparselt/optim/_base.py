@@ -16,6 +16,7 @@ from sparselt.optim._arena import fitted_mask
 from sparselt.optim._copies import CopyingOptimizer
 from sparselt.optim._hyperparameters import check_flags, check_numbers
 from sparselt.optim._networks import groups_of_networks, mask_of_networks
+from sparselt.optim._uncompiled import uncompiled
 
 
 # A step reads addresses, so it cannot be traced. Torch's own decorator imports the compiler, which takes a second, only
@@ -269,7 +270,7 @@ class MaskedOptimizer(CopyingOptimizer):
                     "sparselt.optim.keep_masked"
                 )
         given_keys = set(param_group)
-        super().add_param_group(param_group)
+        uncompiled(super().add_param_group)(param_group)
         group = self.param_groups[-1]
         try:
             check_numbers(group, self.numbers)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sparselt.errors import SettingError
 from sparselt.optim._saved import SavedOptimizer
+from sparselt.optim._uncompiled import uncompiled
 
 
 class CopyingOptimizer(SavedOptimizer):
@@ -58,7 +59,7 @@ class CopyingOptimizer(SavedOptimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As in torch; for the copies of `copy_to_bfloat16`, too."""
-        super().zero_grad(set_to_none)
+        uncompiled(super().zero_grad)(set_to_none)
         for copy in self._copies.values():
             if set_to_none:
                 copy.grad = None

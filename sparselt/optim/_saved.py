@@ -10,6 +10,7 @@ from torch import Tensor
 from sparselt.errors import MaskError, SettingError
 from sparselt.optim._arena import fitted_mask
 from sparselt.optim._arena_optimizer import ArenaOptimizer
+from sparselt.optim._uncompiled import uncompiled
 
 
 class SavedOptimizer(ArenaOptimizer):
@@ -33,7 +34,7 @@ class SavedOptimizer(ArenaOptimizer):
         """
         own, self.state = self.state, self._expanded_state()
         try:
-            saved = super().state_dict()
+            saved = uncompiled(super().state_dict)()
         finally:
             self.state = own
         return saved if self._mask is None else {**saved, "mask": dict(self._mask)}
@@ -66,7 +67,7 @@ class SavedOptimizer(ArenaOptimizer):
             "the saved {key} of {name} has shape {found}, the parameter {shape}: is it the state of another model?",
         )
         own = [group.get("param_names") for group in self.param_groups]
-        super().load_state_dict(state_dict)
+        uncompiled(super().load_state_dict)(state_dict)
         for group, names in zip(self.param_groups, own, strict=True):
             if names is not None:  # torch takes the saved ones, which a mask may not know
                 group["param_names"] = names

@@ -5,16 +5,13 @@ import statistics
 from collections.abc import Mapping
 from concurrent.futures import wait
 from dataclasses import asdict, astuple, dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from sparselt.runs.plan import Plan
 from sparselt.runs.pool import Pool, asked
 from sparselt.runs.store import Store, read_record
 from sparselt.stages.stage import Stage
 from sparselt.stages.train import Train
-
-if TYPE_CHECKING:
-    from sparselt.training.timing import Timing
+from sparselt.training.seconds import Timing
 
 FFCV_SECONDS = 5.0  # in which it compiles what reads the first batches of a process (two EPYC cores)
 _NETWORK = re.compile(r"(?:step-\d+|final|weights)\.safetensors")
@@ -129,10 +126,8 @@ def _networks(stage: Stage) -> int:
     return sum(_NETWORK.fullmatch(name) is not None for name in names)
 
 
-def _timed(workers: Pool, count: int, training: Train, size: int) -> "Timing | None":
+def _timed(workers: Pool, count: int, training: Train, size: int) -> Timing | None:
     """The mean timing of `count` workers that measure at the same time, because busy cores slow each other down."""
-    from sparselt.training.timing import Timing
-
     beside = [workers.submit(_time, training, size) for _ in range(count - 1)]
     timing = asked(workers, "a few timed steps", _time, training, size)
     wait(beside)
@@ -142,7 +137,7 @@ def _timed(workers: Pool, count: int, training: Train, size: int) -> "Timing | N
     return Timing(*(statistics.mean(values) for values in zip(*map(astuple, [timing, *found]), strict=True)))
 
 
-def _time(training: Train, size: int) -> "Timing":
+def _time(training: Train, size: int) -> Timing:
     from sparselt.data.streaming import picture_reader
     from sparselt.training.timing import time_training
 

@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from sparselt.training.forward import training_forwards
 from sparselt.training.live import live_step
 from sparselt.training.loop import autocast, forward_passes, training_loss
 from sparselt.training.recipe import Recipe
+from sparselt.training.seconds import Timing
 from sparselt.weights import prunable_parameters
 
 _TIMED_STEPS = 12
@@ -34,19 +35,6 @@ _MOST_SECONDS = 8.0
 _CUDA_BATCH = 256
 _CPU_PIXELS = 10 * 224 * 224
 _TYPICAL_DENSITY = 0.3
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds for a training step, for evaluating an image, and for making, writing and reading a network's weights.
-
-    start: seconds before the first batch of a process.
-    """
-
-    step: float
-    image: float
-    network: float
-    start: float = 0.0
 
 
 def time_training(

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,13 @@ def test_digits_splits_hold_every_digit_once():
         for image, label in zip(digits.images, digits.target, strict=True)
     )
     assert found == expected
+
+
+def test_digits_are_the_same_where_scikit_learn_has_no_file_of_them(monkeypatch):
+    expected = Digits().arrays("train")
+    monkeypatch.setattr(Path, "is_file", lambda path: False)
+    for array, of_scikit_learn in zip(expected, Digits().arrays("train"), strict=True):
+        assert array.dtype == of_scikit_learn.dtype and np.array_equal(array, of_scikit_learn)
 
 
 def test_digits_normalization_standardizes_the_training_split():

@@ -13,7 +13,8 @@ from sparselt.runs.store import Store
 from sparselt.runs.workers import Workers
 from sparselt.stages import side_by_side
 from sparselt.stages.side_by_side import best_group_size, seconds_of_a_step
-from sparselt.training.timing import Timing, made_up_loader
+from sparselt.training.seconds import Timing
+from sparselt.training.timing import made_up_loader
 
 
 class Threads(ThreadPoolExecutor):

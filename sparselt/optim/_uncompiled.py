@@ -1,0 +1,16 @@
+"""Torch's methods of an optimizer, without an import of the compiler that they do not need."""
+
+import sys
+from collections.abc import Callable
+
+
+def uncompiled(method: Callable) -> Callable:
+    """A bound method of torch's `Optimizer`, without the decorator that keeps the compiler out of it.
+
+    The decorator first imports the compiler, which takes longer than a second in each process. While nobody has
+    imported it, nothing is being compiled. What others have put around the method stays.
+    """
+    function = getattr(method, "__func__", None)
+    if "torch._dynamo" in sys.modules or getattr(function, "__globals__", {}).get("__name__") != "torch._compile":
+        return method
+    return function.__wrapped__.__get__(method.__self__)
