@@ -67,7 +67,7 @@ def test_a_shell_completes_commands_options_and_names(capsys, monkeypatch, typed
     assert capsys.readouterr().out.split() == offered
 
 
-def test_lists_and_plans_are_json_where_asked_for(capsys, tmp_path):
+def test_lists_and_plans_are_json_where_asked_for(capsys, tmp_path, untimed):
     assert main(["reproduce", "--list", "--json"]) == 0
     lines = list(map(json.loads, capsys.readouterr().out.splitlines()))
     digits = [line for line in lines if line.get("setting") == "digits_resnet8"]

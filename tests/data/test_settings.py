@@ -44,7 +44,7 @@ def test_data_of_another_shape_is_refused(setting, changes, words, tmp_path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_pictures_of_ones_own_run_in_a_setting_of_small_images(tmp_path, capsys):
+def test_pictures_of_ones_own_run_in_a_setting_of_small_images(tmp_path, capsys, untimed):
     draws = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 4)):
         for name in ("cat", "cow", "dog"):

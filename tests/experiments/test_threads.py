@@ -73,7 +73,7 @@ def test_more_threads_than_cores_are_refused(given):
         (["threads=2"], ""),
     ],
 )
-def test_the_command_says_what_it_chose(capsys, tmp_path, monkeypatch, more, said):
+def test_the_command_says_what_it_chose(capsys, tmp_path, monkeypatch, untimed, more, said):
     monkeypatch.setattr(threads, "cores", lambda: 2)
     assert main(["reproduce", *CHAIN, *more, "--out", str(tmp_path / "runs")]) == 0
     printed = " ".join(capsys.readouterr().out.split())

@@ -7,17 +7,18 @@ from norm_cases import TOLERANCE, Case
 from sparselt.kernels.norm_act import gpu
 
 
+BOTH = [(True, False), (True, True), (False, False), (False, True)]
+
+
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
-@pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
-@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
 @pytest.mark.parametrize(
-    ("shape", "merged"),
+    ("shape", "merged", "relu", "residual"),
     [
-        ((3, 5, 3, 7), True),
-        ((2, 96, 5, 5), False),
-        ((2, 96, 5, 5), True),
-        ((9, 16, 32, 32), False),
-        ((5, 64, 32, 32), True),
+        *(((3, 5, 3, 7), True, *both) for both in BOTH),
+        *(((2, 96, 5, 5), merged, *both) for both in BOTH for merged in (False, True)),
+        ((9, 16, 32, 32), False, True, True),
+        ((9, 16, 32, 32), False, False, False),
+        ((5, 64, 32, 32), True, True, True),
     ],
     ids=str,
 )

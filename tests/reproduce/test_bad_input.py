@@ -224,7 +224,7 @@ def test_betons_of_another_data_set_are_refused(tmp_path, capsys, empty_folder):
     assert not list(empty_folder.iterdir())
 
 
-def test_the_users_own_betons_are_used_where_they_stand(digits, capsys):
+def test_the_users_own_betons_are_used_where_they_stand(digits, capsys, untimed):
     assert main([DIGITS, "--data", str(digits), "--experiments", "main", "--dry-run"]) == 0
     assert "322 trainings" in capsys.readouterr().out
 

@@ -69,7 +69,7 @@ def test_a_search_that_diverges_ends_and_what_was_measured_is_kept(searching, ca
     assert {row["level"] for row in rows_of(searching)} == {"0"}
 
 
-def test_an_experiment_that_a_setting_cannot_run_is_refused_by_name_and_left_out_otherwise(searching, capsys):
+def test_an_experiment_that_a_setting_cannot_run_is_refused_by_name_and_left_out_otherwise(searching, untimed, capsys):
     EXPERIMENTS["search"] = Experiment(search, "nobody", lambda setting: "it needs a telescope")
     assert main([*SMALL, "--experiments", "search"]) == 2
     assert "cannot run search: it needs a telescope" in capsys.readouterr().err

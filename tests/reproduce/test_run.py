@@ -119,7 +119,7 @@ def test_a_changed_criterion_is_named_in_the_title():
     assert of_random.retitled("data=own").title == f"{of_random.title[:-1]}, data=own)"
 
 
-def test_other_data_than_the_titles_are_named_in_it(tmp_path):
+def test_other_data_than_the_titles_are_named_in_it(tmp_path, untimed):
     usual = load_setting("digits_resnet8", "smoke")
     images = SyntheticImages(train_count=128, test_count=64, channels=1, height=8, width=8, storage="raw")
     folder = tmp_path / "stripes"

@@ -140,7 +140,8 @@ def test_two_tasks_of_the_array_of_the_docs_make_each_stage_once(tmp_path):
     (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (tmp_path / "python").chmod(0o755)
     (tmp_path / "job.sh").write_text(script.replace("/shared/runs", "runs"))
-    quick = " ".join(ARGUMENTS).replace("steps=500", "steps=60").replace("milestones=250", "milestones=30")
+    quick = " ".join(ARGUMENTS).replace("steps=2000", "steps=60").replace("milestones=1000", "milestones=30")
+    assert "steps=60" in quick and "milestones=30" in quick
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "ARGUMENTS": quick}
     jobs = [
         subprocess.Popen(["bash", "job.sh"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
