@@ -6,7 +6,6 @@ from norm_cases import TOLERANCE, Case
 
 from sparselt.kernels.norm_act import gpu
 
-
 BOTH = [(True, False), (True, True), (False, False), (False, True)]
 
 
