@@ -14,6 +14,7 @@ from sparselt.stages.train import Train
 from sparselt.training.seconds import Timing
 
 FFCV_SECONDS = 5.0  # in which it compiles what reads the first batches of a process (two EPYC cores)
+_ALONE_SECONDS, _TOGETHER_SECONDS = 0.2, 1.0  # to repeat a step; several workers shall do so at the same time
 _NETWORK = re.compile(r"(?:step-\d+|final|weights)\.safetensors")
 
 
@@ -128,8 +129,9 @@ def _networks(stage: Stage) -> int:
 
 def _timed(workers: Pool, count: int, training: Train, size: int) -> Timing | None:
     """The mean timing of `count` workers that measure at the same time, because busy cores slow each other down."""
-    beside = [workers.submit(_time, training, size) for _ in range(count - 1)]
-    timing = asked(workers, "a few timed steps", _time, training, size)
+    how = training, size, _TOGETHER_SECONDS if count > 1 else _ALONE_SECONDS
+    beside = [workers.submit(_time, *how) for _ in range(count - 1)]
+    timing = asked(workers, "a few timed steps", _time, *how)
     wait(beside)
     found = [future.result() for future in beside if not future.cancelled() and future.exception() is None]
     if timing is None:
@@ -137,13 +139,14 @@ def _timed(workers: Pool, count: int, training: Train, size: int) -> Timing | No
     return Timing(*(statistics.mean(values) for values in zip(*map(astuple, [timing, *found]), strict=True)))
 
 
-def _time(training: Train, size: int) -> Timing:
+def _time(training: Train, size: int, least_seconds: float) -> Timing:
     from sparselt.data.streaming import picture_reader
     from sparselt.training.timing import time_training
 
     resident = training.engine == "resident"
     augmentation = asdict(training.augmentation) if resident else None
-    timing = time_training(training.recipe, training.classes, training.channels, size, training.device, augmentation)
+    network = training.recipe, training.classes, training.channels
+    timing = time_training(*network, size, training.device, augmentation, least_seconds)
     compiles = training.engine == "streaming" and picture_reader() == "ffcv"
     return replace(timing, start=FFCV_SECONDS if compiles else 0.0)
 

@@ -30,7 +30,6 @@ from sparselt.training.seconds import Timing
 from sparselt.weights import prunable_parameters
 
 _TIMED_STEPS = 12
-_LEAST_SECONDS = 1.0  # so that workers that are timed at once are so at the same time
 _MOST_SECONDS = 8.0
 _CUDA_BATCH = 256
 _CPU_PIXELS = 10 * 224 * 224
@@ -44,6 +43,7 @@ def time_training(
     size: int,
     device_name: str,
     augmentation: Mapping[str, Any] | None = None,
+    least_seconds: float = 0.0,
 ) -> Timing:
     """Times a recipe's network on images of `size` pixels a side.
 
@@ -51,6 +51,7 @@ def time_training(
     compute live weights alone are timed at 30% of the weights: the average step of twelve levels at 20% costs as much.
 
     augmentation: the fields of a `PadCrop`, to time batches of images in memory as part of a step; None: without them.
+    least_seconds: how long to repeat a step, and an evaluation, at least.
     """
     device = torch.device(device_name)
     affordable = _CPU_PIXELS // (size * size) if device.type == "cpu" else _CUDA_BATCH
@@ -90,9 +91,9 @@ def time_training(
             with torch.no_grad(), autocast(device, recipe.precision):
                 folded(images)
 
-        seconds = _median_seconds(step, device) * recipe.batch_size / batch
+        seconds = _median_seconds(step, device, least_seconds) * recipe.batch_size / batch
         folded = Folded(model).load(model.state_dict())
-        image = _median_seconds(forward, device) / batch
+        image = _median_seconds(forward, device, least_seconds) / batch
     network = min(_network_seconds(recipe.model, classes, channels) for _ in range(2))  # the first one imports
     return Timing(seconds, image, network)
 
@@ -128,10 +129,10 @@ def _endless(loader: ResidentTrainLoader) -> Iterator[tuple[Tensor, Tensor]]:
             yield batch.images, batch.labels
 
 
-def _median_seconds(call: Callable[[], None], device: torch.device) -> float:
+def _median_seconds(call: Callable[[], None], device: torch.device, least_seconds: float) -> float:
     times: list[float] = []
     start = time.perf_counter()
-    while (len(times) < _TIMED_STEPS or time.perf_counter() < start + _LEAST_SECONDS) and (
+    while (len(times) < _TIMED_STEPS or time.perf_counter() < start + least_seconds) and (
         len(times) < 3 or time.perf_counter() < start + _MOST_SECONDS
     ):
         began = time.perf_counter()

@@ -46,7 +46,7 @@ def test_what_a_stage_does_beside_its_units_is_estimated_too(bench, tmp_path, mo
     measurements = EXPERIMENTS["flatness"](lab)
     plan = Plan(stage for m in measurements for stage in m.stages)
     (flat, *_) = [stage for stage in plan.stages if stage.kind == "flatness"]
-    monkeypatch.setattr("sparselt.runs.estimate._time", lambda training, size: Timing(0.5, 0.01, 0.0))
+    monkeypatch.setattr("sparselt.runs.estimate._time", lambda *_: Timing(0.5, 0.01, 0.0))
     with Threads(1) as pool:
         speed = estimate(plan, Store(tmp_path), 8, 500, pool)
     training = lab.dense(0)
@@ -94,7 +94,7 @@ def timed(monkeypatch):
         asked.append((training.device, cohort, count))
         return 0.1, 4
 
-    monkeypatch.setattr("sparselt.runs.estimate._time", lambda training, size: Timing(0.5, 0.01, 0.0))
+    monkeypatch.setattr("sparselt.runs.estimate._time", lambda *_: Timing(0.5, 0.01, 0.0))
     monkeypatch.setattr("sparselt.runs.estimate._time_together", together)
     return asked
 
