@@ -7,6 +7,7 @@ from torch import nn
 from sparselt.analysis import evaluate_path, evaluate_plane, reestimate_statistics_, side_by_side
 from sparselt.data import Batch
 from sparselt.kernels.interpolate import gram_matrix, project_to_hull
+from sparselt.training.cpu import cpu_threads
 from sparselt.training.loop import evaluate
 
 
@@ -101,3 +102,12 @@ def test_batches_are_not_cut_where_a_norm_takes_the_statistics_of_its_batch(monk
     model.append(nn.Linear(64, 3))
     path = evaluate_path(model, model.state_dict(), model.state_dict(), batches(8), (0,))
     assert path.losses[0] == pytest.approx(evaluate(model, batches(8))[1], rel=1e-6)
+
+
+def test_each_thread_has_a_piece_that_fits_its_caches():
+    images = torch.zeros(1000, 3, 32, 32)
+    for threads, precision, expected in ((1, "float32", 64), (1, "bfloat16", 128), (2, "float32", 128)):
+        with cpu_threads(threads):
+            assert side_by_side._piece(images, precision) == expected
+    assert side_by_side._piece(torch.zeros(2, 3, 224, 224), "float32") == 8
+    assert side_by_side._piece(images[:0], "float32") >= 8
