@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 
 def uncompiled(method: Callable) -> Callable:
@@ -10,7 +11,8 @@ def uncompiled(method: Callable) -> Callable:
     The decorator first imports the compiler, which takes longer than a second in each process. While nobody has
     imported it, nothing is being compiled. What others have put around the method stays.
     """
-    function = getattr(method, "__func__", None)
+    bound: Any = method
+    function: Any = getattr(bound, "__func__", None)
     if "torch._dynamo" in sys.modules or getattr(function, "__globals__", {}).get("__name__") != "torch._compile":
         return method
-    return function.__wrapped__.__get__(method.__self__)
+    return function.__wrapped__.__get__(bound.__self__)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from sparselt.report.data import Drawing
 from sparselt.report.results import write_bytes
@@ -143,8 +143,8 @@ def _write_png(path: Path, pixels: memoryview) -> None:
     """Compresses and writes what a canvas has drawn. Other threads go on meanwhile."""
     from matplotlib.image import imsave
 
-    image = io.BytesIO()
-    imsave(image, pixels, format="png", origin="upper", dpi=_PNG_DPI, metadata={"Software": None})
+    image, metadata = io.BytesIO(), cast("dict[str, str]", {"Software": None})  # as print_png takes it
+    imsave(image, pixels, format="png", origin="upper", dpi=_PNG_DPI, metadata=metadata)
     write_bytes(path, image.getvalue())
 
 
