@@ -1,4 +1,6 @@
-"""The innermost loops of winograd, emitted as LLVM. Each works on vectors of sixteen channels.
+"""The innermost loops of Winograd's algorithm, written in LLVM's instructions, which Numba compiles.
+
+A vector holds sixteen channels of one pixel.
 
 The algorithm's matrices have six rows, one for each of the points 0, 1, -1, 2, -2 and infinity. The rows of 1 and -1
 have the same numbers in even columns and opposite ones in odd columns; so have those of 2 and -2. What a pair of rows
@@ -28,7 +30,7 @@ BACK: Matrix = ((1, 0, 0, 0), (1, 1, 1, 1), (1, -1, 1, -1), (1, 2, 4, 8), (1, -2
 _PAIRS = ((1, 2), (3, 4))
 _ADDRESS = types.int64
 _WORD, _HALVES = ir.IntType(32), ir.VectorType(ir.IntType(16), LANES)
-# Numba compiles for these features where somebody has set NUMBA_CPU_FEATURES, else for the host's.
+# The processor's features that Numba compiles for: those of NUMBA_CPU_FEATURES if it is set, else the host's.
 _FEATURES = getattr(config, "CPU_FEATURES", None) or binding.get_host_cpu_features().flatten()
 _WIDE = "+avx512f" in _FEATURES
 
@@ -77,7 +79,11 @@ class _Channels(Tiles):
         return self.zero if total is None else total
 
     def by_rows(self, matrix: Matrix, vectors: Sequence) -> list:
-        """Multiplies a matrix of six rows with vectors. A pair gives its even part plus and minus its odd part."""
+        """matrix · vectors, for a matrix of six rows.
+
+        Two rows of a pair need one sum over the even columns and one over the odd columns: the first row's product is
+        the sum of both, the second row's their difference.
+        """
         b, products = self.builder, [self.combination(row, vectors) for row in (matrix[0], matrix[-1])]
         for i, j in _PAIRS:
             even = self.combination([(x + y) / 2 for x, y in zip(matrix[i], matrix[j], strict=True)], vectors)
@@ -86,7 +92,10 @@ class _Channels(Tiles):
         return products
 
     def by_columns(self, matrix: Matrix, vectors: Sequence) -> list:
-        """Multiplies the transpose of such a matrix with six vectors. A pair enters as its sum and difference."""
+        """matrixᵀ · vectors, for such a matrix and six vectors.
+
+        The two vectors of a pair are first replaced by their sum and their difference.
+        """
         b, mixed = self.builder, list(vectors)
         rows: list[Sequence[float]] = list(matrix)
         for i, j in _PAIRS:
@@ -104,7 +113,7 @@ class _Channels(Tiles):
 
 
 def _transform_of(matrix: Matrix, side: int):
-    """An intrinsic that transforms squares of so many pixels a side: matrix · square · matrixᵀ."""
+    """A function for Numba that computes matrix · square · matrixᵀ. side: of the square, in pixels."""
 
     @intrinsic
     def transform(typing, like, places, offset, target, step):
@@ -220,15 +229,18 @@ def _spread(one: _Channels, rows: Sequence[Sequence], target, step) -> None:
 
 
 def _product_of(lines: int, vectors: int, across: bool, sums_on: bool):
-    """An intrinsic that multiplies two matrices, for a block of the result that stays in registers meanwhile.
+    """A function for Numba that computes one block of the product of two matrices, and keeps it in registers meanwhile.
 
-    The block has so many lines and, in each, so many vectors. across: the first matrix is stored transposed.
-    sums_on: the product is added to what stands in the result.
+    lines, vectors: the lines of the block, and the vectors in each line. across: the first matrix is stored transposed.
+    sums_on: the block is added to what stands at its place.
     """
 
     @intrinsic
     def product(typing, like, first, first_step, second, second_step, target, target_step, length):
-        """target = first · second, or target += …, for sums of `length` terms. Steps: bytes from row to row."""
+        """Writes first · second to `target`, or adds it there. All three are addresses.
+
+        length: the terms of each sum. The steps are bytes from one row to the next.
+        """
 
         def codegen(context, builder, signature, arguments):
             first, first_step, second, second_step, target, target_step, length = arguments[1:]

@@ -1,4 +1,4 @@
-"""Torch's methods of an optimizer, without an import of the compiler that they do not need."""
+"""Calls the methods of torch's `Optimizer` without importing torch's compiler."""
 
 import sys
 from collections.abc import Callable
@@ -6,10 +6,13 @@ from typing import Any
 
 
 def uncompiled(method: Callable) -> Callable:
-    """A bound method of torch's `Optimizer`, without the decorator that keeps the compiler out of it.
+    """The method, without torch's decorator while nobody has imported the compiler.
 
-    The decorator first imports the compiler, which takes longer than a second in each process. While nobody has
-    imported it, nothing is being compiled. What others have put around the method stays.
+    Torch decorates some methods of its optimizers, so that the compiler leaves them out. The decorator imports the
+    compiler first, which takes more than a second in each process. Without that import nothing is being compiled, and
+    the decorator has no use. Decorators of others stay.
+
+    method: a bound method of an optimizer.
     """
     bound: Any = method
     function: Any = getattr(bound, "__func__", None)

@@ -52,7 +52,8 @@ STYLE = {
 """What every figure sets over matplotlib's defaults."""
 
 _PNG_DPI = 160
-_LEFT_OUT = ("Date", "Creator", "Format", "Type")  # of an SVG; as a PNG's Software, they change with day and version
+# Metadata of an SVG that would change its bytes with the day or with matplotlib's version, as Software does in a PNG.
+_LEFT_OUT = ("Date", "Creator", "Format", "Type")
 
 DASHED = (0, (4, 3))
 """The line style of limits."""
@@ -121,7 +122,7 @@ def save_drawings(folder: Path, drawings: Mapping[str, Drawing], svg: bool = Tru
     with ThreadPoolExecutor(1) as beside:
         written = []
         for name, drawing in drawings.items():
-            # The canvases themselves draw once, where Figure.savefig draws twice.
+            # Figure.savefig would draw each figure twice for each file; a canvas draws it once.
             dpi = drawing.figure.dpi
             drawing.figure.set_dpi(_PNG_DPI)
             pixels = FigureCanvasAgg(drawing.figure)
@@ -140,7 +141,7 @@ def save_drawings(folder: Path, drawings: Mapping[str, Drawing], svg: bool = Tru
 
 
 def _write_png(path: Path, pixels: memoryview) -> None:
-    """Compresses and writes what a canvas has drawn. Other threads go on meanwhile."""
+    """Writes what a canvas has drawn. Its compression, the longest part, lets other threads go on."""
     from matplotlib.image import imsave
 
     image, metadata = io.BytesIO(), cast("dict[str, str]", {"Software": None})  # as print_png takes it

@@ -61,7 +61,7 @@ def page(run: Run, sections: Sections, save: Callable[[Mapping[str, Drawing]], M
             for name, drawing in drawings.items()
         ]
 
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(1) as beside:  # compression lets this thread go on
         plotly = beside.submit(packed_plotly)
         data, contents = run.data, _contents(run, sections)
         lead_figures = [figures(lead.drawings(data)) for lead in contents["leads"]]

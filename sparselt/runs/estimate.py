@@ -14,7 +14,8 @@ from sparselt.stages.train import Train
 from sparselt.training.seconds import Timing
 
 FFCV_SECONDS = 5.0  # in which it compiles what reads the first batches of a process (two EPYC cores)
-_ALONE_SECONDS, _TOGETHER_SECONDS = 0.2, 1.0  # to repeat a step; several workers shall do so at the same time
+# How long a worker repeats a step at least. Several do so for longer, because they do not begin at the same moment.
+_ALONE_SECONDS, _TOGETHER_SECONDS = 0.2, 1.0
 _NETWORK = re.compile(r"(?:step-\d+|final|weights)\.safetensors")
 
 

@@ -1,13 +1,17 @@
-"""What timed steps have taken, for a process that has not imported torch."""
+"""The times from which a run is estimated.
+
+They have a module of their own, because the process of the command reads them and does not import torch.
+"""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds for a training step, for evaluating an image, and for making, writing and reading a network's weights.
+    """Measured seconds.
 
-    start: seconds before the first batch of a process.
+    step: of a training step. image: of evaluating an image. network: of making, writing and reading the weights of a
+    network. start: before the first batch of a process.
     """
 
     step: float

@@ -62,7 +62,7 @@ class Digits(Source):
 def _table() -> np.ndarray:
     """The digits, [1797, 65] of float64: 64 pixels, row by row, and the label.
 
-    Read from scikit-learn's file, because its import takes a second.
+    They are read from scikit-learn's file without importing scikit-learn, which takes a second.
     """
     package = importlib.util.find_spec("sklearn")
     if package is not None and package.origin is not None:
