@@ -7,10 +7,12 @@ Adaptive schedule, with `--run`: the trainings of the fixed schedule over those 
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -223,30 +225,38 @@ def _measure(rounds: int, device: str) -> dict[str, list[float]]:
     """Seconds of a pass over `IMAGES` images, by factor."""
     import os
 
+    import torch
+
     from sparselt.benchmarks import training_loops as loops
 
-    ladder = loops.LADDER | (loops.LIVE if device == "cpu" else {})
+    def announce(count: int) -> None:
+        print(f"training {TITLE} in {count} ways, {rounds} rounds", file=sys.stderr, flush=True)
+
+    calls: dict[str, Callable[[], float | None]]
     if device != "cpu":
-        del ladder["+ Winograd"]
-    calls: dict[str, Callable[[], float | None]] = {
-        name: loops.epoch(factors, IMAGES, device) for name, factors in ladder.items()
-    }
-    processes = None
-    if device == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        processes = loops.Processes(cores, list(ladder.values())[-1], IMAGES)
-        calls[loops.PROCESSES] = processes.run
-    else:
+        ladder = {name: factors for name, factors in loops.LADDER.items() if name not in loops.CPU_ONLY}
+        calls = {name: loops.epoch(factors, IMAGES, device) for name, factors in ladder.items()}
         calls |= {name: loops.cohort(networks, IMAGES) for name, networks in loops.COHORTS.items()}
-    print(f"training {TITLE} in {len(calls)} ways, {rounds} rounds", file=sys.stderr, flush=True)
-    try:
+        announce(len(calls))
+        return measure(calls, rounds)
+    ladder = loops.LADDER | loops.LIVE
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Keeping memory is the process's choice, so the loops that do run in a process of their own.
+    keeping = {name: factors for name, factors in ladder.items() if factors.memory}
+    on_each_core = {loops.PROCESSES: list(ladder.values())[-1]}
+    with (
+        contextlib.closing(loops.Processes(1, keeping, IMAGES, torch.get_num_threads())) as keeper,
+        contextlib.closing(loops.Processes(cores, on_each_core, IMAGES, 1)) as trainers,
+    ):
+        calls = {
+            name: partial(keeper.run, name) if name in keeping else loops.epoch(factors, IMAGES)
+            for name, factors in ladder.items()
+        }
+        calls[loops.PROCESSES] = partial(trainers.run, loops.PROCESSES)
+        announce(len(calls))
         seconds = measure(calls, rounds)
-    finally:
-        if processes is not None:
-            processes.close()
-    if processes is not None:  # each made a pass of its own meanwhile
-        seconds[loops.PROCESSES] = [time / processes.count for time in seconds[loops.PROCESSES]]
-    return seconds
+    # Each process made a pass of its own.
+    return seconds | {loops.PROCESSES: [time / cores for time in seconds[loops.PROCESSES]]}
 
 
 def _show(

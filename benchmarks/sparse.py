@@ -1,4 +1,4 @@
-"""What the suites of sparse training share: interleaved CPU time on one thread, and the floor under it."""
+"""What suites on one CPU thread share: interleaved CPU time, and the floor under it."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -7,6 +7,8 @@ from time import thread_time
 
 import torch
 from torch import Tensor
+
+from sparselt.training.cpu import keep_memory
 
 DENSITIES = (1.0, 0.5, 0.3, 0.2, 0.1, 0.07, 0.05)
 
@@ -19,8 +21,10 @@ def has_fast_bfloat16() -> bool:
 def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """CPU seconds of each call on one thread, in rounds: in each, once to warm the caches, then for about 20 ms.
 
-    CPU time, because a busy machine then adds cache misses to a call, but not the time of others.
+    CPU time, because a busy machine then adds cache misses to a call, but not the time of others. From here on the
+    process keeps the memory that it frees, as a run's workers do: new memory can cost more than a call.
     """
+    keep_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

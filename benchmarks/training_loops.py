@@ -6,7 +6,7 @@ further loop adds a factor to those before it.
 """
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -33,22 +33,34 @@ class Factors:
     norms: bool = False  # batch norm, addition and ReLU as one operation
     winograd: bool = False  # 3×3 convolutions by Winograd's algorithm where it pays; on a CPU
     bfloat16: bool = False  # autocast
+    memory: bool = False  # the process keeps the memory that it frees, as a run's workers do; on a CPU
     live: bool = False  # SparseStep, which computes live weights alone; on a CPU
 
 
-LADDER: dict[str, Factors] = {
-    "open_lth-style loop": Factors(),
-    "+ loader": Factors(loader=True),
-    "+ channels last": Factors(loader=True, layout=True),
-    "+ in-place network": Factors(loader=True, layout=True, network=True),
-    "+ MaskedSGD": Factors(loader=True, layout=True, network=True, optimizer=True),
-    "+ fused norms": Factors(loader=True, layout=True, network=True, optimizer=True, norms=True),
-    "+ Winograd": Factors(loader=True, layout=True, network=True, optimizer=True, norms=True, winograd=True),
-    "+ bfloat16": Factors(
-        loader=True, layout=True, network=True, optimizer=True, norms=True, winograd=True, bfloat16=True
-    ),
-}
+def _cumulative(added: Mapping[str, str]) -> dict[str, Factors]:
+    """Each loop has its own factor and those of the loops before it."""
+    ladder = {"open_lth-style loop": Factors()}
+    for name, factor in added.items():
+        before = list(ladder.values())[-1]
+        ladder[name] = replace(before, **{factor: True})
+    return ladder
+
+
+LADDER = _cumulative(
+    {
+        "+ loader": "loader",
+        "+ channels last": "layout",
+        "+ in-place network": "network",
+        "+ MaskedSGD": "optimizer",
+        "+ kept memory": "memory",
+        "+ fused norms": "norms",
+        "+ Winograd": "winograd",
+        "+ bfloat16": "bfloat16",
+    }
+)
 """Cumulative: each step names the factor that it adds."""
+
+CPU_ONLY = "+ kept memory", "+ Winograd"
 
 LIVE = {"+ live weights alone": replace(LADDER["+ bfloat16"], live=True)}
 """After `LADDER`, on a CPU. Unlike the others it depends on the mask: 20% of the weights."""
@@ -139,22 +151,26 @@ def cohort(networks: int, images: int, device: str = "cuda") -> Callable[[], flo
 
 
 class Processes:
-    """Processes with one thread and one training each. `run` makes each do one pass."""
+    """Processes that each do one pass of a loop when `run` asks for it. They keep memory if their loops do.
 
-    def __init__(self, count: int, factors: Factors, images: int):
+    loops: by name. threads: of each process.
+    """
+
+    def __init__(self, count: int, loops: Mapping[str, Factors], images: int, threads: int):
         context = multiprocessing.get_context("spawn")
-        self.count, self._pipes, self._processes = count, [], []
+        self._pipes, self._processes = [], []
         for _ in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_train_on_demand, args=(theirs, factors, images, BATCH), daemon=True)
+            arguments = theirs, loops, images, threads, BATCH
+            process = context.Process(target=_train_on_demand, args=arguments, daemon=True)
             process.start()
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
 
-    def run(self) -> None:
+    def run(self, loop: str) -> None:
         for pipe in self._pipes:
-            pipe.send(True)
+            pipe.send(loop)
         for pipe in self._pipes:
             pipe.recv()
 
@@ -165,14 +181,18 @@ class Processes:
             process.join(10)
 
 
-def _train_on_demand(pipe, factors: Factors, images: int, batch: int) -> None:
+def _train_on_demand(pipe, loops: Mapping[str, Factors], images: int, threads: int, batch: int) -> None:
+    from sparselt.training.cpu import keep_memory
+
     global BATCH
     BATCH = batch
-    torch.set_num_threads(1)
-    call = epoch(factors, images)
+    if all(factors.memory for factors in loops.values()):
+        keep_memory()
+    torch.set_num_threads(threads)
+    calls = {name: epoch(factors, images) for name, factors in loops.items()}
     try:
-        while pipe.recv():
-            call()
+        while True:
+            calls[pipe.recv()]()
             pipe.send(True)
     except EOFError:  # the other end is closed
         return
