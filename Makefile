@@ -22,7 +22,7 @@ reproduce: .venv/.installed
 
 # Two processes of one thread each; a file's tests share a process, for their fixtures and compiled kernels.
 test: .venv/.installed
-	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --durations=10 $(ARGS)
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 $(ARGS)
 	@.venv/bin/ruff check --quiet
 	@$(MAKE) --no-print-directory types
 

@@ -13,20 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from ._compile import callback
+from ._compile import callback, inlined
 from ._memory import AS, take
 from ._threads import share
 
 # The first words: the counter that threads take units from, the number of units, and of threads.
 NEXT, UNITS, THREADS, FIRST = range(4)
 LONG, DOUBLE = np.empty(0, np.int64), np.empty(0)
-
-# These functions are not cached. The callback around them is, under a key that includes the files.
-inlined = njit(nogil=True, error_model="numpy")
 
 
 @inlined

@@ -43,6 +43,24 @@ TINY = dataclasses.replace(
 )
 
 
+LONGEST = (
+    "kernels/test_interpreter.py",
+    "test_optim_kinds.py",
+    "reproduce/test_run.py",
+    "runs/test_gang.py",
+    "reproduce/test_stopping.py",
+    "examples/test_pages.py",
+    "reproduce/test_shared_store.py",
+    "benchmarks/test_bench_command.py",
+)
+"""Files that take longest. They come first, so that no process is left with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    first = [Path(__file__).parent / name for name in LONGEST]
+    items.sort(key=lambda item: first.index(item.path) if item.path in first else len(first))
+
+
 class Bench:
     """Runs stages in this process, in a store of its own."""
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numba import carray, njit, types
+from numba import carray, types
 from numba.cpython.unsafe.tuple import tuple_setitem
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
-from .._compile import callback
+from .._compile import callback, inlined
 from .._memory import AS, BYTES, pointer, read, take, write
 from .._threads import share
 from .arguments import Launch
@@ -39,9 +39,6 @@ FIRST_STEP, REWRITE, LIVE_STATE = 1, 2, 4
 ALWAYS, NEVER = -1, -2  # in place of a column: every group has state, or none has
 WEIGHTS, GRADIENTS, OFFSETS, SIZES, GROUP, SHADOWED, FIRST_BLOCK, COLUMNS = range(8)  # rows of the columns
 LONG, DOUBLE, COUNTS = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int32)
-
-# These functions are not cached. The callback around them is, under a key that includes the rule.
-inlined = njit(nogil=True, error_model="numpy")
 
 
 def step(operation: "Operation", launch: Launch) -> None:

@@ -1,8 +1,9 @@
 """The places of the live weights in a block of a CPU's mask, which has a byte for each weight."""
 
 import numpy as np
-from numba import carray, njit
+from numba import carray
 
+from .._compile import inlined
 from .._memory import LINE, pointer, prefetch
 from .layout import PAD
 
@@ -22,7 +23,7 @@ PACK, ADD, TOP = np.uint64(0x0102040810204080), np.uint64(0x0101010101010101), n
 FOUR = np.uint64(0x0001000100010001)  # a number in each of four uint16
 
 
-@njit(nogil=True, error_model="numpy")
+@inlined
 def places_of(places, live, weights, gradients):
     """Writes the places of the ones in `live` to `places`, eight at a time, and returns their number.
 

@@ -6,7 +6,8 @@ A part reads the words of its call: counters, addresses and numbers, at the plac
 import numpy as np
 from numba import carray
 
-from .._jobs import DOUBLE, FIRST, NEXT, UNITS, inlined
+from .._compile import inlined
+from .._jobs import DOUBLE, FIRST, NEXT, UNITS
 from .._memory import pointer, read, take, write
 from .._vectors import BLOCK, LANES
 from .loops import MIDDLE, SCALE, SHIFT, SLOPE, TERM, apply_back_tiles, apply_tiles, sum_back_tiles, sum_tiles

@@ -15,8 +15,8 @@ from numba import carray
 from torch import Tensor
 
 from .. import _vectors
-from .._compile import callback
-from .._jobs import DOUBLE, FIRST, LONG, THREADS, UNITS, Job, inlined, types_of
+from .._compile import callback, inlined
+from .._jobs import DOUBLE, FIRST, LONG, THREADS, UNITS, Job, types_of
 from .._memory import pointer, take
 from .._vectors import BLOCK, LANES
 from . import tile as tile_file

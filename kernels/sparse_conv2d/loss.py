@@ -7,8 +7,8 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from .._compile import callback
-from .._jobs import DOUBLE, FIRST, LONG, Job, inlined, types_of
+from .._compile import callback, inlined
+from .._jobs import DOUBLE, FIRST, LONG, Job, types_of
 from .._memory import pointer, read, take, write
 from .._vectors import BLOCK
 

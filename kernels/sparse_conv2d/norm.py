@@ -13,8 +13,8 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from .. import _vectors
-from .._compile import callback
-from .._jobs import DOUBLE, FIRST, UNITS, Job, inlined, types_of
+from .._compile import callback, inlined
+from .._jobs import DOUBLE, FIRST, UNITS, Job, types_of
 from .._memory import pointer, take
 from .._vectors import BLOCK, Tiles
 

@@ -16,8 +16,8 @@ from numba import carray
 from torch import Tensor
 
 from .. import _vectors
-from .._compile import callback
-from .._jobs import FIRST, Job, inlined, take_stretch, types_of
+from .._compile import callback, inlined
+from .._jobs import FIRST, Job, take_stretch, types_of
 from .._memory import LINE, prefetch
 from .._vectors import LANES
 from . import transforms
