@@ -1,8 +1,11 @@
 """How the kernels compile for the CPU: with Numba, without the interpreter lock, cached on disk if possible."""
 
+from typing import Any
+
 from numba import cfunc, njit, types
 
-inlined = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_WITHOUT_WRAPPERS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # not in Numba's types
+inlined = njit(nogil=True, error_model="numpy", **_WITHOUT_WRAPPERS)
 """For functions that only compiled functions call. They are not cached: the callback around them is.
 
 Without the two wrappers, by which Python and C would call them, a callback compiles in five sixths of the time.
