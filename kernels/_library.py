@@ -20,10 +20,14 @@ def implement(library: Library, operator: str, package: str, function: str, gpu:
 
 
 def refuse_forward_mode(operator: str, *tensors: Tensor | None) -> None:
-    """Raises NotImplementedError for tensors with a tangent: torch would take the operator for a constant."""
-    if forward_ad._current_level >= 0 and not torch.compiler.is_compiling():
+    """Raises NotImplementedError for tensors with a tangent: torch would take the operator for a constant.
+
+    While torch.compile traces, tangents cannot be seen, so all tensors are refused; it then calls the function itself.
+    """
+    if forward_ad._current_level >= 0:
+        compiling = torch.compiler.is_compiling()
         for tensor in tensors:
-            if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
+            if tensor is not None and (compiling or forward_ad.unpack_dual(tensor).tangent is not None):
                 raise NotImplementedError(
                     f"{operator} has no forward-mode derivative (torch.func.jvp, forward_ad): use reverse mode"
                 )

@@ -19,6 +19,8 @@ There is no GPU implementation: cuDNN has its own.
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn import grad as conv_grad
 
 from .._library import implement, refuse_forward_mode
 
@@ -127,7 +129,8 @@ def _images(like: Tensor, channels: int) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
-# The output is linear in input and weight, so the gradient of each operator is made of the two others.
+# The output is linear in input and weight, so the gradient of each operator is made of the two others. Torch's own do
+# it where gradients come in batches (`is_grads_batched`, `jacobian(vectorize=True)`), which its vmap makes of them.
 
 
 def _save(ctx, inputs, output) -> None:
@@ -136,8 +139,33 @@ def _save(ctx, inputs, output) -> None:
         ctx.fused = inputs[3] is not None or inputs[4]
 
 
+def _batched(*tensors: Tensor) -> bool:
+    """Whether a tensor is one of vmap's, or of the older one behind `is_grads_batched`."""
+    of = torch._C._functorch
+    return any(of.is_batchedtensor(tensor) or of.is_legacy_batchedtensor(tensor) for tensor in tensors)
+
+
 def _last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _forward(input: Tensor, weight: Tensor) -> Tensor:
+    if _batched(input, weight):
+        return F.conv2d(input, weight.to(input.dtype), padding=1)
+    return torch.ops.sparselt.winograd_conv2d(_last(input), weight, None, None, False)
+
+
+def _by_input(gradient: Tensor, weight: Tensor) -> Tensor:
+    if _batched(gradient, weight):
+        return F.conv_transpose2d(gradient, weight.to(gradient.dtype), padding=1)
+    return torch.ops.sparselt.winograd_conv2d_input(_last(gradient), weight)
+
+
+def _by_weight(input: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    if _batched(input, gradient):
+        shape = gradient.shape[1], input.shape[1], 3, 3
+        return conv_grad.conv2d_weight(input, shape, gradient, padding=1).to(dtype)
+    return torch.ops.sparselt.winograd_conv2d_weight(_last(input), _last(gradient))
 
 
 def _backward(ctx, gradient: Tensor) -> tuple:
@@ -145,24 +173,24 @@ def _backward(ctx, gradient: Tensor) -> tuple:
         raise NotImplementedError(
             "winograd_conv2d has no derivative with a residual or ReLU: call it without, and torch's own after it"
         )
-    (input, weight), ops, gradient = ctx.saved_tensors, torch.ops.sparselt, _last(gradient)
-    by_input = ops.winograd_conv2d_input(gradient, weight) if ctx.needs_input_grad[0] else None
-    by_weight = ops.winograd_conv2d_weight(input, gradient) if ctx.needs_input_grad[1] else None
+    input, weight = ctx.saved_tensors
+    by_input = _by_input(gradient, weight) if ctx.needs_input_grad[0] else None
+    by_weight = _by_weight(input, gradient, weight.dtype) if ctx.needs_input_grad[1] else None
     by_bias = gradient.sum((0, 2, 3), dtype=weight.dtype) if ctx.needs_input_grad[2] else None
     return by_input, by_weight, by_bias, None, None
 
 
 def _backward_input(ctx, by_input: Tensor) -> tuple:
-    (gradient, weight), ops, by_input = ctx.saved_tensors, torch.ops.sparselt, _last(by_input)
-    by_gradient = ops.winograd_conv2d(by_input, weight, None, None, False) if ctx.needs_input_grad[0] else None
-    by_weight = ops.winograd_conv2d_weight(by_input, gradient) if ctx.needs_input_grad[1] else None
+    gradient, weight = ctx.saved_tensors
+    by_gradient = _forward(by_input, weight) if ctx.needs_input_grad[0] else None
+    by_weight = _by_weight(by_input, gradient, weight.dtype) if ctx.needs_input_grad[1] else None
     return by_gradient, by_weight
 
 
 def _backward_weight(ctx, by_weight: Tensor) -> tuple:
-    (input, gradient), ops = ctx.saved_tensors, torch.ops.sparselt
-    by_input = ops.winograd_conv2d_input(gradient, by_weight) if ctx.needs_input_grad[0] else None
-    by_gradient = ops.winograd_conv2d(input, by_weight, None, None, False) if ctx.needs_input_grad[1] else None
+    input, gradient = ctx.saved_tensors
+    by_input = _by_input(gradient, by_weight) if ctx.needs_input_grad[0] else None
+    by_gradient = _forward(input, by_weight) if ctx.needs_input_grad[1] else None
     return by_input, by_gradient
 
 

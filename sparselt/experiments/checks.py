@@ -10,7 +10,7 @@ from sparselt.data import Source
 from sparselt.errors import SettingError
 from sparselt.experiments.trials import check_criterion
 from sparselt.experiments.values import Rule
-from sparselt.models import build_model, check_model, least_weights, prunable_shapes
+from sparselt.models import check_model, least_weights, outline, prunable_shapes
 from sparselt.optim import RECIPE_OPTIONS, check_optimizer, options_of_other_optimizers
 from sparselt.scopes import Scope, check_fraction, check_rule, weights_left
 from sparselt.training.recipe import TECHNIQUES, training_side
@@ -163,25 +163,18 @@ def check_room(setting: "Setting", values: Mapping[str, Any]) -> None:
 def _check_fused(setting: "Setting") -> None:
     if setting.sync_batch_norm:
         raise SettingError("fused_norm and sync_batch_norm are both true; expected one: each rank fuses its own norms")
-    import torch
-
     from sparselt.training.fused_norm import fused_forward
 
     try:
-        with torch.device("meta"):
-            fused_forward(build_model(setting.model, classes=setting.classes, channels=setting.channels, seed=0))
+        fused_forward(outline(setting.model, setting.classes, setting.channels))
     except SettingError as error:
         raise SettingError(f"{error}; set fused_norm=false") from error
 
 
 def _check_winograd(setting: "Setting") -> None:
-    import torch
-
     from sparselt.models.winograd import winograd_
 
-    with torch.device("meta"):
-        network = build_model(setting.model, classes=setting.classes, channels=setting.channels, seed=0)
-    if not winograd_(network):
+    if not winograd_(outline(setting.model, setting.classes, setting.channels)):
         raise SettingError(
             f"winograd is true, but {setting.model} has no 3×3 convolution of stride 1 with multiples of 16 channels; "
             "give winograd=false"

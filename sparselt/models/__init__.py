@@ -25,6 +25,7 @@ __all__ = [
     "least_weights",
     "model",
     "model_digest",
+    "outline",
     "prunable_shapes",
     "reason_against_live",
 ]
@@ -115,20 +116,23 @@ def model_digest(name: str) -> str | None:
     return None if name in MODELS else own.source_digest(_function(name))
 
 
+def outline(name: str, classes: int, channels: int) -> "nn.Module":
+    """The network, for its layers and shapes alone: those of `MODELS` are on the device "meta", without memory."""
+    import torch
+
+    check_model(name, channels)
+    if name not in MODELS:
+        return build_model(name, classes=classes, channels=channels, seed=0)
+    with torch.device("meta"):
+        return MODELS[name](classes, channels)
+
+
 @functools.cache
 def prunable_shapes(name: str, classes: int, channels: int) -> "dict[str, torch.Size]":
     """The shapes of the prunable weights by name, in the network's order. No memory is used for those of `MODELS`."""
-    import torch
-
     from sparselt.weights import prunable_parameters
 
-    check_model(name, channels)
-    if name in MODELS:
-        with torch.device("meta"):
-            network = MODELS[name](classes, channels)
-    else:
-        network = build_model(name, classes=classes, channels=channels, seed=0)
-    return {weight: parameter.shape for weight, parameter in prunable_parameters(network)}
+    return {weight: p.shape for weight, p in prunable_parameters(outline(name, classes, channels))}
 
 
 def least_weights(name: str) -> int:

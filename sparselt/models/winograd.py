@@ -4,6 +4,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch._prims_common import suggest_memory_format
 from torch.autograd import forward_ad
 
 from sparselt.kernels.winograd import CHANNELS, pays, unsupported_reason, winograd_conv2d
@@ -20,7 +21,9 @@ def winograd_(model: nn.Module, enabled: bool = True) -> list[str]:
     Args:
         model: any network. Layers of subclasses of `torch.nn.Conv2d`, those with groups, dilation or other padding, and
             those that `sparsify_` has made sparse stay as they are.
-        enabled: False: undo it. torch.export with a batch of any size, torch.jit.script and FLOP counters need that.
+        enabled: False: undo it. torch.export with a batch of any size, torch.onnx.export, torch.jit.script, FLOP
+            counters and a compiled `torch.func.grad` in one graph need that. A layer that was parametrized after
+            `winograd_` (`weight_norm`) stays as it is: undo it before.
 
     Returns:
         The names of the layers that may take it. SettingError if `model` is no network.
@@ -32,6 +35,8 @@ def winograd_(model: nn.Module, enabled: bool = True) -> list[str]:
             layer.__class__ = WinogradConv2d
         elif not enabled and type(layer) is WinogradConv2d:
             cast(nn.Module, layer).__class__ = nn.Conv2d
+        elif not enabled:
+            vars(layer).pop("was_winograd", None)  # one that `sparsify_` has made sparse
         if type(layer) is WinogradConv2d:
             names.append(name)
     return names
@@ -42,7 +47,8 @@ class WinogradConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """input: [N, channels, H, W] or [channels, H, W]."""
-        out = None if _transformed(input, self.weight) or not fits(self) else by_winograd(input, self.weight, self.bias)
+        plain = _transformed(input, self.weight, self.bias) or not fits(self)
+        out = None if plain else by_winograd(input, self.weight, self.bias)
         return super().forward(input) if out is None else out
 
 
@@ -62,16 +68,21 @@ def by_winograd(
     if unsupported_reason(last, weight, bias, residual):
         return None
     out = winograd_conv2d(last, weight, bias, residual=residual, relu=relu)
-    return out if last is input else out.contiguous()  # as torch: the output has the input's layout
+    # As torch: the output is in channels last if the strides of the input or of the weight are in that order.
+    in_order = last is input or torch.channels_last in map(suggest_memory_format, (input, weight))
+    return out if in_order else out.contiguous()
 
 
-def _transformed(*tensors: Tensor) -> bool:
+def _transformed(*tensors: Tensor | None) -> bool:
     """Whether torch.func, forward-mode derivatives or torch.fx are at work, which know torch's operations alone."""
+    if forward_ad._current_level >= 0:
+        return True
     if torch.compiler.is_compiling():
         return False
-    if forward_ad._current_level >= 0 or any(isinstance(tensor, fx.Proxy) for tensor in tensors):
+    given = [tensor for tensor in tensors if tensor is not None]
+    if any(isinstance(tensor, fx.Proxy) for tensor in given):
         return True
-    return any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors)
+    return any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in given)
 
 
 def fits(layer: nn.Conv2d) -> bool:

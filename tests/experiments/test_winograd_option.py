@@ -1,10 +1,24 @@
 """`--set winograd=true`: which stages it changes, and that their results differ by rounding alone."""
 
+import sys
+
 import pytest
 
+from sparselt.errors import SettingError
 from sparselt.experiments.checks import winograd_would_pay
 from sparselt.experiments.lab import Lab
 from sparselt.reproduce import load_setting
+
+NETWORKS = """
+from torch import nn
+
+def wide(classes, channels):
+    layers = nn.Conv2d(channels, 16, 3), nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes))
+
+def narrow(classes, channels):
+    return nn.Sequential(nn.Conv2d(channels, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
+"""
 
 
 def path_of(lab: Lab):
@@ -17,6 +31,17 @@ def test_trainings_and_evaluations_have_other_keys_and_without_it_the_old_ones(b
     for stage_of in (lambda lab: lab.dense(0), path_of):
         keys = [stage_of(lab).key for lab in (plain, same, changed)]
         assert keys[0] == keys[1] != keys[2]
+
+
+def test_an_own_network_takes_it_and_fused_norms(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_wide.py").write_text(NETWORKS)
+    setting = load_setting("digits_resnet8", "smoke")
+    for option in ({"winograd": True}, {"fused_norm": True}, {"winograd": True, "fused_norm": True}):
+        assert setting.changed(model="own_wide:wide", **option).checked().model == "own_wide:wide"
+    with pytest.raises(SettingError, match="own_wide:narrow has no 3×3 convolution of stride 1"):
+        setting.changed(model="own_wide:narrow", winograd=True).checked()
+    sys.modules.pop("own_wide")
 
 
 def test_a_gpu_has_no_such_stages(bench):

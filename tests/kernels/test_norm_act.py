@@ -77,6 +77,9 @@ def test_is_batch_norm_addition_and_relu_and_differentiable():
         gradient.sum().backward()
     with pytest.raises(NotImplementedError, match="norm_act has no forward-mode derivative"):
         torch.func.jvp(lambda x: norm_act(x, norm.weight, norm.bias), (case.input,), (case.gradient,))
+    compiled = torch.compile(lambda x: torch.func.jvp(lambda x: norm_act(x, norm.weight, norm.bias), (x,), (x,))[1])
+    with pytest.raises(NotImplementedError, match="norm_act has no forward-mode derivative"):
+        compiled(case.input)
 
 
 def test_what_is_not_a_number_stays_none():

@@ -159,6 +159,10 @@ def test_sparse_layers_stay_sparse_and_winograd_layers_become_sparse():
     assert "blocks.0.conv1" not in names and len(names) == 15
     densify_(model)
     assert sum(type(layer) is WinogradConv2d for layer in model.modules()) == 16
+    sparsify_(model, masks, up_to=0.5)
+    winograd_(model, enabled=False)
+    densify_(model)
+    assert not any(type(layer) is WinogradConv2d for layer in model.modules())
 
 
 def test_torch_func_forward_mode_and_fx_compute_as_before_and_it_can_be_undone(calls):
@@ -173,16 +177,48 @@ def test_torch_func_forward_mode_and_fx_compute_as_before_and_it_can_be_undone(c
     gradient = torch.func.grad(loss)(state)["0.weight"]
     torch.testing.assert_close(gradient, torch.autograd.grad(expected.square().sum(), plain[0].weight)[0])
     assert torch.equal(torch.func.vmap(changed)(images[None])[0], torch.func.vmap(plain)(images[None])[0])
-    tangent = torch.func.jvp(changed, (images,), (images,))[1]
-    torch.testing.assert_close(tangent, plain(images) - plain[0].bias[:, None, None], rtol=1e-4, atol=1e-5)
+    for jvp in (by_jvp := lambda x: torch.func.jvp(changed, (x,), (x,))[1]), torch.compile(by_jvp, backend="eager"):
+        torch.testing.assert_close(jvp(images), plain(images) - plain[0].bias[:, None, None], rtol=1e-4, atol=1e-5)
+    by_bias = torch.func.grad(lambda bias: torch.func.functional_call(changed, {"0.bias": bias}, (images,)).sum())
+    torch.testing.assert_close(by_bias(state["0.bias"].detach()), torch.full((16,), 8 * 32 * 32.0))
     assert torch.equal(torch.fx.symbolic_trace(changed)(images), expected) and not calls
     assert winograd_(changed, enabled=False) == [] and type(changed[0]) is nn.Conv2d
 
 
-def test_layout_and_refusals_are_torchs():
+@pytest.mark.parametrize("weights", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("images", [torch.contiguous_format, torch.channels_last])
+def test_the_layout_is_that_of_torchs_convolution(calls, images, weights):
+    plain = nn.Conv2d(32, 32, 3, padding=1).to(memory_format=weights)
+    winograd_(changed := copy.deepcopy(plain))
+    wide = torch.randn(8, 64, 12, 12).contiguous(memory_format=images)
+    for part in (wide[:, :32], wide[:, 32:, 2:10, 2:10], wide[::2, ::2]):
+        assert changed(part).stride() == plain(part).stride()
+    assert len(calls) == 3
+
+
+def test_gradients_in_batches_are_those_of_single_ones(calls):
+    network = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.Tanh(), nn.Conv2d(16, 16, 3, padding=1))
+    winograd_(network)
+    images = torch.randn(16, 16, 8, 8)
+
+    def few(scale):
+        return network(images * scale[:, None, None])[:2, :, 0, 0].square().sum(0)
+
+    scale = torch.rand(16)
+    jacobian, hessian = torch.autograd.functional.jacobian, torch.autograd.functional.hessian
+    for function, of in ((jacobian, few), (hessian, lambda s: few(s).sum())):
+        torch.testing.assert_close(function(of, scale, vectorize=True), function(of, scale), rtol=1e-4, atol=1e-5)
+    out = few(scale)
+    together = torch.autograd.grad(out, network[0].weight, torch.eye(16), is_grads_batched=True, retain_graph=True)[0]
+    for slope, one in zip(together, out, strict=True):
+        (alone,) = torch.autograd.grad(one, network[0].weight, retain_graph=True)
+        torch.testing.assert_close(slope, alone, rtol=1e-4, atol=1e-5)
+    assert calls
+
+
+def test_refusals_are_torchs():
     layer = nn.Conv2d(32, 32, 3, padding=1)
     winograd_(layer)
-    assert layer(torch.randn(8, 32, 8, 8)).view(8, -1).shape == (8, 2048)
     with pytest.raises(RuntimeError, match="should be the same"):
         layer(torch.randn(8, 32, 8, 8).bfloat16())
 

@@ -94,6 +94,6 @@ def test_a_full_disk_ends_a_run_clearly_and_the_next_goes_on_to_the_same_bytes(f
     again = reproduce(*SMALL, cwd=disk)
     assert again.returncode == 0, again.stdout + again.stderr
     (made_now,) = disk.glob("runs/*/results.csv")
-    undisturbed = finished[0] / made_now.relative_to(disk)  # other tests have added other runs there
+    undisturbed = finished[0] / made_now.relative_to(disk)
     assert made_now.read_bytes() == undisturbed.read_bytes()
     assert not list((disk / "runs" / "store" / "unfinished").iterdir())

@@ -3,6 +3,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,9 +96,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_one_never_killed(finish
     assert not list((tmp_path / "runs" / "store" / "unfinished").iterdir())
 
 
-def test_another_experiment_trains_nothing_anew(finished):
+def test_another_experiment_trains_nothing_anew(finished, tmp_path):
+    shutil.copytree(finished[0] / "runs", tmp_path / "runs")
     result = reproduce(
-        *SMALL[: SMALL.index("--experiments")], "--experiments", "connectivity", cwd=finished[0], check=True
+        *SMALL[: SMALL.index("--experiments")], "--experiments", "connectivity", cwd=tmp_path, check=True
     )
     assert "Everything is in the store" in result.stdout
 

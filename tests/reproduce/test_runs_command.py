@@ -31,7 +31,7 @@ def copied(finished, tmp_path) -> Path:
 
 
 def run_in(out: Path) -> Path:
-    """The run that `finished` made; others may have been added."""
+    """The run that `finished` made; a copy may have others."""
     return next(path.parent for path in sorted(out.glob("digits*/networks.csv")) if "reinit" in path.read_text())
 
 
