@@ -146,12 +146,12 @@ class Evaluation(OnImages):
     winograd: bool | None = None
 
     def network(self) -> "nn.Module":
-        """A network of this shape on the stage's device, for other weights to be put in."""
-        from sparselt.models import build_model, check_unedited
+        """A network of this shape on the stage's device, for a whole state to be put in."""
+        from sparselt.models import blank_model, check_unedited
         from sparselt.models.winograd import winograd_
 
         check_unedited(self.model, self.model_source)
-        network = build_model(self.model, classes=self.classes, channels=self.channels, seed=0).to(self.device)
+        network = blank_model(self.model, self.classes, self.channels).to(self.device)
         if self.winograd:
             winograd_(network)
         return network

@@ -200,12 +200,17 @@ class Train(OnImages):
 
     def start(self, task: Task) -> "tuple[torch.nn.Module, Mask | None]":
         """The network on the CPU as its training begins, and its mask."""
-        from sparselt.models import build_model, check_unedited
+        from sparselt.models import blank_model, build_model, check_unedited
         from sparselt.training.checkpoint import rewind_
         from sparselt.training.techniques import start_bias_for_bce_
 
         recipe = self.recipe
         check_unedited(recipe.model, self.model_source)
+        mask = None if self.mask is None else task.mask(self.mask)
+        if self.weights is not None:
+            model = blank_model(recipe.model, self.classes, self.channels)
+            rewind_(model, task.weights(self.weights), mask)
+            return model, mask
         model = build_model(
             recipe.model,
             classes=self.classes,
@@ -216,10 +221,7 @@ class Train(OnImages):
         )
         if recipe.techniques.bce:
             start_bias_for_bce_(model, self.classes)
-        mask = None if self.mask is None else task.mask(self.mask)
-        if self.weights is not None:
-            rewind_(model, task.weights(self.weights), mask)
-        elif mask is not None:
+        if mask is not None:
             mask.apply_(model)
         return model, mask
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparselt.errors import SettingError
-from sparselt.models import MODELS, build_model, check_model, least_weights, prunable_shapes
+from sparselt.models import MODELS, blank_model, build_model, check_model, least_weights, prunable_shapes
 from sparselt.models.registry import images_of
 from sparselt.reproduce import load_setting
 from sparselt.training.loop import training_loss
@@ -35,6 +35,21 @@ def test_a_network_has_its_papers_counts_and_answers_for_every_image(
     assert sum(p.numel() for _, p in prunable_parameters(model)) == prunable
     with torch.no_grad():
         assert model.eval()(torch.zeros(2, channels, side, side)).shape == (2, classes)
+
+
+@pytest.mark.parametrize(("name", "channels", "classes", "side"), [row[:4] for row in COUNTS])
+def test_a_blank_network_with_the_state_of_another_is_that_network(name, channels, classes, side, monkeypatch):
+    model = build_model(name, classes=classes, channels=channels, seed=0).eval()
+    empty = torch.empty_like
+    monkeypatch.setattr(torch, "empty_like", lambda *args, **options: empty(*args, **options).fill_(7))
+    blank = blank_model(name, classes, channels).eval()
+    monkeypatch.undo()
+    blank.load_state_dict(model.state_dict())
+    strides = [[p.stride() for p in network.parameters()] for network in (blank, model)]
+    assert strides[0] == strides[1]
+    images = torch.rand(2, channels, side, side)
+    with torch.no_grad():
+        assert torch.equal(blank(images), model(images))
 
 
 def test_every_model_is_counted_here():
