@@ -241,7 +241,7 @@ def _measure(rounds: int, device: str) -> dict[str, list[float]]:
         return measure(calls, rounds)
     ladder = loops.LADDER | loops.LIVE
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # Keeping memory is the process's choice, so the loops that do run in a process of their own.
+    # A process keeps memory for all its loops or for none. So the loops that keep it run in a second process.
     keeping = {name: factors for name, factors in ladder.items() if factors.memory}
     on_each_core = {loops.PROCESSES: list(ladder.values())[-1]}
     with (
@@ -255,7 +255,7 @@ def _measure(rounds: int, device: str) -> dict[str, list[float]]:
         calls[loops.PROCESSES] = partial(trainers.run, loops.PROCESSES)
         announce(len(calls))
         seconds = measure(calls, rounds)
-    # Each process made a pass of its own.
+    # The processes trained on `IMAGES` images each, at the same time.
     return seconds | {loops.PROCESSES: [time / cores for time in seconds[loops.PROCESSES]]}
 
 

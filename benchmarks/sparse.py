@@ -1,4 +1,4 @@
-"""What suites on one CPU thread share: interleaved CPU time, and the floor under it."""
+"""Helpers of the suites that measure on one CPU thread: interleaved timing, and the least time a call can take."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache

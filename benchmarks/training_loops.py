@@ -38,7 +38,7 @@ class Factors:
 
 
 def _cumulative(added: Mapping[str, str]) -> dict[str, Factors]:
-    """Each loop has its own factor and those of the loops before it."""
+    """The open_lth-style loop, and a loop for each factor, which also has the factors before it."""
     ladder = {"open_lth-style loop": Factors()}
     for name, factor in added.items():
         before = list(ladder.values())[-1]
@@ -151,9 +151,9 @@ def cohort(networks: int, images: int, device: str = "cuda") -> Callable[[], flo
 
 
 class Processes:
-    """Processes that each do one pass of a loop when `run` asks for it. They keep memory if their loops do.
+    """Processes that train on request: `run` makes each of them do one pass of the named loop.
 
-    loops: by name. threads: of each process.
+    loops: by name. If all have `memory`, the processes keep the memory that they free. threads: of each process.
     """
 
     def __init__(self, count: int, loops: Mapping[str, Factors], images: int, threads: int):

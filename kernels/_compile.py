@@ -6,9 +6,9 @@ from numba import cfunc, njit, types
 
 _WITHOUT_WRAPPERS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # not in Numba's types
 inlined = njit(nogil=True, error_model="numpy", **_WITHOUT_WRAPPERS)
-"""For functions that only compiled functions call. They are not cached: the callback around them is.
+"""For functions that only compiled functions call. Numba caches the callback around them, not them.
 
-Without the two wrappers, by which Python and C would call them, a callback compiles in five sixths of the time.
+Numba would also compile wrappers, for calls from Python and from C. Leaving these out saves a sixth of the time.
 """
 
 

@@ -20,9 +20,10 @@ def implement(library: Library, operator: str, package: str, function: str, gpu:
 
 
 def refuse_forward_mode(operator: str, *tensors: Tensor | None) -> None:
-    """Raises NotImplementedError for tensors with a tangent: torch would take the operator for a constant.
+    """Raises NotImplementedError for tensors with a forward-mode tangent: torch would give a derivative of zero.
 
-    While torch.compile traces, tangents cannot be seen, so all tensors are refused; it then calls the function itself.
+    While torch.compile traces, no tangent can be seen, so every tensor is refused. Torch then runs the function without
+    compiling it, and only tensors with a tangent are refused.
     """
     if forward_ad._current_level >= 0:
         compiling = torch.compiler.is_compiling()

@@ -129,8 +129,9 @@ def _images(like: Tensor, channels: int) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
-# The output is linear in input and weight, so the gradient of each operator is made of the two others. Torch's own do
-# it where gradients come in batches (`is_grads_batched`, `jacobian(vectorize=True)`), which its vmap makes of them.
+# The output is linear in input and weight, so the gradient of each operator is computed by the two others. A batch of
+# gradients (`is_grads_batched`, `jacobian(vectorize=True)`) comes in tensors of vmap that these operators cannot take:
+# torch's own convolutions compute it.
 
 
 def _save(ctx, inputs, output) -> None:
@@ -140,32 +141,32 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _batched(*tensors: Tensor) -> bool:
-    """Whether a tensor is one of vmap's, or of the older one behind `is_grads_batched`."""
+    """Whether any tensor is one of `torch.func.vmap`, or of the older vmap that `is_grads_batched` uses."""
     of = torch._C._functorch
     return any(of.is_batchedtensor(tensor) or of.is_legacy_batchedtensor(tensor) for tensor in tensors)
 
 
 def _last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last)
+    return tensor if _batched(tensor) else tensor.contiguous(memory_format=torch.channels_last)
 
 
 def _forward(input: Tensor, weight: Tensor) -> Tensor:
     if _batched(input, weight):
         return F.conv2d(input, weight.to(input.dtype), padding=1)
-    return torch.ops.sparselt.winograd_conv2d(_last(input), weight, None, None, False)
+    return torch.ops.sparselt.winograd_conv2d(input, weight, None, None, False)
 
 
 def _by_input(gradient: Tensor, weight: Tensor) -> Tensor:
     if _batched(gradient, weight):
         return F.conv_transpose2d(gradient, weight.to(gradient.dtype), padding=1)
-    return torch.ops.sparselt.winograd_conv2d_input(_last(gradient), weight)
+    return torch.ops.sparselt.winograd_conv2d_input(gradient, weight)
 
 
 def _by_weight(input: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
     if _batched(input, gradient):
         shape = gradient.shape[1], input.shape[1], 3, 3
         return conv_grad.conv2d_weight(input, shape, gradient, padding=1).to(dtype)
-    return torch.ops.sparselt.winograd_conv2d_weight(_last(input), _last(gradient))
+    return torch.ops.sparselt.winograd_conv2d_weight(input, gradient)
 
 
 def _backward(ctx, gradient: Tensor) -> tuple:
@@ -173,7 +174,7 @@ def _backward(ctx, gradient: Tensor) -> tuple:
         raise NotImplementedError(
             "winograd_conv2d has no derivative with a residual or ReLU: call it without, and torch's own after it"
         )
-    input, weight = ctx.saved_tensors
+    (input, weight), gradient = ctx.saved_tensors, _last(gradient)
     by_input = _by_input(gradient, weight) if ctx.needs_input_grad[0] else None
     by_weight = _by_weight(input, gradient, weight.dtype) if ctx.needs_input_grad[1] else None
     by_bias = gradient.sum((0, 2, 3), dtype=weight.dtype) if ctx.needs_input_grad[2] else None
@@ -181,7 +182,7 @@ def _backward(ctx, gradient: Tensor) -> tuple:
 
 
 def _backward_input(ctx, by_input: Tensor) -> tuple:
-    gradient, weight = ctx.saved_tensors
+    (gradient, weight), by_input = ctx.saved_tensors, _last(by_input)
     by_gradient = _forward(by_input, weight) if ctx.needs_input_grad[0] else None
     by_weight = _by_weight(by_input, gradient, weight.dtype) if ctx.needs_input_grad[1] else None
     return by_gradient, by_weight

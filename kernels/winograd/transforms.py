@@ -30,7 +30,7 @@ BACK: Matrix = ((1, 0, 0, 0), (1, 1, 1, 1), (1, -1, 1, -1), (1, 2, 4, 8), (1, -2
 _PAIRS = ((1, 2), (3, 4))
 _ADDRESS = types.int64
 _WORD, _HALVES = ir.IntType(32), ir.VectorType(ir.IntType(16), LANES)
-# The processor's features that Numba compiles for: those of NUMBA_CPU_FEATURES if it is set, else the host's.
+# The processor features that Numba compiles for: NUMBA_CPU_FEATURES if it is set, else all that this machine has.
 _FEATURES = getattr(config, "CPU_FEATURES", None) or binding.get_host_cpu_features().flatten()
 _WIDE = "+avx512f" in _FEATURES
 
@@ -237,7 +237,7 @@ def _product_of(lines: int, vectors: int, across: bool, sums_on: bool):
 
     @intrinsic
     def product(typing, like, first, first_step, second, second_step, target, target_step, length):
-        """Writes first · second to `target`, or adds it there. All three are addresses.
+        """Writes the matrix product first · second to `target`, or adds it to what is there. All three are addresses.
 
         length: the terms of each sum. The steps are bytes from one row to the next.
         """

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from sparselt.errors import SettingError
 from sparselt.training.loop import autocast, wrong_and_loss
 
-# On a CPU batches are cut into pieces. For each thread a piece has so many bytes of images in float32: 64 images of
-# CIFAR; in bfloat16 it has twice as many images. The activations of ResNet-20 then stay in the caches: two EPYC cores
-# evaluate 4,000 images a second, and 1,900 in pieces of 1,000 images. Giving each thread a piece of its own, on which
-# torch works with that thread alone, takes 1.1 to 1.3 times as long.
+# On a CPU a batch is cut into pieces. In float32 a piece has this many bytes of images for each thread, which is 64
+# CIFAR images; in bfloat16 it has twice as many images. The activations of ResNet-20 then stay in the caches: two EPYC
+# cores evaluate 4,000 images a second, but 1,900 in pieces of 1,000 images. All threads work on one piece together:
+# a piece for each thread takes 1.1 to 1.3 times as long.
 PIECE_BYTES = 64 * 3 * 32 * 32 * 4
 _LEAST_PIECE = 8  # images: with fewer, idle cores cost more than the caches save
 

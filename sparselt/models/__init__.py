@@ -131,14 +131,14 @@ def outline(name: str, classes: int, channels: int) -> "nn.Module":
 def blank_model(name: str, classes: int, channels: int) -> "nn.Module":
     """The network in channels-last layout on the CPU, for a whole state to be put in.
 
-    Until then the weights of `MODELS` are whatever the memory holds: to draw those of ResNet-50 takes 0.3 s.
+    Until then the weights of `MODELS` are arbitrary numbers. Drawing initial weights takes 0.3 s for ResNet-50.
     """
     import torch
 
     network = outline(name, classes, channels)
     if name not in MODELS:
         return network
-    if not dict(network.named_buffers()).keys() <= network.state_dict().keys():  # a buffer is not part of the state
+    if not dict(network.named_buffers()).keys() <= network.state_dict().keys():  # the state lacks a buffer
         return build_model(name, classes=classes, channels=channels, seed=0)
     return network.to(memory_format=torch.channels_last).to_empty(device="cpu")
 

@@ -22,8 +22,8 @@ def winograd_(model: nn.Module, enabled: bool = True) -> list[str]:
         model: any network. Layers of subclasses of `torch.nn.Conv2d`, those with groups, dilation or other padding, and
             those that `sparsify_` has made sparse stay as they are.
         enabled: False: undo it. torch.export with a batch of any size, torch.onnx.export, torch.jit.script, FLOP
-            counters and a compiled `torch.func.grad` in one graph need that. A layer that was parametrized after
-            `winograd_` (`weight_norm`) stays as it is: undo it before.
+            counters and `torch.compile(torch.func.grad(…), fullgraph=True)` need that. It does not reach layers that
+            have been parametrized since (such as by `weight_norm`).
 
     Returns:
         The names of the layers that may take it. SettingError if `model` is no network.

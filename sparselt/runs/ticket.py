@@ -85,10 +85,10 @@ class Ticket:
         Raises:
             SettingError: a network of the user's own whose file has changed since.
         """
-        from sparselt.models import build_model, check_unedited
+        from sparselt.models import blank_model, check_unedited
 
         check_unedited(self.model_name, self._source)
-        model = build_model(self.model_name, classes=self.classes, channels=self.channels, seed=0)
+        model = blank_model(self.model_name, self.classes, self.channels)
         model.load_state_dict(self.weights)
         return model.eval()
 
