@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparselt.training.fused_convolution import fuse_convolutions_
-from sparselt.training.fx_graphs import traced, without_cycle, writes_to_shared
+from sparselt.training.fx_graphs import graph_module, traced, without_cycle, writes_to_shared
 
 
 class Folded:
@@ -82,7 +82,7 @@ class Folded:
                 self._pairs[str(before.target)] = (str(node.target), norm.eps)
                 node.replace_all_uses_with(before)
                 network.graph.erase_node(node)
-        module = fx.GraphModule(network, network.graph)
+        module = graph_module(network, network.graph)
         for conv in self._pairs:
             convolution = module.get_submodule(conv)
             if convolution.bias is None:

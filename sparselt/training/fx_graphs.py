@@ -78,7 +78,20 @@ def _autocast_and_gradients() -> tuple:
 
 def traced(model: nn.Module) -> fx.GraphModule:
     """The model as a graph of calls, with the modules of `model`. Constants that tracing meets are stored in it."""
-    return fx.GraphModule(model, _trace(Tracer(), model))
+    return graph_module(model, _trace(Tracer(), model))
+
+
+def graph_module(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """A module that runs the graph with the modules, parameters and buffers of the model. Its state dict is as theirs.
+
+    torch 2.11 would add the buffers that the model leaves out of its state dict (`persistent=False`).
+    """
+    module = fx.GraphModule(model, graph)
+    originals = dict(model.named_modules(remove_duplicate=False))
+    for name, part in module.named_modules(remove_duplicate=False):
+        if name in originals:
+            part._non_persistent_buffers_set |= originals[name]._non_persistent_buffers_set & part._buffers.keys()
+    return module
 
 
 def _trace(tracer: Tracer, model: nn.Module) -> fx.Graph:
