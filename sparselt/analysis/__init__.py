@@ -22,7 +22,7 @@ from sparselt.analysis.connectivity import (
     path_positions,
 )
 from sparselt.analysis.distances import angle, angular_distance, angular_distance_matrix, l2_distance
-from sparselt.analysis.flatness import Eigenvalues, Trace, hessian_eigenvalues, hessian_trace
+from sparselt.analysis.flatness import Eigenvalues, Hessian, Trace, hessian_eigenvalues, hessian_trace
 from sparselt.analysis.histograms import WeightHistogram, bimodality_coefficient, weight_histogram
 from sparselt.analysis.overlap import (
     Overlap,
@@ -42,6 +42,7 @@ __all__ = [
     "AdaptiveSearch",
     "Eigenvalues",
     "HeatMap",
+    "Hessian",
     "Overlap",
     "Path",
     "Plane",

@@ -51,7 +51,7 @@ class MeasureFlatness(Sweep):
         return self.products + self.trace_samples
 
     def run(self, task: Task) -> int:
-        from sparselt.analysis.flatness import hessian_eigenvalues, hessian_trace
+        from sparselt.analysis.flatness import Hessian
         from sparselt.training.loop import training_loss
 
         mask = live_weights(task, self)
@@ -60,17 +60,11 @@ class MeasureFlatness(Sweep):
         model.load_state_dict(task.weights(self.weights))
         batches = [part for batch in self.training_images(task) for part in _parts(batch.images, batch.labels)]
         loss = functools.partial(training_loss, techniques=self.techniques)
-        largest = hessian_eigenvalues(
-            model,
-            batches,
-            mask,
-            self.eigenvalues,
-            loss=loss,
-            tolerance=self.tolerance,
-            max_products=self.products,
-            seed=self.subsample_seed,
-        )
-        trace = hessian_trace(model, batches, mask, samples=self.trace_samples, loss=loss, seed=self.subsample_seed)
+        with Hessian(model, batches, mask, loss=loss) as hessian:
+            largest = hessian.eigenvalues(
+                self.eigenvalues, tolerance=self.tolerance, max_products=self.products, seed=self.subsample_seed
+            )
+            trace = hessian.trace(samples=self.trace_samples, seed=self.subsample_seed)
         start = search.losses[0][0]
         own = dataclasses.replace(search, threshold=start + task.read(self.dense).train_loss_std)
         values = [Value(f"eigenvalue_{place}", value) for place, value in enumerate(largest.values, start=1)]

@@ -1,11 +1,13 @@
 """A stage: a pure function from files to files, identified by what decides its result."""
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -128,6 +130,17 @@ class Task:
         from sparselt.training.checkpoint import packed
 
         self.write_bytes(name, packed(tensors))
+
+    @contextlib.contextmanager
+    def writing_weights(self, name: str, tensors: "Mapping[str, Tensor]") -> Iterator[None]:
+        """Writes a safetensors output on a thread, while the block runs; a disk may take as long as the block does."""
+        from sparselt.training.checkpoint import packed
+
+        data = packed(tensors)  # here, for a GPU may refuse a copy by another thread while it captures a graph
+        with ThreadPoolExecutor(1) as pool:
+            written = pool.submit(self.write_bytes, name, data)
+            yield
+            written.result()
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Writes an output, whole or not at all, and notes its checksum."""

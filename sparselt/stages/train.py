@@ -1,5 +1,6 @@
 """The stage that trains a network."""
 
+import contextlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -251,10 +252,11 @@ class Train(OnImages):
         if ranks is not None:
             ranks.check_equal(self.recipe.steps)
             ranks.share_buffers()
-        error, loss = loop.evaluate(model, images, precision, ranks)
-        if ranks is not None and not ranks.writes:
+        writes = ranks is None or ranks.writes
+        with task.writing_weights(self.final.name, model.state_dict()) if writes else contextlib.nullcontext():
+            error, loss = loop.evaluate(model, images, precision, ranks)
+        if not writes:
             return
-        task.write_weights(self.final.name, model.state_dict())
         density = 1.0 if mask is None else mask.density
         task.write(self.measured, Measurements(density, error, loss, trained.train_loss, trained.train_loss_std))
 

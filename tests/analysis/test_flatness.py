@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sparselt import Mask, magnitude_prune
-from sparselt.analysis.flatness import hessian_eigenvalues, hessian_trace
+from sparselt.analysis.flatness import Hessian, hessian_eigenvalues, hessian_trace
 from sparselt.errors import MaskError, SettingError, TrainingError
 from sparselt.models import build_model
 
@@ -70,6 +70,23 @@ def test_eigenvalues_are_those_of_the_dense_hessian(prunable_only, sparse):
     hessian = vectors @ expected.diag() @ vectors.T
     spread = math.sqrt(2 * float(hessian.square().sum() - hessian.diagonal().square().sum()) / 40)
     assert spread / 1.6 < trace.standard_error < spread * 1.6
+
+
+@pytest.mark.parametrize(("room", "passes"), [(0, 6 * 2), (1 << 30, 2), (15_000, 1 + 6)])
+def test_gradients_that_are_kept_give_the_same_bits_in_fewer_forward_passes(monkeypatch, room, passes):
+    model = tiny_network()
+    mask = Mask.ones_like(model)
+    apart = (
+        hessian_eigenvalues(model, batches(), mask, 2, max_products=3),
+        hessian_trace(model, batches(), mask, samples=3),
+    )
+    monkeypatch.setattr("sparselt.analysis.flatness._KEPT_BYTES", room)
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    with Hessian(model, batches(), mask) as hessian:
+        together = hessian.eigenvalues(2, max_products=3), hessian.trace(samples=3)
+    assert together == apart
+    assert len(calls) == passes
 
 
 def test_residuals_bound_the_error_where_lanczos_stops_early():
