@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,10 +34,13 @@ def perturbed(state: Mapping[str, Tensor], mask: Mask, distance: float, seed: in
     mask.check_fits(state)
     if not (math.isfinite(distance) and distance >= 0):
         raise SettingError(f"perturbation distance is {distance!r}; expected a number of 0 or more")
-    moves = {}
-    for name, layer in mask.items():
-        draw = random_generator(f"{seed}/{name}").standard_normal(layer.numel())
-        moves[name] = torch.from_numpy(draw).view(layer.shape) * layer.cpu()
+
+    def draw(name: str) -> np.ndarray:
+        return random_generator(f"{seed}/{name}").standard_normal(mask[name].numel())
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy draws without the interpreter lock
+        draws = dict(zip(mask, pool.map(draw, mask), strict=True))
+    moves = {name: torch.from_numpy(draws.pop(name)).view(layer.shape) * layer.cpu() for name, layer in mask.items()}
     norm = math.sqrt(sum(float(move.square().sum()) for move in moves.values()))
     if norm == 0:
         raise SettingError("no weight is alive in the mask, so nothing can be perturbed")

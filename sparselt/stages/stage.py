@@ -144,9 +144,11 @@ class Task:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Writes an output, whole or not at all, and notes its checksum."""
-        with replacing(self.folder / name) as temporary:
-            temporary.write_bytes(data)
-        self.written[name] = hashlib.sha256(data).hexdigest()
+        with ThreadPoolExecutor(1) as pool:  # a disk that is slower than hashing waits without a core
+            checksum = pool.submit(hashlib.sha256, data)
+            with replacing(self.folder / name) as temporary:
+                temporary.write_bytes(data)
+        self.written[name] = checksum.result().hexdigest()
 
 
 ReadJson = Callable[[JsonFile[Any]], Any]
