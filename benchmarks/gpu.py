@@ -9,6 +9,9 @@ rehearse themselves: GPU tests are then collected, and benchmarks run quickly.
 """
 
 import argparse
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -105,18 +108,28 @@ def _run(name: str, command: list[str], seconds: float, out: Path) -> tuple[str,
     log = out / f"{name}.log"
     began = time.monotonic()
     with log.open("w") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, cwd=_HOME.parent, start_new_session=True
+        )
         try:
-            code = subprocess.run(
-                command, stdout=output, stderr=subprocess.STDOUT, timeout=seconds, cwd=_HOME.parent, check=False
-            ).returncode
+            code = process.wait(seconds)
             how = "ok" if code in (0, 5) else f"failed ({code})"  # 5: pytest found no test
         except subprocess.TimeoutExpired:
             code, how = 124, f"cut after {seconds:.0f} s"
+        finally:
+            _end(process)
     lines = log.read_text(errors="replace").strip().splitlines()
     told = lines[-_LAST_LINES:] if code not in (0, 5) else lines[-_LAST_LINES:] if name == "engine" else lines[-1:]
     return f"{name}: {how}, {time.monotonic() - began:.0f} s\n" + "\n".join(f"    {line[:300]}" for line in told), (
         code in (0, 5)
     )
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends a part with the processes that it has started, which would disturb the parts after it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ def augment(
     return out
 
 
-@triton.jit(do_not_specialize=["seed", "epoch"])  # Triton would compile a new kernel for some of their values
+# Triton would compile a new kernel for some values of these, and make a constant of a padding of 1, which has no `to`.
+@triton.jit(do_not_specialize=["seed", "epoch", "padding"])
 def augment_kernel(
     images,
     stride_n,

@@ -1,5 +1,6 @@
 """The batch-norm statistics of networks between trained ones. There are several choices; every result names its own."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
@@ -74,15 +75,24 @@ def reestimate_together_(model: nn.Module, rows: Mapping[str, Tensor], batches: 
     modes, momenta = {module: module.training for module in model.modules()}, [layer.momentum for layer in layers]
     model.eval()
     for layer in layers:
-        layer.momentum = None  # torch then takes the mean over all batches
         layer.train()
-    count = 0
+    count, calls = 0, Counter[tuple[int, _BatchNorm]]()
+    k = 0
+
+    def weigh(layer: _BatchNorm, inputs: object) -> None:
+        """The mean over all calls, as with a momentum of None, for which torch would wait for a GPU at each call."""
+        calls[k, layer] += 1
+        layer.momentum = 1.0 / calls[k, layer]
+
+    hooks = [layer.register_forward_pre_hook(weigh) for layer in layers]
     try:
         for count, (images, *_) in enumerate(batches, 1):  # noqa: B007
             with autocast(images.device, precision):
                 for k in range(len(networks)):
                     networks[k](images)
     finally:
+        for hook in hooks:
+            hook.remove()
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
         for module, training in modes.items():

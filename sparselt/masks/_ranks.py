@@ -25,11 +25,13 @@ def broadcast(layers: Mapping[str, Tensor], source: int) -> dict[str, Tensor]:
                 f"the ranks' masks have other layers: of {differing!r} rank {rank} {theirs}, rank {source} {ours}; "
                 "expected equal names and shapes on all ranks: make each mask from the same network"
             )
+    bits = [_bits(layers[name]).tobytes() for name in shapes[source]]
+    torch.distributed.broadcast_object_list(bits, source)  # NCCL would not take a mask on the CPU
     sent = {}
-    for name in shapes[source]:
-        bits = layers[name].to(torch.uint8).contiguous()  # ranks may keep it in other memory orders
-        torch.distributed.broadcast(bits, source)
-        sent[name] = bits.bool()
+    for name, given in zip(shapes[source], bits, strict=True):
+        layer = layers[name]
+        flat = np.unpackbits(np.frombuffer(given, np.uint8), count=layer.numel())
+        sent[name] = torch.from_numpy(flat).bool().view(layer.shape).to(layer.device)
     return sent
 
 
@@ -57,4 +59,9 @@ def _differing(layers: dict, others: dict) -> str | None:
 
 
 def _checksum(layer: Tensor) -> str:
-    return hashlib.sha256(np.packbits(layer.cpu().numpy().reshape(-1)).data).hexdigest()
+    return hashlib.sha256(_bits(layer).data).hexdigest()
+
+
+def _bits(layer: Tensor) -> np.ndarray:
+    """The mask as bits in logical order, whatever its memory order."""
+    return np.packbits(layer.cpu().numpy().reshape(-1))

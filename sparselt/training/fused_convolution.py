@@ -69,13 +69,14 @@ def convolution_relu(
     fits = residual is None or residual.dtype == x.dtype
     if fits and x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available():
         return _by_onednn(x, weight, bias, residual, stride, padding, dilation, groups)
-    if fits and x.is_cuda and _cudnn_works:
+    kind = (x.dtype, weight.shape, *map(tuple, (stride, padding, dilation)), groups, residual is None)
+    if fits and x.is_cuda and kind not in _refused:
         try:
             return _by_cudnn(x, weight, bias, residual, stride, padding, dilation, groups)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            _give_up_on_cudnn(error)
+            _note_refusal(kind, error)
     out = torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
     if residual is None:
         return F.relu_(out)
@@ -89,7 +90,7 @@ def _by_onednn(x, weight, bias, residual, stride, padding, dilation, groups) -> 
     return call.binary(x, residual, weight, bias, *how, "add", 1.0, "relu", [], None)
 
 
-_cudnn_works = True
+_refused: set[tuple] = set()  # kinds of convolutions that cuDNN does not take together with a ReLU
 
 
 def _by_cudnn(x, weight, bias, residual, stride, padding, dilation, groups) -> Tensor:
@@ -99,7 +100,10 @@ def _by_cudnn(x, weight, bias, residual, stride, padding, dilation, groups) -> T
     return torch.cudnn_convolution_add_relu(x, weight, residual, 1.0, bias, *how)
 
 
-def _give_up_on_cudnn(error: RuntimeError) -> None:
-    global _cudnn_works
-    _cudnn_works = False
-    print(f"evaluation calls convolution and ReLU one by one, for cuDNN refused both at once: {error}", file=sys.stderr)
+def _note_refusal(kind: tuple, error: RuntimeError) -> None:
+    if not _refused:
+        print(
+            f"evaluation calls some convolutions and ReLUs apart, for cuDNN refused both at once: {error}",
+            file=sys.stderr,
+        )
+    _refused.add(kind)

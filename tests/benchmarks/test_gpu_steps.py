@@ -48,6 +48,15 @@ def test_a_part_that_fails_or_takes_too_long_is_named_and_the_rest_goes_on(tmp_p
         assert {"summary.txt", "first.log", "fourth.log"} <= set(archive.getnames())
 
 
+def test_what_a_cut_part_has_started_ends_with_it(tmp_path):
+    child = "import time; time.sleep(60)"
+    script = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}]); print(p.pid); p.wait()"
+    line, fine = gpu._run("cut", [sys.executable, "-u", "-c", script], 3.0, tmp_path)
+    assert line.startswith("cut: cut after 3 s") and not fine
+    process = Path("/proc", (tmp_path / "cut.log").read_text().strip(), "status")
+    assert not process.exists() or "Z (zombie)" in process.read_text()
+
+
 def test_a_step_whose_time_is_over_says_what_was_not_begun(tmp_path):
     line, fine = gpu._run("late", [sys.executable], 0.0, tmp_path)
     assert line == "late: not begun, the step's time was over" and not fine

@@ -1,9 +1,10 @@
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from sparselt import Mask
 from sparselt.models import build_model
-from sparselt.models.blurpool import Blur, BlurredConv2d, apply_blurpool_
+from sparselt.models.blurpool import Blur, BlurredConv2d, apply_blurpool_, joined_border
 
 
 def test_blur_keeps_constants_and_takes_every_second_pixel_of_the_binomial_filter():
@@ -13,6 +14,15 @@ def test_blur_keeps_constants_and_takes_every_second_pixel_of_the_binomial_filte
     expected = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]])
     assert torch.equal(Blur()(image)[0, 0, 1:4, 1:4], expected)
     assert torch.equal(Blur(2)(image)[0, 0], torch.tensor([[0.0, 0, 0], [0, 4, 0], [0, 0, 0]]))
+
+
+def test_the_border_for_gpus_is_the_reflected_one_and_keeps_the_layout():
+    images = torch.randn(2, 3, 5, 4, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
+    padded, expected = joined_border(images), F.pad(images, (1, 1, 1, 1), mode="reflect")
+    assert torch.equal(padded, expected) and padded.is_contiguous(memory_format=torch.channels_last)
+    given = torch.randn_like(padded)
+    found, answer = (torch.autograd.grad(out, images, given)[0] for out in (padded, expected))
+    torch.testing.assert_close(found, answer)
 
 
 def test_blurpool_changes_six_convolutions_and_one_pooling_of_resnet50_and_no_name():
