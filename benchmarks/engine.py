@@ -9,11 +9,13 @@ losses to the bit. On a CPU the step is not captured: that rehearses this file, 
 
 import argparse
 import dataclasses
+import itertools
 import json
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,10 +32,28 @@ SIZES = (1, 2, 4, 8, 12, 16)
 _COMPARED_STEPS = 12
 
 
+Precision = Literal["float32", "bfloat16"]
+
+
 def measure(
-    device: str, sizes: tuple[int, ...], precision: Literal["float32", "bfloat16"], batch_size: int = 128
+    device: str, sizes: tuple[int, ...], precision: Precision, batch_size: int = 128
 ) -> Iterator[dict[str, Any]]:
     """One row for each number of networks. A number that fails gives its error instead."""
+    return _rows(_measured, device, sizes, precision, batch_size)
+
+
+def count_nodes(device: str, sizes: tuple[int, ...], precision: Precision, batch_size: int) -> Iterator[dict[str, Any]]:
+    """The nodes of the graphs of the first two sizes. Call it last: the profiler may slow down graphs made after it."""
+    return _rows(_nodes, device, sizes[:2] if device != "cpu" else (), precision, batch_size)
+
+
+def _rows(
+    measured: Callable[[Recipe, ResidentData, str, int], dict[str, Any]],
+    device: str,
+    sizes: tuple[int, ...],
+    precision: Precision,
+    batch_size: int,
+) -> Iterator[dict[str, Any]]:
     recipe = load_setting("cifar10_resnet20", "paper").recipe
     schedule = dataclasses.replace(recipe.schedule, milestones=(6, 9))
     recipe = dataclasses.replace(
@@ -45,7 +65,7 @@ def measure(
     for size in sizes:
         row: dict[str, Any] = {"networks": size, "precision": precision, "batch_size": batch_size}
         try:
-            yield row | _measured(recipe, pixels, device, size)
+            yield row | measured(recipe, pixels, device, size)
         except RuntimeError as error:  # out of memory, or another error of CUDA
             yield row | {"error": str(error).splitlines()[0]}
 
@@ -59,8 +79,8 @@ def _measured(recipe: Recipe, pixels: ResidentData, device: str, size: int) -> d
     if on_gpu:
         torch.cuda.synchronize()
     row: dict[str, Any] = {"seconds_to_build": time.perf_counter() - began}
+    row["captured"] = cohort._graph is not None
     row["images_per_second"] = cohort.images_per_second()
-    row["nodes"] = _nodes(cohort) if on_gpu else None
     row["bytes"] = torch.cuda.max_memory_allocated() if on_gpu else None
     captured, eager = (
         _trained(recipe, pixels, device, min(2, size), found)
@@ -106,14 +126,16 @@ def _trained(
     return tensors, results
 
 
-def _nodes(cohort: Cohort) -> int:
+def _nodes(recipe: Recipe, pixels: ResidentData, device: str, size: int) -> dict[str, Any]:
     """What one replay runs on the GPU: kernels, copies and fills."""
     from torch.profiler import ProfilerActivity, profile
 
+    cohort = _cohort(recipe, pixels, device, size, captured=True)
+    cohort.images_per_second()
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         cohort._run(cohort._branches)
         torch.cuda.synchronize()
-    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in seen.events() or ())
+    return {"nodes": sum(event.device_type == torch.autograd.DeviceType.CUDA for event in seen.events() or ())}
 
 
 def main() -> None:
@@ -124,9 +146,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows = []
-    precisions: tuple[Literal["bfloat16", "float32"], ...] = ("bfloat16", "float32")
-    for precision in precisions:
-        for row in measure(options.device, tuple(options.sizes), precision, options.batch_size):
+    # As a worker of a run, before CUDA starts.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
+    precisions: tuple[Precision, ...] = ("bfloat16", "float32")
+    for count in (measure, count_nodes):
+        for row in itertools.chain.from_iterable(
+            count(options.device, tuple(options.sizes), precision, options.batch_size) for precision in precisions
+        ):
             rows.append(row)
             print(json.dumps(row), flush=True)
             if options.out:  # after every row, so that a cut leaves what was measured

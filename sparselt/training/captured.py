@@ -11,7 +11,10 @@ not run on a GPU yet; tests/training/test_captured_on_gpu.py says what must hold
 """
 
 import contextlib
+import functools
+import gc
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,15 +25,27 @@ _WARM_UP = 3  # steps, as in torch's notes: libraries choose algorithms and allo
 
 
 def on_streams(branches: Sequence[Branch]) -> None:
-    """Computes every branch on its own stream. The current stream waits for all of them."""
+    """Computes every branch on its own stream. The current stream waits for all of them, also if a branch fails:
+    otherwise a recording could not be ended.
+    """
     device = branches[0].rate.device
     current = torch.cuda.current_stream(device)
-    streams = _streams(device, 1 + len(branches))[1:]
-    for branch, stream in zip(branches, streams, strict=True):
-        stream.wait_stream(current)
-        # This holds for the backward pass too: autograd runs each node on the stream of its forward pass.
-        with torch.cuda.stream(stream):
-            branch.compute()
+    streams, begun = _streams(device, 1 + len(branches))[1:], 0
+    try:
+        for branch, stream in zip(branches, streams, strict=True):
+            stream.wait_stream(current)
+            begun += 1
+            # This holds for the backward pass too: autograd runs each node on the stream of its forward pass.
+            with torch.cuda.stream(stream):
+                branch.compute()
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # CUDA has given up the recording; the first error says why
+            _wait_for(current, streams[:begun])
+        raise
+    _wait_for(current, streams)
+
+
+def _wait_for(current: torch.cuda.Stream, streams: Sequence[torch.cuda.Stream]) -> None:
     for stream in streams:
         current.wait_stream(stream)
 
@@ -48,11 +63,40 @@ def capture(step: Callable[[Sequence[Branch]], None], branches: Sequence[Branch]
     with torch.cuda.stream(stream):
         for _ in range(_WARM_UP):
             step(branches)
+    gc.collect()  # a network that refers to itself keeps its memory until then
     torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
     graph = torch.cuda.CUDAGraph()
-    with tables_kept_with(graph, device), torch.cuda.graph(graph, stream=stream):
-        step(branches)
+    with tables_kept_with(graph, device), torch.cuda.stream(stream):
+        _record(graph, functools.partial(step, branches), device)
     return graph
+
+
+def _record(graph: torch.cuda.CUDAGraph, call: Callable[[], None], device: torch.device) -> None:
+    """Records what `call` launches. After a failure the process can go on, and the first error is raised.
+
+    `torch.cuda.graph` (torch 2.11) would raise the error of the recording's end in place of an `OutOfMemoryError`, and
+    would leave its stream current. The allocator would take the recording for unfinished, and free nothing any more.
+    """
+    pool = torch.cuda.graph_pool_handle()
+    graph.capture_begin(pool=pool)
+    try:
+        call()
+    except BaseException:
+        with contextlib.suppress(RuntimeError):
+            _end(graph, pool, device)
+        raise
+    _end(graph, pool, device)
+
+
+def _end(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], device: torch.device) -> None:
+    try:
+        graph.capture_end()
+    except RuntimeError:
+        with contextlib.suppress(RuntimeError):  # the graph itself has told the allocator
+            torch._C._cuda_endAllocateToPool(device.index, pool)
+            torch._C._cuda_releasePool(device.index, pool)
+        raise
 
 
 @contextlib.contextmanager
@@ -61,9 +105,46 @@ def pinned_algorithms() -> Iterator[None]:
 
     Otherwise two runs, or a network alone and in a cohort, may use different algorithms, which round differently.
     """
-    unchanged = {"enabled": None, "benchmark_limit": None, "fp32_precision": None}
-    with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False, **unchanged):
+    before = _algorithms()
+    _choose(_PINNED)
+    try:
         yield
+    finally:
+        _choose(before)
+
+
+class _Algorithms(NamedTuple):
+    """cuDNN's choices. Two settings say whether it may use TF32: torch's older flag, and a precision by operation.
+
+    allow_tf32: None where it cannot be read, because the precisions differ.
+    """
+
+    benchmark: bool
+    deterministic: bool
+    allow_tf32: bool | None
+    convolutions: str
+    rnns: str
+
+
+_PINNED = _Algorithms(benchmark=False, deterministic=True, allow_tf32=False, convolutions="ieee", rnns="ieee")
+
+
+def _algorithms() -> _Algorithms:
+    cudnn: Any = torch.backends.cudnn
+    try:
+        allow_tf32 = cudnn.allow_tf32
+    except RuntimeError:
+        allow_tf32 = None
+    precisions = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+    return _Algorithms(cudnn.benchmark, cudnn.deterministic, allow_tf32, *precisions)
+
+
+def _choose(chosen: _Algorithms) -> None:
+    cudnn: Any = torch.backends.cudnn
+    cudnn.benchmark, cudnn.deterministic = chosen.benchmark, chosen.deterministic
+    if chosen.allow_tf32 is not None:
+        cudnn.allow_tf32 = chosen.allow_tf32  # sets both precisions too
+    cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = chosen.convolutions, chosen.rnns
 
 
 def _streams(device: torch.device, count: int) -> list[torch.cuda.Stream]:

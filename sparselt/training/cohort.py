@@ -26,6 +26,7 @@ from sparselt.training.recipe import Recipe
 from sparselt.training.step import Branch
 
 _TIMED_STEPS = 20
+_TIMED_SECONDS = 0.5  # on a GPU, whose clock rises with its load
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,15 @@ class Cohort:
     def images_per_second(self, most_seconds: float = math.inf) -> float:
         """The speed of all K networks together, measured over a few steps; over fewer, if they take `most_seconds`."""
         self._current_run = object()
+        least = min(_TIMED_SECONDS, most_seconds) if self._loader.device.type == "cuda" else 0.0
+        steps, seconds = 0, 0.0
+        while not steps or seconds < least:
+            more_steps, more_seconds = self._timed(most_seconds)
+            steps, seconds = steps + more_steps, seconds + more_seconds
+        return steps * self.size * self._recipe.batch_size / seconds
+
+    def _timed(self, most_seconds: float) -> tuple[int, float]:
+        """Steps that were made, and their seconds."""
         for branch in self._branches:
             branch.set_idle()
         self._run(self._branches)
@@ -150,7 +160,7 @@ class Cohort:
             self._run(self._branches)
             steps += 1
         self._wait()
-        return steps * self.size * self._recipe.batch_size / (time.perf_counter() - began)
+        return steps, time.perf_counter() - began
 
     def train(self, members: Sequence[Member]) -> Iterator[tuple[int, nn.Module, Trained | TrainingError]]:
         """Trains up to K members and yields each when it is done: its index, its network, its measurements.

@@ -17,7 +17,7 @@ def test_every_file_with_gpu_tests_is_a_part_of_its_own_and_captures_come_last()
     assert len(set(files)) == len(files)
     marked = {path for path in TESTS.rglob("test_*.py") if "pytest.mark." + "gpu" in path.read_text()}
     assert set(files) == marked
-    assert files[-1].name == "test_captured_on_gpu.py"
+    assert [path.name for path in files[-2:]] == ["test_captured_on_gpu.py", "test_captured_stages_on_gpu.py"]
     assert {TESTS / name for name in gpu._TEST_FILES} <= set(files)
 
 

@@ -25,6 +25,41 @@ def test_float32_is_float32_and_denormals_are_zero():
     assert run.stdout.split("\n") == ["False 0.0", "False True", "True", ""]
 
 
+CHOSEN = [
+    "",
+    "torch.backends.cudnn.allow_tf32 = False",
+    "torch.backends.cudnn.benchmark = True",
+    "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
+    "torch.backends.cudnn.conv.fp32_precision = 'tf32'",
+    "torch.backends.fp32_precision = 'tf32'",
+    "torch.set_float32_matmul_precision('high')",
+]
+PINNED = """
+import os, sys, torch
+from sparselt.training.captured import pinned_algorithms
+cudnn = torch.backends.cudnn
+def seen():
+    return cudnn.benchmark, cudnn.deterministic, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+for chosen in sys.argv[1:]:  # in a process of its own each, as the choices stay
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == 0, chosen
+        continue
+    exec(chosen)
+    before = seen()
+    with pinned_algorithms():
+        with pinned_algorithms():
+            pass
+        assert seen() == (False, True, "ieee", "ieee") and not cudnn.allow_tf32, seen()
+    assert seen() == before, (before, seen())
+    sys.exit()
+"""
+
+
+def test_algorithms_are_pinned_and_given_back_however_precision_was_chosen():
+    run = subprocess.run([sys.executable, "-c", PINNED, *CHOSEN], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+
+
 FAULTS = """
 import resource, sys, torch
 from sparselt.training.cpu import keep_memory
