@@ -68,11 +68,11 @@ def capture(step: Callable[[Sequence[Branch]], None], branches: Sequence[Branch]
     torch.cuda.empty_cache()
     graph = torch.cuda.CUDAGraph()
     with tables_kept_with(graph, device), torch.cuda.stream(stream):
-        _record(graph, functools.partial(step, branches), device)
+        record(graph, functools.partial(step, branches), device)
     return graph
 
 
-def _record(graph: torch.cuda.CUDAGraph, call: Callable[[], None], device: torch.device) -> None:
+def record(graph: torch.cuda.CUDAGraph, call: Callable[[], object], device: torch.device) -> None:
     """Records what `call` launches. After a failure the process can go on, and the first error is raised.
 
     `torch.cuda.graph` (torch 2.11) would raise the error of the recording's end in place of an `OutOfMemoryError`, and
