@@ -141,10 +141,11 @@ def _algorithms() -> _Algorithms:
 
 def _choose(chosen: _Algorithms) -> None:
     cudnn: Any = torch.backends.cudnn
-    cudnn.benchmark, cudnn.deterministic = chosen.benchmark, chosen.deterministic
-    if chosen.allow_tf32 is not None:
-        cudnn.allow_tf32 = chosen.allow_tf32  # sets both precisions too
-    cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = chosen.convolutions, chosen.rnns
+    with torch.backends.__allow_nonbracketed_mutation():  # as `cudnn.flags`, after `disable_global_flags` too
+        cudnn.benchmark, cudnn.deterministic = chosen.benchmark, chosen.deterministic
+        if chosen.allow_tf32 is not None:
+            cudnn.allow_tf32 = chosen.allow_tf32  # sets both precisions too
+        cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = chosen.convolutions, chosen.rnns
 
 
 def _streams(device: torch.device, count: int) -> list[torch.cuda.Stream]:

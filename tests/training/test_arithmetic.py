@@ -33,6 +33,7 @@ CHOSEN = [
     "torch.backends.cudnn.conv.fp32_precision = 'tf32'",
     "torch.backends.fp32_precision = 'tf32'",
     "torch.set_float32_matmul_precision('high')",
+    "torch.backends.disable_global_flags()",
 ]
 PINNED = """
 import os, sys, torch
