@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             began = time.monotonic()
             for name, command in _parts(step, options.device, options.out):
                 left = _STEP_SECONDS - (time.monotonic() - began)
-                # A captured step is slow to build, and comes last in its step or is all of it.
+                # Captured steps are slow to build. They come last, so they may take all the time that is left.
                 most = left if step == "engine" or "captured" in name else _PART_SECONDS
                 line, fine = _run(name, command, min(left, most), options.out)
                 failed |= not fine

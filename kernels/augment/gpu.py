@@ -62,7 +62,8 @@ def augment(
     return out
 
 
-# Triton would compile a new kernel for some values of these, and make a constant of a padding of 1, which has no `to`.
+# By default Triton compiles another kernel for some values of an integer, and makes a Python integer of a 1. The kernel
+# calls `padding.to`, which a Python integer does not have.
 @triton.jit(do_not_specialize=["seed", "epoch", "padding"])
 def augment_kernel(
     images,

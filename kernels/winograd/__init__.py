@@ -129,9 +129,9 @@ def _images(like: Tensor, channels: int) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
-# The output is linear in input and weight, so the gradient of each operator is computed by the two others. A batch of
-# gradients (`is_grads_batched`, `jacobian(vectorize=True)`) comes in tensors of vmap that these operators cannot take:
-# torch's own convolutions compute it.
+# The output is linear in input and weight, so the gradient of each operator is computed by the two others. These
+# operators cannot take tensors of vmap. Batches of gradients (`is_grads_batched`, `jacobian(vectorize=True)`) come in
+# such tensors, so torch's own convolutions compute them.
 
 
 def _save(ctx, inputs, output) -> None:
@@ -141,7 +141,7 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _batched(*tensors: Tensor) -> bool:
-    """Whether any tensor is one of `torch.func.vmap`, or of the older vmap that `is_grads_batched` uses."""
+    """Whether vmap has made one of the tensors: that of `torch.func`, or the older one that `is_grads_batched` uses."""
     of = torch._C._functorch
     return any(of.is_batchedtensor(tensor) or of.is_legacy_batchedtensor(tensor) for tensor in tensors)
 

@@ -80,7 +80,7 @@ def reestimate_together_(model: nn.Module, rows: Mapping[str, Tensor], batches: 
     k = 0
 
     def weigh(layer: _BatchNorm, inputs: object) -> None:
-        """The mean over all calls, as with a momentum of None, for which torch would wait for a GPU at each call."""
+        """Makes torch take the mean over all calls. A momentum of None would, too, but wait for the GPU each time."""
         calls[k, layer] += 1
         layer.momentum = 1.0 / calls[k, layer]
 

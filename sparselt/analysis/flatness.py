@@ -21,7 +21,7 @@ from sparselt.masks import Mask, as_mask
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-_KEPT_BYTES = 1 << 30  # for gradients that need not be computed again
+_KEPT_BYTES = 1 << 30  # the most that kept gradients and their graphs may take
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def hessian_eigenvalues(
 
     Args:
         model: the trained network, masked; its mode and gradients are left as they were. Computed in its dtype.
-        batches: (images, labels, …) each, of any sizes; gone through once for each product.
+        batches: (images, labels, …) each, of any sizes. They are read for each product, so an iterator is refused.
         mask: the live weights, which span the Hessian.
         count: how many; fewer are returned if there are fewer dimensions, or fewer products: each finds at most one.
         prunable_only: False adds all other parameters (biases, normalization) to the mask's live weights.
@@ -111,10 +111,10 @@ def hessian_trace(
 
 
 class Hessian:
-    """The Hessian in the chosen coordinates as an operator: `hessian @ vector`, for both measurements below.
+    """The Hessian of the live weights. `hessian @ vector` is its product with a vector.
 
-    Use it inside `with`: there the network is in eval mode, and its weights must not change. The gradients of the first
-    batches are kept, with what differentiates them, while what they hold takes at most 1 GiB together. A product then
+    It works inside a `with` block. There the network is in eval mode, and its weights must not change. The
+    gradients of all batches are computed once and kept, if they fit 1 GiB together with their graphs. A product then
     takes 2/3 (ResNet-8, images of 8 pixels) to 7/8 (ResNet-50, 64 pixels) of the time, on two EPYC cores.
 
     Arguments and errors as of `hessian_eigenvalues`.
@@ -133,6 +133,8 @@ class Hessian:
         prunable_only: bool = True,
         loss: Loss = F.cross_entropy,
     ):
+        if isinstance(batches, Iterator):
+            raise SettingError("the batches are an iterator, which ends; give batches that can be read again")
         parameters = dict(model.named_parameters())
         mask = as_mask(mask)
         mask.check_fits(parameters)
@@ -149,8 +151,7 @@ class Hessian:
             raise SettingError("the mask has no live weight, so the Hessian no dimension; choose another mask")
         self._sizes = [parameter.numel() for parameter in self._parameters]
         self._model, self._batches, self._loss = model, batches, loss
-        self._kept: dict[int, Sequence[Tensor]] = {}  # the number of a batch: its gradients
-        self._room = _KEPT_BYTES
+        self._modes: dict[nn.Module, bool] = {}
 
     def eigenvalues(
         self,
@@ -188,15 +189,19 @@ class Hessian:
 
     def __enter__(self) -> "Hessian":
         self._modes = {module: module.training for module in self._model.modules()}
+        self._kept: list[tuple[Sequence[Tensor], int]] = []  # gradients and number of samples, of all batches or none
+        self._room = _KEPT_BYTES
         self._model.eval()
         return self
 
     def __exit__(self, *error) -> None:
         for module, training in self._modes.items():
             module.training = training
-        self._kept.clear()
+        self._modes, self._kept = {}, []
 
     def __matmul__(self, vector: Tensor) -> Tensor:
+        if not self._modes:
+            raise SettingError("this Hessian is not in use; multiply inside `with Hessian(…) as hessian:`")
         dense = vector.new_zeros(sum(self._sizes)).index_copy_(0, self._alive, vector)
         direction = [v.view(p.shape) for v, p in zip(dense.split(self._sizes), self._parameters, strict=True)]
         total = torch.zeros_like(vector, dtype=torch.float64)
@@ -213,12 +218,13 @@ class Hessian:
         return total.to(self.dtype)
 
     def _gradients(self) -> Iterator[tuple[Sequence[Tensor], int, bool]]:
-        """Of each batch's mean loss by parameter; the number of samples; whether the gradients are kept."""
-        for place, (images, labels, *_) in enumerate(self._batches):
+        """For each batch: the gradients of its mean loss, its number of samples, whether its gradients may be kept."""
+        if self._kept:
+            yield from ((gradients, count, True) for gradients, count in self._kept)
+            return
+        kept: list[tuple[Sequence[Tensor], int]] = []
+        for images, labels, *_ in self._batches:
             if not len(labels):
-                continue
-            if place in self._kept:
-                yield self._kept[place], len(labels), True
                 continue
             if not self._room:
                 yield self._differentiated(images, labels), len(labels), False
@@ -226,12 +232,12 @@ class Hessian:
             saved: dict[int, int] = {}  # the address of a storage: its bytes
             with torch.autograd.graph.saved_tensors_hooks(functools.partial(_note_storage, saved), lambda given: given):
                 gradients = self._differentiated(images, labels)
-            taken = sum(saved.values())
-            # After the first batch that does not fit, none is kept.
-            self._room = self._room - taken if taken <= self._room else 0
-            if self._room:
-                self._kept[place] = gradients
+            self._room = max(0, self._room - sum(saved.values()))
+            kept.append((gradients, len(labels)))
+            if not self._room:
+                kept.clear()
             yield gradients, len(labels), bool(self._room)
+        self._kept = kept
 
     def _differentiated(self, images: Tensor, labels: Tensor) -> Sequence[Tensor]:
         with torch.enable_grad():

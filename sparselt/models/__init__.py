@@ -118,7 +118,7 @@ def model_digest(name: str) -> str | None:
 
 
 def outline(name: str, classes: int, channels: int) -> "nn.Module":
-    """The network, for its layers and shapes alone: those of `MODELS` are on the device "meta", without memory."""
+    """The network without weights, to look at its layers and shapes: on the device "meta", if it is one of `MODELS`."""
     import torch
 
     check_model(name, channels)
@@ -129,9 +129,9 @@ def outline(name: str, classes: int, channels: int) -> "nn.Module":
 
 
 def blank_model(name: str, classes: int, channels: int) -> "nn.Module":
-    """The network in channels-last layout on the CPU, for a whole state to be put in.
+    """The network without initial weights, on the CPU in channels-last layout. Load a whole state before you use it.
 
-    Until then the weights of `MODELS` are arbitrary numbers. Drawing initial weights takes 0.3 s for ResNet-50.
+    Until then its weights are arbitrary, unless the network is the user's own. Drawing those of ResNet-50 takes 0.3 s.
     """
     import torch
 

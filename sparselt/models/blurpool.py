@@ -26,14 +26,14 @@ class Blur(nn.Module):
         return F.conv2d(reflected(images), kernel, stride=self.stride, groups=channels)
 
 
-@fx.wrap  # a graph of calls has no tensor whose device it could look at
+@fx.wrap  # tracing calls `forward` without a tensor, so the device can only be looked at inside this function
 def reflected(images: Tensor) -> Tensor:
     """`images` with a border of one pixel, reflected."""
     return joined_border(images) if images.is_cuda else F.pad(images, (1, 1, 1, 1), mode="reflect")
 
 
 def joined_border(images: Tensor) -> Tensor:
-    """As `reflected`. CUDA's padding adds gradients in an order that varies, and gives up channels last."""
+    """As `reflected`, with gradients in a fixed order and in channels last. CUDA's own padding has neither."""
     rows = torch.cat([images[:, :, 1:2], images, images[:, :, -2:-1]], 2)
     return torch.cat([rows[..., 1:2], rows, rows[..., -2:-1]], 3)
 

@@ -133,10 +133,10 @@ class Task:
 
     @contextlib.contextmanager
     def writing_weights(self, name: str, tensors: "Mapping[str, Tensor]") -> Iterator[None]:
-        """Writes a safetensors output on a thread, while the block runs; a disk may take as long as the block does."""
+        """Writes a safetensors output on another thread while the block runs, because a disk can be slow."""
         from sparselt.training.checkpoint import packed
 
-        data = packed(tensors)  # here, for a GPU may refuse a copy by another thread while it captures a graph
+        data = packed(tensors)  # in this thread: CUDA refuses copies by other threads during a capture
         with ThreadPoolExecutor(1) as pool:
             written = pool.submit(self.write_bytes, name, data)
             yield
@@ -144,7 +144,7 @@ class Task:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Writes an output, whole or not at all, and notes its checksum."""
-        with ThreadPoolExecutor(1) as pool:  # a disk that is slower than hashing waits without a core
+        with ThreadPoolExecutor(1) as pool:  # hashes while the disk writes
             checksum = pool.submit(hashlib.sha256, data)
             with replacing(self.folder / name) as temporary:
                 temporary.write_bytes(data)

@@ -25,8 +25,9 @@ _WARM_UP = 3  # steps, as in torch's notes: libraries choose algorithms and allo
 
 
 def on_streams(branches: Sequence[Branch]) -> None:
-    """Computes every branch on its own stream. The current stream waits for all of them, also if a branch fails:
-    otherwise a recording could not be ended.
+    """Computes every branch on its own stream. The current stream waits for all of them.
+
+    It does so even if a branch fails, because CUDA cannot end a recording while a stream is not waited for.
     """
     device = branches[0].rate.device
     current = torch.cuda.current_stream(device)
@@ -93,7 +94,7 @@ def _end(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], device: torch.devic
     try:
         graph.capture_end()
     except RuntimeError:
-        with contextlib.suppress(RuntimeError):  # the graph itself has told the allocator
+        with contextlib.suppress(RuntimeError):  # the graph had told the allocator before it failed
             torch._C._cuda_endAllocateToPool(device.index, pool)
             torch._C._cuda_releasePool(device.index, pool)
         raise
@@ -114,9 +115,9 @@ def pinned_algorithms() -> Iterator[None]:
 
 
 class _Algorithms(NamedTuple):
-    """cuDNN's choices. Two settings say whether it may use TF32: torch's older flag, and a precision by operation.
+    """Settings of cuDNN. Whether it may use TF32 stands in two places: a flag, and a precision for each operation.
 
-    allow_tf32: None where it cannot be read, because the precisions differ.
+    allow_tf32: the flag; None if torch refuses to read it, because the two places disagree.
     """
 
     benchmark: bool
@@ -141,7 +142,7 @@ def _algorithms() -> _Algorithms:
 
 def _choose(chosen: _Algorithms) -> None:
     cudnn: Any = torch.backends.cudnn
-    with torch.backends.__allow_nonbracketed_mutation():  # as `cudnn.flags`, after `disable_global_flags` too
+    with torch.backends.__allow_nonbracketed_mutation():  # `disable_global_flags` forbids it otherwise
         cudnn.benchmark, cudnn.deterministic = chosen.benchmark, chosen.deterministic
         if chosen.allow_tf32 is not None:
             cudnn.allow_tf32 = chosen.allow_tf32  # sets both precisions too

@@ -69,10 +69,11 @@ def convolution_relu(
     fits = residual is None or residual.dtype == x.dtype
     if fits and x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available():
         return _by_onednn(x, weight, bias, residual, stride, padding, dilation, groups)
-    kind = (x.dtype, weight.shape, *map(tuple, (stride, padding, dilation)), groups, residual is None)
-    if fits and x.is_cuda and kind not in _refused:
+    if fits and x.is_cuda:
+        kind = (x.dtype, weight.shape, *map(tuple, (stride, padding, dilation)), groups, residual is None)
         try:
-            return _by_cudnn(x, weight, bias, residual, stride, padding, dilation, groups)
+            if kind not in _refused:
+                return _by_cudnn(x, weight, bias, residual, stride, padding, dilation, groups)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -90,7 +91,7 @@ def _by_onednn(x, weight, bias, residual, stride, padding, dilation, groups) -> 
     return call.binary(x, residual, weight, bias, *how, "add", 1.0, "relu", [], None)
 
 
-_refused: set[tuple] = set()  # kinds of convolutions that cuDNN does not take together with a ReLU
+_refused: set[tuple] = set()  # kinds of convolutions that cuDNN does not fuse with a ReLU
 
 
 def _by_cudnn(x, weight, bias, residual, stride, padding, dilation, groups) -> Tensor:

@@ -82,9 +82,10 @@ def traced(model: nn.Module) -> fx.GraphModule:
 
 
 def graph_module(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """A module that runs the graph with the modules, parameters and buffers of the model. Its state dict is as theirs.
+    """A module that runs the graph with the modules, parameters and buffers of the model.
 
-    torch 2.11 would add the buffers that the model leaves out of its state dict (`persistent=False`).
+    Buffers that the model leaves out of its state dict (`persistent=False`) are left out here, too; torch 2.11 alone
+    would include them.
     """
     module = fx.GraphModule(model, graph)
     originals = dict(model.named_modules(remove_duplicate=False))

@@ -72,7 +72,7 @@ def test_eigenvalues_are_those_of_the_dense_hessian(prunable_only, sparse):
     assert spread / 1.6 < trace.standard_error < spread * 1.6
 
 
-@pytest.mark.parametrize(("room", "passes"), [(0, 6 * 2), (1 << 30, 2), (15_000, 1 + 6)])
+@pytest.mark.parametrize(("room", "passes"), [(0, 6 * 2), (1 << 30, 2), (15_000, 6 * 2)])
 def test_gradients_that_are_kept_give_the_same_bits_in_fewer_forward_passes(monkeypatch, room, passes):
     model = tiny_network()
     mask = Mask.ones_like(model)
@@ -87,6 +87,24 @@ def test_gradients_that_are_kept_give_the_same_bits_in_fewer_forward_passes(monk
         together = hessian.eigenvalues(2, max_products=3), hessian.trace(samples=3)
     assert together == apart
     assert len(calls) == passes
+    with pytest.raises(SettingError, match="not in use"):
+        hessian.trace(samples=2)
+
+
+def test_a_loader_that_shuffles_is_not_mixed_with_what_was_kept(monkeypatch):
+    """Room for the gradients of some batches only: then the others could bring samples of these again."""
+    model, calls = tiny_network(), []
+
+    class Shuffled:
+        def __iter__(self):
+            calls.append(1)
+            return iter(batches((5, 5))[:: 1 if len(calls) % 2 else -1])
+
+    mask = Mask.ones_like(model)
+    expected = hessian_trace(model, batches((5, 5)), mask, samples=4).mean
+    monkeypatch.setattr("sparselt.analysis.flatness._KEPT_BYTES", 15_000)
+    assert hessian_trace(model, Shuffled(), mask, samples=4).mean == pytest.approx(expected, rel=1e-9)
+    assert len(calls) == 4
 
 
 def test_residuals_bound_the_error_where_lanczos_stops_early():

@@ -1,7 +1,8 @@
 """The launches of all Triton kernels, compiled for sm_90 with the constants that Triton makes of their arguments.
 
-Triton takes an integer of 1 for a constant, and compiles another kernel for it. Neither the interpreter nor a
-compilation by signature does. Here the host code runs on CPU tensors and the kernels are compiled, not run.
+If an integer argument is 1, Triton compiles another kernel with this constant. Triton's interpreter does not, nor do
+the tests that compile by signature. Here the host code runs on CPU tensors, and its launches compile kernels without
+running them.
 
 Run by test_compiled_launches.py, in a process of its own, for another driver takes the place of Triton's.
 """
@@ -27,7 +28,7 @@ SHARED_BYTES = 232_448  # that a program may take on sm_90
 
 
 class Sm90:
-    """As much of Triton's driver as a compilation asks for."""
+    """The parts of Triton's driver that a compilation uses."""
 
     def get_current_device(self) -> int:
         return 0

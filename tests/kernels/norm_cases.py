@@ -25,7 +25,7 @@ class Case:
         self.gradient, self.residual, self.relu = images(), images() if residual else None, relu
         self.weight, self.bias, self.running_mean = (tensor(shape[1]).to(real) for _ in range(3))
         self.running_var = tensor(shape[1]).square().to(real)
-        if relu:  # so near to ReLU's kink the last bit decides whether the gradient passes
+        if relu:  # rounding may put an output this close to zero on either side of ReLU, so it gets no gradient
             self.gradient[reference(**self._leaves(), relu=False, eps=1e-3).abs() < 1e-5] = 0
 
     def _leaves(self) -> dict[str, torch.Tensor]:

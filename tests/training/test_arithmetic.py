@@ -41,7 +41,7 @@ from sparselt.training.captured import pinned_algorithms
 cudnn = torch.backends.cudnn
 def seen():
     return cudnn.benchmark, cudnn.deterministic, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
-for chosen in sys.argv[1:]:  # in a process of its own each, as the choices stay
+for chosen in sys.argv[1:]:  # each in its own process, because torch keeps what was chosen
     if child := os.fork():
         assert os.waitpid(child, 0)[1] == 0, chosen
         continue

@@ -1,4 +1,4 @@
-"""What is left of a recording of CUDA that fails, with stand-ins for streams, graphs and the allocator."""
+"""What happens when the recording of a CUDA graph fails. Stand-ins take the place of streams, graphs and allocator."""
 
 import contextlib
 from types import SimpleNamespace
@@ -62,7 +62,7 @@ def cuda(monkeypatch):
 
 
 class Branch:
-    """Computes without trouble in the warm-up, and then raises `error`."""
+    """A branch that computes in the three steps of the warm-up and fails in the recording, if there is an `error`."""
 
     rate = torch.zeros(())
 
